@@ -1,0 +1,87 @@
+"""What the decode loop asks of a model: a session that scores whole sequences.
+
+The caller hands over the *whole* sequence of each row, every time. The session keeps what it computed before, finds
+the longest common prefix, runs only the rest, in one forward call for all rows, and forgets what no longer holds. So
+nothing outside a session ever rewinds a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+
+TokenIds = Sequence[int]
+
+
+@dataclass(slots=True)
+class Usage:
+    """What one row has cost so far: forward calls in which it took part, and tokens run through the model."""
+
+    calls: int = 0
+    tokens: int = 0
+
+
+class Session(Protocol):
+    """The state of one batch.
+
+    Attributes:
+        usage: one `Usage` a row; tokens count the prompt and every catch-up token.
+    """
+
+    usage: list[Usage]
+
+    def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> torch.Tensor:
+        """Logits of the last positions of each row.
+
+        Args:
+            sequences: the whole token sequence of each row, None for a row that is idle in this call.
+            last: how many of its last positions each row wants, 1 <= last[i] <= len(sequences[i]).
+
+        Returns:
+            float32 [rows, max(last), vocab], on the model's device. Row i's positions are the *last* last[i] of the
+            second axis (right-aligned), so `logits[i, -1]` predicts the token after sequences[i]. The rest is undefined.
+
+        Raises:
+            ValueError: a wrong number of rows, an impossible `last`, or a sequence longer than the context window.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as lists and run records show it."""
+
+    name: str
+    path: str
+    family: str
+    parameters: int
+    non_embedding_parameters: int
+    tuned_from: str | None = None
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A language model behind sessions.
+
+    Attributes:
+        info: name, family and sizes.
+        tokenizer: the `transformers` tokenizer (encode, decode, chat template).
+        vocab_size: rows of the logits, padding rows included.
+        context: the longest sequence it can score.
+        eos_ids: the tokens that end a text.
+        full_logits: False for a backend that gives only its most likely tokens.
+        device: where its logits live.
+    """
+
+    info: ModelInfo
+    tokenizer: Any
+    vocab_size: int
+    context: int
+    eos_ids: frozenset[int]
+    full_logits: bool
+    device: torch.device
+
+    def session(self, batch_size: int) -> Session: ...
