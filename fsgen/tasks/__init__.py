@@ -1,0 +1,37 @@
+"""Benchmark tasks: prompts, answer extraction and scoring, one file a task.
+
+>>> task = get("gsm8k")
+>>> example = task.load(limit=1)[0]
+>>> task.score(example, f" #### {example.reference}").value
+1.0
+"""
+
+from fsgen.tasks.base import Judge, Score, Task
+from fsgen.tasks.gsm8k import GSM8K
+from fsgen.tasks.math500 import MATH500
+from fsgen.tasks.mbpp import MBPP
+from fsgen.tasks.mmlu_stem import MMLUSTEM
+from fsgen.tasks.mt_bench import MTBench
+from fsgen.tasks.pocket_math import PocketMath
+
+__all__ = ["Judge", "Score", "Task", "get", "names"]
+
+_TASKS: dict[str, Task] = {
+    task.name: task for task in (GSM8K(), MATH500(), MBPP(), MMLUSTEM(), MTBench(), PocketMath())
+}
+
+
+def names() -> list[str]:
+    """The names of all tasks, sorted."""
+    return sorted(_TASKS)
+
+
+def get(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        ValueError: There is none; the message lists the names.
+    """
+    if name not in _TASKS:
+        raise ValueError(f"unknown task {name!r}; choose from {', '.join(names())}")
+    return _TASKS[name]
