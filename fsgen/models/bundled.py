@@ -1,0 +1,80 @@
+"""The registry of the models that come with the package: read from their files, no weights loaded."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from fsgen.models.base import ModelInfo
+
+ROOT = Path(__file__).parent / "pocket"
+PREFIX = "pocket-"
+
+# What the architectures call the input embeddings and the output head.
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_HEADS = ("lm_head.weight", "embed_out.weight")
+
+
+def bundled() -> list[ModelInfo]:
+    """The bundled models, the smallest first."""
+    if not ROOT.is_dir():
+        return []
+    found = [model_info(folder) for folder in ROOT.iterdir() if (folder / "config.json").is_file()]
+    return sorted(found, key=lambda info: (info.parameters, info.name))
+
+
+def bundled_path(name: str) -> Path | None:
+    """The folder of a bundled model, None where no bundled model has this name.
+
+    Raises:
+        ValueError: a name of the form `pocket-...` that does not exist; lists those that do.
+    """
+    folder = ROOT / name
+    if name and Path(name).name == name and (folder / "config.json").is_file():
+        return folder
+    if name.startswith(PREFIX) and not Path(name).is_dir():
+        raise ValueError(f"there is no bundled model {name!r}: {bundled_names()}")
+    return None
+
+
+def bundled_names() -> str:
+    """The names of the bundled models, as error messages show them."""
+    names = [info.name for info in bundled()]
+    return f"the bundled models are {', '.join(names)}" if names else "no models are bundled in this installation"
+
+
+def model_info(folder: Path) -> ModelInfo:
+    """What `fsgen models` shows of a local folder, from its config and the headers of its weight files.
+
+    Raises:
+        ValueError: the folder has no weights in the safetensors format.
+    """
+    config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    extra = folder / "pocket.json"
+    ours: dict[str, Any] = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else {}
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} has no weights in the safetensors format")
+    total = embedding = 0
+    for file in files:
+        for tensor, size in _tensor_sizes(file).items():
+            total += size
+            if tensor.endswith(_EMBEDDINGS + _HEADS):
+                embedding += size
+    return ModelInfo(
+        name=folder.name,
+        path=str(folder),
+        family=str(ours.get("family", "pocket" if folder.parent == ROOT else config.get("model_type", "unknown"))),
+        parameters=total,
+        non_embedding_parameters=total - embedding,
+        tuned_from=ours.get("tuned_from"),
+    )
+
+
+def _tensor_sizes(file: Path) -> dict[str, int]:
+    """Elements of each tensor, from the header alone: a little-endian length of 8 bytes, then JSON."""
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+    return {name: math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
