@@ -1,0 +1,298 @@
+"""Sessions of `transformers` models give the logits of plain forward passes, whatever was scored before."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fsgen.models.base import Model
+from fsgen.models.hf import HFModel, check_exact, common_prefix, context_of
+from tests.tiny import ARCHITECTURES, tiny_model
+
+TOLERANCE = 1e-4
+LONG = 120
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def alone(model: Any, tokens: list[int], last: int) -> torch.Tensor:
+    """The plain forward pass of one text, without any cache."""
+    with torch.inference_mode():
+        logits: torch.Tensor = model(torch.tensor([tokens]), use_cache=False).logits[0, -last:]
+    return logits
+
+
+def edited(tokens: list[int], dice: random.Random) -> list[int]:
+    """A sequence as a decode loop might hand it over next: grown, rewound, rewritten, repeated or replaced."""
+
+    def fresh(most: int) -> list[int]:
+        return [dice.randrange(96) for _ in range(dice.randint(1, most))]
+
+    kind = dice.randrange(6)
+    if kind == 0:
+        new = tokens + fresh(1)
+    elif kind == 1:
+        new = tokens + fresh(30)
+    elif kind == 2:  # a rejected draft
+        new = tokens[: -dice.randint(1, 5)] + fresh(1)
+    elif kind == 3:  # another continuation from anywhere
+        new = tokens[: dice.randint(0, len(tokens))] + fresh(8)
+    elif kind == 4:
+        new = tokens[: dice.randint(1, max(1, len(tokens)))]
+    else:
+        new = fresh(40) if dice.random() < 0.2 else list(tokens)
+    return new[:LONG] or [5]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) -> None:
+    module = tiny_model(architecture)
+    session = HFModel(module).session(batch)
+    dice = random.Random(batch)
+    texts: list[list[int]] = [[dice.randrange(96) for _ in range(dice.randint(1, 60))] for _ in range(batch)]
+    longest = 0
+    for step in range(16):
+        given = [None if batch > 1 and dice.random() < 0.25 else text for text in texts]
+        last = [dice.randint(1, min(6, len(text))) for text in texts]
+        logits = session.score(given, last)
+        assert logits.dtype == torch.float32
+        active = [i for i in range(batch) if given[i] is not None]
+        assert logits.shape == (batch, max((last[i] for i in active), default=0), 96)
+        if step == 8:  # from here on long enough for the buffers to have grown
+            texts = [text + [dice.randrange(96) for _ in range(75)] for text in texts]
+            continue
+        for i in active:
+            assert (logits[i, -last[i] :] - alone(module, texts[i], last[i])).abs().max() < TOLERANCE
+            longest = max(longest, len(texts[i]))
+            texts[i] = edited(texts[i], dice)
+    assert longest > 64  # the buffers grew, far beyond the sliding windows of five tokens
+
+
+@pytest.mark.parametrize("architecture", ["mistral-sliding", "gemma3", "gemma2", "phi3"])
+def test_long_texts_leave_the_window_behind(architecture: str) -> None:
+    module = tiny_model(architecture)
+    session = HFModel(module).session(2)
+    dice = random.Random(3)
+    texts = [[dice.randrange(96) for _ in range(n)] for n in (100, 118)]
+    for cut in (40, 41, 47, 100, 60):
+        rows = [text[:cut] for text in texts]
+        logits = session.score(rows, 1)
+        for i in range(2):
+            assert (logits[i] - alone(module, rows[i], 1)).abs().max() < TOLERANCE
+    logits = session.score(texts, 30)
+    for i in range(2):
+        assert (logits[i] - alone(module, texts[i], 30)).abs().max() < TOLERANCE
+
+
+def test_a_window_that_the_code_does_not_read_masks_nothing() -> None:
+    module = tiny_model("llama", sliding_window=3)
+    text = list(range(2, 40))
+    session = HFModel(module).session(1)
+    session.score([text[:20]], 1)
+    assert (session.score([text], 5)[0] - alone(module, text, 5)).abs().max() < TOLERANCE
+
+
+def test_one_token_at_a_time_and_tuples_and_tensors() -> None:
+    module = tiny_model("qwen3")
+    session = HFModel(module).session(1)
+    text = list(range(3, 80))
+    for end in range(1, len(text) + 1):
+        given: Any = (tuple, list, torch.tensor)[end % 3](text[:end])
+        got = session.score([given], 1)
+    assert (got[0] - alone(module, text, 1)).abs().max() < TOLERANCE
+    assert (session.usage[0].calls, session.usage[0].tokens) == (len(text), len(text))
+
+
+def test_usage_counts_calls_and_real_tokens() -> None:
+    session = HFModel(tiny_model("llama")).session(3)
+    session.score([[2, 3, 4, 5], [2, 3], None], 1)
+    assert [(u.calls, u.tokens) for u in session.usage] == [(1, 4), (1, 2), (0, 0)]
+    session.score([[2, 3, 4, 9, 9, 9], None, [7]], 1)  # one token taken back, three new
+    assert [(u.calls, u.tokens) for u in session.usage] == [(2, 7), (1, 2), (1, 1)]
+    session.score([[2, 3, 4, 9, 9, 9], [2, 3], None], [3, 1, 1])  # nothing new: what is asked for is run again
+    assert [(u.calls, u.tokens) for u in session.usage] == [(3, 10), (2, 3), (1, 1)]
+
+
+def test_the_caller_may_change_its_lists() -> None:
+    module = tiny_model("llama")
+    session = HFModel(module).session(1)
+    text = [2, 3, 4, 5]
+    session.score([text], 1)
+    text[1] = 50
+    text.append(6)
+    assert (session.score([text], 1)[0] - alone(module, text, 1)).abs().max() < TOLERANCE
+
+
+def test_nobody_active() -> None:
+    session = HFModel(tiny_model("llama")).session(2)
+    assert session.score([None, None], 3).shape == (2, 0, 96)
+    assert session.usage[0].calls == 0
+
+
+def test_a_failed_call_leaves_a_valid_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model("llama")
+    session = HFModel(module).session(2)
+    first = [[2, 3, 4, 5, 6], [7, 8, 9]]
+    session.score(first, 1)
+    head = module.lm_head.forward
+
+    def fail(*args: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(module.lm_head, "forward", fail)
+    with pytest.raises(RuntimeError):
+        session.score([[2, 3, 50, 51, 52], [7, 8, 60, 61]], 1)
+    monkeypatch.setattr(module.lm_head, "forward", head)
+    logits = session.score(first, 2)
+    for i in range(2):
+        assert (logits[i] - alone(module, first[i], 2)).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("sequences", "last", "words"),
+    [
+        ([[2]], 1, "1 sequences for a session of 2 rows"),
+        ([[2], [3]], [1], "1 values of last"),
+        ([[2], []], 1, "row 1 is empty"),
+        ([[2], [3]], 0, "last=0"),
+        ([[2, 3], [3]], 2, "last=2 is impossible for row 1"),
+        ([[2], [3] * 129], 1, "129 tokens, and tiny takes 128"),
+        ([[2, 96], None], 1, "token 96 of row 0"),
+        ([[-1], None], 1, "token -1 of row 0"),
+    ],
+)
+def test_impossible_calls_are_refused(sequences: Any, last: Any, words: str) -> None:
+    session = HFModel(tiny_model("llama"), name="tiny").session(2)
+    with pytest.raises(ValueError, match=words):
+        session.score(sequences, last)
+    assert session.usage[0].calls == session.usage[1].calls == 0
+    session.score([[2] * 128, [3]], 1)  # the whole context is usable
+
+
+def test_no_session_without_rows() -> None:
+    with pytest.raises(ValueError, match="batch_size=0"):
+        HFModel(tiny_model("llama")).session(0)
+
+
+def test_bfloat16() -> None:
+    module = tiny_model("llama").to(torch.bfloat16)
+    session = HFModel(module).session(2)
+    rows = [[2, 3, 4, 5, 6, 7], [9, 10, 11]]
+    session.score([row[:2] for row in rows], 1)
+    logits = session.score(rows, 2)
+    assert logits.dtype == torch.float32
+    for i in range(2):
+        reference = alone(module, rows[i], 2).float()
+        assert (logits[i] - reference).abs().max() < 0.05 * reference.abs().max()
+
+
+def test_what_a_model_says_of_itself() -> None:
+    module = tiny_model("gpt-neox")
+    model = HFModel(module, name="tiny")
+    assert isinstance(model, Model)
+    assert (model.vocab_size, model.context, model.eos_ids, model.full_logits) == (96, 128, frozenset({1}), True)
+    assert model.info.family == "gpt_neox"
+    assert model.info.parameters - model.info.non_embedding_parameters == 2 * 96 * 32  # the head is not tied
+    tied = HFModel(tiny_model("gemma")).info
+    assert tied.parameters - tied.non_embedding_parameters == 96 * 32
+
+
+def test_positions_that_depend_on_the_length_bound_the_context() -> None:
+    rope = {"rope_type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4, "rope_theta": 1e4}
+    config = transformers.Phi3Config(
+        max_position_embeddings=4096,
+        original_max_position_embeddings=64,
+        rope_parameters={**rope, "original_max_position_embeddings": 64},
+        hidden_size=32,
+        num_attention_heads=4,
+    )
+    assert context_of(config) == 64
+
+
+STATEFUL: dict[str, dict[str, Any]] = {
+    "MambaConfig": {"hidden_size": 16, "state_size": 4},
+    "Mamba2Config": {},
+    "FalconMambaConfig": {},
+    "RwkvConfig": {"hidden_size": 16},
+    "JambaConfig": {},
+    "FalconH1Config": {},
+    "BambaConfig": {},
+    "ZambaConfig": {},
+    "RecurrentGemmaConfig": {},
+    "Qwen3NextConfig": {},
+    "MiniMaxConfig": {},
+    "Lfm2Config": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
+    "NemotronHConfig": {},
+    "xLSTMConfig": {},
+    "GraniteMoeHybridConfig": {},
+}
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+def test_models_that_cannot_be_rewound_are_refused_by_their_configuration(kind: str) -> None:
+    from fsgen.models.hf import refuse_unrewindable
+
+    config = getattr(transformers, kind)(**STATEFUL[kind])
+    with pytest.raises(ValueError, match=r"'some/model' .*cannot be used: .*rewound") as caught:
+        refuse_unrewindable(config, "some/model")
+    assert transformers.AutoModelForCausalLM._model_mapping[type(config)].__name__ in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("Llama4TextConfig", "chunked_attention"),
+        ("BloomConfig", "position_ids"),
+        ("BartConfig", "encoder-decoder"),
+        ("Gemma3nTextConfig", "share"),
+    ],
+)
+def test_other_models_that_no_session_can_serve(kind: str, words: str) -> None:
+    from fsgen.models.hf import refuse_unrewindable
+
+    with pytest.raises(ValueError, match=words):
+        refuse_unrewindable(getattr(transformers, kind)(), "some/model")
+
+
+def test_a_model_at_hand_is_refused_too() -> None:
+    config = transformers.MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
+    with pytest.raises(ValueError, match="MambaForCausalLM"):
+        HFModel(transformers.MambaForCausalLM(config), name="tiny")
+
+
+def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsgen.models.hf as hf
+
+    monkeypatch.setattr(hf, "PROVEN", frozenset())
+    HFModel(tiny_model("gemma3"))
+    torch.manual_seed(0)
+    bert = transformers.BertLMHeadModel(  # reads in both directions
+        transformers.BertConfig(
+            vocab_size=96, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+        )
+    )
+    with pytest.raises(ValueError, match=r"BertLMHeadModel.*does not give the logits"):
+        HFModel(bert)
+    monkeypatch.setattr(hf.HFSession, "_masks", lambda self, positions, longest: torch.ones(1, 1, 1, longest).bool())
+    with pytest.raises(ValueError, match="does not give the logits"):
+        check_exact(HFModel(tiny_model("llama")))
+
+
+def test_common_prefix() -> None:
+    dice = random.Random(0)
+    for _ in range(300):
+        one = [dice.randrange(3) for _ in range(dice.randrange(20))]
+        two = one[: dice.randrange(20)] + [dice.randrange(3) for _ in range(dice.randrange(4))]
+        expected = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
+        assert common_prefix(one, two) == common_prefix(two, one) == expected
