@@ -1,0 +1,201 @@
+"""The models that decode together: found, checked against each other, and only then loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsgen.models.alignment import first_difference
+from fsgen.models.base import Model
+
+if TYPE_CHECKING:
+    from fsgen.models.hf import Checkpoint
+
+ROLES = ("draft", "target", "base")
+
+
+@dataclass(frozen=True)
+class Members:
+    """Models of one tokenizer, by role.
+
+    Attributes:
+        draft, target, base: the models; None for a role that nobody plays.
+        tokenizer: the one they share, the target's copy where there is a target.
+        vocab_size: ids that all of them know; logits beyond are padding, to be cropped.
+        context: the longest sequence that all of them can score.
+        eos_ids: the tokens that end a text, as the target has them.
+    """
+
+    draft: Model | None
+    target: Model | None
+    base: Model | None
+    tokenizer: Any
+    vocab_size: int
+    context: int
+    eos_ids: frozenset[int]
+
+    @classmethod
+    def of(cls, draft: Model | None = None, target: Model | None = None, base: Model | None = None) -> Members:
+        """Members from models at hand.
+
+        Raises:
+            ValueError: no model at all, or models of different tokenizers.
+        """
+        present = {role: model for role, model in zip(ROLES, (draft, target, base), strict=True) if model is not None}
+        _check_tokenizers([(model.info.name, model.tokenizer, model.vocab_size) for model in present.values()])
+        if not present:
+            raise ValueError("no model is given: name a draft or a target")
+        lead = target or draft or base
+        assert lead is not None
+        return cls(
+            draft,
+            target,
+            base,
+            tokenizer=lead.tokenizer,
+            vocab_size=min(model.vocab_size for model in present.values()),
+            context=min(model.context for model in present.values()),
+            eos_ids=lead.eos_ids,
+        )
+
+    def __iter__(self) -> Iterator[tuple[str, Model]]:
+        """The roles that are played, with their models: draft, target, base."""
+        for role in ROLES:
+            model: Model | None = getattr(self, role)
+            if model is not None:
+                yield role, model
+
+    def names(self) -> dict[str, str]:
+        """The name of each member, by role."""
+        return {role: model.info.name for role, model in self}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Members that are found and checked against each other, with no weights loaded.
+
+    It knows what a request can be checked with: who is there, the tokenizer, the vocabulary and the context window.
+
+    Attributes:
+        draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
+            for a role that nobody plays.
+        dtype, device: as given to `plan`.
+    """
+
+    draft: Checkpoint | Model | None
+    target: Checkpoint | Model | None
+    base: Checkpoint | Model | None
+    dtype: str
+    device: str
+
+    @property
+    def _present(self) -> list[Checkpoint | Model]:
+        return [member for member in (self.target, self.draft, self.base) if member is not None]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._present[0].tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        return min(member.vocab_size for member in self._present)
+
+    @property
+    def context(self) -> int:
+        return min(member.context for member in self._present)
+
+    def load(self, roles: Container[str] = ROLES) -> Members:
+        """Loads the weights of these roles; a checkpoint that plays two of them is loaded once."""
+        from fsgen.models import hf
+
+        loaded: dict[str, Model] = {}
+        models: dict[str, Model | None] = {}
+        for role in ROLES:
+            member = getattr(self, role)
+            if role not in roles or not isinstance(member, hf.Checkpoint):
+                models[role] = member if role in roles else None
+                continue
+            where = str(member.local.resolve()) if member.local else member.path
+            if where not in loaded:
+                loaded[where] = hf.load_weights(member, self.dtype, self.device)
+            models[role] = loaded[where]
+        return Members.of(**models)
+
+
+def plan(
+    draft: str | Path | Model | None = None,
+    target: str | Path | Model | None = None,
+    base: str | Path | Model | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Plan:
+    """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
+    from fsgen.models import hf  # here, because it imports transformers, which takes seconds
+
+    hf.check_dtype(dtype)
+    hf.check_device(device)
+    given = dict(zip(ROLES, (draft, target, base), strict=True))
+    if all(member is None for member in given.values()):
+        raise ValueError("no model is given: name a draft or a target")
+    opened: dict[str, Checkpoint] = {}
+    for member in given.values():
+        if isinstance(member, (str, Path)) and str(member) not in opened:
+            opened[str(member)] = hf.open_checkpoint(member)
+
+    checked: list[tuple[str, Any, int]] = []
+    for member in given.values():
+        if isinstance(member, (str, Path)):
+            checkpoint = opened[str(member)]
+            checked.append((checkpoint.name, checkpoint.tokenizer, checkpoint.vocab_size))
+        elif member is not None:
+            checked.append((member.info.name, member.tokenizer, member.vocab_size))
+    _check_tokenizers(checked)
+    for checkpoint in opened.values():
+        hf.place(checkpoint, device, dtype)
+    members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
+    return Plan(**members, dtype=dtype, device=device)
+
+
+def load(
+    draft: str | Path | Model | None = None,
+    target: str | Path | Model | None = None,
+    base: str | Path | Model | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+) -> Members:
+    """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
+
+    Args:
+        draft, target, base: each a bundled model (`pocket-...`), a local folder, a name on the Hugging Face hub, or a
+            model that is loaded already. The same name twice is one model.
+        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
+        device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state cannot
+            be rewound.
+    """
+    return plan(draft, target, base, dtype, device).load()
+
+
+def _check_tokenizers(members: list[tuple[str, Any, int]]) -> None:
+    """Refuses members (name, tokenizer, rows of the logits) whose ids do not mean the same."""
+    for (one, left, _), (two, right, _) in combinations(members, 2):
+        if left is None or right is None:
+            continue  # a model without a tokenizer takes the ids as they come
+        if difference := first_difference(left, right, (one, two)):
+            raise ValueError(f"{one} and {two} have different tokenizers: {difference}")
+    shared = min((rows for _, _, rows in members), default=0)
+    narrow = next((name for name, _, rows in members if rows == shared), "")
+    for name, tokenizer, rows in members:
+        if tokenizer is None or rows == shared:
+            continue
+        # Rows beyond the shared ones may only be padding.
+        token, index = max(tokenizer.get_vocab().items(), key=lambda entry: int(entry[1]))
+        if index >= shared:
+            raise ValueError(
+                f"{name} and {narrow} have different vocabularies: the token {token!r} ({index}) of {name} is beyond "
+                f"the {shared} ids of {narrow}"
+            )
