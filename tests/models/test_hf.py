@@ -10,8 +10,8 @@ import torch
 import transformers
 
 from fsgen.models.base import Model
-from fsgen.models.hf import HFModel, check_exact, common_prefix, context_of
-from tests.tiny import ARCHITECTURES, tiny_model
+from fsgen.models.hf import PROVEN, HFModel, check_exact, common_prefix, context_of
+from tests.tiny import ARCHITECTURES, tiny_config, tiny_model
 
 TOLERANCE = 1e-4
 LONG = 120
@@ -269,6 +269,10 @@ def test_a_model_at_hand_is_refused_too() -> None:
     config = transformers.MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
     with pytest.raises(ValueError, match="MambaForCausalLM"):
         HFModel(transformers.MambaForCausalLM(config), name="tiny")
+
+
+def test_what_counts_as_proven_is_what_is_tested() -> None:
+    assert {tiny_config(architecture).model_type for architecture in ARCHITECTURES} == PROVEN
 
 
 def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
