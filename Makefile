@@ -1,0 +1,51 @@
+# `make study` and `make test` need Python 3.11 and make; everything else comes with them.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/bundled
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+
+.PHONY: help study test lint types tests format clean
+
+help:
+	@echo "make study   run the study of the bundled models and print where its report is"
+	@echo "make test    the whole check: ruff, mypy, and the tests with their coverage"
+	@echo "make format  put the code into the project's form"
+	@echo "make clean   remove the environment and what the tools left behind"
+
+study: $(VENV)/.study
+	$(BIN)/fsgen study --out $(OUT)
+
+test: lint types tests
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+# One thread: the models of the tests are so small that more of them only wait for each other.
+tests: $(VENV)/.test
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --cov=fsgen
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+
+$(VENV)/.study: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,ladder]'
+	@touch $@ $(VENV)/.study
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "fsgen needs Python 3.11 or newer, and there is none" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("fsgen needs Python 3.11 or newer, not " + sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
