@@ -25,6 +25,7 @@ import resource  # noqa: E402
 import select  # noqa: E402
 import signal  # noqa: E402
 import struct  # noqa: E402
+from collections.abc import Iterable  # noqa: E402
 from contextlib import suppress  # noqa: E402
 from typing import NoReturn  # noqa: E402
 
@@ -36,6 +37,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 _CLONE_NEWNS, _CLONE_NEWUTS, _CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
 _CLONE_NEWUSER, _CLONE_NEWPID, _CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+_NAMESPACES = _CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
 _CLONE_THREAD = 0x00010000
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT = 1, 2, 4, 8, 32
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
@@ -169,8 +171,7 @@ def _enter_namespaces(orders: Orders) -> bool:
         finally:
             os._exit(status)
     os.close(ready[0])
-    flags = _CLONE_NEWUSER | _CLONE_NEWNS | _CLONE_NEWPID | _CLONE_NEWNET | _CLONE_NEWIPC | _CLONE_NEWUTS
-    failed = _libc.unshare(flags) < 0
+    failed = _libc.unshare(_NAMESPACES) < 0
     reason = os.strerror(ctypes.get_errno())
     if not failed:
         os.write(ready[1], b"x")
@@ -272,6 +273,8 @@ def _be_init(orders: Orders, nobody: bool) -> NoReturn:
             os.setresgid(_NOBODY, _NOBODY, _NOBODY)
             os.setresuid(_NOBODY, _NOBODY, _NOBODY)
         _drop_capabilities()
+        with suppress(Unavailable):  # a second wall, which not every machine has
+            _restrict_calls(alone=False)
         # The kernel counts init and the launcher too where they run as the same user.
         _run_program(orders, orders.folder, processes=orders.processes + (0 if nobody else 2))
     _prctl(_PR_SET_DUMPABLE, 0, "dumpable")  # the program cannot look into us
@@ -287,7 +290,7 @@ def _be_init(orders: Orders, nobody: bool) -> NoReturn:
 
 _READ_FILE, _READ_DIR, _EXECUTE, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 0, 1 << 1
 _LANDLOCK_ALL = (1 << 15) - 1  # every file access of version 3
-_FIRST_WITH_TRUNCATE = 3
+_FIRST_WITH_TRUNCATE, _FIRST_WITH_SCOPES = 3, 6
 
 
 def _restrict_files(folder: str) -> None:
@@ -298,7 +301,10 @@ def _restrict_files(folder: str) -> None:
         raise Unavailable(f"Landlock ({error})") from None
     if version < _FIRST_WITH_TRUNCATE:
         raise Unavailable(f"Landlock version {_FIRST_WITH_TRUNCATE} (this kernel has {version})")
-    ruleset = _syscall("landlock_create_ruleset", struct.pack("Q", _LANDLOCK_ALL), ctypes.c_size_t(8), ctypes.c_uint(0))
+    # Files, network (left to the call filter), and, where the kernel knows them, scopes: abstract sockets and signals.
+    handled = struct.pack("QQQ", _LANDLOCK_ALL, 0, 3 if version >= _FIRST_WITH_SCOPES else 0)
+    size = 24 if version >= _FIRST_WITH_SCOPES else 8
+    ruleset = _syscall("landlock_create_ruleset", handled, ctypes.c_size_t(size), ctypes.c_uint(0))
     read = [(path, _READ_FILE | _READ_DIR | _EXECUTE) for path in _visible_paths()]
     devices = [(path, _READ_FILE | _WRITE_FILE) for path in _DEVICES if os.path.exists(path)]
     for path, access in [*read, *devices, (folder, _LANDLOCK_ALL)]:
@@ -312,67 +318,97 @@ def _restrict_files(folder: str) -> None:
     os.close(ruleset)
 
 
-def _restrict_calls() -> None:
-    """A system call filter: no sockets, no children, no signals to others, no change of owners and modes."""
-    number = _numbers()
-    load, equal, above, has_bits, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, refuse, kill = 0x7FFF0000, 0x00050000, 0x80000000
-    filters: list[tuple[int, int, int, int]] = []
+class _Filter:
+    """A system call filter in the kernel's packet-filter language: rules in order, the first that fits decides."""
 
-    def add(code: int, value: int, yes: int = 0, no: int = 0) -> None:
-        filters.append((code, yes, no, value))
+    _LOAD, _EQUAL, _AT_LEAST, _HAS_BITS, _GIVE = 0x20, 0x15, 0x35, 0x45, 0x06
+    _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050000, 0x80000000
+    _NUMBER, _MACHINE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in what the filter sees of a call
 
-    def refuse_call(name: str, error: int) -> None:
-        if name in number:
-            add(equal, number[name], 0, 1)
-            add(give, refuse | error)
+    def __init__(self) -> None:
+        """Let in the calls of this machine only."""
+        self._numbers = _numbers()
+        self._code: list[tuple[int, int, int, int]] = []
+        self._add(self._LOAD, self._MACHINE)
+        self._add(self._EQUAL, _AUDIT_ARCH[os.uname().machine], 1, 0)
+        self._add(self._GIVE, self._KILL)
+        self._add(self._LOAD, self._NUMBER)
+        self._add(self._AT_LEAST, 0x40000000, 0, 1)  # the x32 calls of an x86-64 kernel
+        self._add(self._GIVE, self._REFUSE | errno.EPERM)
 
-    def only_self(name: str, allowed: tuple[int, ...]) -> None:
-        """The call is allowed where its first argument is one of `allowed`."""
-        size = 2 * len(allowed) + 2
-        add(equal, number[name], 0, size)
-        add(load, 16)
-        for value in allowed:
-            add(equal, value, 0, 1)
-            add(give, allow)
-        add(give, refuse | errno.EPERM)
+    def _add(self, code: int, value: int, skip_if: int = 0, skip_else: int = 0) -> None:
+        self._code.append((code, skip_if, skip_else, value))
 
-    add(load, 4)
-    add(equal, _AUDIT_ARCH[os.uname().machine], 1, 0)
-    add(give, kill)
-    add(load, 0)
-    add(above, 0x40000000, 0, 1)  # the x32 calls of an x86-64 kernel
-    add(give, refuse | errno.EPERM)
-    refuse_call("socket", errno.ENETUNREACH)
-    refuse_call("clone3", errno.ENOSYS)  # its arguments cannot be read here; the C library falls back to clone
-    for name in ("fork", "vfork"):
-        refuse_call(name, errno.EAGAIN)
-    add(equal, number["clone"], 0, 4)
-    add(load, 16)
-    add(has_bits, _CLONE_THREAD, 0, 1)
-    add(give, allow)
-    add(give, refuse | errno.EAGAIN)
-    own = os.getpid()
-    only_self("kill", (own,))
-    only_self("tgkill", (own,))
-    only_self("prlimit64", (0, own))
-    singled_out = {"socket", "clone3", "fork", "vfork", "clone", "kill", "tgkill", "prlimit64"}
-    for name in sorted(number):
-        if name not in singled_out and not name.startswith("landlock"):
-            refuse_call(name, errno.EPERM)
-    add(give, allow)
-    code = b"".join(struct.pack("HBBI", code, yes, no, value) for code, yes, no, value in filters)
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HxxxxxxP", len(filters), ctypes.addressof(buffer))
-    result = _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0))
-    _check(result, "seccomp filter")
+    def refuse(self, names: Iterable[str], error: int) -> None:
+        """Calls that fail with this error."""
+        for name in names:
+            if name in self._numbers:
+                self._add(self._EQUAL, self._numbers[name], 0, 1)
+                self._add(self._GIVE, self._REFUSE | error)
+
+    def flags(self, name: str, bits: int, *, needed: bool, error: int) -> None:
+        """A call that fails unless (where not `needed`: if) its first argument has one of these bits."""
+        yes, no = (self._ALLOW, self._REFUSE | error) if needed else (self._REFUSE | error, self._ALLOW)
+        self._add(self._EQUAL, self._numbers[name], 0, 4)
+        self._add(self._LOAD, self._FIRST_ARGUMENT)
+        self._add(self._HAS_BITS, bits, 0, 1)
+        self._add(self._GIVE, yes)
+        self._add(self._GIVE, no)
+
+    def only_for(self, name: str, values: tuple[int, ...]) -> None:
+        """A call that fails unless its first argument is one of these."""
+        self._add(self._EQUAL, self._numbers[name], 0, 2 * len(values) + 2)
+        self._add(self._LOAD, self._FIRST_ARGUMENT)
+        for value in values:
+            self._add(self._EQUAL, value, 0, 1)
+            self._add(self._GIVE, self._ALLOW)
+        self._add(self._GIVE, self._REFUSE | errno.EPERM)
+
+    def install(self) -> None:
+        """Allow all else; from here on the filter holds."""
+        self._add(self._GIVE, self._ALLOW)
+        code = b"".join(struct.pack("HBBI", *step) for step in self._code)
+        buffer = ctypes.create_string_buffer(code, len(code))
+        program = struct.pack("HxxxxxxP", len(self._code), ctypes.addressof(buffer))
+        result = _libc.prctl(_PR_SET_SECCOMP, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0))
+        _check(result, "seccomp filter")
+
+
+_HANDLED = frozenset({"socket", "clone", "clone3", "fork", "vfork", "kill", "tgkill", "prlimit64"})
+_NEVER = (  # what no judged program needs and what namespaces do not hold back by themselves
+    "io_uring_setup", "ptrace", "process_vm_readv", "process_vm_writev", "bpf", "perf_event_open", "add_key",
+    "request_key", "keyctl", "unshare", "setns", "userfaultfd", "pivot_root",
+)  # fmt: skip
+
+
+def _restrict_calls(*, alone: bool) -> None:
+    """No sockets of any family and no tools of attack.
+
+    `alone`: no namespaces are there, so also no children, no signals to others, no change of owners and modes.
+    """
+    rules = _Filter()
+    rules.refuse(["socket"], errno.ENETUNREACH)
+    # The arguments of clone3 cannot be read here; without it the C library falls back to clone.
+    rules.refuse(["clone3"], errno.ENOSYS)
+    if alone:
+        rules.refuse(["fork", "vfork"], errno.EAGAIN)
+        rules.flags("clone", _CLONE_THREAD, needed=True, error=errno.EAGAIN)
+        own = os.getpid()
+        rules.only_for("kill", (own,))
+        rules.only_for("tgkill", (own,))
+        rules.only_for("prlimit64", (0, own))
+        rules.refuse([name for name in _numbers() if name not in _HANDLED], errno.EPERM)
+    else:
+        rules.flags("clone", _NAMESPACES, needed=False, error=errno.EPERM)
+        rules.refuse(_NEVER, errno.EPERM)
+    rules.install()
 
 
 def _run_with_landlock(orders: Orders) -> NoReturn:
     os.chdir(orders.folder)
     _drop_capabilities()
     _restrict_files(orders.folder)
-    _restrict_calls()
+    _restrict_calls(alone=True)
     _run_program(orders, orders.folder, processes=None)
 
 
@@ -488,7 +524,8 @@ def main() -> int:
     """Read the orders, isolate as they say, run the program."""
     orders = Orders(sys.stdin.buffer.read())
     try:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "pdeathsig")
+        if sys.platform == "linux":
+            _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, "pdeathsig")
         if os.getppid() != orders.parent:
             return 0  # whoever asked is gone already
         if orders.mode == "namespaces":

@@ -188,6 +188,14 @@ class TestIsolation:
             with pytest.raises(TimeoutError):
                 server.accept()
 
+    @pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_VSOCK"])
+    def test_no_socket_of_any_family(self, family: str) -> None:
+        result = sandbox.run(f"import socket\nsocket.socket(socket.{family}, socket.SOCK_DGRAM)")
+        assert (result.passed, result.limit) == (False, "network")
+
+    def test_pairs_of_sockets_within_the_program_work(self) -> None:
+        assert sandbox.run("import asyncio\nassert asyncio.run(asyncio.sleep(0, 5)) == 5").passed
+
     def test_names_are_not_resolved(self) -> None:
         result = sandbox.run("import urllib.request\nurllib.request.urlopen('http://example.com', timeout=2)")
         assert (result.passed, result.limit) == (False, "network")
