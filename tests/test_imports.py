@@ -1,0 +1,169 @@
+"""Who may import whom (docs/architecture.md): read from the source, so that an import in a function counts too."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "fsgen").rglob("*.py"))
+
+PARTS = {"fusions", "routers", "verifiers"}
+ENGINE = {"types", "text", "probs", "metrics", "trace", *PARTS, "methods", "decode", "generation", "replay"}
+
+# Each module or package of fsgen, and what it may import besides itself.
+MAY_IMPORT: dict[str, set[str]] = {
+    "types": set(),
+    "text": set(),
+    "probs": {"types"},
+    "metrics": {"types"},
+    "trace": {"types", "probs"},
+    "fusions": {"types", "probs"},
+    "routers": {"types", "probs"},
+    "verifiers": {"types", "probs"},
+    "methods": {"types", "probs", *PARTS},
+    "decode": {"types", "probs", "methods", "text", "trace"},
+    "generation": {"types", "methods", "metrics", "decode"},
+    "replay": {"types", "probs", "methods", "metrics", "trace", "generation"},
+    "models": {"types", "probs"},
+    "tasks": {"types"},
+    "study": {*ENGINE, "models", "tasks"},
+    "analysis": {"types", "metrics"},
+    "report": {"types", "metrics", "analysis"},
+    "server": {"types", "methods", "decode", "generation", "models"},
+    "render": {"types"},
+    "cli": {"types", "methods", "decode", "generation", "models", "study", "report", "server", "render"},
+    "__init__": {"types", "methods", "generation", "models"},
+}
+
+# Libraries that live in one place.
+HOMES = {
+    "transformers": "models",
+    "tokenizers": "models",
+    "safetensors": "models",
+    "huggingface_hub": "models",
+    "datasets": "tasks/source.py",
+    "altair": "report",
+    "vl_convert": "report",
+    "jinja2": "report",
+    "typer": "cli.py",
+}
+WITHOUT_TORCH = ("types", "text", "metrics", "tasks", "analysis", "report", "render")
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The full name of everything that a file imports when it runs; what only type checkers read is left out."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    ignored = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if id(node) in ignored:
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}:{node.lineno} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def part(file: Path) -> str:
+    """The module or package of fsgen that a file belongs to."""
+    return file.relative_to(ROOT / "fsgen").parts[0].removesuffix(".py")
+
+
+def ours(file: Path) -> Iterator[str]:
+    """The parts of fsgen that a file imports."""
+    for name in imports(file):
+        steps = name.split(".")
+        if steps[0] == "fsgen" and len(steps) > 1:
+            yield steps[1]
+
+
+def test_every_part_has_a_rule() -> None:
+    assert {part(file) for file in FILES} <= MAY_IMPORT.keys()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_imports_follow_the_table(file: Path) -> None:
+    allowed = MAY_IMPORT[part(file)] | {part(file)}
+    assert set(ours(file)) <= allowed
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_the_package_itself_is_imported_for_its_version_alone(file: Path) -> None:
+    if "fsgen" in imports(file):
+        used = {
+            node.attr
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "fsgen"
+        }
+        assert used <= {"__version__"}
+
+
+@pytest.mark.parametrize(("library", "home"), HOMES.items())
+def test_libraries_that_live_in_one_place(library: str, home: str) -> None:
+    users = {
+        file.relative_to(ROOT / "fsgen") for file in FILES for name in imports(file) if name.split(".")[0] == library
+    }
+    assert all(user.is_relative_to(home) for user in users), sorted(map(str, users))
+
+
+@pytest.mark.parametrize("name", WITHOUT_TORCH)
+def test_parts_without_torch(name: str) -> None:
+    found = {name}
+    while more := {other for file in FILES if part(file) in found for other in ours(file)} - found:
+        found |= more
+    users = [file for file in FILES if part(file) in found and any(n.split(".")[0] == "torch" for n in imports(file))]
+    assert not users
+
+
+def test_commands_that_compute_nothing_are_quick() -> None:
+    program = (
+        "import sys, fsgen.cli\n"
+        "for arguments in (['--help'], ['generate', '--help'], ['models'], ['models', '--json']):\n"
+        "    try: fsgen.cli.main(arguments)\n"
+        "    except SystemExit as end: assert end.code == 0, arguments\n"
+        "slow = {'torch', 'transformers', 'polars', 'altair'} & set(sys.modules)\n"
+        "assert not slow, slow\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+def test_every_library_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = {
+        canonicalize_name(Requirement(text).name)
+        for text in [*project["dependencies"], *extras.get("hub", []), *extras.get("multi-gpu", [])]
+    }
+    owners = metadata.packages_distributions()
+    used = {name.split(".")[0] for file in FILES for name in imports(file)} - sys.stdlib_module_names - {"fsgen"}
+    for library in sorted(used):
+        names = {canonicalize_name(owner) for owner in owners.get(library, [library])}
+        assert names & declared, f"{library} is imported, but not among the dependencies"
+
+
+def test_every_direct_dependency_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]): line for line in lines if "==" in line}
+    extras = project["optional-dependencies"]
+    wanted = [text for name in ("hub", "ladder", "dev") for text in extras.get(name, [])]
+    for text in [*project["dependencies"], *wanted]:
+        requirement = Requirement(text)
+        line = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(line.split("==")[1]), line
