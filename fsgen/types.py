@@ -90,7 +90,6 @@ class Token:
         draft_prob, draft_margin, draft_entropy: p's largest probability, its lead over the second, entropy in nats.
         target_prob, target_entropy: the same of q.
         total_variation: half the L1 distance of p and q, after the sampling transforms (at temperature 1 when greedy).
-        verified: a drafted token stood here and System 2 checked it, whether or not it stood.
         draft_top, target_top: the most likely (id, probability) of p and q, when candidates were asked for.
     """
 
@@ -107,7 +106,6 @@ class Token:
     target_prob: float | None = None
     target_entropy: float | None = None
     total_variation: float | None = None
-    verified: bool = False
     draft_top: Candidates = ()
     target_top: Candidates = ()
 
@@ -122,25 +120,6 @@ class Token:
         if self.draft_token is None or self.target_token is None:
             return None
         return self.draft_token != self.target_token
-
-
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """Wall clock of a text (its share of its batch), split by where it was spent."""
-
-    draft: float = 0.0
-    system2: float = 0.0
-    other: float = 0.0
-
-    @property
-    def total(self) -> float:
-        return self.draft + self.system2 + self.other
-
-    def __add__(self, more: Seconds) -> Seconds:
-        return Seconds(self.draft + more.draft, self.system2 + more.system2, self.other + more.other)
-
-    def __mul__(self, share: float) -> Seconds:
-        return Seconds(self.draft * share, self.system2 * share, self.other * share)
 
 
 @dataclass(frozen=True, slots=True)

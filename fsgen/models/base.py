@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 TokenIds = Sequence[int]
 
@@ -42,7 +43,7 @@ class Session(Protocol):
 
         Returns:
             float32 [rows, max(last), vocab], on the model's device. Row i's positions are the *last* last[i] of the
-            second axis (right-aligned), so `logits[i, -1]` predicts the token after sequences[i]. The rest is undefined.
+            second axis (right-aligned): `logits[i, -1]` predicts the token after sequences[i]. The rest is undefined.
 
         Raises:
             ValueError: a wrong number of rows, an impossible `last`, or a sequence longer than the context window.

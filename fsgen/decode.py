@@ -1,0 +1,464 @@
+"""THE decode loop.
+
+    round:  1. the draft writes up to k tokens, one by one, for every row; it stops early where the router flags one
+            2. each System-2 member scores what is to be decided in ONE call; the fusion makes q of it
+            3. the verifier keeps a prefix and adds one token from q
+
+Every method is this loop with other parts (`methods`). It yields one record a token; streaming, traces and plain
+generation are all consumers of it. Rows are ragged: each accepts, stops and ends by itself.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsgen.methods import Method
+from fsgen.probs import (
+    ACCEPT,
+    DECIDE,
+    DRAFT,
+    Transforms,
+    left_aligned,
+    sample,
+    total_variation,
+    uniforms,
+    window,
+)
+from fsgen.text import GrowingText
+from fsgen.trace import TraceFields
+from fsgen.types import SamplingParams, Source, StopReason, Token
+
+TokenIds = Sequence[int]
+
+
+class _Session(Protocol):
+    usage: list[Any]
+
+    def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor: ...
+
+
+class _Planned(Protocol):
+    """What is known of the models before their weights are loaded (`models.Plan`)."""
+
+    @property
+    def draft(self) -> Any: ...
+    @property
+    def target(self) -> Any: ...
+    @property
+    def base(self) -> Any: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+
+
+class _Members(_Planned, Protocol):
+    """What the loop needs of a group of models (`models.Members`): the models by role, and what they share."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def eos_ids(self) -> frozenset[int]: ...
+
+
+def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
+    """What can be known to fail before anything is computed. Raises ValueError (see `Decoding`)."""
+    method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
+    if not prompts:
+        raise ValueError("there is no prompt")
+    if len(prompts) != len(sampling):
+        raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
+    method.verifier_for(list(sampling))
+    for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):
+        if not len(prompt):
+            raise ValueError(f"prompt {number} has no tokens; at least one is needed")
+        if not all(0 <= token < members.vocab_size for token in prompt):
+            raise ValueError(f"prompt {number} has a token id outside the vocabulary of {members.vocab_size}")
+        if len(prompt) + params.max_tokens > members.context:
+            raise ValueError(
+                f"prompt {number} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} exceeds the "
+                f"context window of {members.context}"
+            )
+
+
+@dataclass(slots=True)
+class _Record:
+    """A written token that is not given out yet: its trace so far, and where its text ends."""
+
+    token: int
+    source: Source
+    position: int
+    round: int
+    end: int
+    trace: dict[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """All state of one text.
+
+    Attributes:
+        ids: the prompt, what is written, and, within a round, what is drafted.
+        written: tokens that stand so far (with rollback, tokens trusted since the last consultation may yet fall).
+        stop_reason: None while it is being written.
+        draft_seconds, system2_seconds, seconds: its share of the batch's wall clock; `seconds` is all of it.
+    """
+
+    ids: list[int]
+    prompt: int
+    params: SamplingParams
+    text: GrowingText
+    written: int = 0
+    stop_reason: StopReason | None = None
+    draft_seconds: float = 0.0
+    system2_seconds: float = 0.0
+    seconds: float = 0.0
+    held: list[_Record] = field(default_factory=list)
+    given: int = 0  # characters of the text that records given out cover
+    trusted: int = 0  # tokens at the end that System 2 may yet take back
+    drafted: int = 0
+    flagged: bool = False
+    open: Tensor | None = None  # q's logits at the last record, a bonus, whose p comes with the draft's next call
+
+    @property
+    def remaining(self) -> int:
+        return self.params.max_tokens - self.written
+
+    @property
+    def active(self) -> bool:
+        return self.stop_reason is None
+
+
+class Decoding:
+    """One batch of texts on its way: iterate over it for `(row index, Token)`, in each row's order.
+
+    A record is given out when nothing can change it any more: its text cannot be part of a stop string, no rollback
+    can reach it, and what the draft would have chosen is known.
+
+    Args:
+        members: the models, by role.
+        method: what to run.
+        prompts: token ids of each row, at least one each.
+        sampling: of each row.
+        top: how many candidates of p and q each record keeps.
+
+    Attributes:
+        rows: the state of each text; `usage(role)` what it has cost.
+
+    Raises:
+        ValueError: no prompt or an empty one, a prompt that with its budget exceeds the context window, a token id out
+            of the vocabulary, a member that the method needs and that is not there.
+    """
+
+    def __init__(
+        self,
+        members: _Members,
+        method: Method,
+        prompts: Sequence[TokenIds],
+        sampling: Sequence[SamplingParams],
+        *,
+        top: int = 0,
+    ) -> None:
+        check(members, method, prompts, sampling)
+        self.method = method
+        self._verifier = method.verifier_for(list(sampling))
+        self._vocab = members.vocab_size
+        self._eos = members.eos_ids
+        self._top = top
+        self._round = 0
+        self.rows = [
+            Row(list(prompt), len(prompt), params, GrowingText(members.tokenizer, params.stop))
+            for prompt, params in zip(prompts, sampling, strict=True)
+        ]
+        self._sessions: dict[str, _Session] = {
+            role: getattr(members, role).session(len(self.rows)) for role in method.roles
+        }
+        # All logits meet where System 2's are; the draft's small ones travel.
+        self._device: torch.device = (members.target if "target" in method.roles else members.draft).device
+        self._transforms = Transforms(list(sampling), self._device)
+        self._seeds = np.array([params.seed for params in sampling], dtype=np.uint64)
+        self._spent = {"draft": 0.0, "system2": 0.0}
+
+    def usage(self, row: int, role: str) -> tuple[int, int]:
+        """(forward calls, tokens run through it) of one row and member; of the prompt only the last token counts."""
+        if role not in self._sessions:
+            return 0, 0
+        used = self._sessions[role].usage[row]
+        return used.calls, max(0, used.tokens - (self.rows[row].prompt - 1))
+
+    def __iter__(self) -> Iterator[tuple[int, Token]]:
+        while working := [row for row in self.rows if row.active or row.open is not None]:
+            started = time.perf_counter()
+            self._spent = {"draft": 0.0, "system2": 0.0}
+            self._step()
+            given = self._give()
+            share = 1.0 / len(working)
+            elapsed = time.perf_counter() - started
+            for row in working:
+                row.draft_seconds += share * self._spent["draft"]
+                row.system2_seconds += share * self._spent["system2"]
+                row.seconds += share * elapsed
+            yield from given
+
+    # ---- the three parts of a round
+
+    def _step(self) -> None:
+        with torch.inference_mode():
+            drafts = self._draft()
+            if any(row.active for row in self.rows):
+                self._decide(drafts)
+        self._round += 1
+
+    def _draft(self) -> Tensor | None:
+        """Let the draft write; gives its logits [rows, longest, vocab] at the drafted positions, left-aligned."""
+        for row in self.rows:
+            row.drafted, row.flagged = 0, False
+        steps: list[Tensor] = []
+        for step in range(self.method.draft_tokens):
+            writing = [self._may_draft(row) for row in self.rows]
+            opened = [row.open is not None for row in self.rows] if step == 0 else [False] * len(self.rows)
+            if not (any(writing) or any(opened)):
+                break
+            # A row that ended with a bonus takes part once more, without it, for what the draft would have chosen.
+            sequences = [
+                row.ids if writes else row.ids[:-1] if opens else None
+                for row, writes, opens in zip(self.rows, writing, opened, strict=True)
+            ]
+            last = [1 + (writes and opens) for writes, opens in zip(writing, opened, strict=True)]
+            logits = self._score("draft", sequences, last)
+            if any(opened):
+                self._close(logits, writing)
+            if not any(writing):
+                break
+            z = logits[:, -1]
+            steps.append(z)
+            self._append_drafted(z, writing)
+        return torch.stack(steps, dim=1) if steps else None
+
+    def _may_draft(self, row: Row) -> bool:
+        if not row.active or row.flagged:
+            return False
+        # A bonus needs a place in the budget; the last token of it is drafted rather than left to the bonus.
+        room = row.remaining - (self.method.adds_bonus and row.remaining > 1)
+        return row.drafted < room and not (row.drafted and self._ends(row, row.ids[-1]))
+
+    def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
+        positions = np.array([row.written + row.drafted for row in self.rows])
+        if self._transforms.all_greedy:
+            tokens = z.argmax(-1).tolist()
+        else:
+            draws = self._uniforms(positions, DRAFT)
+            tokens = sample(self._transforms.drawn(z[:, None])[:, 0], draws).tolist()
+        watcher = self.method.watcher
+        flags = watcher.consult(z, positions, self._seeds) if watcher else None
+        for index, row in enumerate(self.rows):
+            if writing[index]:
+                row.ids.append(tokens[index])
+                row.drafted += 1
+                row.flagged = flags is not None and flags[index]
+
+    def _decide(self, drafts: Tensor | None) -> None:
+        """Ask System 2 where the method wants it, and write what stands."""
+        # Of each row: how many drafted tokens are to be verified (the last ones), and whether a bonus is wanted.
+        checks = [self._to_check(row) for row in self.rows]
+        bonus = [self._wants_bonus(row) for row in self.rows]
+        asked = [bool(check or extra) for check, extra in zip(checks, bonus, strict=True)]
+        if any(asked):
+            q, p, target = self._consult(asked, checks, bonus, drafts)
+            accepted, tokens, distances = self._verify(q, p, checks)
+            q_lists = TraceFields(q, self._top)
+        p_lists = TraceFields(drafts, self._top) if drafts is not None else None
+
+        for index, row in enumerate(self.rows):
+            if not row.active:
+                continue
+            cut = len(row.ids) - row.drafted
+            drafted, row.ids[cut:] = row.ids[cut:], []
+            unchecked = row.drafted - checks[index]
+            for j in range(unchecked):
+                if row.active and p_lists is not None:
+                    self._write(row, drafted[j], "trusted", p_lists.draft(index, j))
+                    row.trusted += 1
+            if not asked[index] or not row.active:
+                continue
+            if self._rolled_back(row, index, target):
+                continue
+            row.trusted = 0
+            for j in range(min(accepted[index] + 1, checks[index])):
+                if row.active and p_lists is not None:
+                    trace = p_lists.draft(index, unchecked + j) | q_lists.target(index, j)
+                    trace["total_variation"] = distances[index][j]
+                    stands = j < accepted[index]
+                    token = drafted[unchecked + j] if stands else tokens[index]
+                    self._write(row, token, "accepted" if stands else "recovered", trace)
+            if row.active and bonus[index] and accepted[index] == checks[index]:
+                self._write(row, tokens[index], "bonus", q_lists.target(index, checks[index]))
+                row.open = q[index, checks[index]] if self.method.drafts else None
+
+    def _to_check(self, row: Row) -> int:
+        if not row.active:
+            return 0
+        return int(row.flagged) if self.method.trusting else row.drafted
+
+    def _wants_bonus(self, row: Row) -> bool:
+        if not (row.active and self.method.adds_bonus and row.remaining > row.drafted):
+            return False
+        return not (row.drafted and self._ends(row, row.ids[-1]))
+
+    # ---- System 2
+
+    def _consult(
+        self, asked: list[bool], checks: list[int], bonus: list[bool], drafts: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """What System 2 says at the positions to decide, which are the last `checks` drafted ones and the bonus'.
+
+        Returns:
+            logits of q [rows, m, vocab] and of p [rows, n, vocab] (n = 0 without a draft), both left-aligned, and the
+            target's own as its session gave them, which with rollback start at the tokens to re-check.
+        """
+        wanted = [max(1, check + extra) for check, extra in zip(checks, bonus, strict=True)]
+        rechecked = self.method.rollback is not None
+        last = [
+            want + (row.trusted + row.drafted - check if rechecked and ask else 0)
+            for row, want, check, ask in zip(self.rows, wanted, checks, asked, strict=True)
+        ]
+        # The last drafted token itself is run through System 2 only where its successor is wanted too.
+        sequences = [
+            None if not ask else row.ids if extra else row.ids[:-1]
+            for row, ask, extra in zip(self.rows, asked, bonus, strict=True)
+        ]
+        target = self._score("target", sequences, last)
+        z_target = left_aligned(target, wanted)
+        z_base = left_aligned(self._score("base", sequences, last), wanted) if self.method.fusion.reads_base else None
+        if drafts is None:
+            p = z_target[:, :0]
+        else:
+            p = window(drafts, [row.drafted - check for row, check in zip(self.rows, checks, strict=True)], max(checks))
+        return self.method.fusion(z_target, p, z_base), p, target
+
+    def _verify(self, q: Tensor, p: Tensor, checks: list[int]) -> tuple[list[int], list[int], list[list[float]]]:
+        """Of each row: drafted tokens that stand, System 2's own token after them, and total variations."""
+        n = p.shape[1]
+        p_measured, q_measured = self._transforms.measured(p), self._transforms.measured(q)
+        distances = total_variation(p_measured, q_measured[:, :n]).tolist()
+        drafted = torch.tensor(
+            [row.ids[len(row.ids) - check :] + [0] * (n - check) for row, check in zip(self.rows, checks, strict=True)],
+            dtype=torch.long,
+            device=q.device,
+        ).reshape(len(self.rows), n)
+        lengths = torch.tensor(checks, device=q.device)
+        if self._verifier.draws:
+            first = [row.written + row.drafted - check for row, check in zip(self.rows, checks, strict=True)]
+            positions = np.array(first)[:, None] + np.arange(q.shape[1])
+            if self._transforms.any_greedy:
+                p_measured, q_measured = self._transforms.drawn(p), self._transforms.drawn(q)
+            accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
+            verdict = self._verifier.verify(drafted, lengths, p_measured, q_measured, accept, decide)
+        else:
+            verdict = self._verifier.verify(drafted, lengths, p, q, q, q)
+        return verdict.accepted.tolist(), verdict.token.tolist(), distances
+
+    def _rolled_back(self, row: Row, index: int, target: Tensor) -> bool:
+        """Rewind to the first token trusted since the last consultation that System 2 finds too unlikely, if any."""
+        since = row.trusted
+        if self.method.rollback is None or since == 0:
+            return False
+        z = target[index, -1 - since : -1]  # the last position is the flagged one
+        tokens = torch.tensor(row.ids[-since:], device=z.device)
+        log_ratio = z.gather(-1, tokens[:, None])[:, 0] - z.amax(-1)
+        fallen = (log_ratio < math.log(self.method.rollback)).nonzero()
+        if not len(fallen):
+            return False
+        back = since - int(fallen[0, 0])
+        q = z[since - back][None, None]
+        undone = row.held[-back]
+        self._unwrite(row, back)
+        transforms = Transforms([row.params], q.device)
+        draw = torch.from_numpy(uniforms(self._seeds[index : index + 1], np.array([row.written]), DECIDE))
+        token = int(sample(transforms.drawn(q)[0], draw.to(q.device))[0])
+        self._write(row, token, "recovered", undone.trace | TraceFields(q, self._top).target(0, 0))
+        row.trusted = 0
+        return True
+
+    def _score(self, role: str, sequences: Sequence[TokenIds | None], last: list[int]) -> Tensor:
+        started = time.perf_counter()
+        logits = self._sessions[role].score(sequences, last)[..., : self._vocab].to(self._device)
+        self._spent["draft" if role == "draft" else "system2"] += time.perf_counter() - started
+        return logits
+
+    def _uniforms(self, positions: NDArray[np.int64], stream: int) -> Tensor:
+        seeds = self._seeds.reshape(-1, *[1] * (positions.ndim - 1))
+        return torch.from_numpy(uniforms(seeds, positions, stream)).to(self._device)
+
+    # ---- writing
+
+    def _ends(self, row: Row, token: int) -> bool:
+        return token in self._eos and not row.params.ignore_eos
+
+    def _write(self, row: Row, token: int, source: Source, trace: dict[str, Any]) -> None:
+        row.ids.append(token)
+        row.written += 1
+        ended, spent = self._ends(row, token), row.remaining == 0
+        end = row.text.push(token, last=ended or spent)
+        row.held.append(_Record(token, source, row.written - 1, self._round, end, trace))
+        if ended:
+            row.stop_reason = "eos"
+        elif row.text.stopped:
+            row.stop_reason = "stop"
+        elif spent:
+            row.stop_reason = "length"
+
+    def _unwrite(self, row: Row, count: int) -> None:
+        """Take back the last tokens, none of which was given out. Rare, so the text is simply made anew."""
+        del row.ids[len(row.ids) - count :]
+        del row.held[len(row.held) - count :]
+        row.written -= count
+        row.text = row.text.restarted(row.ids[row.prompt :])
+
+    def _close(self, logits: Tensor, writing: list[bool]) -> None:
+        """Complete the records of bonus tokens, from the draft's call that came after them."""
+        place = torch.tensor(
+            [-2 if writes and row.open is not None else -1 for row, writes in zip(self.rows, writing, strict=True)]
+        )
+        p = logits[torch.arange(len(self.rows)), place][:, None]
+        q = torch.stack([p[i] if row.open is None else row.open[None] for i, row in enumerate(self.rows)])
+        distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
+        p_lists = TraceFields(p, self._top)
+        for index, row in enumerate(self.rows):
+            if row.open is not None:
+                row.held[-1].trace |= p_lists.draft(index, 0) | {"total_variation": distances[index][0]}
+                row.open = None
+
+    def _give(self) -> list[tuple[int, Token]]:
+        """The records that nothing can change any more."""
+        given: list[tuple[int, Token]] = []
+        for index, row in enumerate(self.rows):
+            free = len(row.held) - (row.open is not None)
+            if row.active and self.method.rollback is not None:
+                free = min(free, len(row.held) - row.trusted)
+            settled = row.text.settled() if row.active else math.inf
+            for record in row.held[: max(0, free)]:
+                if record.end > settled:
+                    break
+                text = row.text.text[row.given : record.end]
+                row.given = record.end
+                token = Token(
+                    position=record.position,
+                    id=record.token,
+                    text=text,
+                    source=record.source,
+                    round=record.round,
+                    **record.trace,
+                )
+                given.append((index, token))
+            del row.held[: sum(1 for i, _ in given if i == index)]
+        return given

@@ -1,0 +1,165 @@
+"""Plain generation and streaming: two consumers of the decode loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fsgen.decode import Decoding, check
+from fsgen.methods import Method, parse
+from fsgen.metrics import Counts, count
+from fsgen.types import SamplingParams, StopReason, Token, as_dict
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fsgen.models import Members, Plan
+    from fsgen.routers import Router
+
+Prompt = str | Sequence[int]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One written text.
+
+    Attributes:
+        text: without its stop string.
+        token_ids: of the completion, with the tokens of the stop string or the end-of-text token.
+        tokens: the trace, one record a token; their texts joined are `text`.
+        stats: counts and metrics (`stats.collaboration_frequency`, ...).
+        stop_reason: `eos`, `stop` (a stop string) or `length` (the budget is spent).
+        prompt_tokens: how many tokens the prompt has.
+    """
+
+    text: str
+    token_ids: list[int]
+    tokens: list[Token]
+    stats: Counts
+    stop_reason: StopReason
+    prompt_tokens: int
+
+    def to_frame(self) -> pl.DataFrame:
+        """The trace as a Polars data frame, one row a token."""
+        import polars as pl
+
+        rows = []
+        for token in self.tokens:
+            row = as_dict(token)
+            for side in ("draft", "target"):
+                top = row.pop(f"{side}_top")
+                row |= {f"{side}_top_ids": [i for i, _ in top], f"{side}_top_probs": [p for _, p in top]}
+            rows.append(row)
+        return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def generate(
+    members: Members,
+    prompts: Sequence[Prompt],
+    method: str | Method = "speculative",
+    router: str | Router | None = None,
+    draft_tokens: int | None = None,
+    sampling: SamplingParams | Sequence[SamplingParams] = SamplingParams(),  # noqa: B008 - frozen
+    batch_size: int = 16,
+    candidates: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> list[Generation]:
+    """Write a completion for every prompt.
+
+    Args:
+        members: the models (`fsgen.load`).
+        prompts: texts, or sequences of token ids.
+        method: a preset, with parameters behind a colon (`contrastive:beta=0.3`), or a `Method`.
+        router: instead of the method's own: `max-prob:0.5`, `entropy:1`, ...
+        draft_tokens: instead of the method's own.
+        sampling: for all prompts, or one each.
+        batch_size: how many are written at a time; it changes the speed, not the texts.
+        candidates: how many of the most likely tokens of p and q each record keeps.
+        progress: called with the number of texts that were finished since the last call.
+
+    Returns:
+        a `Generation` for each prompt, in order.
+
+    Raises:
+        ValueError: unknown method, router or parameter, a member that is missing, a prompt that with its budget exceeds
+            the context window. All prompts are checked before the first token is written.
+    """
+    chosen = parse(method, router, draft_tokens)
+    ids = [encode(members, prompt) for prompt in prompts]
+    rows = [sampling] * len(ids) if isinstance(sampling, SamplingParams) else list(sampling)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
+    check(members, chosen, ids, rows)
+    done: dict[int, Generation] = {}
+    # Prompts of like length share a batch: less padding, and no effect on what is written.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        decoding = Decoding(members, chosen, [ids[i] for i in batch], [rows[i] for i in batch], top=candidates)
+        tokens: list[list[Token]] = [[] for _ in batch]
+        for row, token in decoding:
+            tokens[row].append(token)
+        done |= {i: finished(decoding, row, tokens[row]) for row, i in enumerate(batch)}
+        if progress is not None:
+            progress(len(batch))
+    return [done[i] for i in range(len(ids))]
+
+
+def stream(
+    members: Members,
+    prompt: Prompt,
+    method: str | Method = "speculative",
+    router: str | Router | None = None,
+    draft_tokens: int | None = None,
+    sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+    candidates: int = 0,
+) -> Generator[Token, None, Generation]:
+    """The records of one completion as they are written; arguments and errors as in `generate`.
+
+    The generator returns the finished `Generation` (the value of `yield from`).
+    """
+    decoding = Decoding(
+        members, parse(method, router, draft_tokens), [encode(members, prompt)], [sampling], top=candidates
+    )
+    return _stream(decoding)
+
+
+def _stream(decoding: Decoding) -> Generator[Token, None, Generation]:
+    tokens = []
+    for _, token in decoding:
+        tokens.append(token)
+        yield token
+    return finished(decoding, 0, tokens)
+
+
+def encode(members: Members | Plan, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt; those of a text by the members' tokenizer, with whatever special tokens it adds."""
+    if isinstance(prompt, str):
+        return list(members.tokenizer.encode(prompt))
+    return [int(token) for token in prompt]
+
+
+def finished(decoding: Decoding, row: int, tokens: list[Token]) -> Generation:
+    """The `Generation` of a row of a decoding that has ended."""
+    state = decoding.rows[row]
+    assert state.stop_reason is not None
+    draft_calls, draft_tokens = decoding.usage(row, "draft")
+    target_calls, target_tokens = decoding.usage(row, "target")
+    costs: dict[str, Any] = {
+        "draft_calls": draft_calls,
+        "draft_tokens": draft_tokens,
+        "target_calls": target_calls,
+        "target_tokens": target_tokens,
+        "draft_seconds": state.draft_seconds,
+        "system2_seconds": state.system2_seconds,
+        "seconds": state.seconds,
+    }
+    return Generation(
+        text=state.text.text,
+        token_ids=state.ids[state.prompt :],
+        tokens=tokens,
+        stats=count(tokens, sampled=not state.params.greedy, **costs),
+        stop_reason=state.stop_reason,
+        prompt_tokens=state.prompt,
+    )

@@ -1,0 +1,194 @@
+"""A method is a fusion, a router, a verifier and a number of draft tokens under one name.
+
+The only place that parses the strings of methods (`contrastive:beta=0.3`) and of routers (`max-prob:0.5`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from fsgen.fusions import FUSIONS, Fusion, Target
+from fsgen.routers import ROUTERS, Always, MaxProb, Never, Router
+from fsgen.types import SamplingParams
+from fsgen.verifiers import VERIFIERS, Verifier
+
+MAX_DRAFT_TOKENS = 64
+
+
+@dataclass(frozen=True)
+class Method:
+    """How draft and System 2 write together.
+
+    Args:
+        name: as it is shown in tables.
+        fusion: how the members' logits become q.
+        router: which positions need System 2.
+        draft_tokens: the most tokens that the draft writes in a round; 0 is System 2 alone.
+        trusting: the router *routes* (a token it does not flag is trusted without verification), instead of only
+            ending the draft early, with everything verified.
+        bonus: System 2 adds a token where all drafted ones stood. Only where the fusion does not read the draft:
+            it has not been asked at that position.
+        rollback: when System 2 is consulted it also re-checks the tokens trusted since, and rewinds to the first one
+            with less than `rollback` times the probability of its own best one (Kim 2302.07863). None: never.
+        verifier: `exact`, `rejection`, or `auto`: exact where all rows are greedy.
+
+    Raises:
+        ValueError: a combination that means nothing, named.
+    """
+
+    name: str
+    fusion: Fusion
+    router: Router = field(default_factory=Always)
+    draft_tokens: int = 5
+    trusting: bool = False
+    bonus: bool = True
+    rollback: float | None = None
+    verifier: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ValueError(f"draft_tokens={self.draft_tokens} is impossible: 0 to {MAX_DRAFT_TOKENS}")
+        if self.draft_tokens == 0 and (self.trusting or self.fusion.reads_draft):
+            raise ValueError(f"method {self.name!r} reads the draft at every position: draft_tokens must be at least 1")
+        if self.draft_tokens == 0 and not self.bonus:
+            raise ValueError(f"method {self.name!r} writes drafted tokens only: draft_tokens must be at least 1")
+        if self.verifier != "auto" and self.verifier not in VERIFIERS:
+            raise ValueError(f"unknown verifier {self.verifier!r}; there are auto, {', '.join(VERIFIERS)}")
+        if self.rollback is not None:
+            if not self.trusting:
+                raise ValueError(f"rollback re-checks trusted tokens; method {self.name!r} trusts none, use 'route'")
+            if not 0.0 < self.rollback <= 1.0:
+                raise ValueError(f"rollback={self.rollback!r} is impossible: it must be above 0 and at most 1")
+            if self.fusion.reads_draft:
+                raise ValueError(f"rollback needs a fusion that reads the target alone, not {self.fusion.name!r}")
+
+    @property
+    def drafts(self) -> bool:
+        return self.draft_tokens > 0
+
+    @property
+    def adds_bonus(self) -> bool:
+        return self.bonus and not self.trusting and not self.fusion.reads_draft
+
+    @property
+    def watcher(self) -> Router | None:
+        """The router to ask at every drafted token, or None where it could not end a draft early."""
+        return None if not self.trusting and isinstance(self.router, Always | Never) else self.router
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The members that it calls."""
+        roles = ["draft"] if self.drafts else []
+        if not (self.trusting and isinstance(self.router, Never)):
+            roles += ["target"] + ["base"] * self.fusion.reads_base
+        return tuple(roles)
+
+    def require(self, available: Iterable[str]) -> None:
+        """Raises ValueError where a member that it calls is missing."""
+        available = set(available)
+        missing = [role for role in self.roles if role not in available]
+        if missing:
+            raise ValueError(f"method {self.name!r} needs a {' and a '.join(missing)} model; give --{missing[0]}")
+
+    def verifier_for(self, rows: list[SamplingParams]) -> Verifier:
+        """The verifier of a batch. Raises ValueError where `exact` was asked for and a row draws."""
+        greedy = all(row.greedy for row in rows)
+        if self.verifier == "exact" and not greedy:
+            raise ValueError("verifier 'exact' is for greedy decoding: set temperature=0, or use 'rejection'")
+        name = ("exact" if greedy else "rejection") if self.verifier == "auto" else self.verifier
+        return VERIFIERS[name]
+
+
+PRESETS: dict[str, Method] = {
+    preset.name: preset
+    for preset in (
+        Method("oracle", Target(), draft_tokens=1, bonus=False),
+        Method("speculative", Target()),
+        *(Method(name, fusion()) for name, fusion in FUSIONS.items() if name != "target"),
+        Method("route", Target(), router=MaxProb(0.5), trusting=True),
+        Method("plain", Target(), draft_tokens=0),
+    )
+}
+
+
+def parse_router(text: str) -> Router:
+    """A router from its string, such as `always`, `max-prob:0.5`, `position:0-16`.
+
+    Raises:
+        ValueError: unknown name (listing those that exist) or an argument that the router cannot take.
+    """
+    name, _, argument = text.strip().partition(":")
+    if name not in ROUTERS:
+        known = ", ".join(router.usage or router.name for router in ROUTERS.values())
+        raise ValueError(f"unknown router {name!r}; there are {known}")
+    return ROUTERS[name].parse(argument)
+
+
+def parse(method: str | Method, router: str | Router | None = None, draft_tokens: int | None = None) -> Method:
+    """A method from its string, with another router or draft length where one is given.
+
+    The string is a preset, with parameters behind a colon: `contrastive:alpha=0.1,beta=0.3`, `route:rollback=0.2`.
+    Parameters are those of the fusion, `draft_tokens`, `verifier`, and for `route` also `rollback` and `fusion`.
+
+    Raises:
+        ValueError: unknown name, parameter or value; the message lists what exists.
+    """
+    if isinstance(method, str):
+        method = _parse_method(method)
+    if router is not None:
+        method = replace(method, router=parse_router(router) if isinstance(router, str) else router)
+    if draft_tokens is not None:
+        method = replace(method, draft_tokens=draft_tokens)
+    return method
+
+
+def _parse_method(text: str) -> Method:
+    name, _, rest = text.strip().partition(":")
+    if name not in PRESETS:
+        raise ValueError(f"unknown method {name!r}; there are {', '.join(PRESETS)}")
+    method = PRESETS[name]
+    given: dict[str, str] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"method {name!r}: {item!r} is not a parameter; write name=value")
+        if key in given:
+            raise ValueError(f"method {name!r}: parameter {key!r} is given twice")
+        given[key] = value
+
+    if method.trusting and "fusion" in given:
+        fusion = given.pop("fusion")
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}; there are {', '.join(FUSIONS)}")
+        method = replace(method, fusion=FUSIONS[fusion]())
+
+    of_fusion = [field.name for field in fields(method.fusion)]  # type: ignore[arg-type]  # all are dataclasses
+    of_method = ["draft_tokens", "verifier"] + ["rollback"] * method.trusting
+    for key in given:
+        if key not in of_fusion + of_method:
+            known = of_fusion + of_method + ["fusion"] * method.trusting
+            raise ValueError(f"method {name!r} has no parameter {key!r}; it has {', '.join(known)}")
+
+    fusion_values = {key: _number(name, key, given) for key in given if key in of_fusion}
+    if fusion_values:
+        method = replace(method, fusion=replace(method.fusion, **fusion_values))  # type: ignore[type-var]
+    if "rollback" in given:
+        method = replace(method, rollback=_number(name, "rollback", given))
+    if "draft_tokens" in given:
+        value = given["draft_tokens"]
+        if not value.isdecimal():
+            raise ValueError(f"method {name!r}: draft_tokens={value!r} is not a count")
+        method = replace(method, draft_tokens=int(value))
+    if "verifier" in given:
+        method = replace(method, verifier=given["verifier"])
+    # The name that tables show tells what was asked for; draft_tokens has a column of its own.
+    shown = ",".join(item for item in rest.split(",") if item and not item.startswith("draft_tokens="))
+    return replace(method, name=f"{name}:{shown}" if shown else name)
+
+
+def _number(method: str, key: str, given: Mapping[str, str]) -> float:
+    try:
+        return float(given[key])
+    except ValueError:
+        raise ValueError(f"method {method!r}: {key}={given[key]!r} is not a number") from None

@@ -1,0 +1,141 @@
+"""Each metric, defined once: counts that add up over texts, and the ratios made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Self
+
+from fsgen.types import Token
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What was counted in a text, or in many: `a + b` is both together.
+
+    Attributes:
+        sampled: texts drawn rather than greedy; decides which `collaboration_frequency` is meant.
+        tokens: n, generated tokens.
+        known: positions where the greedy choices of both systems are known; `differing`: those where they differ.
+        variation: the sum of total variations of p and q over `compared` positions.
+        consulted: positions at which System 2 was asked.
+        accepted, recovered: drafted tokens that stood, and that fell, when System 2 verified them.
+        draft_calls, target_calls: forward calls in which the text took part.
+        draft_tokens, target_tokens: tokens of the text run through the model, catch-up included (of the prompt only
+            its last token).
+        draft_seconds, system2_seconds, seconds: wall clock, the text's share of its batch; `seconds` is all of it.
+    """
+
+    sampled: bool = False
+    tokens: int = 0
+    known: int = 0
+    differing: int = 0
+    variation: float = 0.0
+    compared: int = 0
+    consulted: int = 0
+    accepted: int = 0
+    recovered: int = 0
+    draft_calls: int = 0
+    draft_tokens: int = 0
+    target_calls: int = 0
+    target_tokens: int = 0
+    draft_seconds: float = 0.0
+    system2_seconds: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, more: Self) -> Self:
+        if self.sampled != more.sampled and self.tokens and more.tokens:
+            raise ValueError("counts of greedy and of sampled texts have no common collaboration frequency")
+        sums = {f.name: getattr(self, f.name) + getattr(more, f.name) for f in fields(self) if f.name != "sampled"}
+        return type(self)(sampled=self.sampled or more.sampled, **sums)
+
+    @classmethod
+    def total(cls, counts: Iterable[Self]) -> Self:
+        result = cls()
+        for more in counts:
+            result = result + more
+        return result
+
+    @property
+    def collaboration_frequency(self) -> float | None:
+        """Share of positions where System 2's greedy token differs from the draft's, of those where both are known.
+
+        With the router `always`, the lower bound of 2406.12295: what a perfect router would need. When sampling, the
+        expected rejection rate: the mean total variation of p and q.
+        """
+        part, whole = frequency_counts(self.sampled)
+        return _ratio(getattr(self, part), getattr(self, whole))
+
+    @property
+    def consulted_rate(self) -> float | None:
+        """Positions at which System 2 was asked / n."""
+        return _ratio(self.consulted, self.tokens)
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Accepted / verified drafted tokens."""
+        return _ratio(self.accepted, self.accepted + self.recovered)
+
+    @property
+    def mean_accepted_length(self) -> float | None:
+        """Tokens per System-2 call."""
+        return _ratio(self.tokens, self.target_calls)
+
+    @property
+    def target_calls_per_token(self) -> float | None:
+        return _ratio(self.target_calls, self.tokens)
+
+    @property
+    def target_tokens_per_token(self) -> float | None:
+        """Tokens run through the target / n, catch-up included."""
+        return _ratio(self.target_tokens, self.tokens)
+
+    @property
+    def other_seconds(self) -> float:
+        """Wall clock outside the models' forward calls."""
+        return self.seconds - self.draft_seconds - self.system2_seconds
+
+    def as_dict(self) -> dict[str, float | int | None]:
+        """The metrics, and the counts they are made of, by name."""
+        names = [f.name for f in fields(self)] + [
+            name for name, value in vars(type(self)).items() if isinstance(value, property)
+        ]
+        return {name: getattr(self, name) for name in names}
+
+
+def frequency_counts(sampled: bool) -> tuple[str, str]:
+    """The names of the two counts whose ratio is the collaboration frequency."""
+    return ("variation", "compared") if sampled else ("differing", "known")
+
+
+def count(tokens: Iterable[Token], *, sampled: bool, **costs: float) -> Counts:
+    """The counts of one text's records; `costs` are the calls, tokens and seconds that only the models know."""
+    n = known = differing = compared = consulted = accepted = recovered = 0
+    variation = 0.0
+    for token in tokens:
+        n += 1
+        consulted += token.consulted
+        accepted += token.source == "accepted"
+        recovered += token.source == "recovered"
+        if (differs := token.differs) is not None:
+            known += 1
+            differing += differs
+        if token.total_variation is not None:
+            compared += 1
+            variation += token.total_variation
+    return Counts(
+        sampled=sampled,
+        tokens=n,
+        known=known,
+        differing=differing,
+        variation=variation,
+        compared=compared,
+        consulted=consulted,
+        accepted=accepted,
+        recovered=recovered,
+        **costs,  # type: ignore[arg-type]  # ints stay ints: they are handed through
+    )
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return part / whole if whole else None

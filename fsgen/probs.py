@@ -1,0 +1,169 @@
+"""From logits to probabilities, and what is measured and drawn from them.
+
+Turning logits into probabilities (`Transforms`) is apart from drawing (`sample`), so that verification sees exactly
+the distributions that drawing saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsgen.types import SamplingParams
+
+
+class Transforms:
+    """The sampling transforms of a batch: temperature, then top-k, top-p and min-p, each row its own.
+
+    The order, and that ties at the k-th logit all stay, are those of `transformers`' logits processors.
+    """
+
+    def __init__(self, rows: Sequence[SamplingParams], device: torch.device) -> None:
+        def column(values: list[float], off: float) -> Tensor | None:
+            if all(value == off for value in values):
+                return None
+            return torch.tensor(values, device=device, dtype=torch.float32)[:, None, None]
+
+        self.greedy_rows = torch.tensor([row.greedy for row in rows], device=device)[:, None, None]
+        self.all_greedy = all(row.greedy for row in rows)
+        self.any_greedy = any(row.greedy for row in rows)
+        self._temperature = column([row.temperature or 1.0 for row in rows], 1.0)
+        self._top_k = column([float(row.top_k) for row in rows], 0.0)
+        self._top_p = column([row.top_p for row in rows], 1.0)
+        self._min_p = column([row.min_p for row in rows], 0.0)
+
+    def measured(self, logits: Tensor) -> Tensor:
+        """Probabilities as they are compared: [rows, n, vocab] logits, transformed; greedy rows at temperature 1."""
+        if self.all_greedy:
+            return logits.softmax(-1)
+        transformed = self._transform(logits)
+        return torch.where(self.greedy_rows, logits.softmax(-1), transformed) if self.any_greedy else transformed
+
+    def drawn(self, logits: Tensor) -> Tensor:
+        """Probabilities as they are drawn from: [rows, n, vocab] logits, transformed; greedy rows one-hot."""
+        if not self.any_greedy:
+            return self._transform(logits)
+        one_hot = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
+        return one_hot if self.all_greedy else torch.where(self.greedy_rows, one_hot, self._transform(logits))
+
+    def _transform(self, logits: Tensor) -> Tensor:
+        if self._temperature is not None:
+            logits = logits / self._temperature
+        if self._top_k is not None:
+            keep = self._top_k.long()
+            keep = torch.where(keep == 0, logits.shape[-1], keep).clamp(max=logits.shape[-1])
+            ordered = logits.topk(int(keep.max()), dim=-1).values
+            floor = ordered.gather(-1, (keep - 1).expand(*logits.shape[:-1], 1))
+            logits = logits.masked_fill(logits < floor, -torch.inf)
+        if self._top_p is not None:
+            ordered, order = logits.sort(dim=-1, descending=True)
+            probs = ordered.softmax(-1)
+            # A token stays while the mass before it has not reached top_p, so the first one always does.
+            surplus = (probs.cumsum(-1) - probs >= self._top_p) & (self._top_p < 1.0)
+            surplus[..., 0] = False
+            logits = logits.masked_fill(surplus.scatter(-1, order, surplus), -torch.inf)
+        if self._min_p is not None:
+            probs = logits.softmax(-1)
+            logits = logits.masked_fill(probs < self._min_p * probs.amax(-1, keepdim=True), -torch.inf)
+        return logits.softmax(-1)
+
+
+_MIX = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    x = (x ^ (x >> np.uint64(30))) * _MIX[0]
+    x = (x ^ (x >> np.uint64(27))) * _MIX[1]
+    return x ^ (x >> np.uint64(31))
+
+
+def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64], stream: int) -> NDArray[np.float64]:
+    """Uniform numbers in [0, 1 - 2**-32], one for each (seed, position, stream), by two rounds of SplitMix64.
+
+    Numbers that depend on nothing but a row's seed, a position and what they are drawn for make a row's output
+    independent of its batch, and of how its text was cut into rounds.
+
+    Args:
+        seeds, positions: arrays that broadcast.
+        stream: what the numbers are for (`DRAFT`, `ACCEPT`, `DECIDE`, `ROUTE`).
+    """
+    with np.errstate(over="ignore"):
+        key = _mix(seeds + _GOLDEN * np.uint64(stream + 1))
+        bits = _mix(key + _GOLDEN * (positions.astype(np.uint64) + np.uint64(1)))
+    return (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
+
+
+# What a uniform number is for: a draft token, its acceptance, System 2's own token, a random router.
+DRAFT, ACCEPT, DECIDE, ROUTE = range(4)
+
+
+def sample(probs: Tensor, uniform: Tensor) -> Tensor:
+    """Draw by inverting the distribution function: [..., vocab] probabilities and [...] uniforms give [...] ids.
+
+    A token of probability 0 is never drawn. In float64, since float32 sums over a large vocabulary drift.
+    """
+    cumulative = probs.double().cumsum(-1)
+    threshold = uniform.double() * cumulative[..., -1]
+    return torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]
+
+
+def residual(p: Tensor, q: Tensor) -> Tensor:
+    """max(0, q - p) renormalised, over the last axis; q itself where the two are equal (Leviathan 2211.17192)."""
+    left = (q - p).clamp_(min=0.0)
+    mass = left.sum(-1, keepdim=True)
+    return torch.where(mass > 0, left / mass.clamp(min=torch.finfo(left.dtype).tiny), q)
+
+
+def total_variation(p: Tensor, q: Tensor) -> Tensor:
+    """Half the L1 distance of two distributions over the last axis: the chance that a draw from p is rejected."""
+    return 0.5 * (p - q).abs().sum(-1)
+
+
+class Summary(NamedTuple):
+    """What a trace keeps of a distribution; every field has the shape of the positions, the last two [..., top]."""
+
+    token: Tensor
+    prob: Tensor
+    margin: Tensor
+    entropy: Tensor
+    top_ids: Tensor
+    top_probs: Tensor
+
+
+def summarize(logits: Tensor, top: int = 0) -> Summary:
+    """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits."""
+    probs = logits.softmax(-1)
+    best = probs.topk(min(max(2, top), probs.shape[-1]), dim=-1)
+    entropy = torch.special.entr(probs).sum(-1)
+    # argmax, not best.indices: at ties the greedy token must be the one that the loop takes.
+    return Summary(
+        token=logits.argmax(-1),
+        prob=best.values[..., 0],
+        margin=best.values[..., 0] - best.values[..., 1],
+        entropy=entropy,
+        top_ids=best.indices[..., :top],
+        top_probs=best.values[..., :top],
+    )
+
+
+def left_aligned(logits: Tensor, last: list[int]) -> Tensor:
+    """Right-aligned logits, of which each row has its `last` positions, as left-aligned [rows, max(last), vocab]."""
+    longest = max(last)
+    if min(last) == longest:
+        return logits[:, logits.shape[1] - longest :]
+    return window(logits, [logits.shape[1] - n for n in last], longest)
+
+
+def window(x: Tensor, starts: list[int], length: int) -> Tensor:
+    """x[i, starts[i] : starts[i] + length] of each row of [rows, n, vocab]; past the end, filling."""
+    if not any(starts):
+        return x[:, :length]
+    index = torch.tensor(starts, device=x.device)[:, None] + torch.arange(length, device=x.device)
+    rows = torch.arange(len(x), device=x.device)[:, None]
+    return x[rows, index.clamp(max=x.shape[1] - 1)]

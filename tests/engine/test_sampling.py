@@ -1,0 +1,244 @@
+"""Sampled output is distributed as q: G-tests over at least 200,000 draws on four-token distributions."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from fsgen import SamplingParams, generate
+from fsgen.fusions import FUSIONS
+from fsgen.probs import (
+    ACCEPT,
+    DECIDE,
+    DRAFT,
+    Transforms,
+    residual,
+    sample,
+    summarize,
+    total_variation,
+    uniforms,
+)
+from fsgen.verifiers import VERIFIERS
+from tests.doubles import Markov, group
+from tests.engine import reference
+
+TARGET = torch.tensor([0.9, -0.3, 0.1, -1.2])
+DRAFT_LOGITS = torch.tensor([-0.2, 0.8, 0.0, -0.6])
+BASE = torch.tensor([0.1, 0.2, -0.5, 0.3])
+TRANSFORMS: list[dict[str, Any]] = [
+    {},
+    {"temperature": 0.6},
+    {"temperature": 1.7},
+    {"top_k": 2},
+    {"top_p": 0.8},
+    {"min_p": 0.35},
+    {"temperature": 0.9, "top_k": 3, "top_p": 0.9, "min_p": 0.1},
+]
+N = 200_000
+
+
+def g_test(observed: np.ndarray, expected: np.ndarray) -> float:
+    """The p-value of counts against probabilities; a token of probability 0 must not be there at all."""
+    assert observed[expected == 0].sum() == 0
+    possible = expected > 0
+    if possible.sum() == 1:
+        return 1.0
+    return float(stats.power_divergence(
+        observed[possible], observed.sum() * expected[possible] / expected[possible].sum(), lambda_="log-likelihood"
+    ).pvalue)  # fmt: skip
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_verified_tokens_are_distributed_as_q(fusion: str, transform: dict[str, Any]) -> None:
+    sampling = SamplingParams(**({"temperature": 1.0} | transform))
+    transforms = Transforms([sampling], torch.device("cpu"))
+    fused = FUSIONS[fusion]()(TARGET, DRAFT_LOGITS, BASE)
+    p = transforms.drawn(DRAFT_LOGITS[None, None]).expand(N, 1, 4)
+    q = transforms.drawn(fused[None, None]).expand(N, 2, 4)
+    seeds, zero = np.arange(N, dtype=np.uint64), np.zeros((N, 1), dtype=np.int64)
+
+    def draw(stream: int, width: int = 1) -> torch.Tensor:
+        return torch.from_numpy(uniforms(seeds[:, None], zero + np.arange(width), stream))
+
+    drafted = sample(p, draw(DRAFT))
+    verdict = VERIFIERS["rejection"].verify(
+        drafted, torch.ones(N, dtype=torch.long), p, q, draw(ACCEPT, 2), draw(DECIDE, 2)
+    )
+    first = torch.where(verdict.accepted == 1, drafted[:, 0], verdict.token)
+    expected = reference.transform(
+        reference.fuse(fusion, TARGET, DRAFT_LOGITS, BASE), **{"temperature": 1.0} | transform
+    ).numpy()
+    assert g_test(first.bincount(minlength=4).numpy(), expected) > 1e-4
+    # The token after an accepted one is distributed as q too.
+    bonus = verdict.token[verdict.accepted == 1]
+    assert g_test(bonus.bincount(minlength=4).numpy(), expected) > 1e-4
+    # The rejection rate is the total variation, which is what the trace records.
+    distance = float(total_variation(p[0, 0], q[0, 0]))
+    assert 1 - verdict.accepted.float().mean() == pytest.approx(distance, abs=5 * math.sqrt(0.25 / N))
+
+
+TABLES = [torch.from_numpy(np.random.default_rng(s).normal(size=(4, 4)) * 1.2).float() for s in (1, 2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("method", "transform"),
+    [
+        *((m, {"temperature": 0.8}) for m in ("speculative", "contrastive", "proxy", "ensemble", "mixture")),
+        *(("speculative", t) for t in ({"top_k": 2}, {"top_p": 0.7}, {"min_p": 0.4})),
+        ("oracle", {"temperature": 1.0}),
+        ("plain", {"temperature": 1.0}),
+        ("route", {"temperature": 0.8}),
+    ],
+    ids=str,
+)
+def test_texts_of_the_loop_are_distributed_as_q(method: str, transform: dict[str, Any]) -> None:
+    """Three tokens from a Markov chain, whose 64 texts have known probabilities: 200,000 tokens through the loop."""
+    rows = -(-N // 3)
+    target, draft, base = (Markov(table, seed) for seed, table in enumerate(TABLES))
+    members = group(draft, target, base)
+    router = {"route": "always"}.get(method)
+    k = {"plain": 0, "oracle": 1, "route": None}.get(method, 2)
+    options = {"temperature": 1.0} | transform
+    sampling = [SamplingParams(max_tokens=3, ignore_eos=True, seed=seed, **options) for seed in range(rows)]
+    texts = generate(members, [[1]] * rows, method, router, k, sampling, batch_size=rows)
+    counts = np.zeros((4, 4, 4))
+    for text in texts:
+        counts[tuple(text.token_ids)] += 1
+
+    fusion = method if method in FUSIONS else "target"
+    rows_of_q = [
+        reference.transform(reference.fuse(fusion, *(t[i] for t in (TABLES[1], TABLES[0], TABLES[2]))), **options)
+        for i in range(4)
+    ]
+    expected = np.array(
+        [rows_of_q[1][a] * rows_of_q[a][b] * rows_of_q[b][c] for a, b, c in itertools.product(range(4), repeat=3)]
+    ).reshape(4, 4, 4)
+    assert g_test(counts.ravel(), expected.ravel()) > 1e-4
+
+
+def test_the_expected_rejection_rate_is_the_one_counted() -> None:
+    members = group(Markov(TABLES[0], 0), Markov(TABLES[1], 1))
+    sampling = [SamplingParams(max_tokens=4, ignore_eos=True, seed=s, temperature=1.0) for s in range(20_000)]
+    texts = generate(members, [[1]] * len(sampling), "oracle", sampling=sampling, batch_size=len(sampling))
+    total = texts[0].stats.total(text.stats for text in texts)
+    counted = total.recovered / (total.accepted + total.recovered)
+    assert total.collaboration_frequency == pytest.approx(counted, abs=0.008)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    logits=st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12, unique=True),
+    temperature=st.floats(0.1, 3.0),
+    top_k=st.integers(0, 14),
+    top_p=st.floats(0.05, 1.0),
+    min_p=st.floats(0.0, 0.95),
+)
+def test_transforms_equal_the_written_out_ones(
+    logits: list[float], temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    params = SamplingParams(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    z = torch.tensor(logits)
+    ours = Transforms([params], torch.device("cpu")).drawn(z[None, None])[0, 0].double()
+    expected = reference.transform(reference.softmax(z), temperature, top_k, top_p, min_p)
+    # A token at the edge of a cut may fall either way by rounding; anything else must agree.
+    edge = (ours > 0) != (expected > 0)
+    if not edge.any():
+        assert torch.allclose(ours, expected, atol=1e-5)
+    assert int(edge.sum()) <= 1
+    assert float(ours.sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_transforms_equal_those_of_transformers() -> None:
+    from transformers import (
+        MinPLogitsWarper,
+        TemperatureLogitsWarper,
+        TopKLogitsWarper,
+        TopPLogitsWarper,
+    )
+
+    z = torch.from_numpy(np.random.default_rng(0).normal(size=(64, 300)) * 3).float()
+    rows = [SamplingParams(temperature=0.7, top_k=40, top_p=0.85, min_p=0.02)] * len(z)
+    scores = z
+    for warper in (TemperatureLogitsWarper(0.7), TopKLogitsWarper(40), TopPLogitsWarper(0.85), MinPLogitsWarper(0.02)):
+        scores = warper(torch.zeros((len(z), 1), dtype=torch.long), scores)
+    ours = Transforms(rows, torch.device("cpu")).drawn(z[:, None])[:, 0]
+    torch.testing.assert_close(ours, scores.softmax(-1))
+
+
+def test_rows_of_a_batch_have_their_own_transforms() -> None:
+    rows = [SamplingParams(), SamplingParams(temperature=0.5), SamplingParams(temperature=1.0, top_k=1)]
+    z = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 2, 6))).float()
+    together = Transforms(rows, torch.device("cpu"))
+    for i, row in enumerate(rows):
+        alone = Transforms([row], torch.device("cpu"))
+        torch.testing.assert_close(together.drawn(z)[i], alone.drawn(z[i : i + 1])[0])
+        torch.testing.assert_close(together.measured(z)[i], alone.measured(z[i : i + 1])[0])
+    one_hot = together.drawn(z)[0]
+    assert one_hot.argmax(-1).tolist() == z[0].argmax(-1).tolist()
+    assert one_hot.sum(-1).tolist() == [1.0, 1.0]
+
+
+def test_impossible_tokens_are_never_drawn() -> None:
+    probs = torch.tensor([0.0, 0.5, 0.0, 0.5, 0.0])
+    edges = torch.tensor([0.0, 0.5, 1.0 - 2.0**-32, 0.49999999])
+    assert sample(probs.expand(4, 5), edges).tolist() == [1, 3, 3, 1]
+
+
+def test_uniform_numbers_look_uniform_and_independent() -> None:
+    seeds, positions = np.arange(500, dtype=np.uint64)[:, None], np.arange(400)
+    for stream in (DRAFT, ACCEPT, DECIDE):
+        u = uniforms(seeds, positions, stream)
+        assert stats.kstest(u.ravel(), "uniform").pvalue > 1e-4
+        for shifted in (u[1:].ravel(), u[:, 1:].ravel()):
+            other = u[:-1].ravel() if len(shifted) == 499 * 400 else u[:, :-1].ravel()
+            assert abs(np.corrcoef(shifted, other)[0, 1]) < 0.012
+    a, b = uniforms(seeds, positions, DRAFT).ravel(), uniforms(seeds, positions, ACCEPT).ravel()
+    assert abs(np.corrcoef(a, b)[0, 1]) < 0.012
+
+
+def test_residual_and_total_variation_by_hand() -> None:
+    p, q = torch.tensor([0.5, 0.3, 0.2, 0.0]), torch.tensor([0.2, 0.3, 0.1, 0.4])
+    torch.testing.assert_close(residual(p, q), torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    assert float(total_variation(p, q)) == pytest.approx(0.4)
+    torch.testing.assert_close(residual(q, q), q)
+
+
+def test_summary_by_hand() -> None:
+    z = torch.log(torch.tensor([0.5, 0.25, 0.125, 0.125]))
+    summary = summarize(z, top=3)
+    assert int(summary.token) == 0
+    assert float(summary.prob) == pytest.approx(0.5)
+    assert float(summary.margin) == pytest.approx(0.25)
+    assert float(summary.entropy) == pytest.approx(1.75 * math.log(2))
+    assert summary.top_ids.tolist()[:2] == [0, 1]
+    masked = summarize(torch.tensor([0.0, -torch.inf, 0.0]))
+    assert float(masked.entropy) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"max_tokens": 0}, "max_tokens=0"),
+        ({"temperature": -0.1}, "temperature=-0.1"),
+        ({"temperature": math.inf}, "temperature=inf"),
+        ({"temperature": math.nan}, "temperature=nan"),
+        ({"top_k": -1}, "top_k=-1"),
+        ({"top_p": 0.0}, "top_p=0.0"),
+        ({"top_p": 1.1}, "top_p=1.1"),
+        ({"min_p": 1.0}, "min_p=1.0"),
+        ({"seed": -1}, "seed=-1"),
+        ({"stop": ("a", "")}, "stop="),
+    ],
+)
+def test_impossible_sampling_values_are_named(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        SamplingParams(**options)
