@@ -1,0 +1,1 @@
+"""The resumable recipe of the pocket ladder."""

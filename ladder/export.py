@@ -1,0 +1,76 @@
+"""Export: bfloat16 safetensors with their tokenizer, as `transformers` loads them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ladder import tokenizer
+from ladder.files import PACKAGE, WORK
+from ladder.sizes import SIZES, Size, size_named
+from ladder.train import new_model
+from ladder.tune import SUFFIX, TUNED
+
+RECIPE_VERSION = 1
+LIMIT_BYTES = 45_000_000
+
+
+def write_model(model: Any, folder: Path, facts: dict[str, Any]) -> None:
+    """Write a model's config, bfloat16 weights (the tied head is not stored twice), tokenizer and `pocket.json`."""
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.to(torch.bfloat16).save_pretrained(temporary)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(tokenizer.FOLDER / name, temporary / name)
+    (temporary / "pocket.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def trained(name: str) -> tuple[Any, dict[str, Any]]:
+    """The trained model of a run in float32, and its facts."""
+    size = size_named(name.removesuffix(SUFFIX))
+    state = torch.load(WORK / "runs" / name / "final.pt", weights_only=True)
+    model = new_model(size, attention="sdpa")
+    model.load_state_dict(state["model"])
+    tuned = name.endswith(SUFFIX)
+    facts: dict[str, Any] = {
+        "name": name,
+        "family": "pocket",
+        "parameters": size.parameters,
+        "non_embedding_parameters": size.non_embedding_parameters,
+        "training_tokens": state["tokens"],
+        "training_seconds": round(state["seconds"]),
+        "tuned_from": size.name if tuned else None,
+        "recipe_version": RECIPE_VERSION,
+    }
+    return model.eval(), facts
+
+
+def names(sizes: tuple[Size, ...] = SIZES) -> list[str]:
+    """All models of the recipe, the smallest first, then the tuned ones."""
+    return [size.name for size in sizes] + [size.name + SUFFIX for size in TUNED]
+
+
+def export() -> None:
+    """Write the six sizes and the small tuned ones into the package; the largest tuned stays in the work folder."""
+    for name in names():
+        if not (WORK / "runs" / name / "final.pt").exists():
+            raise ValueError(f"{name} is not trained yet; run `python -m ladder all`")
+        outside = name == TUNED[-1].name + SUFFIX
+        folder = (WORK / "exported" if outside else PACKAGE) / name
+        if (folder / "pocket.json").exists():
+            print(f"export {name}: done already")
+            continue
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        model, facts = trained(name)
+        write_model(model, folder, facts)
+        print(f"export {name}: {sum(file.stat().st_size for file in folder.iterdir()):,} bytes")
+    total = sum(file.stat().st_size for file in PACKAGE.rglob("*") if file.is_file())
+    print(f"export: {total:,} bytes in the package")
+    if total > LIMIT_BYTES:
+        raise ValueError(f"the weights take {total:,} bytes, more than {LIMIT_BYTES:,}")

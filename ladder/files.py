@@ -1,0 +1,35 @@
+"""Where the recipe reads and writes, and JSON lines."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+_ROOT = Path(__file__).parents[1]
+WORK = _ROOT / "ladder" / "work"  # everything that can be made again; not in git
+GSM8K_TRAIN = _ROOT / "ladder" / "data" / "gsm8k_train.jsonl.gz"
+REFERENCE = _ROOT / "ladder" / "data" / "reference"
+RESULTS = _ROOT / "ladder" / "results.json"
+TASK_DATA = _ROOT / "fsgen" / "tasks" / "data"
+POCKET_MATH = TASK_DATA / "pocket_math.jsonl.gz"
+PACKAGE = _ROOT / "fsgen" / "models" / "pocket"
+PAGE = _ROOT / "docs" / "ladder.md"
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a gzip-compressed JSON-lines file."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write objects as gzip-compressed JSON lines; the same rows make the same bytes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0, filename="") as out:
+        for row in rows:
+            out.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+    temporary.replace(path)

@@ -1,0 +1,50 @@
+"""The six sizes of the ladder: Llama shapes from about 0.1 M to about 8 M parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CONTEXT = 1024
+VOCAB_SIZE = 2048
+END_OF_TEXT_ID = 0
+
+
+@dataclass(frozen=True)
+class Size:
+    """Shape of one model; its name rounds the true parameter count."""
+
+    name: str
+    hidden: int
+    layers: int
+    heads: int
+    ffn: int
+
+    @property
+    def non_embedding_parameters(self) -> int:
+        """Parameters without the (tied) embedding."""
+        layer = 4 * self.hidden**2 + 3 * self.hidden * self.ffn + 2 * self.hidden
+        return self.layers * layer + self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; the tied embedding counts once."""
+        return self.non_embedding_parameters + VOCAB_SIZE * self.hidden
+
+
+# Few layers for the drafts: at these sizes a forward call costs by the layer, not by the weight.
+SIZES: tuple[Size, ...] = (
+    Size("pocket-0.1m", hidden=32, layers=2, heads=2, ffn=96),
+    Size("pocket-0.25m", hidden=64, layers=2, heads=2, ffn=224),
+    Size("pocket-0.6m", hidden=96, layers=3, heads=3, ffn=320),
+    Size("pocket-1.5m", hidden=160, layers=4, heads=5, ffn=416),
+    Size("pocket-4m", hidden=256, layers=5, heads=4, ffn=576),
+    Size("pocket-8m", hidden=320, layers=6, heads=5, ffn=896),
+)
+
+
+def size_named(name: str) -> Size:
+    """The size called `name`; raises ValueError naming the choices."""
+    for size in SIZES:
+        if size.name == name:
+            return size
+    raise ValueError(f"unknown size {name!r}; choose one of {', '.join(size.name for size in SIZES)}")

@@ -1,0 +1,139 @@
+"""Packed token rows: one fixed stream for all sizes, and one for tuning."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from ladder import tokenizer
+from ladder.corpus import Document, read_documents
+from ladder.files import WORK
+from ladder.sizes import END_OF_TEXT_ID
+
+STREAM = WORK / "stream.safetensors"
+TUNING_STREAM = WORK / "tuning.safetensors"
+IGNORED = -100
+EPOCHS = {"gsm8k": 3, "mbpp": 6}
+CAPS = {"python": 2_000_000}  # tokens
+SHORT, LONG = 512, 1024  # row widths; long rows are the last fifth
+_SHORT_SHARE = 0.8
+_POOL = 256
+_SEED = 7
+
+Encoded = tuple[list[int], list[int]]  # ids, labels
+
+
+def encode(documents: Iterable[Document], completions_only: bool = False) -> Iterator[tuple[str, Encoded]]:
+    """(domain, (ids, labels)) of each document, with the end of text."""
+    encoder = tokenizer.load()
+    for document in documents:
+        ids = [*encoder.encode(document.text).ids, END_OF_TEXT_ID]
+        labels = list(ids)
+        if completions_only:
+            given = len(encoder.encode(document.prompt).ids)
+            labels[:given] = [IGNORED] * given
+        yield document.domain, (ids, labels)
+
+
+def pack(documents: Iterable[Encoded], width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows [n, width] of whole documents; only a document longer than a row is cut, and little is padding."""
+    waiting: deque[Encoded] = deque()
+    for ids, labels in documents:
+        for start in range(0, len(ids), width):
+            waiting.append((ids[start : start + width], labels[start : start + width]))
+    pool: list[Encoded] = []
+    rows: list[list[int]] = []
+    row_labels: list[list[int]] = []
+    while waiting or pool:
+        while waiting and len(pool) < _POOL:
+            pool.append(waiting.popleft())
+        row: list[int] = []
+        marks: list[int] = []
+        choice: int | None = 0
+        while choice is not None:
+            ids, labels = pool.pop(choice)
+            row += ids
+            marks += labels
+            room = width - len(row)
+            fitting = [index for index, (other, _) in enumerate(pool) if len(other) <= room]
+            if not fitting:
+                choice = None
+            elif room > width // 2:
+                choice = fitting[0]  # the oldest, so that the order of the mixture stays
+            else:
+                choice = max(fitting, key=lambda index: len(pool[index][0]))
+        padding = width - len(row)
+        rows.append(row + [END_OF_TEXT_ID] * padding)
+        row_labels.append(marks + [IGNORED] * padding)
+    return torch.tensor(rows, dtype=torch.int16), torch.tensor(row_labels, dtype=torch.int16)
+
+
+def _save(path: Path, tensors: dict[str, torch.Tensor], counts: dict[str, int]) -> None:
+    temporary = path.with_suffix(".tmp")
+    save_file(tensors, temporary, metadata={domain: str(tokens) for domain, tokens in counts.items()})
+    temporary.replace(path)
+
+
+def build() -> None:
+    """Write the training stream: four fifths in short rows, the rest in long ones."""
+    if STREAM.exists():
+        print("stream: done already")
+        return
+    order = random.Random(_SEED)
+    documents = read_documents("train")
+    order.shuffle(documents)
+    counts: dict[str, int] = {}
+    encoded: list[Encoded] = []
+    for domain, item in encode(documents):
+        if counts.get(domain, 0) >= CAPS.get(domain, 1 << 60):
+            continue
+        repeats = EPOCHS.get(domain, 1)
+        counts[domain] = counts.get(domain, 0) + len(item[0]) * repeats
+        encoded += [item] * repeats
+    order.shuffle(encoded)
+    total = sum(counts.values())
+    taken, cut = 0, 0
+    while taken < total * _SHORT_SHARE:
+        taken += len(encoded[cut][0])
+        cut += 1
+    short, short_labels = pack(encoded[:cut], SHORT)
+    long, long_labels = pack(encoded[cut:], LONG)
+    tensors = {"short": short, "short_labels": short_labels, "long": long, "long_labels": long_labels}
+    _save(STREAM, tensors, counts)
+    print(f"stream: {total:,} tokens {counts} in {len(short):,} + {len(long):,} rows")
+
+
+def build_tuning(documents: list[Document]) -> None:
+    """Write the tuning stream; its loss is on completions only."""
+    if TUNING_STREAM.exists():
+        print("tuning stream: done already")
+        return
+    random.Random(_SEED).shuffle(documents)
+    items = [item for _, item in encode(documents, completions_only=True)]
+    short, short_labels = pack(items, SHORT)
+    counts = {"tuning": sum(len(ids) for ids, _ in items)}
+    _save(TUNING_STREAM, {"short": short, "short_labels": short_labels}, counts)
+    print(f"tuning stream: {counts['tuning']:,} tokens in {len(short):,} rows")
+
+
+def stream_tokens() -> dict[str, int]:
+    """domain -> tokens in the training stream, repeats included."""
+    with safe_open(STREAM, framework="pt") as opened:
+        return {domain: int(tokens) for domain, tokens in opened.metadata().items()}
+
+
+def batches(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(ids, labels) of every step in order, about 8,192 tokens each; what is left of a width is dropped."""
+    tensors = load_file(path)
+    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+    for name, rows in (("short", 16), ("long", 8)):
+        if name in tensors:
+            ids, labels = tensors[name], tensors[f"{name}_labels"]
+            steps += [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids) - rows + 1, rows)]
+    return steps
