@@ -18,7 +18,7 @@ from fsgen.methods import PRESETS, Method, parse
 from fsgen.metrics import count
 from fsgen.probs import left_aligned, total_variation
 from fsgen.trace import TraceFields
-from fsgen.types import Token
+from fsgen.types import Source, Token
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,7 +108,7 @@ def _generations(
             # What the target wrote is its greedy choice, whatever rounding says in this other call.
             trace |= {"target_token": old.id, "total_variation": distances[row][j]}
             stands = trace["draft_token"] == old.id
-            source = "accepted" if stands else "recovered"
+            source: Source = "accepted" if stands else "recovered"
             tokens.append(Token(position=j, id=old.id, text=old.text, source=source, round=j, **trace))
         n, share = len(tokens), len(tokens) / total
         stats = count(
