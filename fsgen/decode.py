@@ -446,19 +446,14 @@ class Decoding:
             if row.active and self.method.rollback is not None:
                 free = min(free, len(row.held) - row.trusted)
             settled = row.text.settled() if row.active else math.inf
+            count = 0
             for record in row.held[: max(0, free)]:
                 if record.end > settled:
                     break
                 text = row.text.text[row.given : record.end]
                 row.given = record.end
-                token = Token(
-                    position=record.position,
-                    id=record.token,
-                    text=text,
-                    source=record.source,
-                    round=record.round,
-                    **record.trace,
-                )
+                token = Token(record.position, record.token, text, record.source, record.round, **record.trace)
                 given.append((index, token))
-            del row.held[: sum(1 for i, _ in given if i == index)]
+                count += 1
+            del row.held[:count]
         return given
