@@ -1,0 +1,320 @@
+"""The commands, as they are typed: what they print, where, and with which exit status."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fsgen
+import fsgen.models.hf as hf
+from fsgen import cli
+from fsgen.methods import PRESETS
+from fsgen.models.bundled import bundled
+from fsgen.routers import ROUTERS
+from fsgen.types import Token
+from tests.tiny import tiny_model, tiny_tokenizer
+
+PROMPT = "the fox"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    def run(*arguments: str) -> Answer:
+        with pytest.raises(SystemExit) as end:
+            cli.main(arguments)
+        printed = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return Answer(end.value.code, printed.out, printed.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Saved models: a draft, a target and a base of one tokenizer, and one of another."""
+    root = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("target", "draft", "base", "foreign")):
+        tiny_model("llama", seed).save_pretrained(root / name)
+        tiny_tokenizer(digits=name == "foreign").save_pretrained(root / name)
+    return {folder.name: str(folder) for folder in root.iterdir()}
+
+
+@pytest.fixture(autouse=True)
+def _no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The command hides them before transformers is imported, which in this process has happened.
+    monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
+
+
+@pytest.fixture
+def pair(folders: dict[str, str]) -> list[str]:
+    return ["--draft", folders["draft"], "--target", folders["target"], "--max-tokens", "12"]
+
+
+@pytest.fixture
+def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any attempt to load weights fails the test."""
+
+    def fail(*arguments: object) -> None:
+        pytest.fail("weights were loaded")
+
+    monkeypatch.setattr(hf, "load_weights", fail)
+
+
+# --- models
+
+
+def test_models_as_json(run: Any) -> None:
+    answer = run("models", "--json")
+    listed = json.loads(answer.out)
+    assert answer.status == 0
+    assert [row["name"] for row in listed] == [info.name for info in bundled()]
+    assert set(listed[0]) == {"name", "path", "family", "parameters", "non_embedding_parameters", "tuned_from"}
+    assert {cli.DRAFT, cli.TUNED, cli.TARGET} <= {row["name"] for row in listed}
+    assert next(row["tuned_from"] for row in listed if row["name"] == cli.TUNED) == cli.DRAFT
+
+
+def test_models_as_a_table(run: Any) -> None:
+    answer = run("models")
+    header, *rows = answer.out.splitlines()
+    assert header.split() == ["name", "family", "parameters", "non_embedding", "tuned_from", "path"]
+    for row, info in zip(rows, bundled(), strict=True):
+        assert row.split()[0] == info.name
+        assert row.rstrip().endswith(info.path)
+        assert f"{info.parameters:,}" in row
+
+
+# --- generate
+
+
+def test_plain_text_goes_to_stdout_and_figures_to_stderr(run: Any, pair: list[str], folders: dict[str, str]) -> None:
+    answer = run("generate", PROMPT, *pair)
+    members = fsgen.load(draft=folders["draft"], target=folders["target"])
+    written = fsgen.generate(members, [PROMPT], sampling=fsgen.SamplingParams(max_tokens=12))[0]
+    assert answer.status == 0
+    assert answer.out == written.text + "\n"
+    assert answer.err.startswith("12 tokens in ")
+    assert answer.err.count("\n") == 1
+    assert "collaboration frequency" in answer.err
+
+
+def test_json_is_one_object_with_everything(run: Any, pair: list[str]) -> None:
+    answer = run("generate", PROMPT, *pair, "--json", "--candidates", "2")
+    record = json.loads(answer.out)
+    assert list(record) == ["text", "tokens", "stats", "prompt_tokens", "stop_reason"]
+    assert set(record["tokens"][0]) == {field.name for field in fields(Token)}
+    assert "".join(token["text"] for token in record["tokens"]) == record["text"]
+    assert [token["position"] for token in record["tokens"]] == list(range(12))
+    assert len(record["tokens"][0]["target_top"]) == 2
+    assert record["stop_reason"] == "length"
+    metrics = {"collaboration_frequency", "consulted_rate", "acceptance_rate", "mean_accepted_length"}
+    metrics |= {"target_calls_per_token", "target_tokens_per_token", "seconds", "draft_seconds", "system2_seconds"}
+    assert metrics <= set(record["stats"])
+    assert record["stats"]["tokens"] == 12
+
+
+def test_every_option_reaches_the_loop(run: Any, pair: list[str]) -> None:
+    options = ["--method", "route", "--router", "entropy:2", "--draft-tokens", "3", "--dtype", "float32"]
+    options += ["--temperature", "0.9", "--top-k", "20", "--top-p", "0.95", "--min-p", "0.01", "--seed", "3"]
+    first = json.loads(run("generate", PROMPT, *pair, *options, "--device", "cpu", "--json").out)
+    again = json.loads(run("generate", PROMPT, *pair, *options, "--device", "cpu", "--json").out)
+    other = json.loads(run("generate", PROMPT, *pair, *options[:-1], "4", "--json").out)
+    assert first["text"] == again["text"] != other["text"]
+    assert first["stats"]["sampled"] is True
+
+
+def test_a_stop_string_ends_the_text(run: Any, pair: list[str]) -> None:
+    whole = run("generate", PROMPT, *pair).out.rstrip("\n")
+    middle = whole[4:6]
+    record = json.loads(run("generate", PROMPT, *pair, "--stop", "\0", "--stop", middle, "--json").out)
+    assert record["stop_reason"] == "stop"
+    assert record["text"] == whole[: whole.index(middle)]
+
+
+def test_proxy_tuning_reads_three_models(run: Any, pair: list[str], folders: dict[str, str]) -> None:
+    answer = run("generate", PROMPT, *pair, "--method", "proxy:alpha=0.5", "--base", folders["base"])
+    assert answer.status == 0
+
+
+def test_only_models_that_the_method_calls_are_loaded(
+    run: Any, pair: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[str] = []
+    load = hf.load_weights
+
+    def watched(checkpoint: hf.Checkpoint, *arguments: Any) -> hf.HFModel:
+        loaded.append(Path(checkpoint.name).name)
+        return load(checkpoint, *arguments)
+
+    monkeypatch.setattr(hf, "load_weights", watched)
+    assert run("generate", PROMPT, *pair, "--method", "plain").status == 0
+    assert loaded == ["target"]
+    assert run("generate", PROMPT, *pair, "--method", "route", "--router", "never").status == 0
+    assert loaded == ["target", "draft"]
+
+
+@pytest.mark.parametrize("typed", ["the fox\n", "the fox"])
+def test_a_dash_reads_stdin_without_its_last_line_break(
+    run: Any, pair: list[str], typed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    from_stdin = json.loads(run("generate", "-", *pair, "--json").out)
+    assert from_stdin["text"] == json.loads(run("generate", PROMPT, *pair, "--json").out)["text"]
+
+
+def test_the_bundled_pair_writes_where_no_model_is_named(run: Any) -> None:
+    assert run("generate", "Question: 1 + 1\nAnswer:", "--max-tokens", "4").status == 0
+    proxy = run("generate", "Question: 1 + 1\nAnswer:", "--max-tokens", "4", "--method", "proxy")
+    assert proxy.status == 0
+
+
+def test_a_pipe_gets_pure_json(pair: list[str]) -> None:
+    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", "-", *pair, "--json"]
+    done = subprocess.run(command, input="the fox\n", capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["prompt_tokens"] > 0
+    assert done.stderr == ""
+
+
+def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", PROMPT, *pair]
+    environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
+    process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
+    os.close(theirs)
+    shown = b""
+    try:
+        while more := os.read(ours, 4096):
+            shown += more
+    except OSError:  # Linux's end of file for a terminal whose other side is closed
+        pass
+    assert process.wait() == 0
+    assert process.communicate()[1] == b""
+    # Green is accepted, red recovered; the legend shows all four, the figures close the output.
+    assert b"\x1b[32maccepted\x1b[0m" in shown
+    assert b"\x1b[1;31m" in shown.split(b"accepted")[0]
+    assert b"ended by length" in shown.splitlines()[-1]
+
+
+# --- errors
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "guess"], ["unknown method 'guess'", *PRESETS]),
+        (["--method", "contrastive:gamma=1"], ["no parameter 'gamma'", "alpha, beta"]),
+        (["--method", "contrastive:beta=much"], ["beta='much' is not a number"]),
+        (["--router", "guess"], ["unknown router 'guess'", *ROUTERS]),
+        (["--router", "max-prob:2"], ["max-prob:2 is impossible"]),
+        (["--method", "proxy"], ["proxy", "--base"]),
+        (["--base", "{base}"], ["speculative", "--base"]),
+        (["--draft", "{foreign}"], ["different tokenizers", "foreign", "target"]),
+        (["--draft", "{draft}/nothing"], ["no model at"]),
+        (["--draft-tokens", "1000"], ["draft_tokens=1000"]),
+        (["--max-tokens", "1000"], ["max_tokens=1000", "context window of 128"]),
+        (["--max-tokens", "0"], ["max_tokens=0"]),
+        (["--temperature", "-1"], ["temperature=-1.0"]),
+        (["--temperature", "nan"], ["temperature=nan"]),
+        (["--temperature", "warm"], ["--temperature"]),
+        (["--top-p", "0"], ["top_p=0.0"]),
+        (["--top-k", "-1"], ["top_k=-1"]),
+        (["--min-p", "1"], ["min_p=1.0"]),
+        (["--seed", "-1"], ["seed=-1"]),
+        (["--stop", ""], ["stop="]),
+        (["--dtype", "int3"], ["dtype='int3'", "float32"]),
+        (["--device", "abacus"], ["device='abacus'", "cpu"]),
+        (["--colour", "red"], ["--colour"]),
+    ],
+)
+def test_errors_are_one_line_before_any_weights_load(
+    run: Any, pair: list[str], folders: dict[str, str], arguments: list[str], words: list[str]
+) -> None:
+    answer = run("generate", PROMPT, *pair, *(argument.format(**folders) for argument in arguments))
+    assert answer.status == 2
+    assert answer.out == ""
+    assert answer.err.startswith("error: ")
+    assert answer.err.count("\n") == 1
+    assert all(word in answer.err for word in words)
+
+
+@pytest.mark.usefixtures("no_weights")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate"], "prompt"),
+        (["generate", ""], "the prompt is empty"),
+        (["generate", "x", "--target", "{target}"], "needs a draft model; give --draft"),
+        (["generate", "x", "--draft", "pocket-9t"], "no bundled model 'pocket-9t'"),
+        (["study", "{target}/nothing.yaml"], "nothing.yaml"),
+        (["guess"], "guess"),
+        (["models", "guess"], "guess"),
+    ],
+)
+def test_errors_of_the_other_kind(run: Any, folders: dict[str, str], arguments: list[str], words: str) -> None:
+    answer = run(*(argument.format(**folders) for argument in arguments))
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith("error: ")
+    assert answer.err.count("\n") == 1
+    assert words in answer.err
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise KeyError("ours")
+
+    monkeypatch.setattr("fsgen.models.bundled.bundled", broken)
+    with pytest.raises(KeyError):
+        cli.main(["models"])
+
+
+# --- help, version, study
+
+
+def test_help_names_every_method_and_router(run: Any) -> None:
+    assert run().out == run("--help").out
+    words = " ".join(run("generate", "--help").out.split()).replace("- ", "-")
+    assert all(name in words for name in [*PRESETS, *ROUTERS])
+
+
+def test_version(run: Any) -> None:
+    assert run("--version").out == f"fsgen {fsgen.__version__}\n"
+
+
+def test_a_study_ends_with_its_report(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsgen.report
+    import fsgen.study
+
+    class Result:
+        failed: dict[str, str] = {}  # noqa: RUF012
+
+    called: list[Any] = []
+
+    def run_study(config: Path | None, out: Path, **options: Any) -> Result:
+        called.append((config, out, options.pop("limit"), options.pop("fresh")))
+        assert list(options) == ["console"]
+        return Result()
+
+    monkeypatch.setattr(fsgen.study, "run_study", run_study)
+    monkeypatch.setattr(fsgen.report, "write", lambda folder: folder / "report.html")
+    assert run("study").out == "report: runs/bundled/report.html\n"
+    answer = run("study", "mine.yaml", "--out", str(tmp_path), "--limit", "2", "--fresh")
+    assert answer.out == f"report: {tmp_path}/report.html\n"
+    assert called == [(None, Path("runs/bundled"), None, False), (Path("mine.yaml"), tmp_path, 2, True)]
+    Result.failed = {"key": "it broke"}
+    assert run("study").status == 1
