@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 OUT ?= runs/bundled
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help study test lint types tests format clean
+.PHONY: help study test lint types tests format picture clean
 
 help:
 	@echo "make study   run the study of the bundled models and print where its report is"
 	@echo "make test    the whole check: ruff, mypy, and the tests with their coverage"
 	@echo "make format  put the code into the project's form"
+	@echo "make picture make the picture of the README again"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 study: $(VENV)/.study
@@ -26,13 +27,15 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy
 
-# One thread: the models of the tests are so small that more of them only wait for each other.
 tests: $(VENV)/.test
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --cov=fsgen
+	$(BIN)/python -m pytest --cov
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+picture: $(VENV)/.study
+	$(BIN)/python examples/picture.py --out docs/generation.svg
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -80,8 +81,10 @@ def picture(prompt: str, generation: fsgen.Generation, title: str) -> str:
             shapes.append(drawn(f" {source} ", column, line, source))
             column += len(source) + 4
     shapes.append(drawn(title, column, line, None))
-    shapes.append(drawn(figures(generation), 0, line + 1.2, None))
-    width, height = 2 * MARGIN + COLUMNS * CELL, 2 * MARGIN + (line + 2.2) * LINE
+    for row in textwrap.wrap(figures(generation), COLUMNS):
+        line += 1.1
+        shapes.append(drawn(row, 0, line, None))
+    width, height = 2 * MARGIN + COLUMNS * CELL, 2 * MARGIN + (line + 1) * LINE
     body = "\n".join(shapes)
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '

@@ -253,7 +253,7 @@ def study(
 ) -> None:
     """Measure how much of the large model a text needs, and write the report.
 
-    A study that was interrupted goes on where it stopped.
+    A study that was interrupted goes on where it stopped. The exit status is 1 where runs of it failed.
     """
     _hide_bars()
     from rich.console import Console
@@ -262,5 +262,7 @@ def study(
     from fsgen.study import run_study
 
     folder = out or Path("runs") / (config.stem if config else "bundled")
-    run_study(config, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+    result = run_study(config, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
     print(f"report: {write(folder)}")
+    if result.failed:
+        raise typer.Exit(1)
