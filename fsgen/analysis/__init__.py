@@ -1,0 +1,1 @@
+"""What stored traces say. Reads tables, never runs a model."""

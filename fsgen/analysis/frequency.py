@@ -1,0 +1,222 @@
+"""The summary of a study: each metric of each run, with bootstrap intervals over examples."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from fsgen.metrics import Counts, frequency_counts
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One run as `summary.json` has it; the metrics are those of `fsgen.metrics`.
+
+    Attributes:
+        run: its key.
+        task, shots, chat: what was asked, and how.
+        draft, target, base: names of the members; None for a role that the method does not use.
+        draft_parameters, target_parameters: all parameters; None where not known.
+        method, router, draft_tokens, sampling: how it was written.
+        engine: `loop` or `replay`.
+        examples: of the task; `failed`: texts of them that failed.
+        tokens: n, written tokens.
+        ci_low, ci_high: 95 % bootstrap interval of the collaboration frequency, over examples.
+        accuracy: the mean score of the texts that have one; of the draft and the target alone likewise.
+        seconds: wall clock; of a replay, that of the passes.
+    """
+
+    run: str
+    task: str
+    shots: int
+    chat: bool
+    draft: str | None
+    target: str
+    base: str | None
+    draft_parameters: int | None
+    target_parameters: int | None
+    method: str
+    router: str | None
+    draft_tokens: int
+    sampling: str
+    engine: str
+    examples: int
+    failed: int
+    tokens: int
+    collaboration_frequency: float | None
+    ci_low: float | None
+    ci_high: float | None
+    consulted_rate: float | None
+    acceptance_rate: float | None
+    mean_accepted_length: float | None
+    target_calls_per_token: float | None
+    target_tokens_per_token: float | None
+    accuracy: float | None
+    draft_accuracy: float | None
+    target_accuracy: float | None
+    seconds: float
+
+
+def read_study(folder: Path) -> dict[str, Any]:
+    """What a study planned. Raises ValueError where the folder has none."""
+    path = folder / "study.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} is not the folder of a study: there is no study.json in it")
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def read_run(folder: Path, run: str) -> dict[str, Any]:
+    """The record of a run."""
+    content: dict[str, Any] = json.loads((folder / "runs" / f"{run}.json").read_text(encoding="utf-8"))
+    return content
+
+
+def read_generations(folder: Path, run: str) -> pl.DataFrame:
+    """One row a text of a run."""
+    files = sorted((folder / "generations" / f"run={run}").glob("part-*.parquet"))
+    return pl.concat([pl.read_parquet(file, hive_partitioning=False) for file in files]) if files else pl.DataFrame()
+
+
+def summarize(folder: Path) -> list[SummaryRow]:
+    """The runs of a study's plan that are finished, in its order; see `SummaryRow`.
+
+    Raises:
+        ValueError: the folder is not that of a study.
+    """
+    known: dict[str, pl.DataFrame] = {}
+
+    def texts(run: str | None) -> pl.DataFrame:
+        if run is None or not (folder / "runs" / f"{run}.json").is_file():
+            return pl.DataFrame()
+        if run not in known:
+            known[run] = read_generations(folder, run)
+        return known[run]
+
+    rows = []
+    for planned in read_study(folder)["rows"]:
+        generations = texts(planned["run"])
+        if generations.is_empty():
+            continue
+        record = read_run(folder, planned["run"])
+        if record["status"] == "finished":
+            alone = {role: accuracy(texts(planned[f"{role}_alone"])) for role in ("draft", "target")}
+            rows.append(_row(record, generations, alone["draft"], alone["target"]))
+    return rows
+
+
+def _row(
+    record: dict[str, Any], generations: pl.DataFrame, draft_accuracy: float | None, target_accuracy: float | None
+) -> SummaryRow:
+    members, counts = record["members"], total_counts(generations)
+    low, high = frequency_interval(generations)
+    draft, target, base = (members.get(role, {}) for role in ("draft", "target", "base"))
+    metrics: dict[str, Any] = {
+        name: getattr(counts, name)
+        for name in (
+            "tokens",
+            "collaboration_frequency",
+            "consulted_rate",
+            "acceptance_rate",
+            "mean_accepted_length",
+            "target_calls_per_token",
+            "target_tokens_per_token",
+            "seconds",
+        )
+    }
+    return SummaryRow(
+        run=record["run"],
+        task=record["task"]["name"],
+        shots=record["task"]["shots"],
+        chat=record["task"]["chat"],
+        method=record["method"]["name"],
+        router=record["method"]["router"],
+        draft_tokens=record["method"]["draft_tokens"],
+        sampling=record["sampling"]["name"],
+        engine=record["engine"],
+        examples=generations["example"].n_unique(),
+        failed=generations["error"].drop_nulls().len(),
+        ci_low=low,
+        ci_high=high,
+        accuracy=accuracy(generations),
+        draft_accuracy=draft_accuracy,
+        target_accuracy=target_accuracy,
+        draft=draft.get("name"),
+        target=target["name"],
+        base=base.get("name"),
+        draft_parameters=draft.get("parameters") or None,
+        target_parameters=target["parameters"] or None,
+        **metrics,
+    )
+
+
+def total_counts(generations: pl.DataFrame) -> Counts:
+    """The counts of all texts of a run together."""
+    if generations.is_empty():
+        return Counts()
+    names = [field.name for field in fields(Counts) if field.name != "sampled"]
+    sums = generations.select(pl.col(names).sum()).row(0, named=True)
+    return Counts(sampled=bool(generations["sampled"].any()), **sums)
+
+
+def accuracy(generations: pl.DataFrame) -> float | None:
+    """The mean score of the texts that have one; None where none has."""
+    scores = generations["score"].drop_nulls() if "score" in generations.columns else pl.Series([], dtype=pl.Float64)
+    return float(np.mean(scores.to_numpy())) if len(scores) else None
+
+
+def frequency_interval(
+    generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float | None, float | None]:
+    """The 95 % percentile interval of the collaboration frequency under resampling of examples.
+
+    Examples are drawn, not tokens: those of one text, and the turns of one dialogue, are not independent. A frequency
+    is the ratio of two sums over the drawn examples. With fewer than two examples there is no interval.
+
+    Args:
+        generations: the texts of a run, of each its counts.
+        resamples: how often the examples are drawn anew.
+        seed: of the draws.
+    """
+    if generations.is_empty():
+        return None, None
+    part, whole = frequency_counts(sampled=bool(generations["sampled"].any()))
+    sums = generations.group_by("example", maintain_order=True).agg(pl.col(part, whole).sum())
+    sums = sums.filter(pl.col(whole) > 0).sort("example")
+    n = len(sums)
+    if n < 2:
+        return None, None
+    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # [resamples, examples]
+    ratios = (drawn @ sums[part].cast(pl.Float64).to_numpy()) / (drawn @ sums[whole].cast(pl.Float64).to_numpy())
+    low, high = np.percentile(ratios, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def write_summary(folder: Path, rows: Iterable[SummaryRow]) -> Path:
+    """Write `summary.json`, whole or not at all."""
+    path = folder / "summary.json"
+    unfinished = folder / ".summary.json.part"
+    text = json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
+    with unfinished.open("w", encoding="utf-8") as stream:
+        stream.write(text + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    unfinished.replace(path)
+    return path
+
+
+def read_summary(folder: Path) -> list[SummaryRow]:
+    """The summary of a finished study. Raises ValueError where there is none."""
+    path = folder / "summary.json"
+    if not path.is_file():
+        raise ValueError(f"{str(folder)!r} has no summary.json: the study is not finished")
+    return [SummaryRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]

@@ -1,0 +1,47 @@
+"""How tables and charts call things."""
+
+from __future__ import annotations
+
+from fsgen.analysis.frequency import SummaryRow
+
+
+def short_name(name: str | None) -> str:
+    """A model without its folder or owner; a dash for none."""
+    return name.rstrip("/").rpartition("/")[2] if name else "-"
+
+
+def method_label(row: SummaryRow) -> str:
+    """The method, and what of router, draft length and sampling is not the usual."""
+    parts = [row.method]
+    if row.router not in (None, "always"):
+        parts.append(row.router)
+    if row.draft_tokens > 1:
+        parts.append(f"k={row.draft_tokens}")
+    if row.sampling != "greedy":
+        parts.append(row.sampling)
+    return " ".join(parts)
+
+
+def task_label(row: SummaryRow) -> str:
+    """The task, and how it was asked where that is not the usual."""
+    return row.task + f", {row.shots} shots" * (row.shots > 0) + ", chat" * row.chat
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """A number of so many digits; a dash for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def interval(row: SummaryRow) -> str:
+    """The interval of the collaboration frequency, empty for none."""
+    return "" if row.ci_low is None else f"[{row.ci_low:.3f}, {row.ci_high:.3f}]"
+
+
+def millions(parameters: int | None) -> str:
+    """A count of parameters as people say it: `0.42 M`, `7.6 B`."""
+    if not parameters:
+        return "unknown"
+    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if parameters >= size or (unit == "M" and parameters >= 5e4):
+            return f"{parameters / size:.3g} {unit}"
+    return str(parameters)

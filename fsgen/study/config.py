@@ -1,0 +1,241 @@
+"""What a study is asked to do, as a YAML file says it. `docs/study.md` explains every key."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+BUNDLED = "bundled.yaml"
+
+
+class _Keys(BaseModel):
+    """A mapping whose keys are all known: one that is not is an error, never dropped in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TaskConfig(_Keys):
+    """A task, and how much of it.
+
+    Attributes:
+        name: in the registry of `fsgen.tasks`.
+        limit: how many examples; None for all.
+        shots: worked examples in each prompt; None for the task's own number.
+        max_tokens: the budget of a completion; None for the task's own.
+        chat: ask through the model's chat template rather than with plain text.
+        data: instead of the bundled data, a file or a data set of the hub.
+        order: selects another order of the examples, and so others where there is a limit.
+    """
+
+    name: str
+    limit: Annotated[int, Field(ge=1)] | None = None
+    shots: Annotated[int, Field(ge=0)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    chat: bool = False
+    data: str | None = None
+    order: int = 0
+
+
+class PairConfig(_Keys):
+    """The models that write together: bundled models, local folders or names on the hub.
+
+    Attributes:
+        draft: None only for methods without a draft.
+        target: the large model.
+        base: the untuned draft, for proxy tuning.
+    """
+
+    draft: str | None = None
+    target: str
+    base: str | None = None
+
+
+class LadderConfig(_Keys):
+    """Every pair of a ladder of models, the smaller drafting for the larger.
+
+    Attributes:
+        ladder: `pocket` for the bundled models that are not tuned, or a list of models, the smallest first.
+        target: only the pairs with this target.
+    """
+
+    ladder: str | tuple[str, ...]
+    target: str | None = None
+
+    @field_validator("ladder", mode="before")
+    @classmethod
+    def _known(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "pocket":
+            raise ValueError("must be pocket, or a list of models, the smallest first")
+        if isinstance(value, (list, tuple)) and len(value) < 2:
+            raise ValueError("a ladder has two models at least")
+        return value
+
+
+class MethodConfig(_Keys):
+    """A preset with its parameters, as in `contrastive:beta=0.5`, and the most tokens drafted in a round."""
+
+    name: str
+    draft_tokens: Annotated[int, Field(ge=0)] | None = None
+
+
+class SamplingConfig(_Keys):
+    """How tokens are drawn; see `fsgen.SamplingParams`. Temperature 0 is greedy."""
+
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    top_k: Annotated[int, Field(ge=0)] = 0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _greedy(value: Any) -> Any:
+    return {} if value == "greedy" else value
+
+
+Tasks = Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_named)], ...], Field(min_length=1)]
+_Pair = Annotated[
+    Annotated[PairConfig, Tag("<pair>")] | Annotated[LadderConfig, Tag("<ladder>")],
+    Discriminator(lambda value: "<ladder>" if "ladder" in dict(value) else "<pair>"),
+]
+Pairs = Annotated[tuple[_Pair, ...], Field(min_length=1)]
+Methods = Annotated[tuple[Annotated[MethodConfig, BeforeValidator(_named)], ...], Field(min_length=1)]
+Routers = Annotated[tuple[str, ...], Field(min_length=1)]
+Samplings = Annotated[tuple[Annotated[SamplingConfig, BeforeValidator(_greedy)], ...], Field(min_length=1)]
+
+
+class GridConfig(_Keys):
+    """One grid: every task with every pair, method, router and sampling. What it leaves out is the study's own."""
+
+    tasks: Tasks | None = None
+    pairs: Pairs | None = None
+    methods: Methods | None = None
+    routers: Routers | None = None
+    sampling: Samplings | None = None
+
+
+class StudyConfig(_Keys):
+    """A study: one grid, or several.
+
+    Attributes:
+        name: as it is shown.
+        tasks, pairs, methods, routers, sampling: of the one grid, or of the `grids` that leave them out.
+            The router `default` is the method's own.
+        grids: several grids.
+        candidates: how many of the most likely tokens of p and q the trace keeps.
+        batch_size: texts written at a time. It changes the speed, not the tables, so it is not part of a run.
+        seed: of all that is drawn.
+        dtype, device: as in `fsgen.load`.
+        replay: let drafts read the target's text where that gives the same trace as the loop.
+    """
+
+    name: str = "study"
+    tasks: Tasks | None = None
+    pairs: Pairs | None = None
+    methods: Methods | None = None
+    routers: Routers = ("default",)
+    sampling: Samplings = (SamplingConfig(),)
+    grids: Annotated[tuple[GridConfig, ...], Field(min_length=1)] | None = None
+    candidates: Annotated[int, Field(ge=0, le=1000)] = 10
+    batch_size: Annotated[int, Field(ge=1)] = 16
+    seed: Annotated[int, Field(ge=0)] = 0
+    dtype: str = "auto"
+    device: str = "auto"
+    replay: bool = True
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        for number, grid in enumerate(self.grids or [None]):
+            where = "the study" if grid is None else f"grids.{number}"
+            for key in ("tasks", "pairs", "methods"):
+                if getattr(self, key) is None and (grid is None or getattr(grid, key) is None):
+                    raise ValueError(f"{where} has no {key}")
+        return self
+
+    def blocks(self) -> list[Grid]:
+        """The grids, with nothing left out."""
+
+        def block(grid: GridConfig | None) -> Grid:
+            chosen = {f.name: (getattr(grid, f.name) if grid else None) or getattr(self, f.name) for f in fields(Grid)}
+            return Grid(**chosen)
+
+        return [block(grid) for grid in self.grids or [None]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One grid of a study with nothing left out."""
+
+    tasks: tuple[TaskConfig, ...]
+    pairs: tuple[PairConfig | LadderConfig, ...]
+    methods: tuple[MethodConfig, ...]
+    routers: tuple[str, ...]
+    sampling: tuple[SamplingConfig, ...]
+
+
+def load_config(config: str | Path | StudyConfig | None = None) -> StudyConfig:
+    """The configuration of a study.
+
+    Args:
+        config: a YAML file, a configuration, or None for the bundled study.
+
+    Raises:
+        ValueError: no such file, no YAML, or a configuration that is not one; every fault is named.
+    """
+    if isinstance(config, StudyConfig):
+        return config
+    if config is None:
+        return parse_config((resources.files("fsgen.study") / BUNDLED).read_text(encoding="utf-8"), BUNDLED)
+    path = Path(config)
+    if not path.is_file():
+        raise ValueError(f"the study {str(config)!r} is not a file")
+    return parse_config(path.read_text(encoding="utf-8"), str(config))
+
+
+def parse_config(text: str, source: str = "the study") -> StudyConfig:
+    """The configuration that YAML text holds; `source` names it in errors. Raises ValueError as `load_config`."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{source} is not a mapping with keys such as tasks, pairs and methods")
+    try:
+        return StudyConfig.model_validate(content)
+    except ValidationError as error:
+        faults = "\n".join(f"- {line}" for line in dict.fromkeys(map(_fault, error.errors())))
+        raise ValueError(f"{source} is not a study:\n{faults}") from error
+
+
+def _fault(error: Any) -> str:
+    """One fault in one line: where it is, and what is wrong there."""
+    keys = [str(key) for key in error["loc"] if not str(key).startswith("<")]
+    value = error.get("input")
+    shown = f", not {value!r}" if isinstance(value, (str, int, float, bool)) else ""
+    message = error["msg"].removeprefix("Value error, ")
+    match error["type"]:
+        case "extra_forbidden":
+            return f"{'.'.join(keys)}: unknown key"
+        case "missing":
+            return f"{'.'.join(keys)}: missing"
+        case "value_error":
+            return f"{'.'.join(keys)}: {message}" if keys else message
+        case _:
+            return f"{'.'.join(keys)}: {message[:1].lower()}{message[1:]}{shown}"

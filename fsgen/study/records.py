@@ -1,0 +1,115 @@
+"""The rows of the tables, from what was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from fsgen.generation import Generation
+from fsgen.metrics import Counts
+from fsgen.study.plan import Prompt
+from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns, rounded
+from fsgen.tasks import Score
+from fsgen.types import Candidates, Token, as_dict
+
+
+@dataclass(frozen=True)
+class Text:
+    """One text of a run.
+
+    Attributes:
+        example: the id of the example; all turns of a dialogue have that of the first.
+        turn: 1, or more in a dialogue.
+        generation: None where it failed.
+        error: what failed, None where nothing did.
+    """
+
+    example: str
+    turn: int
+    prompt: Prompt
+    generation: Generation | None
+    score: Score | None
+    error: str | None = None
+
+
+def generation_table(texts: Sequence[Text]) -> pa.Table:
+    """One row a text."""
+    return columns([_generation_row(text) for text in texts], GENERATION_SCHEMA)
+
+
+def _generation_row(text: Text) -> dict[str, Any]:
+    written, score = text.generation, text.score
+    return {
+        "example": text.example,
+        "turn": text.turn,
+        "prompt_hash": text.prompt.hash,
+        "prompt_tokens": len(text.prompt.ids),
+        "text": written.text if written else None,
+        "stop_reason": written.stop_reason if written else None,
+        "score": score.value if score else None,
+        "answer": score.answer if score else None,
+        "note": score.note if score else None,
+        "error": text.error,
+        **as_dict(written.stats if written else Counts()),
+    }
+
+
+def trace_table(texts: Sequence[Text]) -> pa.Table:
+    """One row a token."""
+    written = [(text, token) for text in texts if text.generation for token in text.generation.tokens]
+    tokens = [token for _, token in written]
+    made: dict[str, pa.Array] = {
+        "example": pa.array([text.example for text, _ in written], pa.string()),
+        "turn": pa.array([text.turn for text, _ in written], pa.uint8()),
+        "token": pa.array([token.id for token in tokens], pa.uint32()),
+    }
+    for side in ("draft", "target"):
+        tops: list[Candidates] = [getattr(token, f"{side}_top") for token in tokens]
+        offsets = pa.array(np.cumsum([0, *map(len, tops)]), pa.int32())
+        unknown = pa.array([not top for top in tops], pa.bool_())
+        ids = pa.array([i for top in tops for i, _ in top], pa.uint32())
+        probs = pa.array(rounded(np.array([p for top in tops for _, p in top], dtype=np.float32)), pa.float32())
+        made[f"{side}_top_ids"] = pa.ListArray.from_arrays(offsets, ids, mask=unknown)
+        made[f"{side}_top_probs"] = pa.ListArray.from_arrays(offsets, probs, mask=unknown)
+    for name in TRACE_SCHEMA.names:
+        if name not in made:
+            made[name] = pa.array([getattr(token, name) for token in tokens], TRACE_SCHEMA.field(name).type)
+    return pa.table({name: made[name] for name in TRACE_SCHEMA.names})
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A text as the tables have it: what replay and scoring need of it."""
+
+    generation: Generation | None
+    score: Score
+    error: str | None
+
+
+def stored_texts(generations: pl.DataFrame, traces: pl.DataFrame) -> dict[tuple[str, int], Stored]:
+    """The texts of a run, by example and turn."""
+    tokens = {
+        (str(key[0]), int(key[1])): group["token"].to_list()
+        for key, group in traces.select("example", "turn", "token").group_by("example", "turn", maintain_order=True)
+    }
+    found = {}
+    for row in generations.iter_rows(named=True):
+        ids = tokens.get((row["example"], row["turn"]), [])
+        generation = None
+        if row["text"] is not None:
+            generation = Generation(
+                text=row["text"],
+                token_ids=ids,
+                tokens=[Token(position=j, id=i, text="", source="bonus", round=j) for j, i in enumerate(ids)],
+                stats=Counts(sampled=row["sampled"], tokens=len(ids)),
+                stop_reason=row["stop_reason"],
+                prompt_tokens=row["prompt_tokens"],
+            )
+        score = Score(row["score"], row["answer"], row["note"] or "")
+        found[row["example"], row["turn"]] = Stored(generation, score, row["error"])
+    return found

@@ -1,0 +1,266 @@
+"""A study's folder: what is written there, how, and what of it holds after a crash.
+
+    study.json                                    the plan: which runs, and what each is compared to
+    runs/<run>.json                               one record a run
+    generations/run=<run>/part-<from>-<to>.parquet    one row a text
+    traces/run=<run>/part-<from>-<to>.parquet         one row a token
+    summary.json, report.html                     made from the above
+
+A run is written in parts, each for the examples `from` to `to` (excluded). Every file appears under its name only when
+it is whole: written beside it, synced, renamed. The part of the generations comes after that of the traces, so that
+it is the mark of a finished part; what is there without it is written again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+_PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
+_TABLES = ("generations", "traces")
+_OWN_FILES = ("study.json", "summary.json", "report.html")
+
+_NAME = pa.string()
+TRACE_SCHEMA = pa.schema(
+    [
+        ("example", _NAME),
+        ("turn", pa.uint8()),
+        ("position", pa.uint32()),
+        ("token", pa.uint32()),
+        ("source", _NAME),
+        ("round", pa.uint32()),
+        ("draft_token", pa.uint32()),
+        ("target_token", pa.uint32()),
+        ("draft_prob", pa.float32()),
+        ("draft_margin", pa.float32()),
+        ("draft_entropy", pa.float32()),
+        ("target_prob", pa.float32()),
+        ("target_entropy", pa.float32()),
+        ("total_variation", pa.float32()),
+        ("draft_top_ids", pa.list_(pa.uint32())),
+        ("draft_top_probs", pa.list_(pa.float32())),
+        ("target_top_ids", pa.list_(pa.uint32())),
+        ("target_top_probs", pa.list_(pa.float32())),
+    ]
+)
+GENERATION_SCHEMA = pa.schema(
+    [
+        ("example", _NAME),
+        ("turn", pa.uint8()),
+        ("prompt_hash", _NAME),
+        ("prompt_tokens", pa.uint32()),
+        ("text", _NAME),
+        ("stop_reason", _NAME),
+        ("score", pa.float64()),
+        ("answer", _NAME),
+        ("note", _NAME),
+        ("error", _NAME),
+        ("sampled", pa.bool_()),
+        *(
+            (name, pa.uint32())
+            for name in (
+                "tokens",
+                "known",
+                "differing",
+                "compared",
+                "consulted",
+                "accepted",
+                "recovered",
+                "draft_calls",
+                "draft_tokens",
+                "target_calls",
+                "target_tokens",
+            )
+        ),
+        ("variation", pa.float64()),
+        ("draft_seconds", pa.float64()),
+        ("system2_seconds", pa.float64()),
+        ("seconds", pa.float64()),
+    ]
+)
+_CANDIDATE_BITS = 11
+"""Significant bits of a candidate's probability: what half precision keeps. The scalars keep all of float32."""
+
+
+def rounded(values: NDArray[np.float32], bits: int = _CANDIDATE_BITS) -> NDArray[np.float32]:
+    """Floats with so many significant bits, ties to even: the zeros behind them cost nothing once compressed."""
+    drop = np.uint32(24 - bits)
+    half = np.uint32((1 << (23 - bits)) - 1)
+    words = values.astype(np.float32).view(np.uint32)
+    words = words + half + ((words >> drop) & np.uint32(1))
+    return (words >> drop << drop).view(np.float32)
+
+
+def columns(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """A table from rows that have every column."""
+    return pa.table({name: pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names})
+
+
+class Store:
+    """The tables of a study's folder.
+
+    Args:
+        folder: made where it does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Nobody else writes the folder meanwhile. The lock dies with the process.
+
+        Raises:
+            ValueError: somebody else does.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"{str(self.folder)!r} is not a folder")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ValueError(f"another study is writing {str(self.folder)!r} at this moment") from None
+            yield
+        finally:
+            os.close(handle)
+
+    def clear(self) -> None:
+        """Remove all that studies wrote here, and nothing else."""
+        for name in _OWN_FILES:
+            (self.folder / name).unlink(missing_ok=True)
+        for file in (self.folder / "runs").glob("*.json"):
+            file.unlink()
+        for table in _TABLES:
+            for folder in (self.folder / table).glob("run=*"):
+                for file in [*folder.glob("part-*.parquet"), *folder.glob(".*.part")]:
+                    file.unlink()
+                _remove_if_empty(folder)
+            _remove_if_empty(self.folder / table)
+        _remove_if_empty(self.folder / "runs")
+
+    # ---- parts
+
+    def done(self, run: str) -> int:
+        """How many of a run's examples are written, always the first ones. What a crash left half done is removed."""
+        finished = dict(self._parts("generations", run))
+        stop = 0
+        whole = set()
+        while stop in finished:
+            whole.add((stop, finished[stop]))
+            stop = finished[stop]
+        for table in _TABLES:
+            for start, end in self._parts(table, run):
+                if (start, end) not in whole:
+                    self._part(table, run, start, end).unlink()
+            for file in self._folder(table, run).glob(".*.part"):
+                file.unlink()
+        return stop
+
+    def write_part(self, run: str, start: int, stop: int, traces: pa.Table, generations: pa.Table) -> None:
+        """Write what belongs to the examples `start` to `stop` of a run."""
+        floats = [field.name for field in TRACE_SCHEMA if pa.types.is_floating(field.type)]
+        lists = [field.name for field in TRACE_SCHEMA if pa.types.is_list(field.type)]
+        split = floats + [f"{name}.list.element" for name in lists if name.endswith("probs")]
+        indexed = [name for name in TRACE_SCHEMA.names if name not in floats + lists]
+        indexed += [f"{name}.list.element" for name in lists if name.endswith("ids")]
+
+        def write_traces(path: Path) -> None:
+            pq.write_table(
+                traces,
+                path,
+                compression="zstd",
+                compression_level=9,
+                use_dictionary=indexed,
+                column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
+                write_statistics=False,
+                store_schema=False,
+            )
+
+        def write_generations(path: Path) -> None:
+            pq.write_table(generations, path, compression="zstd", compression_level=9, store_schema=False)
+
+        _atomically(self._part("traces", run, start, stop), write_traces)
+        _atomically(self._part("generations", run, start, stop), write_generations)
+
+    def generations(self, run: str) -> pl.DataFrame:
+        """One row a text."""
+        return self._read("generations", run, GENERATION_SCHEMA)
+
+    def traces(self, run: str) -> pl.DataFrame:
+        """One row a token."""
+        return self._read("traces", run, TRACE_SCHEMA)
+
+    def _read(self, table: str, run: str, schema: pa.Schema) -> pl.DataFrame:
+        files = [self._part(table, run, start, stop) for start, stop in self._parts(table, run)]
+        empty = pl.from_arrow(schema.empty_table())
+        assert isinstance(empty, pl.DataFrame)
+        return pl.concat([empty, *(pl.read_parquet(file, hive_partitioning=False) for file in files)])
+
+    def _parts(self, table: str, run: str) -> list[tuple[int, int]]:
+        found = (_PART.fullmatch(file.name) for file in self._folder(table, run).glob("part-*.parquet"))
+        return sorted((int(match[1]), int(match[2])) for match in found if match)
+
+    def _part(self, table: str, run: str, start: int, stop: int) -> Path:
+        return self._folder(table, run) / f"part-{start:06d}-{stop:06d}.parquet"
+
+    def _folder(self, table: str, run: str) -> Path:
+        return self.folder / table / f"run={run}"
+
+    # ---- records
+
+    def record(self, run: str) -> dict[str, Any] | None:
+        """The record of a run, None where there is none."""
+        path = self.folder / "runs" / f"{run}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+    def write_record(self, run: str, record: Mapping[str, Any]) -> None:
+        """Write the record of a run."""
+        write_json(self.folder / "runs" / f"{run}.json", record)
+
+    def write_study(self, study: Mapping[str, Any]) -> None:
+        """Write the plan; what was made from another one is removed."""
+        path = self.folder / "study.json"
+        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != study:
+            for name in _OWN_FILES:
+                (self.folder / name).unlink(missing_ok=True)
+            write_json(path, study)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all."""
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """A crash at any moment leaves the file as it was, or as it shall be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    write(unfinished)
+    with unfinished.open("rb") as stream:
+        os.fsync(stream.fileno())
+    unfinished.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
