@@ -51,4 +51,4 @@ $(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "fsgen needs Python 3.11 or newer, and there is none" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("fsgen needs Python 3.11 or newer, not " + sys.version.split()[0])'
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
