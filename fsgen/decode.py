@@ -247,9 +247,7 @@ class Decoding:
     def _may_draft(self, row: Row) -> bool:
         if not row.active or row.flagged:
             return False
-        # A bonus needs a place in the budget; the last token of it is drafted rather than left to the bonus.
-        room = row.remaining - (self.method.adds_bonus and row.remaining > 1)
-        return row.drafted < room and not (row.drafted and self._ends(row, row.ids[-1]))
+        return row.drafted < row.remaining and not (row.drafted and self._ends(row, row.ids[-1]))
 
     def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
         positions = np.array([row.written + row.drafted for row in self.rows])

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsgen.models import Members, ModelInfo, Usage
+from fsgen.models import Members, Model, ModelInfo, Usage
 from fsgen.models.base import TokenIds
 
 
@@ -97,7 +97,7 @@ class TableSession:
         return out
 
 
-def group(draft: Table | None = None, target: Table | None = None, base: Table | None = None) -> Members:
+def group(draft: Model | None = None, target: Model | None = None, base: Model | None = None) -> Members:
     lead = target or draft
     assert lead is not None
     models = [model for model in (draft, target, base) if model is not None]

@@ -39,7 +39,9 @@ def fuse(name: str, target: Tensor, draft: Tensor, base: Tensor, **parameters: f
     raise AssertionError(name)
 
 
-def transform(probs: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0) -> Tensor:
+def transform(
+    probs: Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
+) -> Tensor:
     """Sampling transforms on a distribution without ties, token by token."""
     logits = torch.log(probs.double()) / temperature
     p = softmax(logits)
@@ -73,15 +75,17 @@ def logits_of(members: Members, role: str, context: Sequence[int]) -> Tensor:
     if model is None:
         return torch.zeros(members.vocab_size)
     with torch.inference_mode():
-        return model.session(1).score([list(context)], [1])[0, -1, : members.vocab_size]
+        logits: Tensor = model.session(1).score([list(context)], [1])[0, -1, : members.vocab_size]
+    return logits
 
 
 def greedy(members: Members, fusion: str, prompt: Sequence[int], budget: int, **parameters: float) -> list[int]:
     """Plain argmax decoding of the fused distribution."""
-    context, out = list(prompt), []
+    context: list[int] = list(prompt)
+    out: list[int] = []
     while len(out) < budget:
-        z = [logits_of(members, role, context) for role in ("target", "draft", "base")]
-        token = int(fuse(fusion, *z, **parameters).argmax())
+        target, draft, base = (logits_of(members, role, context) for role in ("target", "draft", "base"))
+        token = int(fuse(fusion, target, draft, base, **parameters).argmax())
         context.append(token)
         out.append(token)
         if token in members.eos_ids:

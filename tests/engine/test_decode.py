@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -92,6 +93,22 @@ def test_routing_equals_a_slow_reference(
         assert "".join(token.text for token in text.tokens) == text.text
 
 
+@pytest.mark.parametrize("rollback", [0.3, 0.6, 1.0])
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_rollback_goes_back_to_the_first_token_that_falls(rollback: float, k: int) -> None:
+    """Texts without an end, a poor draft and rare consultations: many trusted tokens fall at once."""
+    for seed in range(8):
+        members = replace(trio(6, seed=seed, scale=1.0, noise=1.0), eos_ids=frozenset())
+        prompts = [[1, 2, 3], [4], [5, 5]]
+        written = generate(
+            members, prompts, f"route:rollback={rollback}", router="max-prob:0.4", draft_tokens=k, sampling=params(40)
+        )
+        for text, prompt in zip(written, prompts, strict=True):
+            ids, asked = reference.routed(members, lambda p, _: float(p.max()) < 0.4, prompt, 40, rollback=rollback)
+            assert text.token_ids == ids
+            assert [token.consulted for token in text.tokens] == asked
+
+
 @pytest.mark.parametrize("fusion", ["contrastive", "proxy", "ensemble", "mixture"])
 def test_routing_to_a_fused_distribution(fusion: str) -> None:
     members = trio(8, seed=3, noise=0.8)
@@ -108,7 +125,9 @@ def test_positions_and_shares_that_routers_consult() -> None:
     members = group(*(Table(8, seed=s, logits=torch.tensor([-9.0, 0, 1, 2, 3, 4, 5, 6])) for s in (1, 2)))
     (text,) = generate(members, ["a"], "route", router="position:3-7", sampling=params(20))
     assert [t.position for t in text.tokens if t.consulted] == [3, 4, 5, 6]
-    many = generate(members, ["a"] * 20, "route", router="random:0.3", sampling=[params(100, seed=s) for s in range(20)])
+    many = generate(
+        members, ["a"] * 20, "route", router="random:0.3", sampling=[params(100, seed=s) for s in range(20)]
+    )
     share = sum(t.stats.consulted for t in many) / sum(t.stats.tokens for t in many)
     assert 0.27 < share < 0.33
 
@@ -203,16 +222,23 @@ def test_stop_strings_wherever_they_end(method: str, temperature: float) -> None
 
 def test_a_stream_holds_back_only_what_a_stop_string_could_cut() -> None:
     members = group(*(Table(4, logits=torch.tensor([-9.0, 0, 5, 1]), seed=s) for s in (1, 2)))
-    given: list[str] = []
-    for token in stream(members, "a", draft_tokens=2, sampling=params(9, stop=("bbbc",))):
-        given.append(token.text)
-    assert "".join(given) == "b" * 9
+    running = stream(members, "a", draft_tokens=2, sampling=params(9, stop=("bbbc",)))
+    assert "".join(token.text for token in running) == "b" * 9
 
 
 def test_rows_end_by_themselves_and_do_not_disturb_each_other() -> None:
     members = trio(8, seed=21)
-    rows = [params(n, temperature=t, seed=s, top_p=0.9) for n, t, s in
-            [(1, 0.0, 0), (30, 1.0, 5), (7, 0.7, 6), (40, 0.0, 7), (2, 1.3, 8), (25, 1.0, 9), (3, 0.0, 1), (40, 1.0, 2)]]  # fmt: skip
+    settings = [
+        (1, 0.0, 0),
+        (30, 1.0, 5),
+        (7, 0.7, 6),
+        (40, 0.0, 7),
+        (2, 1.3, 8),
+        (25, 1.0, 9),
+        (3, 0.0, 1),
+        (40, 1.0, 2),
+    ]
+    rows = [params(n, temperature=t, seed=s, top_p=0.9) for n, t, s in settings]
     for method in ("speculative", "contrastive", "route:rollback=0.4", "mixture"):
         together = generate(members, PROMPTS, method, sampling=rows)
         for i, text in enumerate(together):
@@ -289,22 +315,21 @@ def test_an_abandoned_stream_leaves_the_members_usable() -> None:
     members = trio()
     started = stream(members, "abc", sampling=params(30))
     next(started)
-    started.close()  # type: ignore[attr-defined]
+    started.close()
     assert generate(members, ["abc"])[0].tokens
 
 
 def test_stream_gives_the_tokens_of_generate_and_returns_the_generation() -> None:
     members = trio(seed=4)
     (whole,) = generate(members, ["abc"], candidates=2)
-    tokens = []
-    running = stream(members, "abc", candidates=2)
-    while True:
-        try:
-            tokens.append(next(running))
-        except StopIteration as end:
-            assert end.value.text == whole.text
-            break
-    assert tokens == whole.tokens
+    assert list(stream(members, "abc", candidates=2)) == whole.tokens
+    returned = []
+
+    def consume() -> Any:
+        returned.append((yield from stream(members, "abc", candidates=2)))
+
+    assert list(consume()) == whole.tokens
+    assert (returned[0].text, returned[0].tokens) == (whole.text, whole.tokens)
 
 
 def test_frames_have_a_row_a_token() -> None:
@@ -319,10 +344,10 @@ def test_frames_have_a_row_a_token() -> None:
 def test_the_draft_is_asked_once_more_only_where_a_text_ends_with_a_bonus() -> None:
     same = Table(4, logits=torch.tensor([-9.0, 0, 5, 1]))
     members = group(same, same)
-    decoding = Decoding(members, parse("speculative", draft_tokens=3), [[1]], [params(5)])
+    decoding = Decoding(members, parse("speculative", draft_tokens=3), [[1]], [params(7)])
     list(decoding)
-    # Rounds of 4 tokens (3 + bonus) and 1 (drafted, as it is the last): 3 + 1 draft calls, no closing call.
-    assert decoding.usage(0, "draft")[0] == 4
+    # Rounds of 4 tokens (3 + bonus) and 3 (all drafted, as the budget ends): 3 + 3 draft calls, no closing call.
+    assert decoding.usage(0, "draft")[0] == 6
     decoding = Decoding(members, parse("speculative", draft_tokens=3), [[1]], [params(4)])
     list(decoding)
     assert decoding.usage(0, "draft")[0] == 4  # 3, and the one that tells the draft's choice at the bonus

@@ -116,8 +116,7 @@ def test_texts_of_the_loop_are_distributed_as_q(method: str, transform: dict[str
 
     fusion = method if method in FUSIONS else "target"
     rows_of_q = [
-        reference.transform(reference.fuse(fusion, *(table[i] for table in TABLES)), **options)
-        for i in range(4)
+        reference.transform(reference.fuse(fusion, *(table[i] for table in TABLES)), **options) for i in range(4)
     ]
     expected = np.array(
         [rows_of_q[1][a] * rows_of_q[a][b] * rows_of_q[b][c] for a, b, c in itertools.product(range(4), repeat=3)]
@@ -150,12 +149,15 @@ def test_transforms_equal_the_written_out_ones(
     ours = Transforms([params], torch.device("cpu")).drawn(z[None, None])[0, 0].double()
     expected = reference.transform(reference.softmax(z), temperature, top_k, top_p, min_p)
     # A token at the edge of a cut may fall either way by rounding; anything else must agree.
-    rounded = any(
-        abs(value - cut) < 1e-5
-        for probs in (ours, expected, reference.transform(reference.softmax(z), temperature, top_k))
-        for value, cut in [(mass, top_p) for mass in probs.sort(descending=True).values.cumsum(0).tolist()]
-        + [(float(prob / probs.max()), min_p) for prob in probs]
-    ) or min(z.sort().values.diff().abs()) < 1e-4
+    rounded = (
+        any(
+            abs(value - cut) < 1e-5
+            for probs in (ours, expected, reference.transform(reference.softmax(z), temperature, top_k))
+            for value, cut in [(mass, top_p) for mass in probs.sort(descending=True).values.cumsum(0).tolist()]
+            + [(float(prob / probs.max()), min_p) for prob in probs]
+        )
+        or min(z.sort().values.diff().abs()) < 1e-4
+    )
     if not rounded:
         assert torch.allclose(ours, expected, atol=1e-5)
     assert float(ours.sum()) == pytest.approx(1.0, abs=1e-5)
