@@ -400,16 +400,16 @@ class Decoding:
     # ---- writing
 
     def _ends(self, row: Row, token: int) -> bool:
-        return token in self._eos and not row.params.ignore_eos
+        return (token in self._eos and not row.params.ignore_eos) or token in row.params.stop_tokens
 
     def _write(self, row: Row, token: int, source: Source, trace: dict[str, Any]) -> None:
         row.ids.append(token)
         row.written += 1
         ended, spent = self._ends(row, token), row.remaining == 0
-        end = row.text.push(token, last=ended or spent)
+        end = row.text.close() if ended else row.text.push(token, last=spent)
         row.held.append(_Record(token, source, row.written - 1, self._round, end, trace))
         if ended:
-            row.stop_reason = "eos"
+            row.stop_reason = "stop" if token in row.params.stop_tokens else "eos"
         elif row.text.stopped:
             row.stop_reason = "stop"
         elif spent:

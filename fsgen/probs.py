@@ -125,6 +125,11 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
     return 0.5 * (p - q).abs().sum(-1)
 
 
+def entropy(log_probs: Tensor) -> Tensor:
+    """Entropy in nats over the last axis; a token of probability 0 adds nothing."""
+    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
+
+
 class Summary(NamedTuple):
     """What a trace keeps of a distribution; every field has the shape of the positions, the last two [..., top]."""
 
@@ -138,15 +143,15 @@ class Summary(NamedTuple):
 
 def summarize(logits: Tensor, top: int = 0) -> Summary:
     """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits."""
-    probs = logits.softmax(-1)
+    log_probs = logits.log_softmax(-1)
+    probs = log_probs.exp()
     best = probs.topk(min(max(2, top), probs.shape[-1]), dim=-1)
-    entropy = torch.special.entr(probs).sum(-1)
     # argmax, not best.indices: at ties the greedy token must be the one that the loop takes.
     return Summary(
         token=logits.argmax(-1),
         prob=best.values[..., 0],
         margin=best.values[..., 0] - best.values[..., 1],
-        entropy=entropy,
+        entropy=entropy(log_probs),
         top_ids=best.indices[..., :top],
         top_probs=best.values[..., :top],
     )

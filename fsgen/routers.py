@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.probs import ROUTE, uniforms
+from fsgen.probs import ROUTE, entropy, uniforms
 
 
 class Router(ABC):
@@ -144,7 +143,7 @@ class Entropy(_Number):
     __str__ = Router.__str__
 
     def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
-        return _listed(torch.special.entr(logits.softmax(-1)).sum(-1) > self.value)
+        return _listed(entropy(logits.log_softmax(-1)) > self.value)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,13 @@ class GrowingText:
             the length of the text after it (before a stop string is cut off).
         """
         self._ids.append(token)
+        return self._extend(last)
+
+    def close(self) -> int:
+        """End the text with what is there: a token that only ends it adds nothing. Gives its length, as `push`."""
+        return self._extend(last=True) if self._done < len(self._ids) else len(self.text)
+
+    def _extend(self, last: bool) -> int:
         grown = self._decode(self._context)
         if not grown.endswith("\ufffd") or last:
             before = len(self.text)

@@ -23,7 +23,8 @@ class SamplingParams:
         min_p: keep tokens at least `min_p` times as likely as the most likely one (Nguyen 2407.01082).
         seed: all randomness of the row; two rows of one prompt and one seed are written alike, in any batch.
         stop: the text ends before the first of these strings.
-        ignore_eos: write on past the model's end-of-text token, up to the budget.
+        stop_tokens: ids that end the text, beside the model's end-of-text tokens; they add nothing to it.
+        ignore_eos: write on past the model's end-of-text tokens, up to the budget.
 
     Raises:
         ValueError: a value that no sampling can have, named.
@@ -36,13 +37,14 @@ class SamplingParams:
     min_p: float = 0.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.stop, str):
             object.__setattr__(self, "stop", (self.stop,))
-        elif not isinstance(self.stop, tuple):
-            object.__setattr__(self, "stop", tuple(self.stop))
+        for name in ("stop", "stop_tokens"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         checks = (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
             ("temperature", 0.0 <= self.temperature < float("inf"), "0 (greedy) or a positive number"),
@@ -51,6 +53,7 @@ class SamplingParams:
             ("min_p", 0.0 <= self.min_p < 1.0, "at least 0 and below 1"),
             ("seed", 0 <= self.seed < 2**64, "an integer from 0 to 2**64 - 1"),
             ("stop", all(self.stop), "strings that are not empty"),
+            ("stop_tokens", all(token >= 0 for token in self.stop_tokens), "token ids"),
         )
         for name, good, right in checks:
             if not good:

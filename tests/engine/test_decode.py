@@ -220,6 +220,17 @@ def test_stop_strings_wherever_they_end(method: str, temperature: float) -> None
             assert written.endswith(stop)
 
 
+def test_stop_tokens_of_a_row_end_its_text_and_add_nothing() -> None:
+    members = trio(8, seed=2)
+    (free,) = generate(members, ["abc"], sampling=params(30, ignore_eos=True))
+    rows = [params(30, ignore_eos=True, stop_tokens=[token]) for token in sorted(set(free.token_ids))]
+    for text, row in zip(generate(members, ["abc"] * len(rows), sampling=rows), rows, strict=True):
+        ended = free.token_ids.index(row.stop_tokens[0])
+        assert text.token_ids == free.token_ids[: ended + 1]
+        assert text.text == members.tokenizer.decode(free.token_ids[:ended], skip_special_tokens=True)
+        assert text.stop_reason == "stop"
+
+
 def test_a_stream_holds_back_only_what_a_stop_string_could_cut() -> None:
     members = group(*(Table(4, logits=torch.tensor([-9.0, 0, 5, 1]), seed=s) for s in (1, 2)))
     running = stream(members, "a", draft_tokens=2, sampling=params(9, stop=("bbbc",)))
