@@ -60,8 +60,16 @@ def test_ending_the_draft_early_never_changes_the_text(
     assert written.stats.known == written.stats.tokens == len(written.token_ids)
     for token in written.tokens:
         context = [*prompt, *written.token_ids[: token.position]]
-        assert token.draft_token == int(reference.logits_of(members, "draft", context).argmax())
+        target, draft, base = (reference.logits_of(members, role, context) for role in ("target", "draft", "base"))
+        p, q = reference.softmax(draft), reference.fuse(FUSION_OF.get(method, method), target, draft, base)
+        assert token.draft_token == int(p.argmax())
         assert token.target_token == token.id
+        assert token.draft_prob == pytest.approx(float(p.max()), abs=1e-5)
+        assert token.draft_margin == pytest.approx(float(p.topk(2).values.diff().abs()), abs=1e-5)
+        assert token.draft_entropy == pytest.approx(float(torch.special.entr(p).sum()), abs=1e-5)
+        assert token.target_prob == pytest.approx(float(q.max()), abs=1e-5)
+        assert token.target_entropy == pytest.approx(float(torch.special.entr(q).sum()), abs=1e-5)
+        assert token.total_variation == pytest.approx(float((p - q).abs().sum()) / 2, abs=1e-5)
 
 
 @settings(max_examples=80, deadline=None)
