@@ -47,15 +47,11 @@ def _chart(rows: Sequence[SummaryRow], targets: list[str], methods: list[str], t
         }
         for row in rows
     ]
-    x: alt.X = (
-        (
-            alt.X("parameters:Q", title="parameters of the draft", axis=alt.Axis(format="~s", tickCount=4, grid=False)).scale(
-                type="log", nice=False, padding=12
-            )
-        )
-        if sized
-        else alt.X("draft:N", title="draft", sort=None)
-    )
+    x = alt.X("draft:N", title="draft", sort=None)
+    if sized:
+        axis = alt.Axis(format="~s", tickCount=4, grid=False)
+        x = alt.X("parameters:Q", title="parameters of the draft", axis=axis)
+        x = x.scale(type="log", nice=False, padding=12)
     colour = alt.Color("target:N", title="target", sort=None).scale(domain=targets, range=list(COLOURS))
     base = alt.Chart(alt.Data(values=values)).encode(x=x, color=colour)
     shape = alt.Shape("method:N", title="method").scale(domain=methods)

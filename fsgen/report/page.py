@@ -83,7 +83,7 @@ def write(out_dir: str | Path) -> Path:
         findings=findings(rows),
         charts=dict(zip(specs, charts, strict=True)),
         specs=_inline(json.dumps(specs)),
-        bundle=_inline(vl_convert.javascript_bundle(None)) if specs else "",
+        bundle=_inline(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")) if specs else "",
         columns=COLUMNS,
         rows=[_cells(row) for row in rows],
         models=_models(records),

@@ -248,11 +248,11 @@ def make_plan(config: StudyConfig, limit: int | None = None) -> Plan:
 def _dtype(config: StudyConfig, faults: _Faults) -> str:
     from fsgen.models import hf
 
-    try:
-        hf.check_dtype(config.dtype)
-        hf.check_device(config.device)
-    except ValueError as error:
-        faults.add("the study", error)
+    for checked, value in ((hf.check_dtype, config.dtype), (hf.check_device, config.device)):
+        try:
+            checked(value)
+        except ValueError as error:
+            faults.add("the study", error)
     if config.dtype != "auto":
         return config.dtype
     on_cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())

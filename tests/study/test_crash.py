@@ -21,6 +21,7 @@ from tests.study.tables import tables
 ROOT = Path(__file__).parent.parent.parent
 SERVER = """
 import os, sys
+from transformers.models.llama import modeling_llama
 from fsgen.models import hf
 from fsgen.study import run_study
 for line in sys.stdin:

@@ -1,0 +1,106 @@
+"""The summary's numbers, against those worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from fsgen.analysis.frequency import (
+    accuracy,
+    frequency_interval,
+    read_summary,
+    summarize,
+    total_counts,
+    write_summary,
+)
+from fsgen.analysis.labels import millions, short_name
+from fsgen.metrics import Counts
+from tests.report.rows import row
+
+COUNTS = [field.name for field in fields(Counts) if field.name != "sampled"]
+
+
+def texts(differing: list[int], known: list[int], sampled: bool = False, **columns: list[Any]) -> pl.DataFrame:
+    n = len(known)
+    rows: dict[str, Any] = {name: [0] * n for name in COUNTS}
+    rows |= {"example": [f"e{i}" for i in range(n)], "turn": [1] * n, "sampled": [sampled] * n, "error": [None] * n}
+    rows |= {"tokens": known, "differing": differing, "known": known, "compared": known, "score": [None] * n}
+    rows |= {name: [0.0] * n for name in ("variation", "draft_seconds", "system2_seconds", "seconds")}
+    return pl.DataFrame(rows | columns, schema_overrides={"score": pl.Float64, "variation": pl.Float64})
+
+
+def test_a_frequency_is_a_ratio_of_sums_not_a_mean_of_ratios() -> None:
+    counts = total_counts(texts([1, 0], [1, 9]))
+    assert counts.collaboration_frequency == 0.1
+    assert total_counts(texts([1, 0], [1, 9], sampled=True, variation=[0.5, 4.5])).collaboration_frequency == 0.5
+    assert total_counts(pl.DataFrame()).collaboration_frequency is None
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap() -> None:
+    draw = np.random.default_rng(1)
+    known = draw.integers(20, 100, 40)
+    differing = draw.binomial(known, draw.uniform(0.1, 0.6, 40))
+    low, high = frequency_interval(texts(differing.tolist(), known.tolist()))
+    ratios = []
+    for _ in range(4000):
+        chosen = draw.integers(0, 40, 40)
+        ratios.append(differing[chosen].sum() / known[chosen].sum())
+    assert (low, high) == pytest.approx(np.percentile(ratios, [2.5, 97.5]), abs=0.01)
+    assert frequency_interval(texts(differing.tolist(), known.tolist())) == (low, high), "drawn from a seed"
+
+
+def test_examples_are_drawn_not_texts() -> None:
+    """Two turns of one dialogue go together: repeated turns tell nothing new."""
+    one = texts([5, 50, 20, 80], [100] * 4)
+    two = pl.concat([one, one.with_columns(turn=pl.lit(2, pl.Int64))])
+    assert frequency_interval(two) == frequency_interval(one)
+
+
+def test_the_interval_of_a_sampled_run_is_that_of_the_variation() -> None:
+    frame = texts([0, 0, 0], [10, 10, 10], sampled=True, variation=[1.0, 5.0, 9.0])
+    low, high = frequency_interval(frame)
+    assert low is not None
+    assert high is not None
+    assert 0.1 <= low < 0.5 < high <= 0.9
+
+
+@pytest.mark.parametrize("known", [[], [10], [10, 0]])
+def test_no_interval_from_less_than_two_examples(known: list[int]) -> None:
+    frame = texts([0] * len(known), known) if known else pl.DataFrame()
+    assert frequency_interval(frame) == (None, None)
+
+
+def test_accuracy_is_over_the_texts_that_have_a_score() -> None:
+    assert accuracy(texts([0] * 4, [1] * 4, score=[1.0, 0.0, None, 1.0])) == pytest.approx(2 / 3)
+    assert accuracy(texts([0], [1])) is None
+    assert accuracy(pl.DataFrame()) is None
+
+
+def test_a_summary_comes_back(tmp_path: Path) -> None:
+    rows = [row(ci_low=None), row(draft=None, accuracy=None)]
+    write_summary(tmp_path, rows)
+    assert read_summary(tmp_path) == rows
+    assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+
+
+def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no study\.json"):
+        summarize(tmp_path)
+    with pytest.raises(ValueError, match="not finished"):
+        read_summary(tmp_path)
+
+
+def test_labels() -> None:
+    assert [short_name(name) for name in ("pocket-4m", "/a/b/", "Qwen/Qwen3-8B", None)] == [
+        "pocket-4m",
+        "b",
+        "Qwen3-8B",
+        "-",
+    ]
+    sizes = (110_000, 420_000, 8_280_000, 7_600_000_000, 12_000, None)
+    assert [millions(size) for size in sizes] == ["0.11 M", "0.42 M", "8.28 M", "7.6 B", "12 k", "unknown"]
