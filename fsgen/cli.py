@@ -145,7 +145,7 @@ def generate(
     sampling = SamplingParams(max_tokens, temperature, top_k, top_p, min_p, seed, tuple(stop or ()))
     text = _read_prompt(prompt)
 
-    _hide_bars(draft, target, base)
+    _quieten(draft, target, base)
     from fsgen.decode import check
     from fsgen.generation import encode, stream
     from fsgen.methods import parse
@@ -164,10 +164,14 @@ def generate(
         _show_plain(tokens)
 
 
-def _hide_bars(*names: str | None) -> None:
-    """No progress bars but of a download, and that on a terminal; to be called before transformers is imported."""
+def _quieten(*names: str | None) -> None:
+    """Leaves stderr to our own words; to be called before transformers is imported.
+
+    No warnings (a prompt that is too long is our error to tell), and no progress bars but of a download on a terminal.
+    """
     from fsgen.models.bundled import PREFIX
 
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     local = all(name is None or name.startswith(PREFIX) or Path(name).is_dir() for name in names)
     if local or not sys.stderr.isatty():
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -255,7 +259,7 @@ def study(
 
     A study that was interrupted goes on where it stopped. The exit status is 1 where runs of it failed.
     """
-    _hide_bars()
+    _quieten()
     from rich.console import Console
 
     from fsgen.report import write

@@ -183,6 +183,17 @@ def test_the_bundled_pair_writes_where_no_model_is_named(run: Any) -> None:
     assert proxy.status == 0
 
 
+def test_stderr_has_our_words_alone(pair: list[str], folders: dict[str, str]) -> None:
+    # Of a prompt beyond this length the tokenizer would warn.
+    settings = Path(folders["target"], "tokenizer_config.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 64}))
+    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", "x" * 500, *pair]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: prompt 0 has 500 tokens")
+    assert done.stderr.count("\n") == 1
+
+
 def test_a_pipe_gets_pure_json(pair: list[str]) -> None:
     command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", "-", *pair, "--json"]
     done = subprocess.run(command, input="the fox\n", capture_output=True, text=True, check=True)
