@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from fsgen.analysis.frequency import SummaryRow
 
 
@@ -25,6 +27,13 @@ def method_label(row: SummaryRow) -> str:
 def task_label(row: SummaryRow) -> str:
     """The task, and how it was asked where that is not the usual."""
     return row.task + f", {row.shots} shots" * (row.shots > 0) + ", chat" * row.chat
+
+
+def by_task(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
+    """The rows of each task together, in the order in which the tasks come."""
+    rows = list(rows)
+    order = list(dict.fromkeys(map(task_label, rows)))
+    return sorted(rows, key=lambda row: order.index(task_label(row)))
 
 
 def decimal(value: float | None, digits: int) -> str:

@@ -15,7 +15,7 @@ import vl_convert
 import yaml
 
 from fsgen.analysis.frequency import SummaryRow, read_run, read_study, read_summary
-from fsgen.analysis.labels import decimal, interval, method_label, millions, short_name, task_label
+from fsgen.analysis.labels import by_task, decimal, interval, method_label, millions, short_name, task_label
 from fsgen.report.charts import frequency_by_draft, measured
 
 
@@ -85,7 +85,7 @@ def write(out_dir: str | Path) -> Path:
         specs=_inline(json.dumps(specs)),
         bundle=_inline(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")) if specs else "",
         columns=COLUMNS,
-        rows=[_cells(row) for row in rows],
+        rows=[_cells(row) for row in by_task(rows)],
         models=_models(records),
         config=yaml.safe_dump(study["config"], sort_keys=False, allow_unicode=True),
         versions=_versions(records),

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from fsgen.analysis.frequency import SummaryRow, accuracy, total_counts
-from fsgen.analysis.labels import decimal, interval, method_label, short_name
+from fsgen.analysis.labels import by_task, decimal, interval, method_label, short_name, task_label
 
 
 class Reporter:
@@ -134,12 +134,12 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
     for name in ("draft", "target", "together"):
         table.add_column(f"accuracy\n{name}", justify="right")
     previous = None
-    for row in rows:
-        if previous != row.task:
+    for row in by_task(rows):
+        if previous != task_label(row):
             if previous is not None:
                 table.add_section()
-            table.add_row(f"[bold]{escape(row.task)}[/]")
-        previous = row.task
+            table.add_row(f"[bold]{escape(task_label(row))}[/]")
+        previous = task_label(row)
         table.add_row(
             short_name(row.draft),
             short_name(row.target),

@@ -191,7 +191,9 @@ class Store:
             )
 
         def write_generations(path: Path) -> None:
-            pq.write_table(generations, path, compression="zstd", compression_level=9, store_schema=False)
+            pq.write_table(
+                generations, path, compression="zstd", compression_level=9, write_statistics=False, store_schema=False
+            )
 
         _atomically(self._part("traces", run, start, stop), write_traces)
         _atomically(self._part("generations", run, start, stop), write_generations)
