@@ -221,7 +221,7 @@ def make_plan(config: StudyConfig, limit: int | None = None) -> Plan:
         for pair in pairs:
             for name in (pair.draft, pair.target, pair.base):
                 if name is not None and name not in models:
-                    models[name] = _model(name, faults)
+                    models[name] = _model(name, config, faults)
         methods: list[Method] = []
         for asked, router in product(grid.methods, grid.routers):
             try:
@@ -298,11 +298,12 @@ def _pairs(entries: Iterable[PairConfig | LadderConfig], faults: _Faults) -> Ite
                 yield PairConfig(draft=draft, target=target)
 
 
-def _model(name: str, faults: _Faults) -> Unloaded | None:
+def _model(name: str, config: StudyConfig, faults: _Faults) -> Unloaded | None:
     from fsgen.models import hf  # here, because it imports transformers, which takes seconds
 
     try:
         checkpoint = hf.open_checkpoint(name)
+        hf.place(checkpoint, config.device, config.dtype)
     except ValueError as error:
         faults.add(f"model {name}", error)
         return None
@@ -317,7 +318,7 @@ def _model(name: str, faults: _Faults) -> Unloaded | None:
         digest=digest,
         tokenizer=checkpoint.tokenizer,
         vocab_size=checkpoint.vocab_size,
-        context=hf.context_of(checkpoint.config, checkpoint.tokenizer),
+        context=checkpoint.context,
     )
 
 
