@@ -220,7 +220,11 @@ def parse_config(text: str, source: str = "the study") -> StudyConfig:
     try:
         return StudyConfig.model_validate(content)
     except ValidationError as error:
-        faults = "\n".join(f"- {line}" for line in dict.fromkeys(map(_fault, error.errors())))
+        met = error.errors()
+        # A list is called too short when none of its items is good; those say it better.
+        bad = [tuple(fault["loc"][:-1]) for fault in met]
+        met = [f for f in met if f["type"] != "too_short" or not any(b[: len(f["loc"])] == f["loc"] for b in bad)]
+        faults = "\n".join(f"- {line}" for line in dict.fromkeys(map(_fault, met)))
         raise ValueError(f"{source} is not a study:\n{faults}") from error
 
 
@@ -237,5 +241,7 @@ def _fault(error: Any) -> str:
             return f"{'.'.join(keys)}: missing"
         case "value_error":
             return f"{'.'.join(keys)}: {message}" if keys else message
+        case "model_type" | "dict_type":
+            return f"{'.'.join(keys)}: must be a name or a mapping{shown}"
         case _:
             return f"{'.'.join(keys)}: {message[:1].lower()}{message[1:]}{shown}"

@@ -86,6 +86,7 @@ def test_every_fault_at_once() -> None:
     lines = str(caught.value).splitlines()
     for fault in ("tasks.0.nam: unknown key", "tasks.0.name: missing", "batch_size", "extra: unknown key"):
         assert any(fault in line for line in lines), fault
+    assert len(lines) == 1 + 5, "and none of them twice, in other words"
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
