@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fsgen.probs import ROUTE, entropy, uniforms
+from fsgen.types import shortest
 
 
 class Router(ABC):
@@ -49,7 +51,7 @@ class Router(ABC):
         return f"{self.name}:{self.argument}" if self.argument else self.name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Always(Router):
     """Every position. In a lossless method, where all is verified anyway, it leaves the draft its full length."""
 
@@ -58,11 +60,8 @@ class Always(Router):
     def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
         return [True] * len(positions)
 
-    def __str__(self) -> str:
-        return self.name
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Never(Router):
     """No position. With the `route` method: the draft alone."""
 
@@ -71,16 +70,24 @@ class Never(Router):
     def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
         return [False] * len(positions)
 
-    def __str__(self) -> str:
-        return self.name
 
+@dataclass(frozen=True)
+class _Threshold(Router):
+    """Consult where a score lies beyond a threshold: a subclass scores, this class decides.
 
-class _Number(Router):
-    """A router with one number, `value`, and the interval in which it makes sense."""
+    Class attributes: `high`, the largest threshold that makes sense (the smallest is 0), and `above`, whether a high
+    score asks for System 2 rather than a low one.
+    """
 
-    low: ClassVar[float] = 0.0
-    high: ClassVar[float] = math.inf
     value: float
+
+    high: ClassVar[float] = 1.0
+    above: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.value <= self.high and math.isfinite(self.value)):
+            high = "" if self.high == math.inf else f" and at most {self.high:g}"
+            raise ValueError(f"router {self.name}:{self.value:g} is impossible: at least 0{high}")
 
     @classmethod
     def parse(cls, argument: str) -> Self:
@@ -88,77 +95,63 @@ class _Number(Router):
             value = float(argument)
         except ValueError:
             raise ValueError(f"router {cls.name!r} needs a number, as in {cls.usage}, not {argument!r}") from None
-        return cls(value)  # type: ignore[call-arg]  # every subclass is a dataclass of this one field
-
-    def __post_init__(self) -> None:
-        if not (self.low <= self.value <= self.high and math.isfinite(self.value)):
-            high = "" if self.high == math.inf else f" and at most {self.high:g}"
-            raise ValueError(f"router {self.name}:{self.value:g} is impossible: at least {self.low:g}{high}")
+        return cls(value)
 
     @property
     def argument(self) -> str:
-        return f"{self.value:g}"
+        return shortest(self.value)
+
+    @abstractmethod
+    def score(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Tensor:
+        """What is compared with the threshold, [rows]; arguments as in `consult`."""
+
+    def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
+        score = self.score(logits, positions, seeds)
+        flags: list[bool] = (score > self.value if self.above else score < self.value).tolist()
+        return flags
 
 
-@dataclass(frozen=True)
-class MaxProb(_Number):
+class MaxProb(_Threshold):
     """Consult when p's largest probability is below the threshold."""
-
-    value: float
 
     name = "max-prob"
     usage = "max-prob:0.5"
-    high = 1.0
-    __str__ = Router.__str__
 
-    def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
-        log_prob = logits.amax(-1) - logits.logsumexp(-1)
-        return _listed(log_prob.exp() < self.value)
+    def score(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Tensor:
+        return (logits.amax(-1) - logits.logsumexp(-1)).exp()
 
 
-@dataclass(frozen=True)
-class Margin(_Number):
+class Margin(_Threshold):
     """Consult when p's largest probability leads the second by less than the threshold."""
-
-    value: float
 
     name = "margin"
     usage = "margin:0.2"
-    high = 1.0
-    __str__ = Router.__str__
 
-    def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
+    def score(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Tensor:
         best = logits.softmax(-1).topk(2, dim=-1).values
-        return _listed(best[..., 0] - best[..., 1] < self.value)
+        return best[..., 0] - best[..., 1]
 
 
-@dataclass(frozen=True)
-class Entropy(_Number):
+class Entropy(_Threshold):
     """Consult when p's entropy is above the threshold, in nats."""
-
-    value: float
 
     name = "entropy"
     usage = "entropy:1.0"
-    __str__ = Router.__str__
+    high = math.inf
+    above = True
 
-    def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
-        return _listed(entropy(logits.log_softmax(-1)) > self.value)
+    def score(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Tensor:
+        return entropy(logits.log_softmax(-1))
 
 
-@dataclass(frozen=True)
-class Random(_Number):
+class Random(_Threshold):
     """Consult at a share of the positions, drawn from the row's seed: what any other router must beat."""
-
-    value: float
 
     name = "random"
     usage = "random:0.3"
-    high = 1.0
-    __str__ = Router.__str__
 
-    def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
-        return _listed(uniforms(seeds, positions, ROUTE) < self.value)
+    def score(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> Tensor:
+        return torch.from_numpy(uniforms(seeds, positions, ROUTE))
 
 
 @dataclass(frozen=True)
@@ -170,7 +163,6 @@ class Position(Router):
 
     name = "position"
     usage = "position:0-16"
-    __str__ = Router.__str__
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.stop:
@@ -188,11 +180,8 @@ class Position(Router):
         return f"{self.start}-{self.stop}"
 
     def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
-        return _listed((positions >= self.start) & (positions < self.stop))
-
-
-def _listed(flags: Tensor | NDArray[np.bool_]) -> list[bool]:
-    return flags.tolist()
+        flags: list[bool] = ((positions >= self.start) & (positions < self.stop)).tolist()
+        return flags
 
 
 ROUTERS: dict[str, type[Router]] = {

@@ -67,12 +67,18 @@ class SamplingParams:
         """The transforms alone, as they stand in tables: `greedy`, or `temperature=0.8,top_p=0.9`."""
         if self.greedy:
             return "greedy"
-        shown = [f"temperature={self.temperature:g}"]
+        shown = [f"temperature={shortest(self.temperature)}"]
         for name, off in (("top_k", 0), ("top_p", 1.0), ("min_p", 0.0)):
             value = getattr(self, name)
             if value != off:
-                shown.append(f"{name}={value:g}")
+                shown.append(f"{name}={shortest(value)}")
         return ",".join(shown)
+
+
+def shortest(value: float) -> str:
+    """A number as short as it can be written without becoming another: 0.5, 1, 40, 0.123456789."""
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)
 
 
 Candidates = tuple[tuple[int, float], ...]
