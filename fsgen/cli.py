@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         status = app(arguments or ["--help"], prog_name="fsgen", standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", " ".join(message.split()), file=sys.stderr)
+        print("error:", message.strip(), file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 

@@ -51,6 +51,8 @@ class Method:
             raise ValueError(f"draft_tokens={self.draft_tokens} is impossible: 0 to {MAX_DRAFT_TOKENS}")
         if self.draft_tokens == 0 and (self.trusting or self.fusion.reads_draft):
             raise ValueError(f"method {self.name!r} reads the draft at every position: draft_tokens must be at least 1")
+        if self.draft_tokens == 0 and not isinstance(self.router, Always):
+            raise ValueError(f"method {self.name!r} drafts nothing that the router {str(self.router)!r} could judge")
         if self.draft_tokens == 0 and not self.bonus:
             raise ValueError(f"method {self.name!r} writes drafted tokens only: draft_tokens must be at least 1")
         if self.verifier != "auto" and self.verifier not in VERIFIERS:

@@ -140,7 +140,5 @@ class _MarkovSession(TableSession):
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor:
         wanted = [last] * len(sequences) if isinstance(last, int) else list(last)
         width = max(wanted)
-        ends = [
-            [0] * width if sequence is None else ([0] * width + list(sequence))[-width:] for sequence in sequences
-        ]
+        ends = [[0] * width if sequence is None else ([0] * width + list(sequence))[-width:] for sequence in sequences]
         return self.model.table[torch.tensor(ends)]

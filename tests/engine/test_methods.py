@@ -95,6 +95,11 @@ def test_bad_routers_are_named_with_what_exists(text: str, message: str) -> None
         parse_router(text)
 
 
+def test_a_router_without_a_draft_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"drafts nothing that the router 'max-prob:0.5' could judge"):
+        parse("plain", "max-prob:0.5")
+
+
 def test_routers_read_p_by_hand() -> None:
     p = torch.tensor([[0.6, 0.3, 0.1], [0.4, 0.35, 0.25], [0.98, 0.01, 0.01]])
     positions, seeds = np.array([0, 1, 2]), np.zeros(3, dtype=np.uint64)

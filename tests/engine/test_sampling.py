@@ -101,8 +101,8 @@ TABLES = [torch.from_numpy(np.random.default_rng(s).normal(size=(4, 4)) * 1.2).f
     ids=str,
 )
 def test_texts_of_the_loop_are_distributed_as_q(method: str, transform: dict[str, Any]) -> None:
-    """Three tokens from a Markov chain, whose 64 texts have known probabilities: 60,000 tokens through the loop."""
-    rows = 20_000
+    """Three tokens from a Markov chain, whose 64 texts have known probabilities: 30,000 tokens through the loop."""
+    rows = 10_000
     target, draft, base = (Markov(table, seed) for seed, table in enumerate(TABLES))
     members = group(draft, target, base)
     router = {"route": "always"}.get(method)
@@ -126,11 +126,11 @@ def test_texts_of_the_loop_are_distributed_as_q(method: str, transform: dict[str
 
 def test_the_expected_rejection_rate_is_the_one_counted() -> None:
     members = group(Markov(TABLES[1], 1), Markov(TABLES[0], 0))
-    sampling = [SamplingParams(max_tokens=4, ignore_eos=True, seed=s, temperature=1.0) for s in range(20_000)]
+    sampling = [SamplingParams(max_tokens=4, ignore_eos=True, seed=s, temperature=1.0) for s in range(10_000)]
     texts = generate(members, [[1]] * len(sampling), "oracle", sampling=sampling, batch_size=len(sampling))
     total = texts[0].stats.total(text.stats for text in texts)
     counted = total.recovered / (total.accepted + total.recovered)
-    assert total.collaboration_frequency == pytest.approx(counted, abs=0.008)
+    assert total.collaboration_frequency == pytest.approx(counted, abs=0.012)
 
 
 @settings(max_examples=200, deadline=None)
