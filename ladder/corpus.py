@@ -23,7 +23,7 @@ POCKET_TRAIN, POCKET_HELD_OUT, POCKET_TEST = 63_000, 300, 500
 ARITHMETIC_TRAIN, ARITHMETIC_HELD_OUT = 19_600, 200
 CHOICE_TRAIN, CHOICE_HELD_OUT = 12_500, 250
 GSM8K_HELD_OUT = 150
-TUNED_POCKET = 6_000
+TUNED_GSM8K, TUNED_POCKET = 4_000, 6_000
 _HELD_OUT_MODULES = 9  # of 256
 
 
@@ -161,7 +161,7 @@ def build() -> None:
     _write("train", kept)
     _write("held_out", itertools.chain.from_iterable(held_out.values()))
     _write("dev", dev)
-    kept_gsm8k = [document for document in kept if document.domain == "gsm8k"]
+    kept_gsm8k = [document for document in kept if document.domain == "gsm8k"][:TUNED_GSM8K]
     _write("tuning", kept_gsm8k + tuning)
     report = {
         "documents": {domain: len(documents) for domain, documents in train.items()},
