@@ -78,7 +78,7 @@ def _markdown(results: dict[str, Any]) -> dict[str, str]:
             f"| `{model['name']}` | {model['parameters']:,} | {model['non_embedding_parameters']:,} "
             f"| {model['training_tokens']:,} | {right['pocket_math']:.1%} | {right['gsm8k']:.1%} |"
         )
-        cells = [f"{model['held_out_loss'][domain]:.3f}" for domain in (*DOMAINS, "all")]
+        cells = [f"{model['held_out_loss'][domain]:.4f}" for domain in (*DOMAINS, "all")]
         losses.append(f"| `{model['name']}` | " + " | ".join(cells) + " |")
     corpus = ["| domain | tokens in the stream | share |", "|---|---:|---:|"]
     total = sum(results["stream_tokens"].values())
