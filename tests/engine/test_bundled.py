@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from functools import cache
 from typing import Any
 
@@ -41,45 +42,50 @@ def prompts() -> list[list[int]]:
     return found
 
 
-def whole_logits(model: Any, sequences: list[list[int]]) -> Tensor:
-    """Logits after each sequence [rows, vocab], by one forward pass without a cache, padded on the right."""
+def logits_without_cache(model: Any, sequences: list[list[int]], counts: list[int]) -> list[Tensor]:
+    """Logits [counts[i], vocab] at the last positions of each sequence, by one forward pass, padded on the right."""
     longest = max(map(len, sequences))
     ids = torch.tensor([s + [0] * (longest - len(s)) for s in sequences])
-    ends = torch.tensor([len(s) - 1 for s in sequences])
     with torch.inference_mode():
         hidden = model.module.model(input_ids=ids, use_cache=False).last_hidden_state
-        logits: Tensor = model.module.lm_head(hidden[torch.arange(len(ids)), ends])
-    return logits
+        return [
+            model.module.lm_head(hidden[row, len(s) - n : len(s)])
+            for row, (s, n) in enumerate(zip(sequences, counts, strict=True))
+        ]
 
 
-@cache
-def argmax_decoding(fusion: str, target: str = TARGET, budget: int = BUDGET) -> list[tuple[list[int], list[float]]]:
-    """Of each prompt the argmax tokens of the fused distribution, and each one's lead over the next (in logits)."""
-    group = members(fusion, target)
-    texts: list[tuple[list[int], list[float]]] = [([], []) for _ in prompts()]
-    for _ in range(budget):
-        open_rows = [i for i, (ids, _) in enumerate(texts) if not ids or ids[-1] not in group.eos_ids]
-        sequences = [prompts()[i] + texts[i][0] for i in open_rows]
-        z_target = whole_logits(group.target, sequences)
-        z_draft = whole_logits(group.draft, sequences) if fusion != "target" else z_target
-        z_base = whole_logits(group.base, sequences) if fusion == "proxy" else z_target
-        for row, i in enumerate(open_rows):
-            q = reference.fuse(fusion, z_target[row], z_draft[row], z_base[row])
-            best = q.log().topk(2)
-            texts[i][0].append(int(best.indices[0]))
-            texts[i][1].append(float(best.values[0] - best.values[1]))
-    return texts
+# Texts of each fusion and target that were found to be argmax decodings, by the number of their prompt.
+proven: dict[tuple[str, str], dict[int, set[tuple[int, ...]]]] = defaultdict(lambda: defaultdict(set))
 
 
-def assert_equal(written: list[list[int]], fusion: str, target: str = TARGET) -> None:
-    """Token for token; past a tie within rounding a text may go on otherwise, and hardly any may have one."""
-    ties = 0
-    for ours, (expected, leads) in zip(written, argmax_decoding(fusion, target), strict=True):
-        if ours != expected:
-            place = next(j for j, (a, b) in enumerate(zip(ours, expected, strict=False)) if a != b)
-            assert leads[place] < ROUNDING, f"token {place}: {ours[place]} instead of {expected[place]}"
-            ties += 1
+def assert_argmax_decoding(written: list[list[int]], fusion: str, target: str = TARGET) -> None:
+    """Every token is the argmax of the fused distribution after the prompt and the tokens before it.
+
+    A text of which that holds for each token, up to the end of text or the budget, is the plain argmax decoding. At
+    a tie within rounding either token is right, and hardly any text may have one.
+    """
+    group, known, ties = members(fusion, target), proven[fusion, target], 0
+    new = [i for i, ids in enumerate(written) if tuple(ids) not in known[i]]
+    if not new:
+        return
+    sequences = [prompts()[i] + written[i][:-1] for i in new]
+    counts = [len(written[i]) for i in new]
+    z_target = logits_without_cache(group.target, sequences, counts)
+    z_draft = logits_without_cache(group.draft, sequences, counts) if fusion != "target" else z_target
+    z_base = logits_without_cache(group.base, sequences, counts) if fusion == "proxy" else z_target
+    for row, i in enumerate(new):
+        ids = written[i]
+        assert len(ids) == BUDGET or ids[-1] in group.eos_ids
+        assert not set(ids[:-1]) & group.eos_ids
+        for place, token in enumerate(ids):
+            q = reference.fuse(fusion, z_target[row][place], z_draft[row][place], z_base[row][place]).log()
+            if token != int(q.argmax()):
+                assert float(q.max() - q[token]) < ROUNDING, f"prompt {i}, token {place}: {token}, not {q.argmax()}"
+                ties += 1
+        known[i].add(tuple(ids))
     assert ties <= 2
+    # Two different texts of one prompt can both be right only by a tie.
+    assert sum(len(texts) > 1 for texts in known.values()) <= 2
 
 
 @pytest.mark.parametrize("batch", [1, 16])
@@ -90,14 +96,14 @@ def test_greedy_output_is_the_argmax_of_the_fused_distribution(fusion: str, k: i
     texts = generate(
         members(fusion), prompts(), method, draft_tokens=k, sampling=SamplingParams(max_tokens=BUDGET), batch_size=batch
     )
-    assert_equal([text.token_ids for text in texts], fusion)
+    assert_argmax_decoding([text.token_ids for text in texts], fusion)
 
 
 @pytest.mark.parametrize("method", ["plain", "oracle"])
 @pytest.mark.parametrize("batch", [1, 16])
 def test_the_other_presets_of_the_target(method: str, batch: int) -> None:
     texts = generate(members(), prompts(), method, sampling=SamplingParams(max_tokens=BUDGET), batch_size=batch)
-    assert_equal([text.token_ids for text in texts], "target")
+    assert_argmax_decoding([text.token_ids for text in texts], "target")
 
 
 @pytest.mark.parametrize("target", [TARGET, LARGEST])
@@ -114,7 +120,7 @@ def test_target_decoding_equals_transformers_generate(target: str) -> None:
         theirs = out[0, len(prompt) :].tolist()
         if theirs != text.token_ids:
             place = next(j for j, (a, b) in enumerate(zip(theirs, text.token_ids, strict=False)) if a != b)
-            z = whole_logits(group.target, [prompt + theirs[:place]])[0].topk(2).values
+            z = logits_without_cache(group.target, [prompt + theirs[:place]], [1])[0][0].topk(2).values
             assert float(z[0] - z[1]) < ROUNDING
             ties += 1
     assert ties <= 1
