@@ -24,7 +24,9 @@ import fsgen
 from fsgen import SamplingParams, tasks
 from fsgen.models import Members
 
-DRAFT, TARGET, TUNED = "pocket-0.25m", "pocket-8m", "pocket-0.25m-tuned"
+# Ends a draft at its first token that is less likely than this; everything is still verified.
+UNSURE = "max-prob:0.5"
+DRAFT, TARGET, TUNED = "pocket-0.6m", "pocket-8m", "pocket-0.6m-tuned"
 Texts = list[list[int]]
 
 
@@ -67,14 +69,20 @@ class Group:
 
 
 def ours(
-    members: Members, prompts: list[str], sampling: SamplingParams, method: str, k: int | None = None, batch: int = 1
+    members: Members,
+    prompts: list[str],
+    sampling: SamplingParams,
+    method: str,
+    k: int | None = None,
+    batch: int = 1,
+    router: str | None = None,
 ) -> Variant:
     def write() -> Texts:
-        texts = fsgen.generate(members, prompts, method, draft_tokens=k, sampling=sampling, batch_size=batch)
+        texts = fsgen.generate(members, prompts, method, router, k, sampling, batch)
         return [text.token_ids for text in texts]
 
-    name = method if k is None else f"{method}, k={k}"
-    return Variant(name, write)
+    parts = [method, *([f"k={k}"] if k is not None else []), *([router] if router else [])]
+    return Variant(", ".join(parts), write)
 
 
 def transformers_own(members: Members, prompts: list[str], max_tokens: int, assisted: int | None) -> Variant:
@@ -128,6 +136,7 @@ def groups(count: int, max_tokens: int) -> list[Group]:
                 transformers_own(pair, prompts, max_tokens, None),
                 *(transformers_own(pair, prompts, max_tokens, k) for k in (0, 3, 5)),
                 *(ours(pair, prompts, sampling, "speculative", k) for k in (3, 5, 8)),
+                ours(pair, prompts, sampling, "speculative", 8, router=UNSURE),
             ],
         )
     ]
@@ -137,7 +146,8 @@ def groups(count: int, max_tokens: int) -> list[Group]:
         result.append(Group(f"batch 16, {name}", variants, exact=name == "float32"))
     for method, members in (("contrastive", pair), ("proxy", tuned)):
         title = f"{method}, batch 1, float32; the first row calls every model at every token"
-        result.append(Group(title, [ours(members, prompts, sampling, method, k) for k in (1, 3, 5, 8)]))
+        variants = [ours(members, prompts, sampling, method, k) for k in (1, 3, 5, 8)]
+        result.append(Group(title, [*variants, ours(members, prompts, sampling, method, 8, router=UNSURE)]))
     return result
 
 

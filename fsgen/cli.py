@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fsgen.types import Token
 
 # The bundled pair that writes where no model is named; proxy tuning drafts with a tuned model, against its own base.
-DRAFT, TUNED, TARGET = "pocket-0.25m", "pocket-0.25m-tuned", "pocket-8m"
+DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
 
 app = typer.Typer(
     name="fsgen",
