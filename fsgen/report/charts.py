@@ -54,7 +54,9 @@ def _chart(rows: Sequence[SummaryRow], targets: list[str], methods: list[str], t
         x = x.scale(type="log", nice=False, padding=12)
     colour = alt.Color("target:N", title="target", sort=None).scale(domain=targets, range=list(COLOURS))
     base = alt.Chart(alt.Data(values=values)).encode(x=x, color=colour)
-    shape = alt.Shape("method:N", title="method").scale(domain=methods)
+    # Grey, since a shape's own symbols would be black on a dark page; one a line, since the names are long.
+    shapes = alt.Legend(columns=1, symbolFillColor="#888", symbolStrokeColor="#888")
+    shape = alt.Shape("method:N", title="method", legend=shapes).scale(domain=methods)
     y = alt.Y("frequency:Q", title="collaboration frequency").scale(domain=[0, top])
     tooltip = [
         alt.Tooltip("draft:N"),
