@@ -28,7 +28,7 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 tests: $(VENV)/.test
-	$(BIN)/python -m pytest --cov
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
