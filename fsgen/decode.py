@@ -245,9 +245,10 @@ class Decoding:
         return torch.stack(steps, dim=1) if steps else None
 
     def _may_draft(self, row: Row) -> bool:
-        if not row.active or row.flagged:
-            return False
-        return row.drafted < row.remaining and not (row.drafted and self._ends(row, row.ids[-1]))
+        return row.active and not row.flagged and row.drafted < row.remaining and not self._draft_ends_text(row)
+
+    def _draft_ends_text(self, row: Row) -> bool:
+        return row.drafted > 0 and self._ends(row, row.ids[-1])
 
     def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
         positions = np.array([row.written + row.drafted for row in self.rows])
@@ -308,9 +309,8 @@ class Decoding:
         return int(row.flagged) if self.method.trusting else row.drafted
 
     def _wants_bonus(self, row: Row) -> bool:
-        if not (row.active and self.method.adds_bonus and row.remaining > row.drafted):
-            return False
-        return not (row.drafted and self._ends(row, row.ids[-1]))
+        has_place = row.active and row.drafted < row.remaining
+        return has_place and self.method.adds_bonus and not self._draft_ends_text(row)
 
     # ---- System 2
 
@@ -424,10 +424,9 @@ class Decoding:
 
     def _close(self, logits: Tensor, writing: list[bool]) -> None:
         """Complete the records of bonus tokens, from the draft's call that came after them."""
-        place = torch.tensor(
-            [-2 if writes and row.open is not None else -1 for row, writes in zip(self.rows, writing, strict=True)]
-        )
-        p = logits[torch.arange(len(self.rows)), place][:, None]
+        # A row that goes on drafting was asked for two positions, the bonus' and the one after it.
+        back = [2 if writes and row.open is not None else 1 for row, writes in zip(self.rows, writing, strict=True)]
+        p = window(logits, [logits.shape[1] - n for n in back], 1)
         q = torch.stack([p[i] if row.open is None else row.open[None] for i, row in enumerate(self.rows)])
         distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
         p_lists = TraceFields(p, self._top)

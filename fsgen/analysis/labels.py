@@ -29,6 +29,11 @@ def task_label(row: SummaryRow) -> str:
     return row.task + f", {row.shots} shots" * (row.shots > 0) + ", chat" * row.chat
 
 
+def texts_label(row: SummaryRow) -> str:
+    """How many texts, and how many of the others failed."""
+    return f"{row.examples}" + (f" ({row.failed} failed)" if row.failed else "")
+
+
 def by_task(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
     """The rows of each task together, in the order in which the tasks come."""
     rows = list(rows)

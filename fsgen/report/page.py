@@ -15,7 +15,16 @@ import vl_convert
 import yaml
 
 from fsgen.analysis.frequency import SummaryRow, read_run, read_study, read_summary
-from fsgen.analysis.labels import by_task, decimal, interval, method_label, millions, short_name, task_label
+from fsgen.analysis.labels import (
+    by_task,
+    decimal,
+    interval,
+    method_label,
+    millions,
+    short_name,
+    task_label,
+    texts_label,
+)
 from fsgen.report.charts import frequency_by_draft, measured
 
 
@@ -103,13 +112,12 @@ def _inline(script: str) -> str:
 
 
 def _cells(row: SummaryRow) -> list[str]:
-    texts = f"{row.examples}" + (f" ({row.failed} failed)" if row.failed else "")
     return [
         task_label(row),
         short_name(row.draft),
         short_name(row.target),
         method_label(row),
-        texts,
+        texts_label(row),
         f"{row.tokens:,}",
         decimal(row.collaboration_frequency, 3),
         interval(row) or "-",

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from fsgen.analysis.frequency import SummaryRow, accuracy, total_counts
-from fsgen.analysis.labels import by_task, decimal, interval, method_label, short_name, task_label
+from fsgen.analysis.labels import by_task, decimal, interval, method_label, short_name, task_label, texts_label
 
 
 class Reporter:
@@ -144,7 +144,7 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
             short_name(row.draft),
             short_name(row.target),
             method_label(row),
-            f"{row.examples}" + (f" ({row.failed} failed)" if row.failed else ""),
+            texts_label(row),
             f"{decimal(row.collaboration_frequency, 3)} {interval(row)}",
             decimal(row.consulted_rate, 2),
             decimal(row.target_calls_per_token, 2),
