@@ -40,6 +40,12 @@ class Generation:
     stop_reason: StopReason
     prompt_tokens: int
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the text, each token coloured by its source."""
+        from fsgen.render import html
+
+        return html(self)
+
     def to_frame(self) -> pl.DataFrame:
         """The trace as a Polars data frame, one row a token."""
         import polars as pl

@@ -1,18 +1,51 @@
-"""How a generation looks in words and colours: one style a source, a legend, one line of figures."""
+"""How a generation looks: the colours of the sources, wherever they are shown, and a line of figures."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from fsgen.types import SOURCES
+from fsgen.types import SOURCES, Token
 
 if TYPE_CHECKING:
     from fsgen.generation import Generation
 
-STYLES = {"trusted": "cyan", "accepted": "green", "recovered": "bold red", "bonus": "yellow"}
+
+@dataclass(frozen=True)
+class Look:
+    """How the tokens of a source look.
+
+    Attributes:
+        rgb: seen on white and on black, and told apart from the others by those who see colours differently.
+        line: the kind of line under the token, which tells the source without any colour.
+        terminal: the style in a terminal, whose colours are its user's.
+    """
+
+    rgb: tuple[int, int, int]
+    line: str
+    terminal: str
+
+
+LOOKS = {
+    "trusted": Look((133, 61, 242), "dotted", "magenta"),
+    "accepted": Look((85, 152, 212), "solid", "cyan"),
+    "recovered": Look((212, 53, 95), "double", "bold red"),
+    "bonus": Look((196, 137, 20), "dashed", "yellow"),
+}
+STYLES = {source: look.terminal for source, look in LOOKS.items()}
+
+SHADES = (0.06, 0.46)
+"""Opacity of a token's background where the draft is sure, and where it is not sure at all; text stays readable."""
+
+
+def shade(uncertainty: float) -> float:
+    """The opacity of a token's background, by the draft's uncertainty (0 to 1)."""
+    least, most = SHADES
+    return least + (most - least) * min(max(uncertainty, 0.0), 1.0)
 
 
 def legend() -> Text:
@@ -36,3 +69,49 @@ def figures(generation: Generation) -> str:
     if stats.mean_accepted_length is not None:
         shown.append(f"{stats.mean_accepted_length:.2f} tokens a call")
     return "; ".join([*shown, f"ended by {generation.stop_reason}"])
+
+
+def html(generation: Generation) -> str:
+    """A generation as HTML that needs no style sheet.
+
+    Each token has the colour of its source, stronger where the draft was unsure; what is known of it shows when it is
+    pointed at.
+    """
+    seen = {token.source for token in generation.tokens}
+    keys = " ".join(_span(f" {source} ", source, 0.5) for source in SOURCES if source in seen)
+    text = "".join(
+        _span(token.text, token.source, _uncertainty(token), _known(token)) for token in generation.tokens if token.text
+    )
+    return (
+        '<div style="max-width:60em">'
+        f'<div style="font-family:monospace;white-space:pre-wrap;line-height:1.9;text-align:left">{text}</div>'
+        f'<div style="font-size:85%;margin-top:.6em">{keys} &nbsp; {escape(figures(generation))}</div>'
+        "</div>"
+    )
+
+
+def _span(text: str, source: str, uncertainty: float, title: str = "") -> str:
+    look = LOOKS[source]
+    red, green, blue = look.rgb
+    style = f"background:rgba({red},{green},{blue},{shade(uncertainty):.2f});"
+    style += f"border-bottom:{3 if look.line == 'double' else 2}px {look.line} rgb({red},{green},{blue})"
+    known = f' title="{escape(title)}"' if title else ""
+    return f'<span style="{style}"{known}>{escape(text)}</span>'
+
+
+def _uncertainty(token: Token) -> float:
+    return 0.0 if token.draft_prob is None else 1.0 - token.draft_prob
+
+
+def _known(token: Token) -> str:
+    """What a record says, in a line."""
+    shown = [f"position {token.position}", token.source]
+    if token.draft_prob is not None:
+        shown.append(f"draft's best {token.draft_prob:.2f}")
+    if token.draft_entropy is not None:
+        shown.append(f"draft's entropy {token.draft_entropy:.2f} nats")
+    if token.target_prob is not None:
+        shown.append(f"System 2's best {token.target_prob:.2f}")
+    if token.differs is not None:
+        shown.append("the two differ" if token.differs else "the two agree")
+    return ", ".join(shown)

@@ -80,3 +80,9 @@ def _backend(tokenizer: Any) -> dict[str, Any] | None:
         return None
     described: dict[str, Any] = json.loads(backend.to_str())
     return described
+
+
+def decoder_parts(tokenizer: Any) -> set[str]:
+    """The kinds of steps (`ByteLevel`, `ByteFallback`, ...) that turn tokens into text; none where it hides them."""
+    decoder = (_backend(tokenizer) or {}).get("decoder") or {}
+    return {step["type"] for step in [decoder, *decoder.get("decoders", [])] if "type" in step}

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from fsgen.generation import Generation
 from fsgen.metrics import Counts
+from fsgen.models.vocabulary import Vocabulary
 from fsgen.study.plan import Prompt
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns, rounded
 from fsgen.tasks import Score
@@ -80,6 +81,12 @@ def trace_table(texts: Sequence[Text]) -> pa.Table:
         if name not in made:
             made[name] = pa.array([getattr(token, name) for token in tokens], TRACE_SCHEMA.field(name).type)
     return pa.table({name: made[name] for name in TRACE_SCHEMA.names})
+
+
+def vocabulary_rows(known: Vocabulary) -> list[dict[str, Any]]:
+    """One row a token of a vocabulary."""
+    entries = enumerate(zip(known.texts, known.special, strict=True))
+    return [{"token": token, "text": text, "special": special} for token, (text, special) in entries]
 
 
 @dataclass(frozen=True)

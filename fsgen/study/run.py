@@ -16,12 +16,13 @@ from rich.console import Console
 from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
 from fsgen.generation import Generation, generate
 from fsgen.models import Members, Model, load
+from fsgen.models.vocabulary import vocabulary
 from fsgen.replay import replay, replayable
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.machine import hardware, versions
-from fsgen.study.plan import SCHEMA, Cell, Plan, make_plan
+from fsgen.study.plan import SCHEMA, Cell, Plan, canonical_hash, make_plan
 from fsgen.study.progress import Reporter, summary_table
-from fsgen.study.records import Stored, Text, generation_table, stored_texts, trace_table
+from fsgen.study.records import Stored, Text, generation_table, stored_texts, trace_table, vocabulary_rows
 from fsgen.study.store import Store
 from fsgen.tasks import Score
 from fsgen.types import Example
@@ -79,7 +80,7 @@ def run_study(
     with store.locked():
         if fresh:
             store.clear()
-        store.write_study(_study_record(plan))
+        store.write_study(_study_record(plan, _write_shared(plan, store)))
         with Reporter(console or Console()) as reporter:
             runner = _Runner(plan, store, reporter)
             runner.run()
@@ -99,7 +100,20 @@ def run_study(
     )
 
 
-def _study_record(plan: Plan) -> dict[str, Any]:
+def _write_shared(plan: Plan, store: Store) -> dict[str, str]:
+    """Write the prompts of the tasks and the vocabularies of the models; the key of each model's vocabulary."""
+    for task in dict.fromkeys(row.cell.task for row in plan.rows):
+        rows = [{"example": each.id, "prompt": each.prompt, "reference": each.reference} for each in task.examples]
+        store.write_examples(task.digest[:16], rows)
+    keys = {}
+    for name, model in plan.models.items():
+        known = vocabulary(model.tokenizer)
+        keys[name] = canonical_hash([[text.hex() for text in known.texts], known.special])[:16]
+        store.write_vocabulary(keys[name], vocabulary_rows(known))
+    return keys
+
+
+def _study_record(plan: Plan, vocabularies: dict[str, str]) -> dict[str, Any]:
     return {
         "name": plan.config.name,
         "schema": SCHEMA,
@@ -109,6 +123,7 @@ def _study_record(plan: Plan) -> dict[str, Any]:
                 "run": row.cell.key,
                 "draft_alone": row.draft_alone.key if row.draft_alone else None,
                 "target_alone": row.target_alone.key if row.target_alone else None,
+                "vocabulary": vocabularies[row.cell.members["target"]],
             }
             for row in plan.rows
         ],

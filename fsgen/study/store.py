@@ -4,6 +4,7 @@
     runs/<run>.json                               one record a run
     generations/run=<run>/part-<from>-<to>.parquet    one row a text
     traces/run=<run>/part-<from>-<to>.parquet         one row a token
+    examples/<task>.parquet, vocabularies/<vocabulary>.parquet    what was asked, and what the token ids mean
     summary.json, report.html                     made from the above
 
 A run is written in parts, each for the examples `from` to `to` (excluded). Every file appears under its name only when
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _TABLES = ("generations", "traces")
+_SHARED = ("examples", "vocabularies")
 _OWN_FILES = ("study.json", "summary.json", "report.html")
 
 _NAME = pa.string()
@@ -90,6 +92,8 @@ GENERATION_SCHEMA = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
+EXAMPLE_SCHEMA = pa.schema([("example", _NAME), ("prompt", _NAME), ("reference", _NAME)])
+VOCABULARY_SCHEMA = pa.schema([("token", pa.uint32()), ("text", pa.binary()), ("special", pa.bool_())])
 _CANDIDATE_BITS = 11
 """Significant bits of a candidate's probability: what half precision keeps. The scalars keep all of float32."""
 
@@ -150,6 +154,10 @@ class Store:
                     file.unlink()
                 _remove_if_empty(folder)
             _remove_if_empty(self.folder / table)
+        for name in _SHARED:
+            for file in (self.folder / name).glob("*.parquet"):
+                file.unlink()
+            _remove_if_empty(self.folder / name)
         _remove_if_empty(self.folder / "runs")
 
     # ---- parts
@@ -221,6 +229,22 @@ class Store:
 
     def _folder(self, table: str, run: str) -> Path:
         return self.folder / table / f"run={run}"
+
+    # ---- what runs share
+
+    def write_examples(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what was asked in a task, under the key of its examples."""
+        self._write_shared("examples", key, columns(rows, EXAMPLE_SCHEMA))
+
+    def write_vocabulary(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write what the token ids of a tokenizer stand for."""
+        self._write_shared("vocabularies", key, columns(rows, VOCABULARY_SCHEMA))
+
+    def _write_shared(self, name: str, key: str, table: pa.Table) -> None:
+        """Write a table that its key describes wholly, where it is not there yet."""
+        path = self.folder / name / f"{key}.parquet"
+        if not path.is_file():
+            _atomically(path, lambda file: pq.write_table(table, file, compression="zstd", store_schema=False))
 
     # ---- records
 

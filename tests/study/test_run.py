@@ -108,6 +108,25 @@ def test_the_tables(finished: Finished) -> None:
             assert row.collaboration_frequency == (mine["draft_token"] != mine["target_token"]).mean()
 
 
+def test_a_folder_says_what_was_asked_and_what_its_tokens_mean(finished: Finished) -> None:
+    _, out, result, _ = finished
+    planned = {row["run"]: row for row in json.loads((out / "study.json").read_text())["rows"]}
+    for row in result.rows:
+        if row.sampling == "greedy":
+            words = pl.read_parquet(out / "vocabularies" / f"{planned[row.run]['vocabulary']}.parquet")
+            spelled = dict(words.filter(~pl.col("special")).select("token", "text").iter_rows())
+            store = Store(out)
+            written = store.traces(row.run).group_by("example").agg("token")
+            texts = dict(store.generations(row.run).select("example", "text").iter_rows())
+            for example, tokens in written.iter_rows():
+                spelling = b"".join(spelled.get(token, b"") for token in tokens)
+                assert spelling.decode(errors="replace").startswith(texts[example])
+            record = json.loads((out / "runs" / f"{row.run}.json").read_text())
+            asked = pl.read_parquet(out / "examples" / f"{record['identity']['task']['examples'][:16]}.parquet")
+            assert set(asked["example"]) == set(texts)
+            assert all(prompt.startswith("Question: What is") for prompt in asked["prompt"])
+
+
 def test_the_records(finished: Finished) -> None:
     _, out, _, _ = finished
     records = [json.loads(file.read_text()) for file in (out / "runs").glob("*.json")]

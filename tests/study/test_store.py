@@ -148,6 +148,8 @@ def test_clear_removes_only_what_studies_write(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.write_part("run", 0, 1, *part(0))
     store.write_record("run", {"a": 1})
+    store.write_examples("task", [{"example": "task/0", "prompt": "?", "reference": None}])
+    store.write_vocabulary("words", [{"token": 0, "text": b"a", "special": False}])
     store.write_study({"name": "x"})
     mine = [tmp_path / "notes.txt", tmp_path / "runs" / "notes.txt", tmp_path / "traces" / "mine" / "part-0.parquet"]
     for file in mine:
