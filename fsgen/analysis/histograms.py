@@ -1,0 +1,145 @@
+"""What is kept of a trace for uncertainty and routers: counts of matches and mismatches in fine bins of each measure.
+
+Curves, areas and thresholds over any number of tokens are made of these counts, so that memory does not grow with the
+trace. They are exact at the edges of the bins; between two edges the order of the tokens is lost. The edges hold every
+thousandth of a probability and every hundredth of a nat, with finer ones close to 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from fsgen.analysis.intervals import GROUPS, Floats
+from fsgen.analysis.traces import Frame, prepared
+
+BINS = 4096
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number that tells how unsure the draft is.
+
+    Attributes:
+        name: as a router of it is called, where there is one.
+        column: of the trace, from which it is made.
+        low: a low value is an unsure one.
+        probability: it lies between 0 and 1; otherwise it is in nats.
+        router: the decode loop has a router of this name.
+    """
+
+    name: str
+    column: str
+    low: bool
+    probability: bool
+    router: bool = False
+
+    @property
+    def edges(self) -> Floats:
+        """The inner edges of the bins, ascending, [BINS - 1]."""
+        return _probability_edges() if self.probability else _entropy_edges()
+
+    @property
+    def expression(self) -> pl.Expr:
+        """Its value, of a trace's columns."""
+        if self.name == "top-k mass":
+            return pl.col(self.column).list.sum()
+        if self.name == "top-k entropy":
+            # of the k renormalised: H = ln m - sum(p ln p) / m, where a p that was rounded to 0 adds nothing
+            log = pl.element().clip(lower_bound=1e-37).log()
+            mass = pl.col(self.column).list.sum()
+            return (mass.log() - pl.col(self.column).list.eval(pl.element() * log).list.sum() / mass).clip(0.0)
+        return pl.col(self.column)
+
+    def bins(self, values: NDArray[np.floating]) -> NDArray[np.int64]:
+        """The bin of each value. At a threshold that is an edge, `value < edge` or `value > edge` is exact."""
+        return np.searchsorted(self.edges, values, side="right" if self.low else "left")
+
+
+MEASURES = (
+    Measure("max-prob", "draft_prob", low=True, probability=True, router=True),
+    Measure("margin", "draft_margin", low=True, probability=True, router=True),
+    Measure("entropy", "draft_entropy", low=False, probability=False, router=True),
+    Measure("top-k mass", "draft_top_probs", low=True, probability=True),
+    Measure("top-k entropy", "draft_top_probs", low=False, probability=False),
+)
+
+
+@cache
+def _probability_edges() -> Floats:
+    even = np.arange(1001) / 1000
+    odds = np.linspace(-16.0, 16.0, BINS - 1 - len(even))
+    return np.sort(np.concatenate([even, 1 / (1 + np.exp(-odds))]))
+
+
+@cache
+def _entropy_edges() -> Floats:
+    even = np.arange(1001) / 100
+    return np.sort(np.concatenate([even, np.geomspace(1e-7, 16.0, BINS - 1 - len(even))]))
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Counts of a measure over a trace.
+
+    Attributes:
+        measure: what was counted.
+        counts: tokens by group of examples, bin and whether the greedy choices differ, [groups, BINS, 2].
+        sums: the sum of the measure over these tokens, of the same shape.
+    """
+
+    measure: Measure
+    counts: NDArray[np.int64]
+    sums: Floats
+
+    @property
+    def tokens(self) -> int:
+        return int(self.counts.sum())
+
+    def ordered(self) -> tuple[Floats, Floats]:
+        """Matches and mismatches by group and bin, the least sure bin first, [groups, BINS] both."""
+        counts = self.counts.astype(np.float64)[:, :: 1 if self.measure.low else -1]
+        return counts[..., 0], counts[..., 1]
+
+
+def histograms(traces: Frame, measures: Sequence[Measure] = MEASURES) -> dict[str, Histogram]:
+    """Count a trace, by the name of each measure that it has; tokens with an unknown choice are left out.
+
+    Args:
+        traces: of one run; columns as in `docs/study.md`.
+        measures: those wanted.
+    """
+    frame = prepared(traces)
+    names = frame.collect_schema().names()
+    wanted = [measure for measure in measures if measure.column in names]
+    queries = [_query(frame, measure) for measure in wanted]
+    found = {}
+    for measure, table in zip(wanted, pl.collect_all(queries, engine="streaming"), strict=True):
+        if table.is_empty():
+            continue
+        counts = np.zeros((GROUPS, BINS, 2), dtype=np.int64)
+        sums = np.zeros((GROUPS, BINS, 2))
+        place = table["group"].to_numpy(), table["bin"].to_numpy(), table["differs"].to_numpy().astype(np.intp)
+        counts[place] = table["tokens"].to_numpy()
+        sums[place] = table["sum"].to_numpy()
+        groups = 1 + int(table["group"].max())  # type: ignore[arg-type]  # an integer column
+        found[measure.name] = Histogram(measure, counts[:groups], sums[:groups])
+    return found
+
+
+def _query(frame: pl.LazyFrame, measure: Measure) -> pl.LazyFrame:
+    def bins(values: pl.Series) -> pl.Series:
+        return pl.Series(measure.bins(values.to_numpy()).astype(np.int16))
+
+    return (
+        frame.select("group", "differs", value=measure.expression)
+        .filter(pl.col("differs").is_not_null() & pl.col("value").is_not_null())
+        .with_columns(bin=pl.col("value").map_batches(bins, return_dtype=pl.Int16, is_elementwise=True))
+        .group_by("group", "bin", "differs")
+        .agg(tokens=pl.len(), sum=pl.col("value").cast(pl.Float64).sum())
+    )

@@ -1,0 +1,74 @@
+"""Bootstrap intervals over examples: one way to draw them, for every analysis.
+
+The tokens of one text are not independent, so examples are drawn anew, with replacement, and whatever is measured is
+measured again (Efron & Tibshirani 1993, chapter 13: percentile intervals). With more than `GROUPS` examples these are
+put into so many groups, example i into group i modulo `GROUPS`, and groups are drawn: the sums that must be kept no
+longer grow with the study, and the width of an interval is then itself known to about 5 %.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+GROUPS = 256
+RESAMPLES = 2000
+_TAILS = (2.5, 97.5)
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % bootstrap interval; without one (None) where there are fewer than two examples."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f}{interval}"
+
+
+def draws(groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
+    """How often each of some groups is drawn, [resamples, groups]."""
+    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(float)
+
+
+def grouped(sums: Floats) -> Floats:
+    """Sums by example [examples, ...] as sums by group, [at most GROUPS, ...]."""
+    if len(sums) <= GROUPS:
+        return sums
+    result = np.zeros((GROUPS, *sums.shape[1:]))
+    np.add.at(result, np.arange(len(sums)) % GROUPS, sums)
+    return result
+
+
+def percentiles(values: Floats) -> tuple[float | None, float | None]:
+    """The 95 % interval of what the resamples gave; those without a value (nan) are left out."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None, None
+    low, high = np.percentile(values, _TAILS)
+    return float(low), float(high)
+
+
+def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
+    """The ratio of two sums over examples, None where there is nothing below the line.
+
+    Args:
+        parts, wholes: by example (or group), [examples]; those whose whole is 0 are not drawn.
+    """
+    there = wholes > 0
+    parts, wholes = parts[there], wholes[there]
+    if not len(wholes):
+        return None
+    value = float(parts.sum() / wholes.sum())
+    parts, wholes = grouped(parts), grouped(wholes)
+    if len(wholes) < 2:
+        return Estimate(value)
+    drawn = draws(len(wholes), resamples, seed)
+    return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))

@@ -1,0 +1,288 @@
+"""Where in a text the two systems differ, and whether the place still matters once the draft's uncertainty is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+from scipy import stats
+
+from fsgen.analysis.intervals import Estimate, Floats, ratio
+from fsgen.analysis.logistic import Fit, clustered, fit, influence
+from fsgen.analysis.traces import Frame, collect, prepared
+
+TENTHS = 10
+FIRST = 32
+"""Positions from the start that have a place of their own; those behind stand in ranges that double."""
+_LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class Place:
+    """The tokens of one place.
+
+    Attributes:
+        start, stop: from and up to where, `stop` excluded: shares of the text, or positions in it.
+        tokens: positions where both greedy choices are known.
+        frequency: how often they differ, with its interval over examples; of a sampled run the mean total variation.
+        entropy: the draft's mean entropy there, in nats.
+        doubt: one minus the draft's largest probability, the mean.
+    """
+
+    start: float
+    stop: float
+    tokens: int
+    frequency: Estimate
+    entropy: float
+    doubt: float
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What position does to the odds of a mismatch, in a logistic model.
+
+    Attributes:
+        log_odds, standard_error: the coefficient, and its error clustered by example.
+        odds_ratio, low, high: its exponential, with the 95 % interval.
+        p_value: of no effect, by Student's t with one degree of freedom less than there are examples.
+    """
+
+    log_odds: float
+    standard_error: float
+    odds_ratio: float
+    low: float
+    high: float
+    p_value: float
+
+
+@dataclass(frozen=True)
+class PositionModel:
+    """The effect of position before and after uncertainty is known.
+
+    Attributes:
+        scale: `relative`, from the first token of a text (0) to its end (1), or `absolute`, each doubling of the
+            position (log2 of 1 + position).
+        alone: of position where nothing else is known.
+        given_uncertainty: of position where the draft's largest probability and entropy are known too.
+        explained_alone, explained_by_uncertainty, explained_by_both: the share of the deviance that each explains.
+    """
+
+    scale: str
+    alone: Effect
+    given_uncertainty: Effect
+    explained_alone: float
+    explained_by_uncertainty: float
+    explained_by_both: float
+
+
+@dataclass(frozen=True)
+class PositionResult:
+    """Where a run's mismatches are.
+
+    Attributes:
+        relative: ten places from the start to the end of the texts.
+        absolute: each of the first 32 tokens, then ranges that double.
+        models: by the relative and by the absolute position; empty where they cannot be fitted.
+        matters: position tells more than uncertainty does: one of the two effects given uncertainty is significant at
+            5 % (Bonferroni); None where there is no model.
+        finding: the same in a sentence.
+    """
+
+    relative: tuple[Place, ...]
+    absolute: tuple[Place, ...]
+    models: tuple[PositionModel, ...]
+    matters: bool | None
+    finding: str
+
+
+def position(traces: Frame, sampled: bool = False) -> PositionResult:
+    """Profiles of the mismatches over the text, and the models of them.
+
+    Args:
+        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
+        sampled: it was drawn rather than greedy: the profiles are of the total variation. The models are of greedy
+            choices in either case.
+    """
+    frame = prepared(traces).filter(pl.col("differs").is_not_null())
+    relative = (TENTHS * pl.col("position").cast(pl.UInt64)) // pl.col("length")
+    beyond = (pl.col("position").cast(pl.Float64) / FIRST).log(2).floor().cast(pl.Int64)
+    absolute = pl.when(pl.col("position") < FIRST).then(pl.col("position").cast(pl.Int64)).otherwise(FIRST + beyond)
+    tables = pl.collect_all([_sums(frame, place, sampled) for place in (relative, absolute)], engine="streaming")
+    tenths = _places(tables[0], lambda i: (i / TENTHS, (i + 1) / TENTHS))
+    tokens = _places(
+        tables[1],
+        lambda i: (i, i + 1) if i < FIRST else (FIRST * 2.0 ** (i - FIRST), FIRST * 2.0 ** (i - FIRST + 1)),
+    )
+    models = tuple(model for scale in _SCALES if (model := _model(frame, scale)) is not None)
+    matters = min(m.given_uncertainty.p_value for m in models) < _LEVEL / len(models) if models else None
+    return PositionResult(tenths, tokens, models, matters, _finding(tenths, models, matters))
+
+
+# ---- profiles
+
+
+def _sums(frame: pl.LazyFrame, place: pl.Expr, sampled: bool) -> pl.LazyFrame:
+    """What is summed over the tokens of a place, by group of examples."""
+    differing = pl.col("total_variation") if sampled else pl.col("differs")
+    return frame.group_by("group", place=place).agg(
+        tokens=pl.len(),
+        differing=differing.cast(pl.Float64).sum(),
+        entropy=pl.col("draft_entropy").cast(pl.Float64).sum(),
+        prob=pl.col("draft_prob").cast(pl.Float64).sum(),
+    )
+
+
+def _places(table: pl.DataFrame, ends: Callable[[int], tuple[float, float]]) -> tuple[Place, ...]:
+    found = []
+    for (place,), rows in table.sort("place", "group").group_by("place", maintain_order=True):
+        tokens = rows["tokens"].to_numpy().astype(float)
+        frequency = ratio(rows["differing"].to_numpy(), tokens)
+        assert frequency is not None, "a place is made of tokens"
+        start, stop = ends(int(place))
+        found.append(
+            Place(
+                start=float(start),
+                stop=float(stop),
+                tokens=int(tokens.sum()),
+                frequency=frequency,
+                entropy=float(rows["entropy"].sum() / tokens.sum()),
+                doubt=float(1 - rows["prob"].sum() / tokens.sum()),
+            )
+        )
+    return tuple(found)
+
+
+# ---- models
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """A way to say where a token stands: the covariate, and how finely it is put into levels."""
+
+    name: str
+    covariate: pl.Expr
+    levels: int
+
+
+_SURE = (pl.col("draft_prob").cast(pl.Float64)).clip(1e-7, 1 - 1e-7)
+_LOGIT = (_SURE / (1 - _SURE)).log()
+_NATS = pl.col("draft_entropy").cast(pl.Float64).clip(1e-4, 16.0)
+_SCALES = (
+    _Scale("relative", (pl.col("position") + 0.5) / pl.col("length"), 20),
+    _Scale("absolute", (pl.col("position") + 1).log(2), 4),
+)
+
+
+def _model(frame: pl.LazyFrame, scale: _Scale) -> PositionModel | None:
+    """The models of one scale, from the counts in cells of like probability, entropy and position.
+
+    The largest probability enters as its log-odds, in four straight pieces between its quartiles, the entropy as it is:
+    where the draft is calibrated, the log-odds of a mismatch are straight in the first. A cell's covariates are the
+    means of its tokens.
+    """
+    cell = (((_LOGIT + 17) * 4).floor() * 128 + ((_NATS.log() + 10) * 2).floor()) * 128
+    cell = (cell + (scale.covariate * scale.levels).floor()).cast(pl.Int64)
+    placed = frame.select("number", "differs", cell=cell, logit=_LOGIT, nats=_NATS, place=scale.covariate)
+    cells = collect(
+        placed.group_by("cell")
+        .agg(pl.len().alias("tokens"), pl.col("differs").sum(), pl.col("logit", "nats", "place").mean())
+        .sort("cell")
+    )
+    tokens, events = cells["tokens"].to_numpy().astype(float), cells["differs"].to_numpy().astype(float)
+    if not 0 < events.sum() < tokens.sum():
+        return None
+    ones, place = np.ones(len(cells)), cells["place"].to_numpy()
+    uncertainty = _basis(cells["logit"].to_numpy(), cells["nats"].to_numpy(), tokens)
+    designs = [
+        np.column_stack([ones]),
+        np.column_stack([ones, place]),
+        np.column_stack([ones, *uncertainty]),
+        np.column_stack([ones, *uncertainty, place]),
+    ]
+    try:
+        null, alone, unsure, both = (fit(design, tokens, events) for design in designs)
+    except ValueError:  # all tokens stand at one place
+        return None
+    without, with_ = _effects(placed, cells["cell"], [(alone, designs[1]), (both, designs[3])])
+    if without is None or with_ is None:
+        return None
+    return PositionModel(
+        scale=scale.name,
+        alone=without,
+        given_uncertainty=with_,
+        explained_alone=1 - alone.deviance / null.deviance,
+        explained_by_uncertainty=1 - unsure.deviance / null.deviance,
+        explained_by_both=1 - both.deviance / null.deviance,
+    )
+
+
+def _basis(logit: Floats, nats: Floats, tokens: Floats) -> list[Floats]:
+    """The columns of uncertainty that vary."""
+    order = np.argsort(logit)
+    below = tokens[order].cumsum() / tokens.sum()
+    knots = np.unique(logit[order][np.searchsorted(below, [0.25, 0.5, 0.75])])
+    columns = [logit, *(np.maximum(logit - knot, 0.0) for knot in knots), nats]
+    return [column for column in columns if np.ptp(column) > 1e-6]
+
+
+def _effects(placed: pl.LazyFrame, cells: pl.Series, models: list[tuple[Fit, Floats]]) -> list[Effect | None]:
+    """The effect of the last column of each model, its error clustered by example."""
+    added = [influence(model, design, design.shape[1] - 1) for model, design in models]
+    looked_up = pl.DataFrame(
+        {"cell": cells, **{f"{i}{int(y)}": pair[y] for i, pair in enumerate(added) for y in (False, True)}}
+    )
+    chosen = [
+        pl.when("differs").then(pl.col(f"{i}1")).otherwise(pl.col(f"{i}0")).sum().alias(str(i))
+        for i in range(len(models))
+    ]
+    sums = collect(placed.join(looked_up.lazy(), on="cell").group_by("number").agg(chosen))
+    if len(sums) < 2:
+        return [None] * len(models)
+    return [
+        _effect(float(model.coefficients[-1]), clustered(sums[str(i)].to_numpy()), len(sums))
+        for i, (model, _) in enumerate(models)
+    ]
+
+
+def _effect(log_odds: float, error: float, examples: int) -> Effect:
+    reach = float(stats.t.ppf(0.975, examples - 1)) * error
+    ratio_, low, high = (float(np.exp(np.clip(x, -700, 700))) for x in (log_odds, log_odds - reach, log_odds + reach))
+    p_value = 2 * float(stats.t.sf(abs(log_odds) / error, examples - 1)) if error > 0 else 1.0
+    return Effect(log_odds, error, ratio_, low, high, p_value)
+
+
+# ---- words
+
+
+def _finding(tenths: tuple[Place, ...], models: tuple[PositionModel, ...], matters: bool | None) -> str:
+    if not tenths:
+        return "There is no position where both choices are known."
+    said = []
+    if len(tenths) > 1:
+        first, last = tenths[0].frequency.value, tenths[-1].frequency.value
+        said.append(
+            f"The two differ at {100 * first:.1f} % of the positions in the first tenth of a text and at "
+            f"{100 * last:.1f} % in the last."
+        )
+    if matters is None:
+        said.append("Whether position matters beside uncertainty cannot be told from these traces.")
+        return " ".join(said)
+    verb = "still matters" if matters else "no longer matters"
+    said.append(f"Position {verb} once the draft's uncertainty is known: {'; '.join(map(_said, models))}.")
+    return " ".join(said)
+
+
+_OVER = {"relative": "from a text's start to its end", "absolute": "with each doubling of the position"}
+
+
+def _said(model: PositionModel) -> str:
+    given, alone = model.given_uncertainty, model.alone
+    more = 100 * (model.explained_by_both - model.explained_by_uncertainty)
+    return (
+        f"{_OVER[model.scale]} the odds of a mismatch go by a factor of {alone.odds_ratio:.2f} "
+        f"[{alone.low:.2f}, {alone.high:.2f}], and at equal uncertainty by {given.odds_ratio:.2f} "
+        f"[{given.low:.2f}, {given.high:.2f}] (p = {given.p_value:.2g}), which adds {more:.1f} points to the "
+        f"{100 * model.explained_by_uncertainty:.0f} % of the deviance that uncertainty explains"
+    )

@@ -1,0 +1,275 @@
+"""How well the draft's own uncertainty tells where System 2 would choose another token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from fsgen.analysis.histograms import Histogram, Measure, histograms
+from fsgen.analysis.intervals import Estimate, Floats, draws, percentiles
+from fsgen.analysis.traces import Frame, collect, prepared
+
+RESAMPLES = 500
+"""Fewer than for a single ratio: each resample is a whole curve."""
+_RELIABILITY_BINS = 20
+_RANKS = 10
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One bar of a distribution: how many matches and mismatches lie from `low` to `high`."""
+
+    low: float
+    high: float
+    matches: int
+    mismatches: int
+
+
+@dataclass(frozen=True)
+class MeasureResult:
+    """One measure of uncertainty as a predictor of mismatches, which are the positive class.
+
+    Attributes:
+        name, unit: `max-prob`, `margin`, `entropy`, `top-k mass` (what the draft gives to its k likeliest tokens) or
+            `top-k entropy` (that of these k, renormalised); the unit is empty or `nats`.
+        low_is_unsure: a low value is an unsure one.
+        auroc: the probability that of a mismatch and a match the mismatch is the less sure one; ties count half.
+        auroc_resolution: how far it can be off because values in one bin count as tied.
+        average_precision: the mean precision over the mismatches, from the least sure token on.
+        mean_match, mean_mismatch: the mean of the measure on both.
+        bars: its distributions.
+    """
+
+    name: str
+    unit: str
+    low_is_unsure: bool
+    auroc: Estimate
+    auroc_resolution: float
+    average_precision: Estimate
+    mean_match: float
+    mean_mismatch: float
+    bars: tuple[Bar, ...]
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """Tokens whose draft probability lies from `low` to `high`: its mean, and how often System 2 agreed."""
+
+    low: float
+    high: float
+    tokens: int
+    confidence: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class UncertaintyResult:
+    """What the draft's uncertainty tells of a run.
+
+    Attributes:
+        tokens, mismatches: positions where both greedy choices are known, and those of them where they differ.
+        candidates: k of the top-k measures, as many as the store keeps; 0 where it keeps none.
+        measures: those that the trace has; empty where all positions match, or none.
+        calibration_error: expected calibration error of the draft's largest probability as the probability that System
+            2 agrees, over 20 bins of equal width (Naeini 2015, Guo 1706.04599).
+        reliability: the bins of it that hold tokens.
+        ranks: of the mismatches, the share in which System 2's token is the draft's second choice, third choice, and so
+            on up to `candidates`, ten at the most; what is missing to 1 lies further down.
+        finding: the same in a sentence.
+    """
+
+    tokens: int
+    mismatches: int
+    candidates: int
+    measures: tuple[MeasureResult, ...]
+    calibration_error: Estimate | None
+    reliability: tuple[Reliability, ...]
+    ranks: tuple[float, ...]
+    finding: str
+
+
+def uncertainty(traces: Frame, counted: Mapping[str, Histogram] | None = None) -> UncertaintyResult:
+    """Measure how the draft's uncertainty goes with mismatches.
+
+    Args:
+        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
+        counted: its histograms, where they have been made before.
+    """
+    frame = prepared(traces)
+    counted = histograms(frame) if counted is None else counted
+    known = next(iter(counted.values()), None)
+    tokens = known.tokens if known else 0
+    mismatches = int(known.counts[..., 1].sum()) if known else 0
+    candidates, ranks = _ranks(frame)
+    measures: tuple[MeasureResult, ...] = ()
+    if 0 < mismatches < tokens:
+        measures = tuple(_measured(histogram) for histogram in counted.values() if _both(histogram))
+    error, reliability = _calibration(counted["max-prob"]) if "max-prob" in counted else (None, ())
+    return UncertaintyResult(
+        tokens=tokens,
+        mismatches=mismatches,
+        candidates=candidates,
+        measures=measures,
+        calibration_error=error,
+        reliability=reliability,
+        ranks=ranks,
+        finding=_finding(measures, error, reliability, ranks),
+    )
+
+
+def _both(histogram: Histogram) -> bool:
+    matches, mismatches = histogram.counts.sum((0, 1))
+    return bool(matches and mismatches)
+
+
+# ---- areas
+
+
+def auroc(matches: Floats, mismatches: Floats) -> Floats:
+    """The area under the ROC curve of counts by bin, the least sure first, [..., bins]; ties in a bin count half."""
+    surer = matches.sum(-1, keepdims=True) - matches.cumsum(-1) + matches / 2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        area: Floats = (mismatches * surer).sum(-1) / (matches.sum(-1) * mismatches.sum(-1))
+    return area
+
+
+def average_precision(matches: Floats, mismatches: Floats) -> Floats:
+    """The mean precision over the mismatches of counts by bin, the least sure bin first, [..., bins]."""
+    caught, asked = mismatches.cumsum(-1), (matches + mismatches).cumsum(-1)
+    precision = np.divide(caught, asked, out=np.zeros_like(caught), where=asked > 0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Floats = (mismatches * precision).sum(-1) / mismatches.sum(-1)
+    return mean
+
+
+def _estimated(histogram: Histogram, measure: Callable[[Floats, Floats], Floats]) -> Estimate:
+    """What a measure gives, with its interval over resampled groups."""
+    matches, mismatches = histogram.ordered()
+    filled = (matches + mismatches).sum(0) > 0
+    matches, mismatches = matches[:, filled], mismatches[:, filled]
+    value = float(measure(matches.sum(0), mismatches.sum(0)))
+    groups = matches.any(1) | mismatches.any(1)
+    if groups.sum() < 2:
+        return Estimate(value)
+    drawn = draws(int(groups.sum()), RESAMPLES)
+    return Estimate(value, *percentiles(measure(drawn @ matches[groups], drawn @ mismatches[groups])))
+
+
+def _measured(histogram: Histogram) -> MeasureResult:
+    total, sums = histogram.counts.sum(0), histogram.sums.sum((0, 1))
+    matches, mismatches = total.sum(0)
+    return MeasureResult(
+        name=histogram.measure.name,
+        unit="" if histogram.measure.probability else "nats",
+        low_is_unsure=histogram.measure.low,
+        auroc=_estimated(histogram, auroc),
+        auroc_resolution=float((total[:, 0] * total[:, 1]).sum() / 2 / (matches * mismatches)),
+        average_precision=_estimated(histogram, average_precision),
+        mean_match=float(sums[0] / matches),
+        mean_mismatch=float(sums[1] / mismatches),
+        bars=_bars(histogram.measure, total),
+    )
+
+
+def _bars(measure: Measure, total: Floats) -> tuple[Bar, ...]:
+    """Fifty bars of a probability; bars of a fifth of a nat as far as there are tokens."""
+    lows = np.concatenate([[-np.inf], measure.edges])
+    step = 50 if measure.probability else 5
+    marks = np.arange(0, 51) / step
+    place = np.clip(np.searchsorted(marks, lows, side="right") - 1, 0, 49)
+    counts = np.zeros((50, 2), dtype=np.int64)
+    np.add.at(counts, place, total)
+    last = 50 if measure.probability else 1 + int(np.flatnonzero(counts.any(1)).max())
+    return tuple(Bar(float(marks[i]), float(marks[i + 1]), int(counts[i, 0]), int(counts[i, 1])) for i in range(last))
+
+
+# ---- calibration
+
+
+def _calibration(histogram: Histogram) -> tuple[Estimate | None, tuple[Reliability, ...]]:
+    lows = np.concatenate([[0.0], histogram.measure.edges])
+    wide = np.clip((lows * _RELIABILITY_BINS + 1e-9).astype(int), 0, _RELIABILITY_BINS - 1)
+    member = (wide == np.arange(_RELIABILITY_BINS)[:, None]).astype(float)  # [wide bins, bins]
+    counts, sums = member @ histogram.counts, member @ histogram.sums  # [groups, wide bins, 2]
+    tokens, agreeing, confidence = counts.sum(-1), counts[..., 0], sums.sum(-1)
+    if not tokens.sum():
+        return None, ()
+
+    def error(tokens: Floats, agreeing: Floats, confidence: Floats) -> Floats:
+        gap: Floats = np.abs(confidence - agreeing).sum(-1) / tokens.sum(-1)
+        return gap
+
+    value = float(error(tokens.sum(0), agreeing.sum(0), confidence.sum(0)))
+    groups = tokens.any(1)
+    low, high = None, None
+    if groups.sum() >= 2:
+        drawn = draws(int(groups.sum()), RESAMPLES)
+        low, high = percentiles(error(drawn @ tokens[groups], drawn @ agreeing[groups], drawn @ confidence[groups]))
+    total, agreed, sure = tokens.sum(0), agreeing.sum(0), confidence.sum(0)
+    return Estimate(value, low, high), tuple(
+        Reliability(
+            i / _RELIABILITY_BINS,
+            (i + 1) / _RELIABILITY_BINS,
+            int(total[i]),
+            float(sure[i] / total[i]),
+            float(agreed[i] / total[i]),
+        )
+        for i in np.flatnonzero(total)
+    )
+
+
+# ---- ranks
+
+
+def _ranks(frame: pl.LazyFrame) -> tuple[int, tuple[float, ...]]:
+    """How many candidates are kept, and where System 2's token stands among them at the mismatches."""
+    if "draft_top_ids" not in frame.collect_schema().names():
+        return 0, ()
+    kept = collect(frame.select(pl.col("draft_top_ids").list.len().max())).item() or 0
+    if not kept:
+        return 0, ()
+    tops = pl.col("draft_top_ids")
+    shares = [
+        (tops.list.get(rank, null_on_oob=True) == pl.col("target_token")).fill_null(False).mean().alias(str(rank))
+        for rank in range(1, min(kept, _RANKS))
+    ]
+    row = collect(frame.filter(pl.col("differs") & tops.is_not_null()).select(shares)).row(0)
+    return kept, tuple(row) if None not in row else ()
+
+
+def _finding(
+    measures: tuple[MeasureResult, ...],
+    error: Estimate | None,
+    reliability: tuple[Reliability, ...],
+    ranks: tuple[float, ...],
+) -> str:
+    if not measures:
+        return "There are not both matches and mismatches, so that uncertainty can tell nothing."
+    best = max(measures, key=lambda measure: measure.auroc.value)
+    parts = [
+        f"{best.name} tells mismatches best: of a mismatch and a match it finds the mismatch less sure "
+        f"{_percent(best.auroc)} of the time (AUROC; 50 % is chance)"
+    ]
+    if error is not None:
+        tokens = sum(bin.tokens for bin in reliability)
+        bias = sum(bin.tokens * (bin.confidence - bin.agreement) for bin in reliability) / tokens
+        word = "too sure" if bias > 0 else "not sure enough"
+        parts.append(
+            f"the draft's probability is off by {100 * error.value:.1f} points on average as the probability that the "
+            f"two agree, and the draft is {word} by {100 * abs(bias):.1f} points on the whole"
+        )
+    if ranks:
+        parts.append(f"in {100 * ranks[0]:.0f} % of the mismatches System 2 takes the draft's second choice")
+    return "; ".join(parts) + "."
+
+
+def _percent(estimate: Estimate) -> str:
+    interval = (
+        ""
+        if estimate.low is None or estimate.high is None
+        else f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    )
+    return f"{100 * estimate.value:.1f} %{interval}"
