@@ -63,32 +63,35 @@ class Counts:
         With the router `always`, the lower bound of 2406.12295: what a perfect router would need. When sampling, the
         expected rejection rate: the mean total variation of p and q.
         """
-        part, whole = frequency_counts(self.sampled)
-        return _ratio(getattr(self, part), getattr(self, whole))
+        return self._ratio("collaboration_frequency")
 
     @property
     def consulted_rate(self) -> float | None:
         """Positions at which System 2 was asked / n."""
-        return _ratio(self.consulted, self.tokens)
+        return self._ratio("consulted_rate")
 
     @property
     def acceptance_rate(self) -> float | None:
         """Accepted / verified drafted tokens."""
-        return _ratio(self.accepted, self.accepted + self.recovered)
+        return self._ratio("acceptance_rate")
 
     @property
     def mean_accepted_length(self) -> float | None:
         """Tokens per System-2 call."""
-        return _ratio(self.tokens, self.target_calls)
+        return self._ratio("mean_accepted_length")
 
     @property
     def target_calls_per_token(self) -> float | None:
-        return _ratio(self.target_calls, self.tokens)
+        return self._ratio("target_calls_per_token")
 
     @property
     def target_tokens_per_token(self) -> float | None:
         """Tokens run through the target / n, catch-up included."""
-        return _ratio(self.target_tokens, self.tokens)
+        return self._ratio("target_tokens_per_token")
+
+    def _ratio(self, metric: str) -> float | None:
+        part, whole = (sum(getattr(self, name) for name in names) for names in ratio_counts(metric, self.sampled))
+        return part / whole if whole else None
 
     @property
     def other_seconds(self) -> float:
@@ -103,9 +106,28 @@ class Counts:
         return {name: getattr(self, name) for name in names}
 
 
+_RATIOS = {
+    "consulted_rate": (("consulted",), ("tokens",)),
+    "acceptance_rate": (("accepted",), ("accepted", "recovered")),
+    "mean_accepted_length": (("tokens",), ("target_calls",)),
+    "target_calls_per_token": (("target_calls",), ("tokens",)),
+    "target_tokens_per_token": (("target_tokens",), ("tokens",)),
+}
+METRICS = ("collaboration_frequency", *_RATIOS)
+"""The metrics that are ratios of counts."""
+
+
 def frequency_counts(sampled: bool) -> tuple[str, str]:
     """The names of the two counts whose ratio is the collaboration frequency."""
     return ("variation", "compared") if sampled else ("differing", "known")
+
+
+def ratio_counts(metric: str, sampled: bool = False) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the counts whose sums make a metric: those above the line, and those below it."""
+    if metric == "collaboration_frequency":
+        part, whole = frequency_counts(sampled)
+        return (part,), (whole,)
+    return _RATIOS[metric]
 
 
 def count(tokens: Iterable[Token], *, sampled: bool, **costs: float) -> Counts:
@@ -135,7 +157,3 @@ def count(tokens: Iterable[Token], *, sampled: bool, **costs: float) -> Counts:
         recovered=recovered,
         **costs,  # type: ignore[arg-type]  # ints stay ints: they are handed through
     )
-
-
-def _ratio(part: float, whole: float) -> float | None:
-    return part / whole if whole else None

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from fsgen.metrics import Counts, frequency_counts
+from fsgen.analysis.intervals import RESAMPLES, Estimate, ratio
+from fsgen.metrics import METRICS, Counts, ratio_counts
 
-RESAMPLES = 2000
+_SCORES = ("accuracy", "draft_accuracy", "target_accuracy")
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class SummaryRow:
         ci_low, ci_high: 95 % bootstrap interval of the collaboration frequency, over examples.
         accuracy: the mean score of the texts that have one; of the draft and the target alone likewise.
         seconds: wall clock; of a replay, that of the passes.
+        intervals: 95 % bootstrap intervals over examples, of every metric and accuracy that has one, by its name.
     """
 
     run: str
@@ -64,6 +67,7 @@ class SummaryRow:
     draft_accuracy: float | None
     target_accuracy: float | None
     seconds: float
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -93,14 +97,15 @@ def summarize(folder: Path) -> list[SummaryRow]:
     Raises:
         ValueError: the folder is not that of a study.
     """
-    known: dict[str, pl.DataFrame] = {}
 
-    def texts(run: str | None) -> pl.DataFrame:
-        if run is None or not (folder / "runs" / f"{run}.json").is_file():
-            return pl.DataFrame()
-        if run not in known:
-            known[run] = read_generations(folder, run)
-        return known[run]
+    @cache
+    def texts(run: str) -> pl.DataFrame:
+        there = (folder / "runs" / f"{run}.json").is_file()
+        return read_generations(folder, run) if there else pl.DataFrame()
+
+    @cache
+    def alone(run: str | None) -> Estimate | None:
+        return estimates(texts(run)).get("accuracy") if run is not None else None
 
     rows = []
     for planned in read_study(folder)["rows"]:
@@ -109,30 +114,23 @@ def summarize(folder: Path) -> list[SummaryRow]:
             continue
         record = read_run(folder, planned["run"])
         if record["status"] == "finished":
-            alone = {role: accuracy(texts(planned[f"{role}_alone"])) for role in ("draft", "target")}
-            rows.append(_row(record, generations, alone["draft"], alone["target"]))
+            scores = {f"{role}_accuracy": alone(planned[f"{role}_alone"]) for role in ("draft", "target")}
+            known = {name: score for name, score in scores.items() if score is not None}
+            rows.append(_row(record, generations, estimates(generations) | known))
     return rows
 
 
-def _row(
-    record: dict[str, Any], generations: pl.DataFrame, draft_accuracy: float | None, target_accuracy: float | None
-) -> SummaryRow:
+def _row(record: dict[str, Any], generations: pl.DataFrame, found: dict[str, Estimate]) -> SummaryRow:
     members, counts = record["members"], total_counts(generations)
-    low, high = frequency_interval(generations)
-    draft, target, base = (members.get(role, {}) for role in ("draft", "target", "base"))
-    metrics: dict[str, Any] = {
-        name: getattr(counts, name)
-        for name in (
-            "tokens",
-            "collaboration_frequency",
-            "consulted_rate",
-            "acceptance_rate",
-            "mean_accepted_length",
-            "target_calls_per_token",
-            "target_tokens_per_token",
-            "seconds",
-        )
+    intervals = {
+        name: (estimate.low, estimate.high)
+        for name, estimate in found.items()
+        if estimate.low is not None and estimate.high is not None
     }
+    low, high = intervals.get("collaboration_frequency", (None, None))
+    scores: dict[str, Any] = {name: found[name].value if name in found else None for name in _SCORES}
+    draft, target, base = (members.get(role, {}) for role in ("draft", "target", "base"))
+    metrics: dict[str, Any] = {name: getattr(counts, name) for name in ("tokens", *METRICS, "seconds")}
     return SummaryRow(
         run=record["run"],
         task=record["task"]["name"],
@@ -147,14 +145,13 @@ def _row(
         failed=generations["error"].drop_nulls().len(),
         ci_low=low,
         ci_high=high,
-        accuracy=accuracy(generations),
-        draft_accuracy=draft_accuracy,
-        target_accuracy=target_accuracy,
         draft=draft.get("name"),
         target=target["name"],
         base=base.get("name"),
         draft_parameters=draft.get("parameters") or None,
         target_parameters=target["parameters"] or None,
+        intervals=intervals,
+        **scores,
         **metrics,
     )
 
@@ -174,31 +171,35 @@ def accuracy(generations: pl.DataFrame) -> float | None:
     return float(np.mean(scores.to_numpy())) if len(scores) else None
 
 
-def frequency_interval(
-    generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float | None, float | None]:
-    """The 95 % percentile interval of the collaboration frequency under resampling of examples.
+def estimates(generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
+    """Every metric of a run that has a value, and its accuracy, with intervals over examples; by name.
 
-    Examples are drawn, not tokens: those of one text, and the turns of one dialogue, are not independent. A frequency
-    is the ratio of two sums over the drawn examples. With fewer than two examples there is no interval.
+    Examples are drawn, not tokens: those of one text, and the turns of one dialogue, are not independent. A metric is
+    the ratio of two sums over the drawn examples.
 
     Args:
-        generations: the texts of a run, of each its counts.
+        generations: the texts of a run, of each its counts and score.
         resamples: how often the examples are drawn anew.
         seed: of the draws.
     """
     if generations.is_empty():
-        return None, None
-    part, whole = frequency_counts(sampled=bool(generations["sampled"].any()))
-    sums = generations.group_by("example", maintain_order=True).agg(pl.col(part, whole).sum())
-    sums = sums.filter(pl.col(whole) > 0).sort("example")
-    n = len(sums)
-    if n < 2:
-        return None, None
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)  # [resamples, examples]
-    ratios = (drawn @ sums[part].cast(pl.Float64).to_numpy()) / (drawn @ sums[whole].cast(pl.Float64).to_numpy())
-    low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(low), float(high)
+        return {}
+    sampled = bool(generations["sampled"].any())
+    asked = {metric: ratio_counts(metric, sampled) for metric in METRICS} | {"accuracy": (("score",), ("scored",))}
+    counts = sorted({name for names in asked.values() for side in names for name in side})
+    sums = (
+        generations.with_columns(scored=pl.col("score").is_not_null(), score=pl.col("score").fill_null(0.0))
+        .group_by("example")
+        .agg(pl.col(counts).cast(pl.Float64).sum())
+        .sort("example")
+    )
+    found = {}
+    for metric, sides in asked.items():
+        part, whole = (sums.select(pl.sum_horizontal(side)).to_series().to_numpy() for side in sides)
+        estimate = ratio(part, whole, resamples, seed)
+        if estimate is not None:
+            found[metric] = estimate
+    return found
 
 
 def write_summary(folder: Path, rows: Iterable[SummaryRow]) -> Path:
@@ -219,4 +220,7 @@ def read_summary(folder: Path) -> list[SummaryRow]:
     path = folder / "summary.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} has no summary.json: the study is not finished")
-    return [SummaryRow(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for row in rows:
+        row["intervals"] = {name: tuple(ends) for name, ends in row.get("intervals", {}).items()}
+    return [SummaryRow(**row) for row in rows]

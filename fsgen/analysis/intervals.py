@@ -9,6 +9,7 @@ longer grow with the study, and the width of an interval is then itself known to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,9 +34,11 @@ class Estimate:
         return f"{self.value:.3f}{interval}"
 
 
+@lru_cache(maxsize=16)
 def draws(groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """How often each of some groups is drawn, [resamples, groups]."""
-    return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples).astype(float)
+    """How often each of some groups is drawn, [resamples, groups]; not to be written to."""
+    drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
+    return drawn.astype(np.float64)
 
 
 def grouped(sums: Floats) -> Floats:
@@ -48,27 +51,29 @@ def grouped(sums: Floats) -> Floats:
 
 
 def percentiles(values: Floats) -> tuple[float | None, float | None]:
-    """The 95 % interval of what the resamples gave; those without a value (nan) are left out."""
-    values = values[np.isfinite(values)]
+    """The 95 % interval of what the resamples gave, None for an end that is not finite; nan is left out."""
+    values = values[~np.isnan(values)]
     if not len(values):
         return None, None
-    low, high = np.percentile(values, _TAILS)
-    return float(low), float(high)
+    with np.errstate(invalid="ignore"):  # of two neighbours of which one is infinite, no finite value comes
+        low, high = (float(end) if np.isfinite(end) else None for end in np.percentile(values, _TAILS))
+    return low, high
 
 
 def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
     """The ratio of two sums over examples, None where there is nothing below the line.
 
     Args:
-        parts, wholes: by example (or group), [examples]; those whose whole is 0 are not drawn.
+        parts, wholes: by example or group, [examples]; those that have neither part nor whole are not drawn.
     """
-    there = wholes > 0
+    there = (parts != 0) | (wholes != 0)
     parts, wholes = parts[there], wholes[there]
-    if not len(wholes):
+    if not wholes.sum():
         return None
     value = float(parts.sum() / wholes.sum())
     parts, wholes = grouped(parts), grouped(wholes)
     if len(wholes) < 2:
         return Estimate(value)
     drawn = draws(len(wholes), resamples, seed)
-    return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))
+    with np.errstate(invalid="ignore", divide="ignore"):  # what was drawn may have nothing below the line
+        return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))

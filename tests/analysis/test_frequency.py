@@ -12,7 +12,7 @@ import pytest
 
 from fsgen.analysis.frequency import (
     accuracy,
-    frequency_interval,
+    estimates,
     read_summary,
     summarize,
     total_counts,
@@ -21,6 +21,12 @@ from fsgen.analysis.frequency import (
 from fsgen.analysis.labels import millions, short_name
 from fsgen.metrics import Counts
 from tests.report.rows import row
+
+
+def frequency_interval(generations: pl.DataFrame) -> tuple[float | None, float | None]:
+    found = estimates(generations).get("collaboration_frequency")
+    return (None, None) if found is None else (found.low, found.high)
+
 
 COUNTS = [field.name for field in fields(Counts) if field.name != "sampled"]
 
