@@ -19,6 +19,7 @@ import fsgen.models.hf as hf
 from fsgen import cli
 from fsgen.methods import PRESETS
 from fsgen.models.bundled import bundled
+from fsgen.models.checkpoint import Checkpoint
 from fsgen.routers import ROUTERS
 from fsgen.types import Token
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -157,7 +158,7 @@ def test_only_models_that_the_method_calls_are_loaded(
     loaded: list[str] = []
     load = hf.load_weights
 
-    def watched(checkpoint: hf.Checkpoint, *arguments: Any) -> hf.HFModel:
+    def watched(checkpoint: Checkpoint, *arguments: Any) -> hf.HFModel:
         loaded.append(Path(checkpoint.name).name)
         return load(checkpoint, *arguments)
 

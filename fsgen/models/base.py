@@ -19,7 +19,7 @@ TokenIds = Sequence[int]
 
 @dataclass(slots=True)
 class Usage:
-    """What one row has cost so far: forward calls in which it took part, and tokens run through the model."""
+    """What one row's text has cost so far: forward calls in which it took part, and tokens run through the model."""
 
     calls: int = 0
     tokens: int = 0
@@ -29,10 +29,17 @@ class Session(Protocol):
     """The state of one batch.
 
     Attributes:
-        usage: one `Usage` a row; tokens count the prompt and every catch-up token.
+        usage: one `Usage` a row; tokens count every catch-up token.
     """
 
     usage: list[Usage]
+
+    def begin(self, row: int, prompt: int) -> None:
+        """A new text, with a prompt of so many tokens, starts in this row, whose usage starts anew.
+
+        Of a prompt only the last token counts: what of it was still held or taken from another row is then no matter.
+        """
+        ...
 
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> torch.Tensor:
         """Logits of the last positions of each row.

@@ -12,7 +12,7 @@ from fsgen.models.alignment import first_difference
 from fsgen.models.base import Model
 
 if TYPE_CHECKING:
-    from fsgen.models.hf import Checkpoint
+    from fsgen.models.checkpoint import Checkpoint
 
 ROLES = ("draft", "target", "base")
 
@@ -109,12 +109,13 @@ class Plan:
     def load(self, roles: Container[str] = ROLES) -> Members:
         """Loads the weights of these roles; a checkpoint that plays two of them is loaded once."""
         from fsgen.models import hf
+        from fsgen.models.checkpoint import Checkpoint
 
         loaded: dict[str, Model] = {}
         models: dict[str, Model | None] = {}
         for role in ROLES:
             member = getattr(self, role)
-            if role not in roles or not isinstance(member, hf.Checkpoint):
+            if role not in roles or not isinstance(member, Checkpoint):
                 models[role] = member if role in roles else None
                 continue
             where = str(member.local.resolve()) if member.local else member.path
@@ -132,17 +133,17 @@ def plan(
     device: str = "auto",
 ) -> Plan:
     """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
-    from fsgen.models import hf  # here, because it imports transformers, which takes seconds
+    from fsgen.models import checkpoint as checkpoints  # here, because it imports transformers, which takes seconds
 
-    hf.check_dtype(dtype)
-    hf.check_device(device)
+    checkpoints.check_dtype(dtype)
+    checkpoints.check_device(device)
     given = dict(zip(ROLES, (draft, target, base), strict=True))
     if all(member is None for member in given.values()):
         raise ValueError("no model is given: name a draft or a target")
     opened: dict[str, Checkpoint] = {}
     for member in given.values():
         if isinstance(member, (str, Path)) and str(member) not in opened:
-            opened[str(member)] = hf.open_checkpoint(member)
+            opened[str(member)] = checkpoints.open_checkpoint(member)
 
     checked: list[tuple[str, Any, int]] = []
     for member in given.values():
@@ -153,7 +154,7 @@ def plan(
             checked.append((member.info.name, member.tokenizer, member.vocab_size))
     _check_tokenizers(checked)
     for checkpoint in opened.values():
-        hf.place(checkpoint, device, dtype)
+        checkpoints.place(checkpoint, device, dtype)
     members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
     return Plan(**members, dtype=dtype, device=device)
 

@@ -246,9 +246,9 @@ def make_plan(config: StudyConfig, limit: int | None = None) -> Plan:
 
 
 def _dtype(config: StudyConfig, faults: _Faults) -> str:
-    from fsgen.models import hf
+    from fsgen.models import checkpoint as checkpoints
 
-    for checked, value in ((hf.check_dtype, config.dtype), (hf.check_device, config.device)):
+    for checked, value in ((checkpoints.check_dtype, config.dtype), (checkpoints.check_device, config.device)):
         try:
             checked(value)
         except ValueError as error:
@@ -299,11 +299,11 @@ def _pairs(entries: Iterable[PairConfig | LadderConfig], faults: _Faults) -> Ite
 
 
 def _model(name: str, config: StudyConfig, faults: _Faults) -> Unloaded | None:
-    from fsgen.models import hf  # here, because it imports transformers, which takes seconds
+    from fsgen.models import checkpoint as checkpoints  # here, because it imports transformers, which takes seconds
 
     try:
-        checkpoint = hf.open_checkpoint(name)
-        hf.place(checkpoint, config.device, config.dtype)
+        checkpoint = checkpoints.open_checkpoint(name)
+        checkpoints.place(checkpoint, config.device, config.dtype)
     except ValueError as error:
         faults.add(f"model {name}", error)
         return None

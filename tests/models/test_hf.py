@@ -9,8 +9,13 @@ import pytest
 import torch
 import transformers
 
+from fsgen.models import lean
 from fsgen.models.base import Model
-from fsgen.models.hf import PROVEN, HFModel, check_exact, common_prefix, context_of
+from fsgen.models.cache import Call
+from fsgen.models.checkpoint import context_of
+from fsgen.models.hf import PROVEN, HFModel, check_exact
+from fsgen.models.session import common_prefix
+from fsgen.models.stock import TransformersForward
 from tests.tiny import ARCHITECTURES, tiny_config, tiny_model
 
 TOLERANCE = 1e-4
@@ -79,6 +84,69 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
     assert longest > 64  # the buffers grew, far beyond the sliding windows of five tokens
 
 
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("biases", [False, True])
+def test_large_weights_are_multiplied_the_other_way_round(
+    batch: int, biases: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lean, "LARGE", 0)
+    module = tiny_model("llama", attention_bias=biases)
+    session = HFModel(module).session(batch)
+    dice = random.Random(batch)
+    texts: list[list[int]] = [[dice.randrange(96) for _ in range(dice.randint(1, 60))] for _ in range(batch)]
+    for _ in range(16):
+        logits = session.score(texts, 1)
+        for i, text in enumerate(texts):
+            assert (logits[i, -1:] - alone(module, text, 1)).abs().max() < TOLERANCE
+            texts[i] = edited(text, dice)
+
+
+def test_a_shared_beginning_is_computed_once() -> None:
+    module = tiny_model("llama")
+    session = HFModel(module).session(3)
+    shots = [(7 * i) % 96 for i in range(50)]
+    texts = [[*shots, 5, 6], [*shots, 9], [*shots, *range(30)]]
+    widths: list[tuple[int, int]] = []
+    run = session._forward.run
+
+    def watched(call: Call) -> torch.Tensor:
+        widths.append(tuple(call.ids.shape))
+        return run(call)
+
+    session._forward.run = watched  # type: ignore[method-assign]
+    logits = session.score(texts, 1)
+    assert widths == [(1, 50), (2, 2), (1, 30)]
+    for i, text in enumerate(texts):
+        assert (logits[i] - alone(module, text, 1)).abs().max() < TOLERANCE
+    # A row that takes up another text finds the beginning in a neighbour, and in what it held itself.
+    longer = [*shots, *range(30), 8]
+    session.begin(1, len(longer))
+    logits = session.score([None, longer, None], 1)
+    assert widths[3:] == [(1, 1)]
+    assert (logits[1] - alone(module, longer, 1)).abs().max() < TOLERANCE
+    assert (session.usage[1].calls, session.usage[1].tokens) == (1, 1)
+
+
+def test_a_long_row_does_not_widen_the_others() -> None:
+    module = tiny_model("llama")
+    session = HFModel(module).session(4)
+    texts = [[i + 1, 2, 3] for i in range(4)]
+    session.score(texts, 1)
+    texts = [[*texts[0], 4], [90 - i for i in range(60)], [*texts[2], 4, 5], [i % 7 for i in range(40)]]
+    widths: list[tuple[int, int]] = []
+    run = session._forward.run
+
+    def watched(call: Call) -> torch.Tensor:
+        widths.append(tuple(call.ids.shape))
+        return run(call)
+
+    session._forward.run = watched  # type: ignore[method-assign]
+    logits = session.score(texts, [1, 2, 2, 1])
+    assert widths == [(3, 2), (1, 60), (1, 40)]
+    for i, n in enumerate([1, 2, 2, 1]):
+        assert (logits[i, -n:] - alone(module, texts[i], n)).abs().max() < TOLERANCE
+
+
 @pytest.mark.parametrize("architecture", ["mistral-sliding", "gemma3", "gemma2", "phi3"])
 def test_long_texts_leave_the_window_behind(architecture: str) -> None:
     module = tiny_model(architecture)
@@ -140,20 +208,22 @@ def test_nobody_active() -> None:
     assert session.usage[0].calls == 0
 
 
-def test_a_failed_call_leaves_a_valid_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = tiny_model("llama")
+@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])  # a lean forward pass, and transformers' own
+def test_a_failed_call_leaves_a_valid_session(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model(architecture)
     session = HFModel(module).session(2)
     first = [[2, 3, 4, 5, 6], [7, 8, 9]]
     session.score(first, 1)
-    head = module.lm_head.forward
+    run = session._forward.run
 
-    def fail(*args: Any) -> None:
+    def fail(call: Call) -> None:
+        run(call)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(module.lm_head, "forward", fail)
+    monkeypatch.setattr(session._forward, "run", fail)
     with pytest.raises(RuntimeError):
         session.score([[2, 3, 50, 51, 52], [7, 8, 60, 61]], 1)
-    monkeypatch.setattr(module.lm_head, "forward", head)
+    monkeypatch.setattr(session._forward, "run", run)
     logits = session.score(first, 2)
     for i in range(2):
         assert (logits[i] - alone(module, first[i], 2)).abs().max() < TOLERANCE
@@ -241,7 +311,7 @@ STATEFUL: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", STATEFUL)
 def test_models_that_cannot_be_rewound_are_refused_by_their_configuration(kind: str) -> None:
-    from fsgen.models.hf import refuse_unrewindable
+    from fsgen.models.checkpoint import refuse_unrewindable
 
     config = getattr(transformers, kind)(**STATEFUL[kind])
     with pytest.raises(ValueError, match=r"'some/model' .*cannot be used: .*rewound") as caught:
@@ -259,7 +329,7 @@ def test_models_that_cannot_be_rewound_are_refused_by_their_configuration(kind: 
     ],
 )
 def test_other_models_that_no_session_can_serve(kind: str, words: str) -> None:
-    from fsgen.models.hf import refuse_unrewindable
+    from fsgen.models.checkpoint import refuse_unrewindable
 
     with pytest.raises(ValueError, match=words):
         refuse_unrewindable(getattr(transformers, kind)(), "some/model")
@@ -288,9 +358,10 @@ def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ValueError, match=r"BertLMHeadModel.*does not give the logits"):
         HFModel(bert)
-    monkeypatch.setattr(hf.HFSession, "_masks", lambda self, positions, longest: torch.ones(1, 1, 1, longest).bool())
+    wrong = HFModel(tiny_model("gemma3"))
+    monkeypatch.setattr(TransformersForward, "_masks", lambda self, call: torch.ones(1, 1, 1, call.longest).bool())
     with pytest.raises(ValueError, match="does not give the logits"):
-        check_exact(HFModel(tiny_model("llama")))
+        check_exact(wrong)
 
 
 def test_common_prefix() -> None:

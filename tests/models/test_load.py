@@ -15,7 +15,8 @@ import fsgen.models.bundled as registry
 from fsgen.models import Members, load
 from fsgen.models.alignment import first_difference
 from fsgen.models.bundled import bundled
-from fsgen.models.hf import HFModel, check_device, open_checkpoint, place
+from fsgen.models.checkpoint import check_device, open_checkpoint, place
+from fsgen.models.hf import HFModel
 from tests.tiny import tiny_config, tiny_model, tiny_tokenizer
 
 

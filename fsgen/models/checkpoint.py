@@ -1,0 +1,238 @@
+"""A model before its weights: found, read, and refused where no session could serve it."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from fsgen.models.bundled import bundled_names, bundled_path
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# What a layer may be so that the cache can rewind it. Anything else keeps a state that has no positions.
+REWINDABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
+# What the session has to be able to tell a model's forward pass.
+NEEDED_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+# Room that a model needs on a GPU beside its weights, for the cache and the activations.
+HEADROOM = 1.25
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model of which only the configuration and the tokenizer have been read.
+
+    Attributes:
+        name: as the user gave it, or the short name of a bundled model.
+        path: local folder or hub name.
+        local: the folder, None for a model of the hub.
+    """
+
+    name: str
+    path: str
+    local: Path | None
+    config: Any
+    tokenizer: Any
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the logits, padding rows included."""
+        return int(text_config(self.config).vocab_size)
+
+    @property
+    def context(self) -> int:
+        """The longest sequence that the model can score, in tokens."""
+        return context_of(self.config, self.tokenizer)
+
+
+def open_checkpoint(name: str | Path) -> Checkpoint:
+    """Finds a model and reads its configuration and tokenizer, and refuses it if no session could serve it.
+
+    Args:
+        name: a bundled model, a local folder, or a name on the Hugging Face hub.
+
+    Raises:
+        ValueError: nothing of this name, no safetensors weights, or a model whose state cannot be rewound.
+    """
+    shown = str(name)
+    local = bundled_path(shown) if isinstance(name, str) else None
+    if local is None:
+        folder = Path(name).expanduser()
+        if (folder / "config.json").is_file():
+            local = folder
+        elif folder.exists() or isinstance(name, Path) or shown.startswith(("/", ".", "~")) or shown.count("/") > 1:
+            raise ValueError(f"no model at {shown!r}: there is no such folder with a config.json in it")
+    if local is not None:
+        _check_weights_format(shown, local)
+    path = str(local) if local is not None else shown
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"no model {shown!r} can be opened: {first_line(error)}. A model is a local folder, a name on the "
+            f"Hugging Face hub, or a bundled one: {bundled_names()}"
+        ) from error
+    refuse_unrewindable(config, shown)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except Exception as error:  # many kinds, by tokenizer and by what is wrong with its files
+        raise ValueError(f"the tokenizer of {shown!r} cannot be read: {first_line(error)}") from error
+    return Checkpoint(shown, path, local, config, tokenizer)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def _check_weights_format(name: str, folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
+        raise ValueError(
+            f"{name!r} has its weights only as a pickle ({pickled[0].name}), which could run code when it is opened: "
+            "convert them to safetensors"
+        )
+    raise ValueError(f"{name!r} has no weights in the safetensors format in {folder}")
+
+
+def text_config(config: Any) -> Any:
+    """The part of a (perhaps multimodal) configuration that describes the language model."""
+    return config.get_text_config(decoder=True)
+
+
+def layer_kinds(config: Any) -> list[tuple[str, int | None]]:
+    """For each layer its type and, for a sliding layer, its window in tokens."""
+    config = text_config(config)
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        only = "full_attention"
+        if window is not None:
+            only = "sliding_attention"
+        elif getattr(config, "attention_chunk_size", None) is not None:
+            only = "chunked_attention"
+        kinds = [only] * config.num_hidden_layers
+    return [(kind, window if kind == "sliding_attention" else None) for kind in kinds]
+
+
+def refuse_unrewindable(config: Any, name: str, architecture: type | None = None) -> None:
+    """Refuses, by its configuration alone, a model that a session could not rewind.
+
+    Raises:
+        ValueError: a recurrent or hybrid model, or one whose positions or masks cannot be told from outside; names
+            the model and its architecture.
+    """
+    if architecture is None:
+        try:
+            architecture = AutoModelForCausalLM._model_mapping[type(config)]
+        except KeyError:
+            raise ValueError(f"{name!r} ({config.model_type}) is not a causal language model") from None
+        if isinstance(architecture, (tuple, list)):
+            architecture = architecture[0]
+    reason = _why_not_rewindable(config, architecture)
+    if reason:
+        raise ValueError(
+            f"{name!r} ({architecture.__name__}) cannot be used: {reason}. Collaborative decoding rewinds a model to "
+            "an earlier token, and needs attention layers with a key-value cache for it"
+        )
+
+
+def _why_not_rewindable(config: Any, architecture: type) -> str | None:
+    text = text_config(config)
+    if getattr(config, "is_encoder_decoder", False):
+        return "it is an encoder-decoder model"
+    if getattr(architecture, "_is_stateful", False):
+        return "it carries a recurrent state, which cannot be rewound"
+    try:
+        odd = sorted({kind for kind, _ in layer_kinds(config)} - REWINDABLE_LAYERS)
+    except AttributeError:
+        return "its configuration does not say what its layers are"
+    if odd:
+        return f"it has layers of a type whose state cannot be rewound ({', '.join(odd)})"
+    if getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None):
+        return "its layers share their keys and values"
+    if getattr(text, "alibi", False):
+        return "its positions (ALiBi) cannot be told from outside"
+    if getattr(text, "use_bidirectional_attention", False) or getattr(text, "is_causal", True) is False:
+        return "its attention is not causal"
+    arguments = inspect.signature(architecture.forward).parameters  # type: ignore[attr-defined]
+    missing = [argument for argument in NEEDED_ARGUMENTS if argument not in arguments]
+    if missing:
+        return f"its forward pass does not take {', '.join(missing)}"
+    return None
+
+
+def context_of(config: Any, tokenizer: Any = None) -> int:
+    """The longest sequence, in tokens, that a model scores with one and the same position encoding."""
+    text = text_config(config)
+    longest = getattr(text, "max_position_embeddings", None)
+    if longest is None:
+        longest = getattr(tokenizer, "model_max_length", None)
+    longest = min(int(longest), 2**20) if longest else 2**20
+    rope = getattr(text, "rope_parameters", None) or {}
+    for entry in [rope, *rope.values()]:
+        # These encodings change for *all* positions once any row is longer: what is cached would no longer hold.
+        if isinstance(entry, dict) and entry.get("rope_type") in ("longrope", "dynamic"):
+            longest = min(longest, int(entry.get("original_max_position_embeddings") or longest))
+    return longest
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError for a type that no weights are loaded in."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown: choose auto, {', '.join(DTYPES)}")
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError for a device that does not exist here."""
+    kind, _, number = device.partition(":")
+    if device in ("auto", "cpu"):
+        return
+    if kind != "cuda" or (number and not number.isdecimal()) or device.endswith(":"):
+        raise ValueError(f"device={device!r} is unknown: choose auto, cpu, cuda, or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= count:
+        raise ValueError(f"device={device!r} is not there: this machine has {count or 'no'} GPU(s) that torch can use")
+
+
+def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
+    """Where a model goes: the device that was asked for; for `auto` the CPU, one GPU, or "auto" for all GPUs.
+
+    Raises:
+        ValueError: it has to be spread, and `accelerate`, which does that, is not installed.
+    """
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
+    best = max(range(len(free)), key=free.__getitem__)
+    size = _weight_bytes(checkpoint)
+    if size is not None and dtype == "float32":
+        size *= 2  # most checkpoints are in half precision
+    if len(free) == 1 or (size is not None and size * HEADROOM <= free[best]):
+        return f"cuda:{best}"
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(
+            f"{checkpoint.name!r} may not fit on one GPU, and spreading a model over several needs the package "
+            "accelerate: pip install 'fsgen[multi-gpu]', or name one device (cuda:0)"
+        )
+    return "auto"
+
+
+def _weight_bytes(checkpoint: Checkpoint) -> int | None:
+    """Bytes of the weight files, None where that is not known before they are fetched."""
+    if checkpoint.local is not None:
+        return sum(file.stat().st_size for file in checkpoint.local.glob("*.safetensors"))
+    from huggingface_hub import get_safetensors_metadata
+
+    try:
+        files = get_safetensors_metadata(checkpoint.path).files_metadata.values()
+    except Exception:  # offline, or a hub that does not tell: then the size is not known, and that is all
+        return None
+    return sum(max(tensor.data_offsets[1] for tensor in file.tensors.values()) for file in files)

@@ -1,0 +1,300 @@
+"""The forward pass of Llama-like models on a CPU, in as few and as large operations as will do.
+
+`transformers` spends most of a small model's time between its operations: on two cores a draft of 0.6 M parameters
+takes 0.6 ms for a token, of which a third is arithmetic. Here a layer is some twenty calls: query, key and value in one
+product, gate and up in another, keys held transposed as the attention reads them. The weights are the module's own,
+and so are the rotary tables. Everything else about a model (which tokens, what is cached) is the session's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fsgen.models.cache import Call, Forward, Slots
+
+FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+
+# A product of a large weight with so few tokens is about twice as fast as W x^T than as x W^T in float32 (MKL), and
+# with one token as with two; see docs/performance.md. Weights that fit the core's own cache gain nothing.
+FEW, LARGE = 8, 2**17
+# From so many new tokens on, fused attention, which never holds the whole matrix of scores, is the faster.
+MANY = 32
+
+
+def speaks(module: Any) -> bool:
+    """Whether `LeanForward` computes what this `transformers` model does."""
+    config = module.config
+    if config.model_type not in FAMILIES or getattr(config, "hidden_act", None) != "silu":
+        return False
+    if any(weight.device.type != "cpu" for weight in module.parameters()) or not module.dtype.is_floating_point:
+        return False
+    try:
+        return all(
+            type(linear) is torch.nn.Linear for layer in module.model.layers for linear in _linears(layer).values()
+        ) and all(layer.mlp.down_proj.bias is None for layer in module.model.layers)
+    except AttributeError:
+        return False
+
+
+def _linears(layer: Any) -> dict[str, Any]:
+    attention, mlp = layer.self_attn, layer.mlp
+    names = ("q_proj", "k_proj", "v_proj", "o_proj")
+    return {name: getattr(attention, name) for name in names} | {
+        name: getattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")
+    }
+
+
+def _joined(*linears: Any) -> tuple[Tensor, Tensor | None]:
+    """Several maps of the same input as one. The modules keep views of the joined weight, so nothing is held twice."""
+    weight = torch.cat([linear.weight.detach() for linear in linears])
+    parts = torch.split(weight, [linear.weight.shape[0] for linear in linears])
+    for linear, part in zip(linears, parts, strict=True):
+        linear.weight = torch.nn.Parameter(part, requires_grad=False)
+    biases = [linear.bias for linear in linears]
+    if all(bias is None for bias in biases):
+        return weight, None
+    return weight, torch.cat([bias.detach() for bias in biases])
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    """The weights of one layer: [out, in] matrices and [n] scales."""
+
+    kind: str
+    enter: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor | None
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    out: Tensor
+    out_bias: Tensor | None
+    leave: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+class LeanForward(Forward):
+    """Runs a Llama, Mistral, Qwen2 or Qwen3 model (`speaks`) for one session.
+
+    Args:
+        weights: shared by all sessions of a model.
+        rows, context: of the session, as in `Slots`.
+    """
+
+    def __init__(self, weights: LeanWeights, rows: int, context: int) -> None:
+        self._w = weights
+        self.slots = Slots(rows, context, self._grow)
+        self._keys: list[Tensor] = []  # of each layer [rows, heads, head_dim, slots]
+        self._values: list[Tensor] = []  # of each layer [rows, heads, slots, head_dim]
+
+    def _grow(self, capacity: int) -> None:
+        w, rows, old = self._w, self.slots.rows, self.slots.capacity
+        # Zeros, since a masked slot still enters the attention sum with weight 0, and 0 times NaN is NaN.
+        keys = [torch.zeros(rows, w.kv_heads, w.head_dim, capacity, dtype=w.dtype) for _ in w.layers]
+        values = [torch.zeros(rows, w.kv_heads, capacity, w.head_dim, dtype=w.dtype) for _ in w.layers]
+        for new, held in zip(keys, self._keys, strict=False):
+            new[..., :old] = held
+        for new, held in zip(values, self._values, strict=False):
+            new[:, :, :old] = held
+        self._keys, self._values = keys, values
+        self._w.reach(min(capacity, self.slots.context))
+
+    def copy(self, source: int, destination: int, length: int) -> None:
+        for keys, values in zip(self._keys, self._values, strict=True):
+            keys[destination, :, :, :length] = keys[source, :, :, :length]
+            values[destination, :, :length] = values[source, :, :length]
+
+    def run(self, call: Call) -> Tensor:
+        w = self._w
+        rows, width = call.ids.shape
+        tokens = rows * width
+        # One column is dearer than two: see FEW.
+        doubled = tokens == 1 and w.doubles
+        ids = call.ids.flatten()
+        x = F.embedding(ids.expand(2) if doubled else ids, w.embedding)
+        cos, sin = w.rotary(call, width)
+        biases = {kind: self._bias(call, window) for kind, window in w.kinds.items()}
+
+        for number, layer in enumerate(w.layers):
+            qkv = _linear(_rms(x, layer.enter, w.eps), layer.qkv, layer.qkv_bias)
+            if doubled:
+                qkv = qkv[:1]
+            heads = qkv.reshape(rows, width, w.heads + 2 * w.kv_heads, w.head_dim)
+            mixed = self._attend(heads, layer, number, call, cos, sin, biases[layer.kind])
+            if doubled:
+                mixed = mixed.expand(2, -1)
+            x = _add_linear(x, mixed, layer.out, layer.out_bias)
+            gate, up = _linear(_rms(x, layer.leave, w.eps), layer.gate_up).chunk(2, -1)
+            x = _add_linear(x, F.silu(gate) * up, layer.down)
+
+        if call.keep < width:
+            x = x.view(rows, width, -1)[:, width - call.keep :].flatten(0, 1)
+        logits = _linear(_rms(x, w.norm, w.eps), w.head)
+        if doubled:
+            logits = logits[:1]
+        return logits.reshape(rows, call.keep, -1).float()
+
+    def _attend(
+        self, heads: Tensor, layer: _Layer, number: int, call: Call, cos: Tensor, sin: Tensor, bias: Tensor | None
+    ) -> Tensor:
+        """[tokens, heads * head_dim] from the projections [rows, width, heads + 2 kv_heads, head_dim]."""
+        w = self._w
+        rows, width = call.ids.shape
+        turning = heads[:, :, : w.heads + w.kv_heads]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            normed = (
+                _rms(turning[:, :, : w.heads], layer.q_norm, w.eps),
+                _rms(turning[:, :, w.heads :], layer.k_norm, w.eps),
+            )
+            turning = torch.cat(normed, 2)
+        turned = torch.addcmul(turning * cos, turning.roll(w.head_dim // 2, -1), sin)
+        q, k = turned[:, :, : w.heads], turned[:, :, w.heads :]
+        v = heads[:, :, w.heads + w.kv_heads :]
+
+        first, longest = call.first, call.longest
+        keys = self._keys[number].narrow(0, first, rows)
+        values = self._values[number].narrow(0, first, rows)
+        if call.slots is None:
+            keys[..., call.start : longest] = k.permute(0, 2, 3, 1)
+            values[:, :, call.start : longest] = v.transpose(1, 2)
+        else:
+            slots = call.slots
+            keys.scatter_(3, slots[:, None, None, :].expand(-1, w.kv_heads, w.head_dim, -1), k.permute(0, 2, 3, 1))
+            values.scatter_(2, slots[:, None, :, None].expand(-1, w.kv_heads, -1, w.head_dim), v.transpose(1, 2))
+        keys, values = keys[..., :longest], values[:, :, :longest]
+
+        group = w.heads // w.kv_heads
+        if width >= MANY:
+            keys = keys.transpose(2, 3).contiguous()
+            if group > 1:
+                keys, values = keys.repeat_interleave(group, 1), values.repeat_interleave(group, 1)
+            plain = bias is None
+            mixed = F.scaled_dot_product_attention(
+                q.transpose(1, 2), keys, values, attn_mask=bias, is_causal=plain and call.start == 0, scale=w.scale
+            )
+            return mixed.transpose(1, 2).reshape(rows * width, -1)
+
+        # The queries of one key-value head stand together: [rows * kv_heads, group * width, head_dim].
+        q = q.mul(w.scale).view(rows, width, w.kv_heads, group, w.head_dim).permute(0, 2, 3, 1, 4)
+        batch = rows * w.kv_heads
+        scores = torch.bmm(q.reshape(batch, group * width, w.head_dim), keys.flatten(0, 1)).view(
+            rows, w.kv_heads, group, width, longest
+        )
+        if bias is not None:
+            scores += bias[:, :, None]
+        elif width > 1:
+            # All rows stand alike: only among the new tokens themselves is anything hidden.
+            scores[..., call.start :] += w.triangle(width)
+        weights = scores.softmax(-1).view(batch, group * width, longest)
+        mixed = torch.bmm(weights, values.flatten(0, 1)).view(rows, w.kv_heads, group, width, w.head_dim)
+        return mixed.permute(0, 3, 1, 2, 4).reshape(rows * width, -1)
+
+    def _bias(self, call: Call, window: int | None) -> Tensor | None:
+        """What is added to the scores, [rows or 1, 1, width, longest]; None where plain causality says it all."""
+        width = call.ids.shape[1]
+        if window is not None and call.longest <= window:
+            window = None
+        if window is None and call.slots is None and (width < MANY or call.start == 0):
+            return None
+        queries = call.positions[:, None, :, None]
+        slots = self.slots.counting[: call.longest]
+        hidden = slots > queries
+        if window is not None:
+            hidden |= slots <= queries - window
+        return torch.zeros(hidden.shape, dtype=self._w.dtype).masked_fill_(hidden, torch.finfo(self._w.dtype).min)
+
+
+class LeanWeights:
+    """What all sessions of one model share: its weights, joined, and its rotary tables as far as they are needed."""
+
+    def __init__(self, module: Any, kinds: dict[str, int | None], layers: list[tuple[str, int | None]]) -> None:
+        config = module.config
+        self.heads: int = config.num_attention_heads
+        self.kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // self.heads
+        self.scale = self.head_dim**-0.5
+        self.eps: float = config.rms_norm_eps
+        self.dtype: torch.dtype = module.dtype
+        self.kinds = kinds
+        self.embedding: Tensor = module.model.embed_tokens.weight.detach()
+        self.head: Tensor = module.lm_head.weight.detach()
+        self.norm: Tensor = module.model.norm.weight.detach()
+        self.layers = [self._layer(layer, kind) for layer, (kind, _) in zip(module.model.layers, layers, strict=True)]
+        self.doubles = any(_transposes(layer.gate_up, 2) for layer in self.layers)
+        self._rotary = module.model.rotary_emb
+        self._cos = self._sin = torch.empty(0)
+        self._triangles: dict[int, Tensor] = {}
+
+    @staticmethod
+    def _layer(layer: Any, kind: str) -> _Layer:
+        attention, mlp = layer.self_attn, layer.mlp
+        qkv, qkv_bias = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
+        q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
+        return _Layer(
+            kind=kind,
+            enter=layer.input_layernorm.weight.detach(),
+            qkv=qkv,
+            qkv_bias=qkv_bias,
+            q_norm=q_norm.weight.detach() if q_norm is not None else None,
+            k_norm=k_norm.weight.detach() if k_norm is not None else None,
+            out=attention.o_proj.weight.detach(),
+            out_bias=attention.o_proj.bias.detach() if attention.o_proj.bias is not None else None,
+            leave=layer.post_attention_layernorm.weight.detach(),
+            gate_up=_joined(mlp.gate_proj, mlp.up_proj)[0],
+            down=mlp.down_proj.weight.detach(),
+        )
+
+    def reach(self, positions: int) -> None:
+        """Makes the rotary tables [positions, 1, head_dim] long enough; the sine has the sign of the rotation in it."""
+        if len(self._cos) >= positions:
+            return
+        cos, sin = self._rotary(torch.empty(0, dtype=torch.float32), torch.arange(positions)[None])
+        sin = torch.cat([-sin[0, :, : self.head_dim // 2], sin[0, :, self.head_dim // 2 :]], -1)
+        self._cos, self._sin = cos[0, :, None].to(self.dtype), sin[:, None].to(self.dtype)
+
+    def rotary(self, call: Call, width: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of a call's positions: [rows or none, width, 1, head_dim]."""
+        if call.slots is None:
+            return self._cos[call.start : call.start + width], self._sin[call.start : call.start + width]
+        return self._cos[call.positions], self._sin[call.positions]
+
+    def triangle(self, width: int) -> Tensor:
+        """What is added to the scores of `width` new tokens among themselves."""
+        if width not in self._triangles:
+            lowest = torch.finfo(self.dtype).min
+            self._triangles[width] = torch.full((width, width), lowest, dtype=self.dtype).triu_(1)
+        return self._triangles[width]
+
+
+def _transposes(weight: Tensor, tokens: int) -> bool:
+    return tokens <= FEW and weight.dtype == torch.float32 and weight.numel() >= LARGE
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """[tokens, out], perhaps as a transposed view."""
+    if not _transposes(weight, x.shape[0]):
+        return F.linear(x, weight, bias)
+    product = torch.mm(weight, x.contiguous().t()).t()
+    return product if bias is None else product + bias
+
+
+def _add_linear(rest: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """rest + W x, the same shape."""
+    if bias is not None:
+        rest = rest + bias
+    if not _transposes(weight, x.shape[0]):
+        return torch.addmm(rest, x, weight.t())
+    return torch.addmm(rest.t(), weight, x.contiguous().t()).t()
+
+
+def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """The norm as the models define it: in float32, then scaled in the model's type."""
+    if x.dtype == torch.float32:
+        return F.rms_norm(x, (x.shape[-1],), weight, eps)
+    wide = x.float()
+    return F.rms_norm(wide, (x.shape[-1],), None, eps).to(x.dtype) * weight
