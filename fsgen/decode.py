@@ -5,7 +5,8 @@
             3. the verifier keeps a prefix and adds one token from q
 
 Every method is this loop with other parts (`methods`). It yields one record a token; streaming, traces and plain
-generation are all consumers of it. Rows are ragged: each accepts, stops and ends by itself.
+generation are all consumers of it. Rows are ragged: each accepts, stops and ends by itself, and where more texts are to
+be written than there are rows, the next one takes its place.
 """
 
 from __future__ import annotations
@@ -21,20 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.methods import Method
-from fsgen.probs import (
-    ACCEPT,
-    DECIDE,
-    DRAFT,
-    Transforms,
-    left_aligned,
-    sample,
-    total_variation,
-    uniforms,
-    window,
-)
+from fsgen.methods import MAX_PACED, Method
+from fsgen.pace import Pace
+from fsgen.probs import ACCEPT, DECIDE, DRAFT, Transforms, left_aligned, sample, total_variation, uniforms, window
 from fsgen.text import GrowingText
-from fsgen.trace import TraceFields
+from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import SamplingParams, Source, StopReason, Token
 
 TokenIds = Sequence[int]
@@ -42,6 +34,8 @@ TokenIds = Sequence[int]
 
 class _Session(Protocol):
     usage: list[Any]
+
+    def begin(self, row: int, prompt: int) -> None: ...
 
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor: ...
 
@@ -68,6 +62,8 @@ class _Members(_Planned, Protocol):
     def tokenizer(self) -> Any: ...
     @property
     def eos_ids(self) -> frozenset[int]: ...
+    @property
+    def paces(self) -> dict[Any, Pace]: ...
 
 
 def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
@@ -99,7 +95,7 @@ class _Record:
     position: int
     round: int
     end: int
-    trace: dict[str, Any]
+    trace: Trace
 
 
 @dataclass(slots=True, eq=False)
@@ -107,18 +103,24 @@ class Row:
     """All state of one text.
 
     Attributes:
+        number: of the text.
         ids: the prompt, what is written, and, within a round, what is drafted.
         written: tokens that stand so far (with rollback, tokens trusted since the last consultation may yet fall).
         stop_reason: None while it is being written.
+        began: the round of the loop in which it was seated; its own rounds count from there.
+        usage: by role, what it has cost.
         draft_seconds, system2_seconds, seconds: its share of the batch's wall clock; `seconds` is all of it.
     """
 
+    number: int
     ids: list[int]
     prompt: int
     params: SamplingParams
     text: GrowingText
     written: int = 0
     stop_reason: StopReason | None = None
+    began: int = 0
+    usage: dict[str, Any] = field(default_factory=dict)
     draft_seconds: float = 0.0
     system2_seconds: float = 0.0
     seconds: float = 0.0
@@ -128,6 +130,8 @@ class Row:
     drafted: int = 0
     flagged: bool = False
     open: Tensor | None = None  # q's logits at the last record, a bonus, whose p comes with the draft's next call
+    confidences: list[float] = field(default_factory=list)  # of this round's drafted tokens, where they set the pace
+    chance: float = 1.0  # that all of them stand
 
     @property
     def remaining(self) -> int:
@@ -139,7 +143,7 @@ class Row:
 
 
 class Decoding:
-    """One batch of texts on its way: iterate over it for `(row index, Token)`, in each row's order.
+    """Texts on their way: iterate over it for `(number of the text, Token)`, in each text's order.
 
     A record is given out when nothing can change it any more: its text cannot be part of a stop string, no rollback
     can reach it, and what the draft would have chosen is known.
@@ -147,12 +151,14 @@ class Decoding:
     Args:
         members: the models, by role.
         method: what to run.
-        prompts: token ids of each row, at least one each.
-        sampling: of each row.
+        prompts: token ids of each text, at least one each.
+        sampling: of each text.
         top: how many candidates of p and q each record keeps.
+        rows: how many texts are written at a time; all of them where it is not given.
+        prompt_traces: records are given out in the round that settles them; else when a text ends.
 
     Attributes:
-        rows: the state of each text; `usage(role)` what it has cost.
+        rows: the state of each text.
 
     Raises:
         ValueError: no prompt or an empty one, a prompt that with its budget exceeds the context window, a token id out
@@ -167,40 +173,80 @@ class Decoding:
         sampling: Sequence[SamplingParams],
         *,
         top: int = 0,
+        rows: int | None = None,
+        prompt_traces: bool = True,
     ) -> None:
         check(members, method, prompts, sampling)
         self.method = method
         self._verifier = method.verifier_for(list(sampling))
         self._vocab = members.vocab_size
         self._eos = members.eos_ids
-        self._top = top
+        self._buffer = TraceBuffer(top)
+        self._prompt_traces = prompt_traces
         self._round = 0
         self.rows = [
-            Row(list(prompt), len(prompt), params, GrowingText(members.tokenizer, params.stop))
-            for prompt, params in zip(prompts, sampling, strict=True)
+            Row(number, list(prompt), len(prompt), params, GrowingText(members.tokenizer, params.stop))
+            for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True))
         ]
-        self._sessions: dict[str, _Session] = {
-            role: getattr(members, role).session(len(self.rows)) for role in method.roles
-        }
+        width = min(rows or len(self.rows), len(self.rows))
+        self._sessions: dict[str, _Session] = {role: getattr(members, role).session(width) for role in method.roles}
         # All logits meet where System 2's are; the draft's small ones travel.
         self._device: torch.device = (members.target if "target" in method.roles else members.draft).device
-        self._transforms = Transforms(list(sampling), self._device)
-        self._seeds = np.array([params.seed for params in sampling], dtype=np.uint64)
+        self._waiting = self.rows[width:]
+        self._waiting.reverse()
+        self._batch = self.rows[:width]  # who sits in each row of the sessions
+        self._left: list[Row] = []  # whose records are not all given out
+        self._pace: Pace | None = None
+        if method.paced and all(params.greedy for params in sampling):
+            least = int(not method.adds_bonus)
+            key = (str(method.fusion), str(method.router), width)
+            self._pace = members.paces.setdefault(key, Pace(least))
+        for slot, row in enumerate(self._batch):
+            self._seat(slot, row)
+        self._seated()
         self._spent = {"draft": 0.0, "system2": 0.0}
 
-    def usage(self, row: int, role: str) -> tuple[int, int]:
-        """(forward calls, tokens run through it) of one row and member; of the prompt only the last token counts."""
-        if role not in self._sessions:
-            return 0, 0
-        used = self._sessions[role].usage[row]
-        return used.calls, max(0, used.tokens - (self.rows[row].prompt - 1))
+    def _seat(self, slot: int, row: Row) -> None:
+        self._batch[slot] = row
+        row.began = self._round
+        for role, session in self._sessions.items():
+            session.begin(slot, row.prompt)
+            row.usage[role] = session.usage[slot]
+
+    def _seated(self) -> None:
+        self._transforms = Transforms([row.params for row in self._batch], self._device)
+        self._seeds = np.array([row.params.seed for row in self._batch], dtype=np.uint64)
+        self._fresh = True  # this round reads prompts, and tells nothing of what a round takes
+
+    def _refill(self) -> None:
+        """Texts that are done give their rows to those that wait."""
+        seated = False
+        for slot, row in enumerate(self._batch):
+            if self._waiting and not row.active and row.open is None:
+                self._left.append(row)
+                self._seat(slot, self._waiting.pop())
+                seated = True
+        if seated:
+            self._seated()
+
+    def usage(self, number: int, role: str) -> tuple[int, int]:
+        """(forward calls, tokens run through it) of one text and member; of the prompt only the last token counts."""
+        used = self.rows[number].usage.get(role)
+        return (used.calls, used.tokens) if used is not None else (0, 0)
+
+    def ended(self, number: int, records: int) -> bool:
+        """Whether a text is complete with so many records."""
+        row = self.rows[number]
+        return not row.active and records == row.written
 
     def __iter__(self) -> Iterator[tuple[int, Token]]:
-        while working := [row for row in self.rows if row.active or row.open is not None]:
+        while working := [row for row in self._batch if row.active or row.open is not None]:
             started = time.perf_counter()
             self._spent = {"draft": 0.0, "system2": 0.0}
             self._step()
-            given = self._give()
+            given: list[tuple[int, Token]] = []
+            if self._prompt_traces or self._buffer.full or not all(row.active for row in working):
+                given = self._give()
             share = 1.0 / len(working)
             elapsed = time.perf_counter() - started
             for row in working:
@@ -208,33 +254,52 @@ class Decoding:
                 row.system2_seconds += share * self._spent["system2"]
                 row.seconds += share * elapsed
             yield from given
+            self._refill()
+        yield from self._give()
 
     # ---- the three parts of a round
 
     def _step(self) -> None:
+        started, before = time.perf_counter(), sum(row.written for row in self._batch)
         with torch.inference_mode():
             drafts = self._draft()
-            if any(row.active for row in self.rows):
+            if any(row.active for row in self._batch):
                 self._decide(drafts)
+        if self._pace is not None and not self._fresh:
+            written = sum(row.written for row in self._batch) - before
+            self._pace.end_round(time.perf_counter() - started, written, 0 if drafts is None else drafts.shape[1])
+        self._fresh = False
         self._round += 1
 
     def _draft(self) -> Tensor | None:
         """Let the draft write; gives its logits [rows, longest, vocab] at the drafted positions, left-aligned."""
-        for row in self.rows:
+        rows, pace = self._batch, self._pace
+        for row in rows:
             row.drafted, row.flagged = 0, False
+        if pace is not None:
+            pace.begin_round()
+            for row in rows:
+                row.confidences, row.chance = [], 1.0
         steps: list[Tensor] = []
-        for step in range(self.method.draft_tokens):
-            writing = [self._may_draft(row) for row in self.rows]
-            opened = [row.open is not None for row in self.rows] if step == 0 else [False] * len(self.rows)
+        for step in range(MAX_PACED if pace is not None else self.method.draft_tokens):
+            writing = [self._may_draft(row) for row in rows]
+            if pace is not None and not pace.goes_on(
+                step, [row.chance for row, writes in zip(rows, writing, strict=True) if writes]
+            ):
+                break
+            opened = [step == 0 and row.open is not None for row in rows]
             if not (any(writing) or any(opened)):
                 break
             # A row that ended with a bonus takes part once more, without it, for what the draft would have chosen.
             sequences = [
                 row.ids if writes else row.ids[:-1] if opens else None
-                for row, writes, opens in zip(self.rows, writing, opened, strict=True)
+                for row, writes, opens in zip(rows, writing, opened, strict=True)
             ]
             last = [1 + (writes and opens) for writes, opens in zip(writing, opened, strict=True)]
+            before = self._spent["draft"]
             logits = self._score("draft", sequences, last)
+            if pace is not None and step > 0:
+                pace.draft_call.learn(1, self._spent["draft"] - before)
             if any(opened):
                 self._close(logits, writing)
             if not any(writing):
@@ -242,6 +307,9 @@ class Decoding:
             z = logits[:, -1]
             steps.append(z)
             self._append_drafted(z, writing)
+        if pace is not None and not steps:
+            for row in rows:
+                row.open = None  # where the draft is left alone, it is not asked what it would have chosen either
         return torch.stack(steps, dim=1) if steps else None
 
     def _may_draft(self, row: Row) -> bool:
@@ -251,41 +319,50 @@ class Decoding:
         return row.drafted > 0 and self._ends(row, row.ids[-1])
 
     def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
-        positions = np.array([row.written + row.drafted for row in self.rows])
+        positions = np.array([row.written + row.drafted for row in self._batch])
         if self._transforms.all_greedy:
-            tokens = z.argmax(-1).tolist()
+            best = z.max(-1)
+            tokens = best.indices.tolist()
         else:
             draws = self._uniforms(positions, DRAFT)
             tokens = sample(self._transforms.drawn(z[:, None])[:, 0], draws).tolist()
         watcher = self.method.watcher
         flags = watcher.consult(z, positions, self._seeds) if watcher else None
-        for index, row in enumerate(self.rows):
+        sure = (best.values - z.logsumexp(-1)).exp_().tolist() if self._pace is not None else None
+        for index, row in enumerate(self._batch):
             if writing[index]:
                 row.ids.append(tokens[index])
                 row.drafted += 1
                 row.flagged = flags is not None and flags[index]
+                if sure is not None and self._pace is not None:
+                    row.confidences.append(sure[index])
+                    row.chance *= self._pace.acceptance.chance(sure[index])
 
     def _decide(self, drafts: Tensor | None) -> None:
         """Ask System 2 where the method wants it, and write what stands."""
         # Of each row: how many drafted tokens are to be verified (the last ones), and whether a bonus is wanted.
-        checks = [self._to_check(row) for row in self.rows]
-        bonus = [self._wants_bonus(row) for row in self.rows]
+        checks = [self._to_check(row) for row in self._batch]
+        bonus = [self._wants_bonus(row) for row in self._batch]
         asked = [bool(check or extra) for check, extra in zip(checks, bonus, strict=True)]
+        buffer = self._buffer
+        if drafts is not None:
+            buffer.hold(drafts)
         if any(asked):
             q, p, target = self._consult(asked, checks, bonus, drafts)
             accepted, tokens, distances = self._verify(q, p, checks)
-            q_lists = TraceFields(q, self._top)
-        p_lists = TraceFields(drafts, self._top) if drafts is not None else None
+            buffer.hold(q)
 
-        for index, row in enumerate(self.rows):
+        for index, row in enumerate(self._batch):
             if not row.active:
                 continue
             cut = len(row.ids) - row.drafted
             drafted, row.ids[cut:] = row.ids[cut:], []
             unchecked = row.drafted - checks[index]
             for j in range(unchecked):
-                if row.active and p_lists is not None:
-                    self._write(row, drafted[j], "trusted", p_lists.draft(index, j))
+                if row.active and drafts is not None:
+                    trace: Trace = {}
+                    buffer.draft(trace, drafts[index, j])
+                    self._write(row, drafted[j], "trusted", trace)
                     row.trusted += 1
             if not asked[index] or not row.active:
                 continue
@@ -293,14 +370,23 @@ class Decoding:
                 continue
             row.trusted = 0
             for j in range(min(accepted[index] + 1, checks[index])):
-                if row.active and p_lists is not None:
-                    trace = p_lists.draft(index, unchecked + j) | q_lists.target(index, j)
-                    trace["total_variation"] = distances[index][j]
-                    stands = j < accepted[index]
+                stands = j < accepted[index]
+                if self._pace is not None:
+                    self._pace.acceptance.learn(row.confidences[unchecked + j], stands)
+                if row.active and drafts is not None:
+                    trace = {}
+                    buffer.draft(trace, drafts[index, unchecked + j])
+                    buffer.target(trace, q[index, j])
+                    if distances is None:
+                        buffer.compare(trace, p[index, j], q[index, j])
+                    else:
+                        trace["total_variation"] = distances[index][j]
                     token = drafted[unchecked + j] if stands else tokens[index]
                     self._write(row, token, "accepted" if stands else "recovered", trace)
             if row.active and bonus[index] and accepted[index] == checks[index]:
-                self._write(row, tokens[index], "bonus", q_lists.target(index, checks[index]))
+                trace = {}
+                buffer.target(trace, q[index, checks[index]])
+                self._write(row, tokens[index], "bonus", trace)
                 row.open = q[index, checks[index]] if self.method.drafts else None
 
     def _to_check(self, row: Row) -> int:
@@ -327,12 +413,12 @@ class Decoding:
         rechecked = self.method.rollback is not None
         last = [
             want + (row.trusted + row.drafted - check if rechecked and ask else 0)
-            for row, want, check, ask in zip(self.rows, wanted, checks, asked, strict=True)
+            for row, want, check, ask in zip(self._batch, wanted, checks, asked, strict=True)
         ]
         # The last drafted token itself is run through System 2 only where its successor is wanted too.
         sequences = [
             None if not ask else row.ids if extra else row.ids[:-1]
-            for row, ask, extra in zip(self.rows, asked, bonus, strict=True)
+            for row, ask, extra in zip(self._batch, asked, bonus, strict=True)
         ]
         target = self._score("target", sequences, last)
         z_target = left_aligned(target, wanted)
@@ -340,24 +426,36 @@ class Decoding:
         if drafts is None:
             p = z_target[:, :0]
         else:
-            p = window(drafts, [row.drafted - check for row, check in zip(self.rows, checks, strict=True)], max(checks))
+            p = window(
+                drafts, [row.drafted - check for row, check in zip(self._batch, checks, strict=True)], max(checks)
+            )
+        if self._pace is not None and not self._fresh:
+            self._pace.system2_call.learn(max(wanted), self._spent["system2"])
         return self.method.fusion(z_target, p, z_base), p, target
 
-    def _verify(self, q: Tensor, p: Tensor, checks: list[int]) -> tuple[list[int], list[int], list[list[float]]]:
-        """Of each row: drafted tokens that stand, System 2's own token after them, and total variations."""
+    def _verify(self, q: Tensor, p: Tensor, checks: list[int]) -> tuple[list[int], list[int], list[list[float]] | None]:
+        """Of each row: drafted tokens that stand, System 2's own token after them, and total variations.
+
+        These are None where all rows are greedy: then they are not needed here, and are taken later.
+        """
         n = p.shape[1]
-        p_measured, q_measured = self._transforms.measured(p), self._transforms.measured(q)
-        distances = total_variation(p_measured, q_measured[:, :n]).tolist()
         drafted = torch.tensor(
-            [row.ids[len(row.ids) - check :] + [0] * (n - check) for row, check in zip(self.rows, checks, strict=True)],
+            [
+                row.ids[len(row.ids) - check :] + [0] * (n - check)
+                for row, check in zip(self._batch, checks, strict=True)
+            ],
             dtype=torch.long,
             device=q.device,
-        ).reshape(len(self.rows), n)
+        ).reshape(len(self._batch), n)
         lengths = torch.tensor(checks, device=q.device)
+        distances = None
+        if not self._transforms.all_greedy:
+            p_measured, q_measured = self._transforms.measured(p), self._transforms.measured(q)
+            distances = total_variation(p_measured, q_measured[:, :n]).tolist()
         if self._verifier.draws:
-            first = [row.written + row.drafted - check for row, check in zip(self.rows, checks, strict=True)]
+            first = [row.written + row.drafted - check for row, check in zip(self._batch, checks, strict=True)]
             positions = np.array(first)[:, None] + np.arange(q.shape[1])
-            if self._transforms.any_greedy:
+            if self._transforms.any_greedy:  # one-hot where it is drawn from
                 p_measured, q_measured = self._transforms.drawn(p), self._transforms.drawn(q)
             accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
             verdict = self._verifier.verify(drafted, lengths, p_measured, q_measured, accept, decide)
@@ -378,12 +476,13 @@ class Decoding:
             return False
         back = since - int(fallen[0, 0])
         q = z[since - back][None, None]
-        undone = row.held[-back]
+        trace = row.held[-back].trace
         self._unwrite(row, back)
         transforms = Transforms([row.params], q.device)
         draw = torch.from_numpy(uniforms(self._seeds[index : index + 1], np.array([row.written]), DECIDE))
         token = int(sample(transforms.drawn(q)[0], draw.to(q.device))[0])
-        self._write(row, token, "recovered", undone.trace | TraceFields(q, self._top).target(0, 0))
+        self._buffer.target(trace, q[0, 0])
+        self._write(row, token, "recovered", trace)
         row.trusted = 0
         return True
 
@@ -407,7 +506,7 @@ class Decoding:
         row.written += 1
         ended, spent = self._ends(row, token), row.remaining == 0
         end = row.text.close() if ended else row.text.push(token, last=spent)
-        row.held.append(_Record(token, source, row.written - 1, self._round, end, trace))
+        row.held.append(_Record(token, source, row.written - 1, self._round - row.began, end, trace))
         if ended:
             row.stop_reason = "stop" if token in row.params.stop_tokens else "eos"
         elif row.text.stopped:
@@ -425,20 +524,28 @@ class Decoding:
     def _close(self, logits: Tensor, writing: list[bool]) -> None:
         """Complete the records of bonus tokens, from the draft's call that came after them."""
         # A row that goes on drafting was asked for two positions, the bonus' and the one after it.
-        back = [2 if writes and row.open is not None else 1 for row, writes in zip(self.rows, writing, strict=True)]
+        back = [2 if writes and row.open is not None else 1 for row, writes in zip(self._batch, writing, strict=True)]
         p = window(logits, [logits.shape[1] - n for n in back], 1)
-        q = torch.stack([p[i] if row.open is None else row.open[None] for i, row in enumerate(self.rows)])
-        distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
-        p_lists = TraceFields(p, self._top)
-        for index, row in enumerate(self.rows):
+        self._buffer.hold(p)
+        distances = None
+        if not self._transforms.all_greedy:
+            q = torch.stack([p[i] if row.open is None else row.open[None] for i, row in enumerate(self._batch)])
+            distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
+        for index, row in enumerate(self._batch):
             if row.open is not None:
-                row.held[-1].trace |= p_lists.draft(index, 0) | {"total_variation": distances[index][0]}
+                trace = row.held[-1].trace
+                self._buffer.draft(trace, p[index, 0])
+                if distances is None:
+                    self._buffer.compare(trace, p[index, 0], row.open)
+                else:
+                    trace["total_variation"] = distances[index][0]
                 row.open = None
 
     def _give(self) -> list[tuple[int, Token]]:
         """The records that nothing can change any more."""
+        self._buffer.settle()
         given: list[tuple[int, Token]] = []
-        for index, row in enumerate(self.rows):
+        for row in self._left + self._batch:
             free = len(row.held) - (row.open is not None)
             if row.active and self.method.rollback is not None:
                 free = min(free, len(row.held) - row.trusted)
@@ -450,7 +557,8 @@ class Decoding:
                 text = row.text.text[row.given : record.end]
                 row.given = record.end
                 token = Token(record.position, record.token, text, record.source, record.round, **record.trace)
-                given.append((index, token))
+                given.append((row.number, token))
                 count += 1
             del row.held[:count]
+        self._left = []
         return given

@@ -65,7 +65,7 @@ def generate(
     prompts: Sequence[Prompt],
     method: str | Method = "speculative",
     router: str | Router | None = None,
-    draft_tokens: int | None = None,
+    draft_tokens: int | str | None = None,
     sampling: SamplingParams | Sequence[SamplingParams] = SamplingParams(),  # noqa: B008 - frozen
     batch_size: int = 16,
     candidates: int = 0,
@@ -78,7 +78,7 @@ def generate(
         prompts: texts, or sequences of token ids.
         method: a preset, with parameters behind a colon (`contrastive:beta=0.3`), or a `Method`.
         router: instead of the method's own: `max-prob:0.5`, `entropy:1`, ...
-        draft_tokens: instead of the method's own.
+        draft_tokens: instead of the method's own: a number, or `auto` for as many as prove best (`fsgen.pace`).
         sampling: for all prompts, or one each.
         batch_size: how many are written at a time; it changes the speed, not the texts.
         candidates: how many of the most likely tokens of p and q each record keeps.
@@ -98,17 +98,26 @@ def generate(
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
     check(members, chosen, ids, rows)
     done: dict[int, Generation] = {}
-    # Prompts of like length share a batch: less padding, and no effect on what is written.
+    if not ids:
+        return []
+    # Prompts of like length are read together: less padding, and no effect on what is written.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        decoding = Decoding(members, chosen, [ids[i] for i in batch], [rows[i] for i in batch], top=candidates)
-        tokens: list[list[Token]] = [[] for _ in batch]
-        for row, token in decoding:
-            tokens[row].append(token)
-        done |= {i: finished(decoding, row, tokens[row]) for row, i in enumerate(batch)}
-        if progress is not None:
-            progress(len(batch))
+    decoding = Decoding(
+        members,
+        chosen,
+        [ids[i] for i in order],
+        [rows[i] for i in order],
+        top=candidates,
+        rows=batch_size,
+        prompt_traces=False,
+    )
+    tokens: list[list[Token]] = [[] for _ in order]
+    for number, token in decoding:
+        tokens[number].append(token)
+        if decoding.ended(number, len(tokens[number])):
+            done[order[number]] = finished(decoding, number, tokens[number])
+            if progress is not None:
+                progress(1)
     return [done[i] for i in range(len(ids))]
 
 
@@ -117,7 +126,7 @@ def stream(
     prompt: Prompt,
     method: str | Method = "speculative",
     router: str | Router | None = None,
-    draft_tokens: int | None = None,
+    draft_tokens: int | str | None = None,
     sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
     candidates: int = 0,
 ) -> Generator[Token, None, Generation]:

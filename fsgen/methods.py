@@ -14,6 +14,8 @@ from fsgen.types import SamplingParams
 from fsgen.verifiers import VERIFIERS, Verifier
 
 MAX_DRAFT_TOKENS = 64
+MAX_PACED = 12
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,9 @@ class Method:
         fusion: how the members' logits become q.
         router: which positions need System 2.
         draft_tokens: the most tokens that the draft writes in a round; 0 is System 2 alone.
+        paced: the number is chosen in every round from the acceptances seen and the times measured (`fsgen.pace`), up
+            to `MAX_PACED`, where all texts are greedy: their tokens do not depend on it. Sampled texts would, so they
+            are drafted `draft_tokens` at a time, whatever the machine's speed.
         trusting: the router *routes* (a token it does not flag is trusted without verification), instead of only
             ending the draft early, with everything verified.
         bonus: System 2 adds a token where all drafted ones stood. Only where the fusion does not read the draft:
@@ -41,6 +46,7 @@ class Method:
     fusion: Fusion
     router: Router = field(default_factory=Always)
     draft_tokens: int = 5
+    paced: bool = False
     trusting: bool = False
     bonus: bool = True
     rollback: float | None = None
@@ -55,6 +61,8 @@ class Method:
             raise ValueError(f"method {self.name!r} drafts nothing that the router {str(self.router)!r} could judge")
         if self.draft_tokens == 0 and not self.bonus:
             raise ValueError(f"method {self.name!r} writes drafted tokens only: draft_tokens must be at least 1")
+        if self.paced and (self.trusting or not self.draft_tokens):
+            raise ValueError(f"method {self.name!r} cannot choose draft_tokens by itself: give a number")
         if self.verifier != "auto" and self.verifier not in VERIFIERS:
             raise ValueError(f"unknown verifier {self.verifier!r}; there are auto, {', '.join(VERIFIERS)}")
         if self.rollback is not None:
@@ -64,6 +72,10 @@ class Method:
                 raise ValueError(f"rollback={self.rollback!r} is impossible: it must be above 0 and at most 1")
             if self.fusion.reads_draft:
                 raise ValueError(f"rollback needs a fusion that reads the target alone, not {self.fusion.name!r}")
+
+    def fixed(self) -> Method:
+        """The method with `draft_tokens` in every round: what it writes, and how, no longer depends on any clock."""
+        return replace(self, paced=False)
 
     @property
     def drafts(self) -> bool:
@@ -106,8 +118,8 @@ PRESETS: dict[str, Method] = {
     preset.name: preset
     for preset in (
         Method("oracle", Target(), draft_tokens=1, bonus=False),
-        Method("speculative", Target()),
-        *(Method(name, fusion()) for name, fusion in FUSIONS.items() if name != "target"),
+        Method("speculative", Target(), paced=True),
+        *(Method(name, fusion(), paced=True) for name, fusion in FUSIONS.items() if name != "target"),
         Method("route", Target(), router=MaxProb(0.5), trusting=True),
         Method("plain", Target(), draft_tokens=0),
     )
@@ -127,8 +139,8 @@ def parse_router(text: str) -> Router:
     return ROUTERS[name].parse(argument)
 
 
-def parse(method: str | Method, router: str | Router | None = None, draft_tokens: int | None = None) -> Method:
-    """A method from its string, with another router or draft length where one is given.
+def parse(method: str | Method, router: str | Router | None = None, draft_tokens: int | str | None = None) -> Method:
+    """A method from its string, with another router or draft length (a number, or `auto`) where one is given.
 
     The string is a preset, with parameters behind a colon: `contrastive:alpha=0.1,beta=0.3`, `route:rollback=0.2`.
     Parameters are those of the fusion, `draft_tokens`, `verifier`, and for `route` also `rollback` and `fusion`.
@@ -140,9 +152,18 @@ def parse(method: str | Method, router: str | Router | None = None, draft_tokens
         method = _parse_method(method)
     if router is not None:
         method = replace(method, router=parse_router(router) if isinstance(router, str) else router)
-    if draft_tokens is not None:
-        method = replace(method, draft_tokens=draft_tokens)
-    return method
+    return method if draft_tokens is None else _drafting(method, draft_tokens)
+
+
+def _drafting(method: Method, tokens: int | str) -> Method:
+    """The method with so many draft tokens, or with as many as it finds best (`auto`)."""
+    if tokens == AUTO:
+        return replace(method, paced=True)
+    if isinstance(tokens, str):
+        if not tokens.isdecimal():
+            raise ValueError(f"method {method.name!r}: draft_tokens={tokens!r} is neither a count nor {AUTO!r}")
+        tokens = int(tokens)
+    return replace(method, draft_tokens=tokens, paced=False)
 
 
 def _parse_method(text: str) -> Method:
@@ -178,10 +199,7 @@ def _parse_method(text: str) -> Method:
     if "rollback" in given:
         method = replace(method, rollback=_number(name, "rollback", given))
     if "draft_tokens" in given:
-        value = given["draft_tokens"]
-        if not value.isdecimal():
-            raise ValueError(f"method {name!r}: draft_tokens={value!r} is not a count")
-        method = replace(method, draft_tokens=int(value))
+        method = _drafting(method, given["draft_tokens"])
     if "verifier" in given:
         method = replace(method, verifier=given["verifier"])
     # The name that tables show tells what was asked for; draft_tokens has a column of its own.

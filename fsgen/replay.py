@@ -16,8 +16,8 @@ import torch
 from fsgen.generation import Generation, Prompt, encode
 from fsgen.methods import PRESETS, Method, parse
 from fsgen.metrics import count
-from fsgen.probs import left_aligned, total_variation
-from fsgen.trace import TraceFields
+from fsgen.probs import left_aligned
+from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import Source, Token
 
 if TYPE_CHECKING:
@@ -97,16 +97,22 @@ def _generations(
     texts: Sequence[Generation], p: Tensor, q: Tensor, top: int, p_seconds: float, q_seconds: float
 ) -> list[Generation]:
     p = p.to(q.device)
-    distances = total_variation(p.softmax(-1), q.softmax(-1)).tolist()
-    p_fields, q_fields = TraceFields(p, top), TraceFields(q, top)
+    buffer = TraceBuffer(top)
+    traces: list[list[Trace]] = []
+    for row, text in enumerate(texts):
+        traces.append([{} for _ in text.tokens])
+        for j, trace in enumerate(traces[row]):
+            buffer.draft(trace, p[row, j])
+            buffer.target(trace, q[row, j])
+            buffer.compare(trace, p[row, j], q[row, j])
+    buffer.settle()
     total = sum(len(text.tokens) for text in texts)
     result = []
     for row, text in enumerate(texts):
         tokens = []
         for j, old in enumerate(text.tokens):
-            trace = p_fields.draft(row, j) | q_fields.target(row, j)
             # What the target wrote is its greedy choice, whatever rounding says in this other call.
-            trace |= {"target_token": old.id, "total_variation": distances[row][j]}
+            trace = traces[row][j] | {"target_token": old.id}
             stands = trace["draft_token"] == old.id
             source: Source = "accepted" if stands else "recovered"
             tokens.append(Token(position=j, id=old.id, text=old.text, source=source, round=j, **trace))

@@ -4,38 +4,81 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from fsgen.probs import summarize
+from fsgen.probs import summarize, total_variation
 from fsgen.types import Candidates
 
+Trace = dict[str, Any]
 
-class TraceFields:
-    """The trace's fields of one side's logits [rows, n, vocab], moved off the device at once.
+CHUNK = 2**22  # logits that are summarised at a time: 16 MiB, of each of a few intermediate tensors
+HOLD = 2**23  # logits that may wait to be summarised
 
-    `top` candidates are kept at each position.
+
+class TraceBuffer:
+    """Logits of written tokens, kept until there are enough of them to be summarised at once.
+
+    A summary of a few positions takes as long as one of a hundred. So the loop hands over p and q of each token with
+    the record they belong to, and they are filled in later: after so many logits, or when somebody wants to read them.
+
+    Args:
+        top: how many candidates of each side a record keeps.
     """
 
-    def __init__(self, logits: Tensor, top: int) -> None:
-        summary = summarize(logits, top)
-        self._token, self._prob, self._margin, self._entropy, self._ids, self._probs = (x.tolist() for x in summary)
+    def __init__(self, top: int) -> None:
+        self._top = top
+        self._draft: list[tuple[Trace, Tensor]] = []
+        self._target: list[tuple[Trace, Tensor]] = []
+        self._logits: list[tuple[Trace, Tensor, Tensor]] = []
+        self._held = 0
 
-    def _top(self, row: int, j: int) -> Candidates:
-        return tuple(zip(self._ids[row][j], self._probs[row][j], strict=True))
+    def hold(self, logits: Tensor) -> None:
+        """Count logits of a round, [rows, n, vocab], that records refer to."""
+        self._held += logits.numel()
 
-    def draft(self, row: int, j: int) -> dict[str, Any]:
-        return {
-            "draft_token": self._token[row][j],
-            "draft_prob": self._prob[row][j],
-            "draft_margin": self._margin[row][j],
-            "draft_entropy": self._entropy[row][j],
-            "draft_top": self._top(row, j),
-        }
+    @property
+    def full(self) -> bool:
+        return self._held > HOLD
 
-    def target(self, row: int, j: int) -> dict[str, Any]:
-        return {
-            "target_token": self._token[row][j],
-            "target_prob": self._prob[row][j],
-            "target_entropy": self._entropy[row][j],
-            "target_top": self._top(row, j),
-        }
+    def draft(self, trace: Trace, p: Tensor) -> None:
+        """p's logits [vocab] of a record."""
+        self._draft.append((trace, p))
+
+    def target(self, trace: Trace, q: Tensor) -> None:
+        """q's logits [vocab] of a record."""
+        self._target.append((trace, q))
+
+    def compare(self, trace: Trace, p: Tensor, q: Tensor) -> None:
+        """p's and q's logits [vocab] of a record whose total variation is taken at temperature 1."""
+        self._logits.append((trace, p, q))
+
+    def settle(self) -> None:
+        """Complete all records."""
+        for side, names, entries in (
+            ("draft", ("token", "prob", "margin", "entropy"), self._draft),
+            ("target", ("token", "prob", "", "entropy"), self._target),
+        ):
+            for part in _chunks(entries):
+                summary = summarize(torch.stack([logits for _, logits in part]), self._top)
+                *columns, ids, probs = (x.tolist() for x in summary)
+                for name, values in zip(names, columns, strict=True):
+                    if name:
+                        for (trace, _), value in zip(part, values, strict=True):
+                            trace[f"{side}_{name}"] = value
+                for (trace, _), row_ids, row_probs in zip(part, ids, probs, strict=True):
+                    top: Candidates = tuple(zip(row_ids, row_probs, strict=True))
+                    trace[f"{side}_top"] = top
+        for pairs in _chunks(self._logits):
+            p = torch.stack([p for _, p, _ in pairs]).softmax(-1)
+            q = torch.stack([q for _, _, q in pairs]).softmax(-1)
+            for (trace, _, _), distance in zip(pairs, total_variation(p, q).tolist(), strict=True):
+                trace["total_variation"] = distance
+        self._draft, self._target, self._logits, self._held = [], [], [], 0
+
+
+def _chunks(entries: list[Any]) -> list[list[Any]]:
+    if not entries:
+        return []
+    size = max(1, CHUNK // max(1, entries[0][1].numel()))
+    return [entries[start : start + size] for start in range(0, len(entries), size)]

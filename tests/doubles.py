@@ -76,6 +76,11 @@ class TableSession:
         self.usage = [Usage() for _ in range(rows)]
         self.calls = 0
         self._known: list[list[int]] = [[] for _ in range(rows)]
+        self._counted = [0] * rows
+
+    def begin(self, row: int, prompt: int) -> None:
+        self.usage[row] = Usage()
+        self._counted[row] = prompt - 1
 
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor:
         wanted = [last] * len(sequences) if isinstance(last, int) else list(last)
@@ -90,7 +95,7 @@ class TableSession:
             while common < min(len(known), len(sequence) - n) and known[common] == sequence[common]:
                 common += 1
             self.usage[row].calls += 1
-            self.usage[row].tokens += len(sequence) - common
+            self.usage[row].tokens += len(sequence) - max(common, self._counted[row])
             self._known[row] = list(sequence)
             for j in range(n):
                 out[row, width - n + j] = self.model.logits(sequence[: len(sequence) - n + 1 + j])

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "fsgen").rglob("*.py"))
 
 PARTS = {"fusions", "routers", "verifiers"}
-ENGINE = {"types", "text", "probs", "metrics", "trace", *PARTS, "methods", "decode", "generation", "replay"}
+ENGINE = {"types", "text", "probs", "metrics", "trace", *PARTS, "methods", "pace", "decode", "generation", "replay"}
 
 # Each module or package of fsgen, and what it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -31,9 +31,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "routers": {"types", "probs"},
     "verifiers": {"types", "probs"},
     "methods": {"types", "probs", *PARTS},
-    "decode": {"types", "probs", "methods", "text", "trace"},
+    "pace": set(),
+    "decode": {"types", "probs", "methods", "pace", "text", "trace"},
     "generation": {"types", "methods", "metrics", "decode", "render"},
     "replay": {"types", "probs", "methods", "metrics", "trace", "generation"},
+    "verify": {"types", "fusions", "routers", "methods", "decode", "generation", "models"},
     "models": {"types", "probs"},
     "tasks": {"types"},
     "study": {*ENGINE, "models", "tasks", "analysis"},
@@ -41,7 +43,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"types", "metrics", "analysis", "render"},
     "server": {"types", "methods", "decode", "generation", "models"},
     "render": {"types"},
-    "cli": {"types", "methods", "decode", "generation", "models", "study", "report", "server", "render"},
+    "cli": {
+        *{"types", "methods", "decode", "generation", "models", "tasks", "study", "analysis", "report", "server"},
+        *{"render", "verify"},
+    },
     "__init__": {"types", "methods", "generation", "models"},
 }
 

@@ -12,8 +12,10 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from fsgen.models.bundled import bundled_names, bundled_path
+from fsgen.models.int8 import check_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"  # linear layers of eight bits, the rest in float32; on a CPU only
 
 # What a layer may be so that the cache can rewind it. Anything else keeps a state that has no positions.
 REWINDABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
@@ -188,6 +190,12 @@ def check_dtype(dtype: str) -> None:
         raise ValueError(f"dtype={dtype!r} is unknown: choose auto, {', '.join(DTYPES)}")
 
 
+def check_weights(weights: str) -> None:
+    """Raises ValueError for a type that no single model's weights are held in."""
+    if weights not in ("auto", INT8, *DTYPES):
+        raise ValueError(f"draft_weights={weights!r} is unknown: choose auto, {', '.join(DTYPES)} or {INT8}")
+
+
 def check_device(device: str) -> None:
     """Raises ValueError for a device that does not exist here."""
     kind, _, number = device.partition(":")
@@ -223,6 +231,17 @@ def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
             "accelerate: pip install 'fsgen[multi-gpu]', or name one device (cuda:0)"
         )
     return "auto"
+
+
+def check_int8(checkpoint: Checkpoint, device: str) -> None:
+    """Raises ValueError where a model cannot have int8 weights: off the CPU, or on one whose products are not exact."""
+    where = place(checkpoint, device)
+    if where != "cpu":
+        raise ValueError(
+            f"int8 weights are for a CPU, and {checkpoint.name!r} would go to {where}: choose device='cpu', or another "
+            "type of weights"
+        )
+    check_products()
 
 
 def _weight_bytes(checkpoint: Checkpoint) -> int | None:

@@ -14,9 +14,11 @@ from fsgen.models.bundled import model_info
 from fsgen.models.cache import Forward
 from fsgen.models.checkpoint import (
     DTYPES,
+    INT8,
     Checkpoint,
     check_device,
-    check_dtype,
+    check_int8,
+    check_weights,
     context_of,
     first_line,
     layer_kinds,
@@ -24,6 +26,7 @@ from fsgen.models.checkpoint import (
     refuse_unrewindable,
     text_config,
 )
+from fsgen.models.int8 import Int8Linear, quantise
 from fsgen.models.lean import LeanForward, LeanWeights, speaks
 from fsgen.models.session import CachedSession
 from fsgen.models.stock import TransformersForward
@@ -38,18 +41,22 @@ def load_weights(checkpoint: Checkpoint, dtype: str = "auto", device: str = "aut
     """Loads what `open_checkpoint` found.
 
     Args:
-        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
+        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16, float16, or int8 (on a
+            CPU, `fsgen.models.int8`).
         device: auto (the GPUs if there are any, else the CPU), cpu, cuda or cuda:N.
 
     Raises:
-        ValueError: an unknown dtype or device, no safetensors weights, or a model that turns out not to continue its
-            cached state exactly.
+        ValueError: an unknown dtype or device, no safetensors weights, a model that turns out not to continue its
+            cached state exactly, or one that cannot have int8 weights.
     """
-    check_dtype(dtype)
+    check_weights(dtype)
     check_device(device)
     where = place(checkpoint, device, dtype)
     if dtype == "auto":
         kind: torch.dtype | str = torch.float32 if where == "cpu" else "auto"
+    elif dtype == INT8:
+        check_int8(checkpoint, device)
+        kind = "auto"  # rounded from what the checkpoint holds
     else:
         kind = DTYPES[dtype]
     spread = {"device_map": "auto"} if where == "auto" else {}
@@ -69,6 +76,9 @@ def load_weights(checkpoint: Checkpoint, dtype: str = "auto", device: str = "aut
     info = None
     if checkpoint.local is not None and (checkpoint.local / "pocket.json").is_file():
         info = model_info(checkpoint.local)
+    if dtype == INT8:
+        info = info or _info(model, checkpoint.name, checkpoint.path)  # which counts the weights as they were
+        quantise(model, checkpoint.name)
     return HFModel(model, checkpoint.tokenizer, checkpoint.name, checkpoint.path, info)
 
 
@@ -169,7 +179,8 @@ def check_exact(model: HFModel) -> None:
     architecture = type(model.module).__name__
     refusal = f"{model.info.name!r} ({architecture}) cannot be used: "
     # Half precision rounds differently in batches of different shape; a wrong mask or position is far beyond that.
-    tolerance = 1e-3 if model.module.dtype == torch.float32 else 0.1
+    rounds = model.module.dtype != torch.float32 or any(isinstance(part, Int8Linear) for part in model.module.modules())
+    tolerance = 0.1 if rounds else 1e-3
     session = model.session(2)
     for rows in calls:
         try:

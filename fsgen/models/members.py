@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ class Members:
         vocab_size: ids that all of them know; logits beyond are padding, to be cropped.
         context: the longest sequence that all of them can score.
         eos_ids: the tokens that end a text, as the target has them.
+        paces: what decoding has learned of their speed and agreement (`fsgen.pace`), by method and batch size.
     """
 
     draft: Model | None
@@ -36,6 +37,7 @@ class Members:
     vocab_size: int
     context: int
     eos_ids: frozenset[int]
+    paces: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, draft: Model | None = None, target: Model | None = None, base: Model | None = None) -> Members:
@@ -81,7 +83,7 @@ class Plan:
     Attributes:
         draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
             for a role that nobody plays.
-        dtype, device: as given to `plan`.
+        dtype, device, draft_weights: as given to `plan`.
     """
 
     draft: Checkpoint | Model | None
@@ -89,6 +91,7 @@ class Plan:
     base: Checkpoint | Model | None
     dtype: str
     device: str
+    draft_weights: str = "auto"
 
     @property
     def _present(self) -> list[Checkpoint | Model]:
@@ -107,11 +110,11 @@ class Plan:
         return min(member.context for member in self._present)
 
     def load(self, roles: Container[str] = ROLES) -> Members:
-        """Loads the weights of these roles; a checkpoint that plays two of them is loaded once."""
+        """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""
         from fsgen.models import hf
         from fsgen.models.checkpoint import Checkpoint
 
-        loaded: dict[str, Model] = {}
+        loaded: dict[tuple[str, str], Model] = {}
         models: dict[str, Model | None] = {}
         for role in ROLES:
             member = getattr(self, role)
@@ -119,9 +122,10 @@ class Plan:
                 models[role] = member if role in roles else None
                 continue
             where = str(member.local.resolve()) if member.local else member.path
-            if where not in loaded:
-                loaded[where] = hf.load_weights(member, self.dtype, self.device)
-            models[role] = loaded[where]
+            dtype = self.draft_weights if role == "draft" and self.draft_weights != "auto" else self.dtype
+            if (where, dtype) not in loaded:
+                loaded[where, dtype] = hf.load_weights(member, dtype, self.device)
+            models[role] = loaded[where, dtype]
         return Members.of(**models)
 
 
@@ -131,12 +135,17 @@ def plan(
     base: str | Path | Model | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    draft_weights: str = "auto",
 ) -> Plan:
     """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
     from fsgen.models import checkpoint as checkpoints  # here, because it imports transformers, which takes seconds
 
     checkpoints.check_dtype(dtype)
     checkpoints.check_device(device)
+    checkpoints.check_weights(draft_weights)
+    if draft_weights != "auto" and not isinstance(draft, (str, Path)):
+        held = "no draft is named" if draft is None else f"the draft {draft.info.name} is loaded already"
+        raise ValueError(f"draft_weights={draft_weights!r} changes nothing: {held}")
     given = dict(zip(ROLES, (draft, target, base), strict=True))
     if all(member is None for member in given.values()):
         raise ValueError("no model is given: name a draft or a target")
@@ -155,8 +164,10 @@ def plan(
     _check_tokenizers(checked)
     for checkpoint in opened.values():
         checkpoints.place(checkpoint, device, dtype)
+    if draft_weights == checkpoints.INT8:
+        checkpoints.check_int8(opened[str(draft)], device)
     members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
-    return Plan(**members, dtype=dtype, device=device)
+    return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights)
 
 
 def load(
@@ -165,6 +176,7 @@ def load(
     base: str | Path | Model | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    draft_weights: str = "auto",
 ) -> Members:
     """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
 
@@ -173,12 +185,14 @@ def load(
             model that is loaded already. The same name twice is one model.
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
+        draft_weights: of the draft alone: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight
+            bits a weight, see `fsgen.models.int8`). Greedy texts stay the target's: what is drafted is verified.
 
     Raises:
         ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state cannot
             be rewound.
     """
-    return plan(draft, target, base, dtype, device).load()
+    return plan(draft, target, base, dtype, device, draft_weights).load()
 
 
 def _check_tokenizers(members: list[tuple[str, Any, int]]) -> None:

@@ -225,7 +225,7 @@ def make_plan(config: StudyConfig, limit: int | None = None) -> Plan:
         methods: list[Method] = []
         for asked, router in product(grid.methods, grid.routers):
             try:
-                method = parse(asked.name, None if router == "default" else router, asked.draft_tokens)
+                method = parse(asked.name, None if router == "default" else router, asked.draft_tokens).fixed()
             except ValueError as error:
                 faults.add(f"method {asked.name}" + (f", router {router}" if router != "default" else ""), error)
             else:

@@ -259,9 +259,9 @@ def test_rows_end_by_themselves_and_do_not_disturb_each_other() -> None:
     ]
     rows = [params(n, temperature=t, seed=s, top_p=0.9) for n, t, s in settings]
     for method in ("speculative", "contrastive", "route:rollback=0.4", "mixture"):
-        together = generate(members, PROMPTS, method, sampling=rows)
+        together = generate(members, PROMPTS, method, draft_tokens=5, sampling=rows)
         for i, text in enumerate(together):
-            (alone,) = generate(members, [PROMPTS[i]], method, sampling=rows[i])
+            (alone,) = generate(members, [PROMPTS[i]], method, draft_tokens=5, sampling=rows[i])
             assert (text.token_ids, text.stop_reason) == (alone.token_ids, alone.stop_reason)
             assert [t.source for t in text.tokens] == [t.source for t in alone.tokens]
             a, b = text.stats, alone.stats
@@ -340,12 +340,12 @@ def test_an_abandoned_stream_leaves_the_members_usable() -> None:
 
 def test_stream_gives_the_tokens_of_generate_and_returns_the_generation() -> None:
     members = trio(seed=4)
-    (whole,) = generate(members, ["abc"], candidates=2)
-    assert list(stream(members, "abc", candidates=2)) == whole.tokens
+    (whole,) = generate(members, ["abc"], draft_tokens=5, candidates=2)
+    assert list(stream(members, "abc", draft_tokens=5, candidates=2)) == whole.tokens
     returned = []
 
     def consume() -> Any:
-        returned.append((yield from stream(members, "abc", candidates=2)))
+        returned.append((yield from stream(members, "abc", draft_tokens=5, candidates=2)))
 
     assert list(consume()) == whole.tokens
     assert (returned[0].text, returned[0].tokens) == (whole.text, whole.tokens)
@@ -372,10 +372,10 @@ def test_the_draft_is_asked_once_more_only_where_a_text_ends_with_a_bonus() -> N
     assert decoding.usage(0, "draft")[0] == 4  # 3, and the one that tells the draft's choice at the bonus
 
 
-def test_prompts_of_like_length_share_a_batch_and_order_is_kept() -> None:
+def test_every_ending_is_told_and_order_is_kept() -> None:
     members = trio(seed=6)
     seen: list[int] = []
     texts = generate(members, PROMPTS, batch_size=3, progress=seen.append)
-    assert seen == [3, 3, 2]
+    assert seen == [1] * len(PROMPTS)  # each as it ends, since the next one takes its place
     assert [t.prompt_tokens for t in texts] == [len(p) for p in PROMPTS]
     assert fsgen.generation.encode(members, "abc") == [1, 2, 3]

@@ -59,7 +59,7 @@ def test_routers_write_themselves_as_they_are_read(text: str) -> None:
         ("mixture:w=1", "w=1.0 is impossible"),
         ("proxy:alpha=inf", "alpha=inf"),
         ("speculative:rollback=0.3", "has no parameter 'rollback'"),
-        ("speculative:draft_tokens=-1", "not a count"),
+        ("speculative:draft_tokens=-1", "neither a count"),
         ("speculative:draft_tokens=65", "draft_tokens=65 is impossible: 0 to 64"),
         ("speculative:verifier=maybe", "unknown verifier 'maybe'; there are auto, exact, rejection"),
         ("route:fusion=sum", "unknown fusion 'sum'; there are target, contrastive"),

@@ -18,7 +18,7 @@ from fsgen.study.plan import Prompt
 from fsgen.study.records import Text, generation_table, stored_texts, trace_table
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store, rounded
 from fsgen.tasks import Score
-from fsgen.trace import TraceFields
+from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import Token
 
 
@@ -32,11 +32,14 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         common = frequent + sharpness * torch.randn(1, length, vocab, generator=draw)
         p = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
         q = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
-        distances = 0.5 * (p.softmax(-1) - q.softmax(-1)).abs().sum(-1)
-        p_fields, q_fields = TraceFields(p, top), TraceFields(q, top)
+        buffer, traces = TraceBuffer(top), [Trace() for _ in range(length)]
+        for j, trace in enumerate(traces):
+            buffer.draft(trace, p[0, j])
+            buffer.target(trace, q[0, j])
+            buffer.compare(trace, p[0, j], q[0, j])
+        buffer.settle()
         tokens = []
-        for j in range(length):
-            trace = p_fields.draft(0, j) | q_fields.target(0, j) | {"total_variation": float(distances[0, j])}
+        for j, trace in enumerate(traces):
             stands = trace["draft_token"] == trace["target_token"]
             source = "accepted" if stands else "recovered"
             tokens.append(Token(j, trace["target_token"], "x", source, j, **trace))  # type: ignore[arg-type]
