@@ -1,4 +1,4 @@
-"""The commands: `fsgen models`, `fsgen generate`, `fsgen study`.
+"""The commands: `fsgen models`, `fsgen generate`, `fsgen verify`, `fsgen study`, `fsgen scaling`.
 
 A command imports what it runs when it runs, so that `--help` and `models` answer without torch. What goes wrong for a
 reason that the user can mend is one line, `error: ...`, on stderr, and exit status 2.
@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -23,10 +24,15 @@ if TYPE_CHECKING:
 
     from fsgen.generation import Generation
     from fsgen.methods import Method
+    from fsgen.tasks.prompts import Prompts
     from fsgen.types import Token
+    from fsgen.verify import Verdict
 
 # The bundled pair that writes where no model is named; proxy tuning drafts with a tuned model, against its own base.
 DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
+
+PROMPTS = 200  # that are verified with where no number is given
+MOST_FAULTS = 50  # that are listed on a screen
 
 app = typer.Typer(
     name="fsgen",
@@ -123,7 +129,11 @@ def generate(
         ),
     ] = None,
     draft_tokens: Annotated[
-        int | None, typer.Option(help="The most tokens that are drafted in a round.  [default: the method's own]")
+        str | None,
+        typer.Option(
+            help="How many tokens are drafted in a round at most; auto: as many as prove best.  "
+            "[default: the method's own, auto where all is verified]"
+        ),
     ] = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Draw from the K most likely tokens; 0 from all.")] = 0,
@@ -134,6 +144,9 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    draft_weights: Annotated[
+        str, typer.Option(help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.")
+    ] = "auto",
     candidates: Annotated[
         int, typer.Option(min=0, help="With --json: how many likely tokens of both systems each record keeps.")
     ] = 0,
@@ -152,7 +165,7 @@ def generate(
     from fsgen.models import plan
 
     chosen = parse(method, router, draft_tokens)
-    planned = plan(**_members(chosen, draft, target, base), dtype=dtype, device=device)
+    planned = plan(**_members(chosen, draft, target, base), dtype=dtype, device=device, draft_weights=draft_weights)
     check(planned, chosen, [encode(planned, text)], [sampling])
     members = planned.load(chosen.roles)
     tokens = stream(members, text, chosen, sampling=sampling, candidates=candidates)
@@ -247,6 +260,159 @@ def _show_plain(tokens: Generator[Token, None, Generation]) -> None:
 
 
 @app.command()
+def verify(
+    draft: Annotated[
+        str | None,
+        typer.Option(help=f"The small model: bundled, a folder, or a name on the hub.  [default: {DRAFT}]"),
+    ] = None,
+    target: Annotated[str | None, typer.Option(help=f"The large model.  [default: {TARGET}]")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="The small model before it was tuned, for the proxy method alone.")
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="speculative, oracle, contrastive, proxy, ensemble or mixture, with parameters.")
+    ] = "speculative",
+    router: Annotated[str | None, typer.Option(help="Where a draft ends early.  [default: the method's own]")] = None,
+    draft_tokens: Annotated[
+        int | None, typer.Option(help="The most tokens that are drafted in a round.  [default: the method's own]")
+    ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(
+            help="How many, all different. Where the task has fewer: those of the other tasks, then all of them cut "
+            f"off earlier.  [default: {PROMPTS}, or the whole file]"
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="Whose prompts come first.")] = "gsm8k",
+    prompts_file: Annotated[
+        Path | None, typer.Option(help="Prompts of your own instead: one a line, as it stands or as a JSON string.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="The budget of written tokens.")] = 64,
+    batch_size: Annotated[int, typer.Option(help="How many texts are written at a time.")] = 16,
+    every_token: Annotated[
+        bool,
+        typer.Option(
+            "--every-token",
+            help="Also read each text once without a cache and check all of its tokens: this finds what both ways of "
+            "writing have wrong alike.",
+        ),
+    ] = False,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check that a pair writes what its System 2 writes token by token.
+
+    Greedy texts are compared token by token, and each first difference is explained: a tie within rounding, or a fault.
+    The exit status is 1 where there are faults. Sampled texts cannot be compared like this; that they have the right
+    distribution is what the tests in tests/engine show.
+    """
+    from fsgen.types import SamplingParams
+
+    sampling = SamplingParams(max_tokens)
+
+    _quieten(draft, target, base)
+    from fsgen.decode import check
+    from fsgen.generation import encode
+    from fsgen.methods import parse
+    from fsgen.models import plan
+    from fsgen.tasks.prompts import from_file, from_tasks
+    from fsgen.verify import reference_of
+    from fsgen.verify import verify as verify_texts
+
+    chosen = parse(method, router, draft_tokens)
+    reference_of(chosen)
+    planned = plan(**_members(chosen, draft, target, base), dtype=dtype, device=device)
+
+    def fits(text: str) -> bool:
+        return 0 < len(encode(planned, text)) <= planned.context - max_tokens
+
+    if prompts_file is None:
+        found = from_tasks(task, PROMPTS if prompts is None else prompts, fits)
+    else:
+        found = from_file(prompts_file, prompts, fits)
+    check(planned, chosen, [encode(planned, found.texts[0])], [sampling])
+    members = planned.load(chosen.roles)
+    with _bar("verifying", len(found.texts)) as advance:
+        verdict = verify_texts(
+            members,
+            found.texts,
+            chosen,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            every_token=every_token,
+            progress=advance,
+        )
+    if as_json:
+        record = {"members": members.names(), "prompts": found.sources, "left_out": found.left_out}
+        print(json.dumps(record | verdict.as_dict(), allow_nan=False))
+    else:
+        _show_verdict(verdict, found, members.tokenizer)
+    if verdict.faults:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on stderr where that is a terminal; gives what advances it."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task(title, total=total)
+        yield lambda count: progress.advance(bar, count)
+
+
+def _show_verdict(verdict: Verdict, prompts: Prompts, tokenizer: Any) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False, markup=False)
+    ties, faults = verdict.ties, verdict.faults
+    rows = [
+        ("compared", f"{verdict.method} with {verdict.reference}, in {verdict.dtype}"),
+        ("prompts", ", ".join(f"{count:,} {name}" for name, count in prompts.sources.items())),
+        ("texts", f"{verdict.texts:,}, of {verdict.tokens:,} tokens"),
+        ("equal", f"{verdict.equal:,}"),
+        ("ties within rounding", f"{len(ties):,}"),
+        ("faults", f"{len(faults):,}"),
+        (
+            "seconds",
+            f"{verdict.seconds:.1f}: {verdict.method_seconds:.1f} {verdict.method}, {verdict.reference_seconds:.1f} "
+            f"{verdict.reference}, {verdict.check_seconds:.1f} explaining",
+        ),
+    ]
+    if prompts.left_out:
+        rows.insert(2, ("left out", ", ".join(f"{count:,} {reason}" for reason, count in prompts.left_out.items())))
+    if ties:
+        widest = max(ties, key=lambda tie: tie.gap)
+        how = f"measured in {verdict.measured_in}" if verdict.measured_in else "rounding estimated"
+        rows.insert(
+            -2, ("largest gap of a tie", f"{widest.gap:.2g}, of {widest.bound:.2g} that rounding allows; {how}")
+        )
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for row in rows:
+        table.add_row(*row, style="bold red" if row[0] == "faults" and faults else None)
+    console.print(table)
+    if not faults:
+        return
+
+    def shown(token: int | None) -> str:
+        return "(the text had ended)" if token is None else repr(tokenizer.decode([token]))
+
+    table = Table(title="faults", title_justify="left")
+    for name in ("prompt", "position", "written", "expected", "gap", "expected gap", "bound"):
+        table.add_column(name, justify="left" if name in ("written", "expected") else "right")
+    for fault in faults[:MOST_FAULTS]:
+        gaps = [f"{value:.3g}" for value in (fault.gap, fault.expected_gap, fault.bound)]
+        table.add_row(str(fault.prompt), str(fault.position), shown(fault.token), shown(fault.expected), *gaps)
+    console.print(table)
+    if len(faults) > MOST_FAULTS:
+        console.print(f"and {len(faults) - MOST_FAULTS:,} more; --json lists all")
+
+
+@app.command()
 def study(
     config: Annotated[
         Path | None, typer.Argument(help="What to run, as YAML.  [default: the study of the bundled models]")
@@ -270,3 +436,73 @@ def study(
     print(f"report: {write(folder)}")
     if result.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def analyze(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+    run: Annotated[
+        list[str] | None,
+        typer.Option(help="Say all about this run instead of a line about each: its key, or the beginning of it."),
+    ] = None,
+    calls: Annotated[
+        list[float] | None,
+        typer.Option(help="A budget of consultations, as a share of the positions, for the thresholds of routers."),
+    ] = None,
+    misses: Annotated[
+        list[float] | None, typer.Option(help="A budget of missed mismatches, as a share of the positions.")
+    ] = None,
+    pictures: Annotated[bool, typer.Option(help="Project the draft's probabilities; this takes some seconds.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with everything.")] = False,
+) -> None:
+    """Say what the traces of a study tell of frequency, positions, uncertainty, routers and signs of failure."""
+    from fsgen.analysis.study import analyze as analyze_study
+
+    budgets = {"calls": calls, "misses": misses}
+    given = {name: tuple(budget) for name, budget in budgets.items() if budget is not None}
+    result = analyze_study(folder, runs=run, projections=pictures, **given)
+    if as_json:
+        print(json.dumps(asdict(result), allow_nan=False))
+        return
+    from rich.console import Console
+
+    from fsgen.analysis.tables import show
+
+    show(result, Console(highlight=False, markup=False), details=run is not None)
+
+
+@app.command()
+def scaling(
+    source: Annotated[
+        str, typer.Argument(help="The folder of a study, a CSV file, or `published`: the values of arXiv 2406.12295.")
+    ],
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TARGET:DRAFT",
+            help="Foretell a pair by sizes (70B:7B, 70e9:7e9) or by names of models; may be given several times.",
+        ),
+    ] = None,
+    sizes: Annotated[
+        str, typer.Option(help="What a size counts: total, or non-embedding (without the embeddings).")
+    ] = "total",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a method and task.")] = False,
+) -> None:
+    """Compare the laws by which the collaboration frequency may depend on the sizes of draft and target."""
+    from fsgen.analysis.scaling import compare_laws, parse_pair, read_points, show, too_small
+    from fsgen.models.bundled import bundled
+
+    def sizes_of_bundled() -> dict[str, float]:
+        whole = sizes == "total"
+        return {info.name: info.parameters if whole else info.non_embedding_parameters for info in bundled()}
+
+    points = read_points(source, sizes)
+    pairs = [parse_pair(text, points.frame, sizes_of_bundled) for text in predict or []]
+    compared = compare_laws(points.frame, pairs)
+    notes = [*points.notes, *(f"left out, too few pairs: {m} on {t} ({n})" for m, t, n in too_small(points.frame))]
+    if as_json:
+        print(json.dumps([one.as_dict() for one in compared], indent=2, allow_nan=False))
+        return
+    from rich.console import Console
+
+    show(compared, notes, Console(highlight=False, markup=False))

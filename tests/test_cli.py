@@ -204,7 +204,7 @@ def test_a_pipe_gets_pure_json(pair: list[str]) -> None:
 
 def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", PROMPT, *pair]
+    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", PROMPT, *pair, "--draft-tokens", "5"]
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
     os.close(theirs)
