@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-STEPS = ("corpus", "tokenizer", "train", "tune", "export", "overlap", "table")
+STEPS = ("corpus", "tokenizer", "train", "distill", "tune", "export", "overlap", "table")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -14,7 +14,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ladder", description=__doc__)
     parser.add_argument("step", choices=(*STEPS, "all"))
     parser.add_argument(
-        "--size", default="all", choices=("all", *(size.name for size in SIZES)), help="one size, for train and tune"
+        "--size",
+        default="all",
+        choices=("all", *(size.name for size in SIZES)),
+        help="one size, for train, distill and tune",
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; by default all cores")
     return parser
@@ -32,18 +35,20 @@ def run(step: str, size_name: str) -> None:
 
         tokenizer.build()
         stream.build()
-    elif step in ("train", "tune"):
-        from ladder import train, tune
+    elif step in ("train", "distill", "tune"):
+        from ladder import distill, train, tune
         from ladder.sizes import SIZES, size_named
 
-        chosen = SIZES if size_name == "all" else (size_named(size_name),)
-        for size in reversed(chosen):
-            if step == "train":
-                train.train(size)
-            elif size in tune.TUNED:
-                tune.tune(size)
-            elif size_name != "all":
-                raise ValueError(f"{size.name} is not tuned; choose one of {', '.join(s.name for s in tune.TUNED)}")
+        make, sizes = {
+            "train": (train.train, SIZES),
+            "distill": (distill.distill, distill.DISTILLED),
+            "tune": (tune.tune, tune.TUNED),
+        }[step]
+        if size_name != "all" and size_named(size_name) not in sizes:
+            raise ValueError(f"no {step} for {size_name}; choose one of {', '.join(size.name for size in sizes)}")
+        for size in reversed(sizes):
+            if size_name in ("all", size.name):
+                make(size)
     elif step == "export":
         from ladder import export
 

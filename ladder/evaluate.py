@@ -80,8 +80,8 @@ def inference_copy(model: Any) -> Any:
     return copy.eval()
 
 
-def watch_dev(model: Any, count: int = 100) -> float:
+def watch_dev(model: Any, count: int = 100) -> dict[str, float]:
     """Accuracy on a few development word problems, for the training log."""
     documents = read_documents("dev")[:count]
     completions = greedy(inference_copy(model), [document.prompt for document in documents])
-    return completions_right(completions, documents) / len(documents)
+    return {"dev_accuracy": completions_right(completions, documents) / len(documents)}

@@ -22,6 +22,7 @@ IGNORED = -100
 EPOCHS = {"gsm8k": 3, "mbpp": 6}
 CAPS = {"python": 2_000_000}  # tokens
 SHORT, LONG = 512, 1024  # row widths; long rows are the last fifth
+STEP_TOKENS = 8_192
 _SHORT_SHARE = 0.8
 _POOL = 256
 _SEED = 7
@@ -128,12 +129,17 @@ def stream_tokens() -> dict[str, int]:
         return {domain: int(tokens) for domain, tokens in opened.metadata().items()}
 
 
+def in_steps(ids: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows [n, width] cut into steps of 8,192 tokens; what is left over is dropped."""
+    rows = STEP_TOKENS // ids.shape[1]
+    return [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids) - rows + 1, rows)]
+
+
 def batches(path: Path) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(ids, labels) of every step in order, about 8,192 tokens each; what is left of a width is dropped."""
+    """(ids, labels) of every step of a stream in order."""
     tensors = load_file(path)
     steps: list[tuple[torch.Tensor, torch.Tensor]] = []
-    for name, rows in (("short", 16), ("long", 8)):
+    for name in ("short", "long"):
         if name in tensors:
-            ids, labels = tensors[name], tensors[f"{name}_labels"]
-            steps += [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids) - rows + 1, rows)]
+            steps += in_steps(tensors[name], tensors[f"{name}_labels"])
     return steps

@@ -21,6 +21,9 @@ from ladder.sizes import CONTEXT, END_OF_TEXT_ID, VOCAB_SIZE, Size
 _MICRO_TOKENS = 4096  # what stays in the cache of a core
 _SAVE_EVERY = 150.0  # seconds
 
+# Of a model, the ids and the labels of rows [b, t]: a sum over the labels that count.
+Loss = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -84,7 +87,7 @@ def optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
     return [muon, adam]
 
 
-def _loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def next_token_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed cross-entropy of the next tokens of rows [b, t]."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits
@@ -108,14 +111,16 @@ def fit(
     folder: Path,
     schedule: Schedule,
     *,
+    loss: Loss = next_token_loss,
     compiled: bool = True,
     stop_at: int | None = None,
     save_every: float = _SAVE_EVERY,
-    watch: Callable[[Any], float] | None = None,
+    watch: Callable[[Any], dict[str, float]] | None = None,
 ) -> None:
     """Train on the batches in order and leave `final.pt` in the folder; continue from `checkpoint.pt` if there.
 
-    `stop_at` ends early after a checkpoint, as a kill would; `watch` measures at each quarter of the steps.
+    `loss` is summed over the labels of rows [b, t] that are not ignored; `stop_at` ends early after a checkpoint, as a
+    kill would; `watch` measures for the log at each quarter of the steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "final.pt").exists():
@@ -129,7 +134,7 @@ def fit(
         for optimizer, saved in zip(optimizer_list, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         first, tokens, seconds = state["step"], state["tokens"], state["seconds"]
-    loss_of = torch.compile(_loss, dynamic=False) if compiled else _loss
+    loss_of = torch.compile(loss, dynamic=False) if compiled else loss
     steps = len(batches)
     started = saved_at = time.monotonic()
     smooth: float | None = None
@@ -165,9 +170,10 @@ def fit(
         done = step + 1
         now = time.monotonic()
         note: dict[str, Any] = {"step": done, "of": steps, "tokens": tokens, "loss": round(smooth, 4)}
-        if watch is not None and (done * 4) % steps < 4:
-            note["dev_accuracy"] = watch(model)
-        if done % 25 == 0 or "dev_accuracy" in note:
+        watched = watch is not None and (done * 4) % steps < 4
+        if watch is not None and watched:
+            note |= watch(model)
+        if done % 25 == 0 or watched:
             note["seconds"] = round(seconds + now - started)
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(note) + "\n")
