@@ -439,29 +439,21 @@ class Decoding:
         These are None where all rows are greedy: then they are not needed here, and are taken later.
         """
         n = p.shape[1]
-        drafted = torch.tensor(
-            [
-                row.ids[len(row.ids) - check :] + [0] * (n - check)
-                for row, check in zip(self._batch, checks, strict=True)
-            ],
-            dtype=torch.long,
-            device=q.device,
-        ).reshape(len(self._batch), n)
-        lengths = torch.tensor(checks, device=q.device)
+        drafted = [row.ids[len(row.ids) - check :] for row, check in zip(self._batch, checks, strict=True)]
         distances = None
         if not self._transforms.all_greedy:
             p_measured, q_measured = self._transforms.measured(p), self._transforms.measured(q)
             distances = total_variation(p_measured, q_measured[:, :n]).tolist()
-        if self._verifier.draws:
-            first = [row.written + row.drafted - check for row, check in zip(self._batch, checks, strict=True)]
-            positions = np.array(first)[:, None] + np.arange(q.shape[1])
-            if self._transforms.any_greedy:  # one-hot where it is drawn from
-                p_measured, q_measured = self._transforms.drawn(p), self._transforms.drawn(q)
-            accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
-            verdict = self._verifier.verify(drafted, lengths, p_measured, q_measured, accept, decide)
-        else:
-            verdict = self._verifier.verify(drafted, lengths, p, q, q, q)
-        return verdict.accepted.tolist(), verdict.token.tolist(), distances
+        if not self._verifier.draws:
+            verdict = self._verifier.verify(drafted, p, q, q, q)
+            return verdict.accepted, verdict.token, distances
+        if self._transforms.any_greedy:  # one-hot where it is drawn from
+            p_measured, q_measured = self._transforms.drawn(p), self._transforms.drawn(q)
+        first = [row.written + row.drafted - check for row, check in zip(self._batch, checks, strict=True)]
+        positions = np.array(first)[:, None] + np.arange(q.shape[1])
+        accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
+        verdict = self._verifier.verify(drafted, p_measured, q_measured, accept, decide)
+        return verdict.accepted, verdict.token, distances
 
     def _rolled_back(self, row: Row, index: int, target: Tensor) -> bool:
         """Rewind to the first token trusted since the last consultation that System 2 finds too unlikely, if any."""

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
+
+
+@lru_cache(maxsize=2**15)
+def decoded(tokenizer: Any, ids: tuple[int, ...]) -> str:
+    """The text of a few tokens. Asked twice for every token of every text, mostly for pairs that were there before."""
+    text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
+    return text
 
 
 class GrowingText:
@@ -71,8 +79,7 @@ class GrowingText:
         return len(self.text) - held
 
     def _decode(self, start: int) -> str:
-        text: str = self._tokenizer.decode(self._ids[start:], skip_special_tokens=True)
-        return text
+        return decoded(self._tokenizer, tuple(self._ids[start:]))
 
     def _find_stop(self, before: int) -> None:
         found = [index for stop in self._stop if (index := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0]

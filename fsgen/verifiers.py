@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -12,10 +13,10 @@ from fsgen.probs import residual, sample
 
 
 class Verdict(NamedTuple):
-    """accepted: how many drafted tokens of each row stand, [rows]; token: System 2's own at the place after, [rows]."""
+    """accepted: how many drafted tokens of each row stand; token: System 2's own at the place after."""
 
-    accepted: Tensor
-    token: Tensor
+    accepted: list[int]
+    token: list[int]
 
 
 class Verifier(ABC):
@@ -25,22 +26,15 @@ class Verifier(ABC):
     draws: ClassVar[bool]
 
     @abstractmethod
-    def verify(self, drafted: Tensor, lengths: Tensor, p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
+    def verify(self, drafted: Sequence[list[int]], p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
         """Keep a prefix of the drafted tokens.
 
         Args:
-            drafted: [rows, n] token ids; row i has lengths[i] of them, the rest is filling.
-            lengths: [rows].
+            drafted: token ids of each row, at most n.
             p: the draft's distributions, [rows, n, vocab].
             q: System 2's, [rows, m, vocab]: m = n, or n + 1 where a token after the last is wanted.
             accept, decide: uniform numbers for [rows, m] positions.
         """
-
-
-def _standing(keep: Tensor, lengths: Tensor) -> Tensor:
-    """How many of the first lengths[i] entries of each row hold before the first that does not."""
-    keep = keep & (torch.arange(keep.shape[1], device=keep.device) < lengths[:, None])
-    return keep.long().cumprod(-1).sum(-1)
 
 
 class Exact(Verifier):
@@ -49,10 +43,13 @@ class Exact(Verifier):
     name = "exact"
     draws = False
 
-    def verify(self, drafted: Tensor, lengths: Tensor, p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
-        choice = q.argmax(-1)
-        accepted = _standing(drafted == choice[:, : drafted.shape[1]], lengths)
-        return Verdict(accepted, choice.gather(1, accepted.clamp(max=q.shape[1] - 1)[:, None])[:, 0])
+    def verify(self, drafted: Sequence[list[int]], p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
+        choices = q.argmax(-1).tolist()
+        accepted = [
+            next((j for j, token in enumerate(tokens) if token != choice[j]), len(tokens))
+            for tokens, choice in zip(drafted, choices, strict=True)
+        ]
+        return Verdict(accepted, [choice[min(n, len(choice) - 1)] for n, choice in zip(accepted, choices, strict=True)])
 
 
 class Rejection(Verifier):
@@ -65,12 +62,17 @@ class Rejection(Verifier):
     name = "rejection"
     draws = True
 
-    def verify(self, drafted: Tensor, lengths: Tensor, p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
-        n = drafted.shape[1]
-        chosen = drafted[..., None]
+    def verify(self, drafted: Sequence[list[int]], p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
+        n = p.shape[1]
+        lengths = torch.tensor([len(tokens) for tokens in drafted], device=q.device)
+        chosen = torch.tensor(
+            [tokens + [0] * (n - len(tokens)) for tokens in drafted], dtype=torch.long, device=q.device
+        )
+        chosen = chosen.reshape(len(drafted), n, 1)
         p_drafted = p.gather(-1, chosen)[..., 0].double()
         q_drafted = q[:, :n].gather(-1, chosen)[..., 0].double()
-        accepted = _standing(accept[:, :n] * p_drafted < q_drafted, lengths)
+        keep = (accept[:, :n] * p_drafted < q_drafted) & (torch.arange(n, device=q.device) < lengths[:, None])
+        accepted = keep.long().cumprod(-1).sum(-1)
 
         place = accepted.clamp(max=q.shape[1] - 1)
         q_there = _at(q, place)
@@ -78,7 +80,8 @@ class Rejection(Verifier):
             p_there = _at(p, accepted.clamp(max=n - 1))
             rejected = (accepted < lengths)[:, None]
             q_there = torch.where(rejected, residual(p_there, q_there), q_there)
-        return Verdict(accepted, sample(q_there, decide.gather(1, place[:, None])[:, 0]))
+        token = sample(q_there, decide.gather(1, place[:, None])[:, 0])
+        return Verdict(accepted.tolist(), token.tolist())
 
 
 def _at(x: Tensor, place: Tensor) -> Tensor:

@@ -70,20 +70,19 @@ def test_verified_tokens_are_distributed_as_q(fusion: str, transform: dict[str, 
         return torch.from_numpy(uniforms(seeds[:, None], zero + np.arange(width), stream))
 
     drafted = sample(p, draw(DRAFT))
-    verdict = VERIFIERS["rejection"].verify(
-        drafted, torch.ones(N, dtype=torch.long), p, q, draw(ACCEPT, 2), draw(DECIDE, 2)
-    )
-    first = torch.where(verdict.accepted == 1, drafted[:, 0], verdict.token)
+    verdict = VERIFIERS["rejection"].verify(drafted.tolist(), p, q, draw(ACCEPT, 2), draw(DECIDE, 2))
+    accepted, token = torch.tensor(verdict.accepted), torch.tensor(verdict.token)
+    first = torch.where(accepted == 1, drafted[:, 0], token)
     expected = reference.transform(
         reference.fuse(fusion, TARGET, DRAFT_LOGITS, BASE), **{"temperature": 1.0} | transform
     ).numpy()
     assert g_test(first.bincount(minlength=4).numpy(), expected) > 1e-4
     # The token after an accepted one is distributed as q too.
-    bonus = verdict.token[verdict.accepted == 1]
+    bonus = token[accepted == 1]
     assert g_test(bonus.bincount(minlength=4).numpy(), expected) > 1e-4
     # The rejection rate is the total variation, which is what the trace records.
     distance = float(total_variation(p[0, 0], q[0, 0]))
-    assert 1 - verdict.accepted.float().mean() == pytest.approx(distance, abs=5 * math.sqrt(0.25 / N))
+    assert 1 - accepted.float().mean() == pytest.approx(distance, abs=5 * math.sqrt(0.25 / N))
 
 
 TABLES = [torch.from_numpy(np.random.default_rng(s).normal(size=(4, 4)) * 1.2).float() for s in (1, 2, 3)]
