@@ -59,6 +59,7 @@ class Slots:
         self.rows, self.context = rows, context
         self.capacity = 0
         self.counting = torch.empty(0, dtype=torch.long, device=device)
+        self.numbers = torch.arange(rows, device=device)
         self._grow = grow
 
     @property

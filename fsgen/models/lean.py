@@ -157,11 +157,11 @@ class LeanForward(Forward):
 
         keys = self._keys[number].narrow(0, call.first, rows)
         values = self._values[number].narrow(0, call.first, rows)
-        for held, new in ((keys, k.transpose(1, 2)), (values, v.transpose(1, 2))):
+        for held, new in ((keys, k), (values, v)):
             if call.slots is None:
-                held[:, :, call.start : call.longest] = new
+                held[:, :, call.start : call.longest] = new.transpose(1, 2)
             else:
-                held.scatter_(2, call.slots[:, None, :, None].expand_as(new), new)
+                held[self.slots.numbers[:rows, None], :, call.slots] = new
         keys, values = keys[:, :, : call.longest], values[:, :, : call.longest]
         if width >= MANY:
             mixed = F.scaled_dot_product_attention(
