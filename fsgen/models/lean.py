@@ -9,6 +9,7 @@ and so are the rotary tables. Everything else about a model (which tokens, what 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from fsgen.models.cache import Call, Forward, Slots
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
-# A product of a large weight with so few tokens is about twice as fast as W x^T than as x W^T in float32 (MKL), and
-# with one token as with two; see docs/performance.md. Weights that fit the core's own cache gain nothing.
-FEW, LARGE = 8, 2**17
+# oneDNN, with weights brought into its own order once, multiplies two to three times as fast as what torch calls for
+# float32 (MKL) on the processors we measured, but takes longer to start (docs/performance.md): for models of these many
+# bytes. Those that fit a core's own cache gain nothing, and for large ones the packed weights would be too dear a copy.
+PACK_FROM, PACK_TO = 4 * 2**20, 2 * 2**30
 # From so many new tokens on, fused attention, which never holds the whole matrix of scores, is the faster.
 MANY = 32
 
@@ -49,33 +51,72 @@ def _linears(layer: Any) -> dict[str, Any]:
     }
 
 
-def _joined(*linears: Any) -> tuple[Tensor, Tensor | None]:
-    """Several maps of the same input as one. The modules keep views of the joined weight, so nothing is held twice."""
-    weight = torch.cat([linear.weight.detach() for linear in linears])
-    parts = torch.split(weight, [linear.weight.shape[0] for linear in linears])
-    for linear, part in zip(linears, parts, strict=True):
-        linear.weight = torch.nn.Parameter(part, requires_grad=False)
-    biases = [linear.bias for linear in linears]
-    if all(bias is None for bias in biases):
-        return weight, None
-    return weight, torch.cat([bias.detach() for bias in biases])
+class _Linear:
+    """y = W x + b for rows x, with a weight that is packed for oneDNN where that pays.
+
+    Args:
+        linears: modules with the same input, taken as one. They keep views of the joined weight, so nothing is held
+            twice but for the packing.
+        packs: whether the model is of a size that gains by it.
+    """
+
+    def __init__(self, *linears: Any, packs: bool) -> None:
+        if len(linears) == 1:
+            weight = linears[0].weight.detach()
+        else:
+            weight = torch.cat([linear.weight.detach() for linear in linears])
+            parts = torch.split(weight, [linear.weight.shape[0] for linear in linears])
+            for linear, part in zip(linears, parts, strict=True):
+                linear.weight = torch.nn.Parameter(part, requires_grad=False)
+        biases = [linear.bias for linear in linears if linear.bias is not None]
+        self.bias = torch.cat([bias.detach() for bias in biases]) if biases else None
+        self.weight = weight
+        self.packed: Tensor | None = None
+        if packs and can_pack(weight.dtype):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[tokens, in] to [tokens, out]."""
+        if self.packed is None:
+            return F.linear(x, self.weight, self.bias)
+        product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return product
+
+    def add_to(self, rest: Tensor, x: Tensor) -> Tensor:
+        """rest + W x + b."""
+        if self.packed is None and self.bias is None:
+            return torch.addmm(rest, x, self.weight.t())
+        return self(x).add_(rest)
+
+
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this build of torch and this processor multiply by packed weights of a type, and rightly."""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if dtype not in (torch.float32, torch.bfloat16) or not available:
+        return False
+    x, weight = torch.eye(32, dtype=dtype), torch.arange(-512, 512, dtype=dtype).view(32, 32) / 512
+    try:
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight)
+        product = torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+    except (RuntimeError, AttributeError, NotImplementedError):
+        return False
+    return bool((product.t() == weight).all())
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    """The weights of one layer: [out, in] matrices and [n] scales."""
+    """The weights of one layer."""
 
     kind: str
     enter: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: _Linear
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: Tensor
-    out_bias: Tensor | None
+    out: _Linear
     leave: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate_up: _Linear
+    down: _Linear
 
 
 class LeanForward(Forward):
@@ -112,7 +153,7 @@ class LeanForward(Forward):
         w = self._w
         rows, width = call.ids.shape
         tokens = rows * width
-        # One column is dearer than two: see FEW.
+        # In float32 the product with one column is dearer than with two.
         doubled = tokens == 1 and w.doubles
         ids = call.ids.flatten()
         x = F.embedding(ids.expand(2) if doubled else ids, w.embedding)
@@ -120,20 +161,20 @@ class LeanForward(Forward):
         biases = {kind: self._bias(call, window) for kind, window in w.kinds.items()}
 
         for number, layer in enumerate(w.layers):
-            qkv = _linear(_rms(x, layer.enter, w.eps), layer.qkv, layer.qkv_bias)
+            qkv = layer.qkv(_rms(x, layer.enter, w.eps))
             if doubled:
                 qkv = qkv[:1]
             heads = qkv.reshape(rows, width, w.heads + 2 * w.kv_heads, w.head_dim)
             mixed = self._attend(heads, layer, number, call, cos, sin, biases[layer.kind])
             if doubled:
                 mixed = mixed.expand(2, -1)
-            x = _add_linear(x, mixed, layer.out, layer.out_bias)
-            gate, up = _linear(_rms(x, layer.leave, w.eps), layer.gate_up).chunk(2, -1)
-            x = _add_linear(x, F.silu(gate) * up, layer.down)
+            x = layer.out.add_to(x, mixed)
+            gate, up = layer.gate_up(_rms(x, layer.leave, w.eps)).chunk(2, -1)
+            x = layer.down.add_to(x, F.silu(gate) * up)
 
         if call.keep < width:
             x = x.view(rows, width, -1)[:, width - call.keep :].flatten(0, 1)
-        logits = _linear(_rms(x, w.norm, w.eps), w.head)
+        logits = w.head(_rms(x, w.norm, w.eps))
         if doubled:
             logits = logits[:1]
         return logits.reshape(rows, call.keep, -1).float()
@@ -217,31 +258,32 @@ class LeanWeights:
         self.dtype: torch.dtype = module.dtype
         self.kinds = kinds
         self.embedding: Tensor = module.model.embed_tokens.weight.detach()
-        self.head: Tensor = module.lm_head.weight.detach()
         self.norm: Tensor = module.model.norm.weight.detach()
-        self.layers = [self._layer(layer, kind) for layer, (kind, _) in zip(module.model.layers, layers, strict=True)]
-        self.doubles = any(_transposes(layer.gate_up, 2) for layer in self.layers)
+        size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
+        packs = PACK_FROM <= size <= PACK_TO
+        self.layers = [
+            self._layer(layer, kind, packs) for layer, (kind, _) in zip(module.model.layers, layers, strict=True)
+        ]
+        self.head = _Linear(module.lm_head, packs=packs)
+        self.doubles = self.dtype == torch.float32 and any(layer.gate_up.packed is not None for layer in self.layers)
         self._rotary = module.model.rotary_emb
         self._cos = self._sin = torch.empty(0)
         self._triangles: dict[int, Tensor] = {}
 
     @staticmethod
-    def _layer(layer: Any, kind: str) -> _Layer:
+    def _layer(layer: Any, kind: str, packs: bool) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
-        qkv, qkv_bias = _joined(attention.q_proj, attention.k_proj, attention.v_proj)
         q_norm, k_norm = getattr(attention, "q_norm", None), getattr(attention, "k_norm", None)
         return _Layer(
             kind=kind,
             enter=layer.input_layernorm.weight.detach(),
-            qkv=qkv,
-            qkv_bias=qkv_bias,
+            qkv=_Linear(attention.q_proj, attention.k_proj, attention.v_proj, packs=packs),
             q_norm=q_norm.weight.detach() if q_norm is not None else None,
             k_norm=k_norm.weight.detach() if k_norm is not None else None,
-            out=attention.o_proj.weight.detach(),
-            out_bias=attention.o_proj.bias.detach() if attention.o_proj.bias is not None else None,
+            out=_Linear(attention.o_proj, packs=packs),
             leave=layer.post_attention_layernorm.weight.detach(),
-            gate_up=_joined(mlp.gate_proj, mlp.up_proj)[0],
-            down=mlp.down_proj.weight.detach(),
+            gate_up=_Linear(mlp.gate_proj, mlp.up_proj, packs=packs),
+            down=_Linear(mlp.down_proj, packs=packs),
         )
 
     def reach(self, positions: int) -> None:
@@ -264,27 +306,6 @@ class LeanWeights:
             lowest = torch.finfo(self.dtype).min
             self._triangles[width] = torch.full((width, width), lowest, dtype=self.dtype).triu_(1)
         return self._triangles[width]
-
-
-def _transposes(weight: Tensor, tokens: int) -> bool:
-    return tokens <= FEW and weight.dtype == torch.float32 and weight.numel() >= LARGE
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """[tokens, out], perhaps as a transposed view."""
-    if not _transposes(weight, x.shape[0]):
-        return F.linear(x, weight, bias)
-    product = torch.mm(weight, x.contiguous().t()).t()
-    return product if bias is None else product + bias
-
-
-def _add_linear(rest: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """rest + W x, the same shape."""
-    if bias is not None:
-        rest = rest + bias
-    if not _transposes(weight, x.shape[0]):
-        return torch.addmm(rest, x, weight.t())
-    return torch.addmm(rest.t(), weight, x.contiguous().t()).t()
 
 
 def _rms(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:

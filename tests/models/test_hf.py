@@ -86,10 +86,9 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
 
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("biases", [False, True])
-def test_large_weights_are_multiplied_the_other_way_round(
-    batch: int, biases: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lean, "LARGE", 0)
+def test_packed_weights_multiply_alike(batch: int, biases: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "PACK_FROM", 0)
+    assert lean.can_pack(torch.float32)
     module = tiny_model("llama", attention_bias=biases)
     session = HFModel(module).session(batch)
     dice = random.Random(batch)
