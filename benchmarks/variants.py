@@ -1,0 +1,164 @@
+"""Ways of doing the same thing, timed in turn, in one run: figures of different runs cannot be compared."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import fsgen
+from fsgen import Generation, SamplingParams
+from fsgen.metrics import Counts
+from fsgen.models import Members
+
+Texts = list[list[int]]
+
+
+@dataclass
+class Variant:
+    """One way of writing the same texts.
+
+    Attributes:
+        write: gives the texts; ours as generations, which tell more.
+        plain: ratios are taken against the last plain variant before it as well.
+        seconds: of each turn.
+    """
+
+    name: str
+    write: Callable[[], Sequence[Generation] | Texts]
+    seconds: list[float] = field(default_factory=list)
+    tokens: int = 0
+    note: str = ""
+    overhead: list[float] = field(default_factory=list)
+
+    def turn(self) -> Texts:
+        """Write the texts once, timed."""
+        started = time.perf_counter()
+        written = self.write()
+        elapsed = time.perf_counter() - started
+        self.seconds.append(elapsed)
+        if written and isinstance(written[0], Generation):
+            counts = Counts.total(text.stats for text in written)  # type: ignore[union-attr]
+            self.overhead.append(elapsed / (counts.draft_seconds + counts.system2_seconds))
+            length = counts.mean_accepted_length
+            self.note = f"{length:.2f} tokens a call" if length and counts.draft_calls else ""
+            texts = [text.token_ids for text in written]  # type: ignore[union-attr]
+        else:
+            texts = written  # type: ignore[assignment]
+        self.tokens = sum(map(len, texts))
+        return texts
+
+
+@dataclass
+class Group:
+    """Variants that are compared; the first is what the others are measured by.
+
+    `exact`: all must write the very same texts (float32); else it is told how many are alike.
+    """
+
+    title: str
+    variants: list[Variant]
+    exact: bool = True
+
+    def run(self, turns: int) -> None:
+        """Warm every variant up, and let them take turns."""
+        expected = self.variants[0].turn()
+        for variant in self.variants[1:]:
+            texts = variant.turn()
+            alike = sum(a == b for a, b in zip(texts, expected, strict=True))
+            if self.exact and alike < len(texts):
+                raise AssertionError(f"{self.title}: {variant.name} wrote {len(texts) - alike} other texts")
+            variant.alike = alike / len(texts)  # type: ignore[attr-defined]
+        for variant in self.variants:
+            variant.seconds.clear()
+            variant.overhead.clear()
+        for _ in range(turns):
+            for variant in self.variants:
+                variant.turn()
+
+    def figures(self) -> list[dict[str, Any]]:
+        """One record a variant; a ratio is the median of those of the turns."""
+        first = self.variants[0]
+        records = []
+        for variant in self.variants:
+            pairs = zip(first.seconds, variant.seconds, strict=True)
+            scale = variant.tokens / first.tokens
+            records.append(
+                {
+                    "group": self.title,
+                    "name": variant.name,
+                    "rate": variant.tokens / statistics.median(variant.seconds),
+                    "ratio": statistics.median(scale * a / b for a, b in pairs),
+                    "overhead": statistics.median(variant.overhead) if variant.overhead else None,
+                    "note": variant.note,
+                }
+            )
+        return records
+
+    def show(self, console: Console) -> None:
+        table = Table(title=self.title, title_justify="left")
+        for column in ("", "tokens/s", "ratio", "wall / forward", ""):
+            table.add_column(column, justify="right" if column else "left")
+        for record in self.figures():
+            overhead = f"{record['overhead']:.2f}" if record["overhead"] else ""
+            table.add_row(record["name"], f"{record['rate']:.0f}", f"{record['ratio']:.2f}", overhead, record["note"])
+        console.print(table)
+
+
+def ours(
+    members: Members,
+    prompts: list[str],
+    sampling: SamplingParams,
+    method: str,
+    k: int | str | None = None,
+    batch: int = 1,
+    name: str = "",
+) -> Variant:
+    """A method of ours. `k`: draft tokens, or `auto`."""
+
+    def write() -> list[Generation]:
+        return fsgen.generate(members, prompts, method, None, k, sampling, batch)
+
+    parts = [method, name, "" if k is None else "auto" if k == "auto" else f"k={k}"]
+    return Variant(", ".join(filter(None, parts)), write)
+
+
+def transformers_own(members: Members, prompts: list[str], max_tokens: int, assisted: int | None) -> Variant:
+    """`transformers`' own greedy generation; `assisted`: draft tokens of its assisted one (0: its own choice)."""
+    assert members.target is not None
+    assert members.draft is not None
+    target, draft = members.target.module, members.draft.module  # type: ignore[attr-defined]
+    ids = [torch.tensor([members.tokenizer.encode(prompt)]) for prompt in prompts]
+    options = {} if assisted is None else {"assistant_model": draft}
+
+    def write() -> Texts:
+        if assisted:
+            draft.generation_config.num_assistant_tokens = assisted
+            draft.generation_config.num_assistant_tokens_schedule = "constant"
+            draft.generation_config.assistant_confidence_threshold = 0.0
+        elif assisted == 0:
+            draft.generation_config.num_assistant_tokens_schedule = "heuristic"
+            draft.generation_config.assistant_confidence_threshold = 0.4
+        texts = []
+        with torch.inference_mode():
+            for prompt in ids:
+                out = target.generate(
+                    prompt,
+                    attention_mask=torch.ones_like(prompt),
+                    max_new_tokens=max_tokens,
+                    do_sample=False,
+                    **options,
+                )
+                texts.append(out[0, prompt.shape[1] :].tolist())
+        return texts
+
+    name = {None: "transformers, plain", 0: "transformers, assisted, its own schedule"}.get(
+        assisted, f"transformers, assisted, {assisted} tokens"
+    )
+    return Variant(name, write)
