@@ -35,7 +35,7 @@ TokenIds = Sequence[int]
 class _Session(Protocol):
     usage: list[Any]
 
-    def begin(self, row: int, prompt: int) -> None: ...
+    def begin(self, row: int, prompt: int, longest: int) -> None: ...
 
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor: ...
 
@@ -210,7 +210,7 @@ class Decoding:
         self._batch[slot] = row
         row.began = self._round
         for role, session in self._sessions.items():
-            session.begin(slot, row.prompt)
+            session.begin(slot, row.prompt, row.prompt + row.params.max_tokens)
             row.usage[role] = session.usage[slot]
 
     def _seated(self) -> None:
@@ -320,21 +320,23 @@ class Decoding:
 
     def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
         positions = np.array([row.written + row.drafted for row in self._batch])
-        if self._transforms.all_greedy:
-            best = z.max(-1)
-            tokens = best.indices.tolist()
+        sure: list[float] = []
+        if self._pace is not None:
+            best = z.softmax(-1).max(-1)
+            tokens, sure = best.indices.tolist(), best.values.tolist()
+        elif self._transforms.all_greedy:
+            tokens = z.argmax(-1).tolist()
         else:
             draws = self._uniforms(positions, DRAFT)
             tokens = sample(self._transforms.drawn(z[:, None])[:, 0], draws).tolist()
         watcher = self.method.watcher
         flags = watcher.consult(z, positions, self._seeds) if watcher else None
-        sure = (best.values - z.logsumexp(-1)).exp_().tolist() if self._pace is not None else None
         for index, row in enumerate(self._batch):
             if writing[index]:
                 row.ids.append(tokens[index])
                 row.drafted += 1
                 row.flagged = flags is not None and flags[index]
-                if sure is not None and self._pace is not None:
+                if self._pace is not None:
                     row.confidences.append(sure[index])
                     row.chance *= self._pace.acceptance.chance(sure[index])
 

@@ -16,14 +16,13 @@ import torch
 from fsgen.generation import Generation, Prompt, encode
 from fsgen.methods import PRESETS, Method, parse
 from fsgen.metrics import count
-from fsgen.probs import left_aligned
-from fsgen.trace import Trace, TraceBuffer
+from fsgen.trace import Trace, distances, summaries
 from fsgen.types import Source, Token
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fsgen.models import Members, Model
+    from fsgen.models import Members, Model, Session
 
 
 def replayable(method: Method) -> bool:
@@ -67,52 +66,66 @@ def replay(
         raise ValueError("replay reads the texts of one target, but the members have several")
     if any(text.stats.sampled for text in written):
         raise ValueError("sampled texts cannot be replayed: what the loop draws depends on the draft")
+    if not written:
+        return [[] for _ in members]
+    vocab = min(group.vocab_size for group in members)
     ids = [encode(members[0], prompt) for prompt in prompts]
-    result: list[list[Generation]] = [[] for _ in members]
-    for start in range(0, len(ids), batch_size):
-        texts = written[start : start + batch_size]
-        sequences = [[*i, *text.token_ids[:-1]] for i, text in zip(ids[start : start + batch_size], texts, strict=True)]
-        lengths = [len(text.token_ids) for text in texts]
-        q, q_seconds = _read(members[0].target, sequences, lengths)
-        for number, group in enumerate(members):
-            p, p_seconds = _read(group.draft, sequences, lengths)
-            vocab = group.vocab_size
-            result[number] += _generations(texts, p[..., :vocab], q[..., :vocab], candidates, p_seconds, q_seconds)
+    sequences = [[*i, *text.token_ids[:-1]] for i, text in zip(ids, written, strict=True)]
+    lengths = [len(text.token_ids) for text in written]
+    # Texts of like length are read together; one session a model, so that beginnings are found again.
+    order = sorted(range(len(ids)), key=lambda i: len(sequences[i]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    readers = [_Reader(model, sequences, lengths, vocab) for model in (members[0].target, *(g.draft for g in members))]
+    result: list[dict[int, Generation]] = [{} for _ in members]
+    for batch in batches:
+        texts = [written[i] for i in batch]
+        q, q_seconds = readers[0].read(batch)
+        targets = summaries(q, "target", candidates)
+        for reader, found in zip(readers[1:], result, strict=True):
+            p, p_seconds = reader.read(batch)
+            drafts, apart = summaries(p, "draft", candidates), distances(p.to(q.device), q)
+            traces = [d | t | {"total_variation": v} for d, t, v in zip(drafts, targets, apart, strict=True)]
+            found |= zip(batch, _generations(texts, traces, p_seconds, q_seconds), strict=True)
             if progress is not None:
-                progress(len(texts))
-    return result
+                progress(len(batch))
+    return [[found[i] for i in range(len(ids))] for found in result]
 
 
-def _read(model: Model | None, sequences: list[list[int]], lengths: list[int]) -> tuple[Tensor, float]:
-    """Left-aligned logits [rows, longest, vocab] at the completions' positions, and the seconds they took."""
-    if model is None:
-        raise ValueError("replay needs a draft and a target model")
-    started = time.perf_counter()
-    with torch.inference_mode():
-        logits = left_aligned(model.session(len(sequences)).score(sequences, lengths), lengths)
-    return logits, time.perf_counter() - started
+class _Reader:
+    """One model, reading all texts a batch at a time."""
+
+    def __init__(self, model: Model | None, sequences: list[list[int]], lengths: list[int], vocab: int) -> None:
+        if model is None:
+            raise ValueError("replay needs a draft and a target model")
+        self._model, self._sequences, self._lengths, self._vocab = model, sequences, lengths, vocab
+        self._session: Session | None = None
+
+    def read(self, batch: list[int]) -> tuple[Tensor, float]:
+        """Logits [n, vocab] at the completions' positions of these texts, one after the other, and the seconds."""
+        started = time.perf_counter()
+        if self._session is None:  # the first batch is the largest
+            self._session = self._model.session(len(batch))
+        idle = len(self._session.usage) - len(batch)
+        sequences = [*(self._sequences[i] for i in batch), *[None] * idle]
+        lengths = [self._lengths[i] for i in batch]
+        with torch.inference_mode():
+            logits = self._session.score(sequences, [*lengths, *[1] * idle])
+            rows = [row[-length:, : self._vocab] for row, length in zip(logits, lengths, strict=False)]
+            packed = torch.cat(rows)
+        return packed, time.perf_counter() - started
 
 
 def _generations(
-    texts: Sequence[Generation], p: Tensor, q: Tensor, top: int, p_seconds: float, q_seconds: float
+    texts: Sequence[Generation], traces: list[Trace], p_seconds: float, q_seconds: float
 ) -> list[Generation]:
-    p = p.to(q.device)
-    buffer = TraceBuffer(top)
-    traces: list[list[Trace]] = []
-    for row, text in enumerate(texts):
-        traces.append([{} for _ in text.tokens])
-        for j, trace in enumerate(traces[row]):
-            buffer.draft(trace, p[row, j])
-            buffer.target(trace, q[row, j])
-            buffer.compare(trace, p[row, j], q[row, j])
-    buffer.settle()
-    total = sum(len(text.tokens) for text in texts)
+    total = len(traces)
+    rest = iter(traces)
     result = []
-    for row, text in enumerate(texts):
+    for text in texts:
         tokens = []
         for j, old in enumerate(text.tokens):
             # What the target wrote is its greedy choice, whatever rounding says in this other call.
-            trace = traces[row][j] | {"target_token": old.id}
+            trace = next(rest) | {"target_token": old.id}
             stands = trace["draft_token"] == old.id
             source: Source = "accepted" if stands else "recovered"
             tokens.append(Token(position=j, id=old.id, text=old.text, source=source, round=j, **trace))

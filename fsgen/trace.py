@@ -55,26 +55,44 @@ class TraceBuffer:
 
     def settle(self) -> None:
         """Complete all records."""
-        for side, names, entries in (
-            ("draft", ("token", "prob", "margin", "entropy"), self._draft),
-            ("target", ("token", "prob", "", "entropy"), self._target),
-        ):
+        for side, entries in (("draft", self._draft), ("target", self._target)):
             for part in _chunks(entries):
-                summary = summarize(torch.stack([logits for _, logits in part]), self._top)
-                *columns, ids, probs = (x.tolist() for x in summary)
-                for name, values in zip(names, columns, strict=True):
-                    if name:
-                        for (trace, _), value in zip(part, values, strict=True):
-                            trace[f"{side}_{name}"] = value
-                for (trace, _), row_ids, row_probs in zip(part, ids, probs, strict=True):
-                    top: Candidates = tuple(zip(row_ids, row_probs, strict=True))
-                    trace[f"{side}_top"] = top
+                fields = summaries(torch.stack([logits for _, logits in part]), side, self._top)
+                for (trace, _), more in zip(part, fields, strict=True):
+                    trace.update(more)
         for pairs in _chunks(self._logits):
-            p = torch.stack([p for _, p, _ in pairs]).softmax(-1)
-            q = torch.stack([q for _, _, q in pairs]).softmax(-1)
-            for (trace, _, _), distance in zip(pairs, total_variation(p, q).tolist(), strict=True):
+            p, q = torch.stack([p for _, p, _ in pairs]), torch.stack([q for _, _, q in pairs])
+            for (trace, _, _), distance in zip(pairs, distances(p, q), strict=True):
                 trace["total_variation"] = distance
         self._draft, self._target, self._logits, self._held = [], [], [], 0
+
+
+FIELDS = {"draft": ("token", "prob", "margin", "entropy"), "target": ("token", "prob", None, "entropy")}
+
+
+def summaries(logits: Tensor, side: str, top: int) -> list[Trace]:
+    """What a trace keeps of p (`draft`) or q (`target`) at each position of [n, vocab] logits."""
+    records: list[Trace] = []
+    for part in torch.split(logits, _rows(logits)):
+        *columns, ids, probs = (x.tolist() for x in summarize(part, top))
+        kept = {f"{side}_{name}": values for name, values in zip(FIELDS[side], columns, strict=True) if name}
+        tops: list[Candidates] = [tuple(zip(*pair, strict=True)) for pair in zip(ids, probs, strict=True)]
+        names = (*kept, f"{side}_top")
+        records += [dict(zip(names, values, strict=True)) for values in zip(*kept.values(), tops, strict=True)]
+    return records
+
+
+def distances(p: Tensor, q: Tensor) -> list[float]:
+    """Total variation at temperature 1 of [n, vocab] logits."""
+    found: list[float] = []
+    for p_part, q_part in zip(torch.split(p, _rows(p)), torch.split(q, _rows(q)), strict=True):
+        found += total_variation(p_part.softmax(-1), q_part.softmax(-1)).tolist()
+    return found
+
+
+def _rows(logits: Tensor) -> int:
+    """So many positions make a chunk."""
+    return max(1, CHUNK // logits.shape[-1])
 
 
 def _chunks(entries: list[Any]) -> list[list[Any]]:

@@ -78,7 +78,7 @@ class TableSession:
         self._known: list[list[int]] = [[] for _ in range(rows)]
         self._counted = [0] * rows
 
-    def begin(self, row: int, prompt: int) -> None:
+    def begin(self, row: int, prompt: int, longest: int) -> None:
         self.usage[row] = Usage()
         self._counted[row] = prompt - 1
 

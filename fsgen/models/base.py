@@ -34,10 +34,14 @@ class Session(Protocol):
 
     usage: list[Usage]
 
-    def begin(self, row: int, prompt: int) -> None:
-        """A new text, with a prompt of so many tokens, starts in this row, whose usage starts anew.
+    def begin(self, row: int, prompt: int, longest: int) -> None:
+        """A new text starts in this row, whose usage starts anew.
 
-        Of a prompt only the last token counts: what of it was still held or taken from another row is then no matter.
+        Args:
+            row: of the session.
+            prompt: tokens of its prompt, of which only the last one counts as used: what of it is still held, or taken
+                from another row, is then no matter.
+            longest: how many tokens it will have at most, so that room is made once.
         """
         ...
 

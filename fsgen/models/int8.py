@@ -36,7 +36,7 @@ class Int8Linear(nn.Module):
         rows = x.flatten(0, -2)
         scales = _scales(rows)
         sums = torch._int_mm((rows / scales).round_().to(torch.int8), self.weight.t())  # int32
-        product = (sums * scales).mul_(self.scales).unflatten(0, x.shape[:-1])
+        product: torch.Tensor = (sums * scales).mul_(self.scales).view(*x.shape[:-1], -1)
         return product if self.bias is None else product.add_(self.bias)
 
 

@@ -51,10 +51,12 @@ class CachedSession:
         self._forward = forward
         self._name, self._vocab, self._context, self._device = name, vocab_size, context, device
         self._known: list[list[int]] = [[] for _ in range(rows)]
+        self._expected = 0  # tokens of the longest row there will be
         self._counted = [0] * rows  # the first position whose token counts as used
 
-    def begin(self, row: int, prompt: int) -> None:
-        """A new text of `prompt` tokens starts in this row. Its usage starts at zero; of a prompt one token counts."""
+    def begin(self, row: int, prompt: int, longest: int) -> None:
+        """A new text starts in this row; see `Session.begin`."""
+        self._expected = max(self._expected, min(longest, self._context))
         self.usage[row] = Usage()
         self._counted[row] = prompt - 1
 
@@ -165,7 +167,7 @@ class CachedSession:
             even = even and item.start == lead.start and len(item.tokens) == longest
             width = max(width, item.new)
             longest = max(longest, len(item.tokens))
-        slots.reserve(longest)
+        slots.reserve(max(longest, self._expected))
         if even:  # every row gets the same positions: no pads, no slots, often no mask
             ids = torch.tensor([item.tokens[item.start :] for item in work], device=device)
             positions = slots.counting[lead.start : longest][None]

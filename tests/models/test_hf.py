@@ -119,7 +119,7 @@ def test_a_shared_beginning_is_computed_once() -> None:
         assert (logits[i] - alone(module, text, 1)).abs().max() < TOLERANCE
     # A row that takes up another text finds the beginning in a neighbour, and in what it held itself.
     longer = [*shots, *range(30), 8]
-    session.begin(1, len(longer))
+    session.begin(1, len(longer), 100)
     logits = session.score([None, longer, None], 1)
     assert widths[3:] == [(1, 1)]
     assert (logits[1] - alone(module, longer, 1)).abs().max() < TOLERANCE
