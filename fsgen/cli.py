@@ -274,7 +274,11 @@ def verify(
     ] = "speculative",
     router: Annotated[str | None, typer.Option(help="Where a draft ends early.  [default: the method's own]")] = None,
     draft_tokens: Annotated[
-        int | None, typer.Option(help="The most tokens that are drafted in a round.  [default: the method's own]")
+        str | None,
+        typer.Option(
+            help="How many tokens are drafted in a round at most; auto: as many as prove best, which another run may "
+            "see otherwise.  [default: the method's own number]"
+        ),
     ] = None,
     prompts: Annotated[
         int | None,
@@ -288,7 +292,7 @@ def verify(
         Path | None, typer.Option(help="Prompts of your own instead: one a line, as it stands or as a JSON string.")
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="The budget of written tokens.")] = 64,
-    batch_size: Annotated[int, typer.Option(help="How many texts are written at a time.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=1, help="How many texts are written at a time.")] = 16,
     every_token: Annotated[
         bool,
         typer.Option(
@@ -299,6 +303,9 @@ def verify(
     ] = False,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    draft_weights: Annotated[
+        str, typer.Option(help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.")
+    ] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check that a pair writes what its System 2 writes token by token.
@@ -314,15 +321,13 @@ def verify(
     _quieten(draft, target, base)
     from fsgen.decode import check
     from fsgen.generation import encode
-    from fsgen.methods import parse
     from fsgen.models import plan
     from fsgen.tasks.prompts import from_file, from_tasks
-    from fsgen.verify import reference_of
     from fsgen.verify import verify as verify_texts
+    from fsgen.verify import ways
 
-    chosen = parse(method, router, draft_tokens)
-    reference_of(chosen)
-    planned = plan(**_members(chosen, draft, target, base), dtype=dtype, device=device)
+    chosen, _ = ways(method, router, draft_tokens)
+    planned = plan(**_members(chosen, draft, target, base), dtype=dtype, device=device, draft_weights=draft_weights)
 
     def fits(text: str) -> bool:
         return 0 < len(encode(planned, text)) <= planned.context - max_tokens
@@ -337,7 +342,9 @@ def verify(
         verdict = verify_texts(
             members,
             found.texts,
-            chosen,
+            method,
+            router,
+            draft_tokens,
             max_tokens=max_tokens,
             batch_size=batch_size,
             every_token=every_token,
@@ -373,7 +380,7 @@ def _show_verdict(verdict: Verdict, prompts: Prompts, tokenizer: Any) -> None:
     rows = [
         ("compared", f"{verdict.method} with {verdict.reference}, in {verdict.dtype}"),
         ("prompts", ", ".join(f"{count:,} {name}" for name, count in prompts.sources.items())),
-        ("texts", f"{verdict.texts:,}, of {verdict.tokens:,} tokens"),
+        ("texts", f"{verdict.texts:,}, of {verdict.tokens:,} tokens, {verdict.accepted:,} of them drafted"),
         ("equal", f"{verdict.equal:,}"),
         ("ties within rounding", f"{len(ties):,}"),
         ("faults", f"{len(faults):,}"),

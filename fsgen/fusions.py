@@ -7,8 +7,9 @@ whose softmax is q. One class a formula; `FUSIONS` is the list of them.
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -25,6 +26,10 @@ class Fusion(ABC):
     @abstractmethod
     def __call__(self, target: Tensor, draft: Tensor | None, base: Tensor | None) -> Tensor:
         """Logits of q, [..., vocab], from the members' logits of the same shape (None where not read)."""
+
+    def shifted(self, slack: float) -> Fusion:
+        """The same with any threshold `slack` nats more generous, as far as that can be: where rounding is weighed."""
+        return self
 
 
 def _check(fusion: str, name: str, value: float, good: bool, right: str) -> None:
@@ -64,6 +69,10 @@ class Contrastive(Fusion):
         floor = target.amax(-1, keepdim=True) + math.log(self.alpha)
         fused = (1.0 + self.beta) * target - self.beta * draft
         return fused.masked_fill(target < floor, -torch.inf)
+
+    def shifted(self, slack: float) -> Contrastive:
+        log_alpha = math.log(self.alpha) - slack
+        return replace(self, alpha=math.exp(min(max(log_alpha, math.log(sys.float_info.min)), 0.0)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,357 @@
+"""Whether a method writes what its System 2 would write alone: token by token, with every difference explained.
+
+Greedy texts of a lossless method are those of token-by-token decoding. In finite precision two ways of computing the
+same sums may differ where two tokens are about equally likely, so a difference alone is no fault. What rounding can do
+at a place is measured there: see `verify`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import inf, isfinite, nan
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fsgen.decode import check
+from fsgen.fusions import Fusion
+from fsgen.generation import Prompt, encode, generate
+from fsgen.methods import PRESETS, Method, parse
+from fsgen.models.fresh import MOST_LOGITS, Fresh, rounding
+from fsgen.routers import Always
+from fsgen.types import SamplingParams
+
+if TYPE_CHECKING:
+    from fsgen.models import Members
+    from fsgen.routers import Router
+
+# Texts are written so many batches at a time: rows are refilled as they are in a long run, and traces do not pile up.
+BATCHES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A place where a text has another token than it is held against.
+
+    Attributes:
+        prompt: its number.
+        position: of the token in the completion, from 0.
+        token: what the method wrote; None where its text had ended.
+        expected: what the reference wrote there, or, with `every_token`, what a fresh pass prefers.
+        gap, expected_gap: how far the logit of each token lies below the best one, at the place; infinite for a token
+            that the fusion rules out, and where a text had ended; NaN where a model gives no finite logits.
+        bound: the largest gap that rounding can turn over.
+    """
+
+    prompt: int
+    position: int
+    token: int | None
+    expected: int | None
+    gap: float
+    expected_gap: float
+    bound: float
+
+    @property
+    def tie(self) -> bool:
+        """Rounding alone can have put either token there."""
+        return self.gap <= self.bound and self.expected_gap <= self.bound  # false for NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What `verify` found.
+
+    Attributes:
+        method, reference: the two ways of writing.
+        dtype: of the target.
+        measured_in: the wider type in which gaps were measured; None where rounding was estimated, or nothing differed.
+        texts, tokens: how many were written with the method.
+        accepted: how many of the tokens the draft wrote.
+        equal: how many of the texts are those of the reference.
+        differences: the first one of each other text; with `every_token` also what a fresh pass prefers elsewhere.
+        method_seconds, reference_seconds, check_seconds: writing both ways, and reading anew.
+    """
+
+    method: str
+    reference: str
+    dtype: str
+    measured_in: str | None
+    texts: int
+    tokens: int
+    accepted: int
+    equal: int
+    differences: tuple[Difference, ...]
+    method_seconds: float
+    reference_seconds: float
+    check_seconds: float
+
+    @property
+    def ties(self) -> list[Difference]:
+        return [difference for difference in self.differences if difference.tie]
+
+    @property
+    def faults(self) -> list[Difference]:
+        return [difference for difference in self.differences if not difference.tie]
+
+    @property
+    def seconds(self) -> float:
+        return self.method_seconds + self.reference_seconds + self.check_seconds
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: all of it, with ties and faults apart; a number that is not finite is None."""
+        record = asdict(self) | {"seconds": self.seconds}
+        del record["differences"]
+        for name, found in (("ties", self.ties), ("faults", self.faults)):
+            record[name] = [
+                {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(one).items()}
+                for one in found
+            ]
+        return record
+
+
+def ways(
+    method: str | Method, router: str | Router | None = None, draft_tokens: int | str | None = None
+) -> tuple[Method, Method]:
+    """The method that is verified, and the token-by-token way of writing the same; arguments as in `verify`.
+
+    Raises:
+        ValueError: as `methods.parse`; a method that trusts tokens unverified, or that is token by token already.
+    """
+    chosen = parse(method, router, draft_tokens)
+    if draft_tokens is None:
+        chosen = chosen.fixed()
+    if chosen.trusting:
+        raise ValueError(f"method {chosen.name!r} trusts tokens that System 2 never sees: it has no exact reference")
+    if chosen.fusion.reads_draft:
+        shown = f"{chosen.name}, token by token"
+        reference = replace(chosen, name=shown, router=Always(), draft_tokens=1, paced=False)
+    else:
+        reference = replace(PRESETS["plain"], fusion=chosen.fusion)
+    if replace(reference, name=chosen.name) == chosen:
+        raise ValueError(
+            f"method {chosen.name!r} with draft_tokens={chosen.draft_tokens} is token by token already: others are "
+            "held against it"
+        )
+    return chosen, reference
+
+
+def verify(
+    members: Members,
+    prompts: Sequence[Prompt],
+    method: str | Method = "speculative",
+    router: str | Router | None = None,
+    draft_tokens: int | str | None = None,
+    max_tokens: int = 64,
+    batch_size: int = 16,
+    every_token: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Verdict:
+    """Write texts with a method and token by token, greedily, and explain every first difference.
+
+    At a difference all members read the common prefix anew, without any cache: once as they are, and once with the
+    same weights in the next wider type (float32 for half precision, float64 for float32). E, the largest distance
+    between the two over the fused logits of the vocabulary, is what rounding does at this very place. A pass whose
+    logits are off by up to E can prefer a token only if its logit lies within 2 E of the best one. Where that holds
+    for both tokens, the difference is a tie; else it is a fault. What follows a difference has another context and is
+    not compared. Where no wider copy is possible, E is estimated (`models.fresh.rounding`).
+
+    Args:
+        members: the models (`fsgen.load`).
+        prompts: texts, or sequences of token ids.
+        method, router, draft_tokens: as in `fsgen.generate`; but where no number is given, a method that would choose
+            draft lengths by measured times drafts its usual number, so that a verdict can be repeated.
+        max_tokens: the budget of each text.
+        batch_size: texts written at a time.
+        every_token: also read every text once anew, and hold each of its tokens against what that pass prefers: this
+            finds what both ways of writing have wrong alike.
+        progress: called with the number of texts that were finished since the last call.
+
+    Raises:
+        ValueError: as in `fsgen.generate`; a method that trusts tokens unverified; one that is its own reference.
+    """
+    chosen, reference = ways(method, router, draft_tokens)
+    ids = [encode(members, prompt) for prompt in prompts]
+    sampling = SamplingParams(max_tokens)
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
+    check(members, chosen, ids, [sampling] * len(ids))
+    assert members.target is not None
+    judge = _Judge(members, chosen.fusion)
+    differences: list[Difference] = []
+    tokens = accepted = equal = 0
+    seconds = [0.0, 0.0, 0.0]
+
+    # Prompts of like length are written together. Of what is written, token ids alone are kept.
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    share = batch_size * BATCHES
+    for start in range(0, len(order), share):
+        batch = order[start : start + share]
+        texts = []
+        for number, way in enumerate((chosen, reference)):
+            started = time.perf_counter()
+            generations = generate(members, [ids[i] for i in batch], way, sampling=sampling, batch_size=batch_size)
+            texts.append([generation.token_ids for generation in generations])
+            accepted += sum(generation.stats.accepted for generation in generations) if way is chosen else 0
+            seconds[number] += time.perf_counter() - started
+        started = time.perf_counter()
+        written, expected = texts
+        tokens += sum(map(len, written))
+        equal += sum(a == b for a, b in zip(written, expected, strict=True))
+        places = [
+            _Place(i, ids[i], a, at, a[at] if at < len(a) else None, b[at] if at < len(b) else None)
+            for i, a, b in zip(batch, written, expected, strict=True)
+            if (at := _first_difference(a, b)) is not None
+        ]
+        if every_token:
+            known = {(place.prompt, place.position) for place in places}
+            found = judge.preferred([(i, ids[i], a) for i, a in zip(batch, written, strict=True)])
+            places += [place for place in found if (place.prompt, place.position) not in known]
+        differences += judge.explain(places)
+        seconds[2] += time.perf_counter() - started
+        if progress is not None:
+            progress(len(batch))
+
+    return Verdict(
+        method=chosen.name,
+        reference=reference.name,
+        dtype=_name(judge.dtype),
+        measured_in=_name(judge.wider_dtype),
+        texts=len(ids),
+        tokens=tokens,
+        accepted=accepted,
+        equal=equal,
+        differences=tuple(sorted(differences, key=lambda one: (one.prompt, one.position))),
+        method_seconds=seconds[0],
+        reference_seconds=seconds[1],
+        check_seconds=seconds[2],
+    )
+
+
+def _first_difference(a: list[int], b: list[int]) -> int | None:
+    if a == b:
+        return None
+    pairs = enumerate(zip(a, b, strict=False))
+    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
+
+
+def _name(dtype: torch.dtype | None) -> Any:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A difference that is still to be explained, in the text that the method wrote."""
+
+    prompt: int
+    prompt_ids: list[int]
+    text: list[int]
+    position: int
+    token: int | None
+    expected: int | None
+
+    @property
+    def prefix(self) -> list[int]:
+        return self.prompt_ids + self.text[: self.position]
+
+
+class _Judge:
+    """Reads places anew, and tells ties from faults."""
+
+    def __init__(self, members: Members, fusion: Fusion) -> None:
+        roles = ["target"] + ["draft"] * fusion.reads_draft + ["base"] * fusion.reads_base
+        self._fusion, self._vocab = fusion, members.vocab_size
+        self._fresh = {role: Fresh(getattr(members, role)) for role in roles}
+        self._wider: dict[str, Fresh | None] | None = None  # made when first needed: it takes memory
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self._fresh["target"].dtype
+
+    @property
+    def wider_dtype(self) -> torch.dtype | None:
+        """What gaps are measured in; None while nothing was, and where rounding is estimated."""
+        wider = (self._wider or {}).get("target")
+        return wider.dtype if wider is not None else None
+
+    def preferred(self, texts: Sequence[tuple[int, list[int], list[int]]]) -> list[_Place]:
+        """The places of (number, prompt, text) where a fresh pass over the whole text prefers another token."""
+        longest = max(len(text) for _, _, text in texts)
+        step = max(1, MOST_LOGITS // (longest * self._vocab))
+        found = []
+        for start in range(0, len(texts), step):
+            some = texts[start : start + step]
+            sequences = [[*prompt, *text[:-1]] for _, prompt, text in some]
+            read = self._read(self._fresh, sequences, [len(text) for _, _, text in some])
+            for row, (number, prompt, text) in enumerate(some):
+                highest, best = self._fuse(self._fusion, {role: z[row] for role, z in read.items()}).max(-1)
+                checked = zip(text, best.tolist(), highest.isfinite().tolist(), strict=True)
+                found += [
+                    _Place(number, prompt, text, at, token, other)
+                    for at, (token, other, finite) in enumerate(checked)
+                    if token != other or not finite
+                ]
+        return found
+
+    def explain(self, places: Iterable[_Place]) -> list[Difference]:
+        places = list(places)
+        if not places:
+            return []
+        if self._wider is None:
+            self._wider = {role: fresh.wider() for role, fresh in self._fresh.items()}
+        prefixes, last = [place.prefix for place in places], [1] * len(places)
+        near = self._read(self._fresh, prefixes, last)
+        exact = dict(near)
+        for role, wider in self._wider.items():
+            if wider is not None:
+                exact |= self._read({role: wider}, prefixes, last)
+            else:
+                near[role] = [_shaken(self._fresh[role], z) for z in near[role]]
+        return [
+            self._explained(
+                place,
+                {role: logits[row][0] for role, logits in near.items()},
+                {role: logits[row][0].double() for role, logits in exact.items()},
+            )
+            for row, place in enumerate(places)
+        ]
+
+    def _explained(self, place: _Place, near: dict[str, Tensor], exact: dict[str, Tensor]) -> Difference:
+        """One place, from logits [vocab] by role, as the members compute them and exact ones."""
+        error = {role: (near[role] - exact[role]).abs().amax() for role in exact}
+        # A threshold of the fusion is itself subject to rounding: a token may be in or out within so much of it.
+        slack = 2.0 * float(error["target"])
+        if not all(bool(off.isfinite()) for off in error.values()):
+            return Difference(place.prompt, place.position, place.token, place.expected, nan, nan, nan)
+        loose, strict = self._fusion.shifted(slack), self._fusion.shifted(-slack)
+        q_near, q = self._fuse(loose, near), self._fuse(loose, exact)
+        off = (q_near - q)[q_near.isfinite() & q.isfinite()].abs()
+        best = self._fuse(strict, exact).max()
+        gap, expected_gap = (
+            inf if token is None else float((best - q[token]).clamp(min=0.0)) for token in (place.token, place.expected)
+        )
+        bound = 2.0 * float(off.max())
+        return Difference(place.prompt, place.position, place.token, place.expected, gap, expected_gap, bound)
+
+    def _read(
+        self, readers: dict[str, Fresh], sequences: Sequence[list[int]], last: Sequence[int]
+    ) -> dict[str, list[Tensor]]:
+        # float32 at least: what the loop fuses.
+        return {
+            role: [
+                (z if z.dtype == torch.float64 else z.float())[:, : self._vocab] for z in reader.read(sequences, last)
+            ]
+            for role, reader in readers.items()
+        }
+
+    def _fuse(self, fusion: Fusion, logits: dict[str, Tensor]) -> Tensor:
+        return fusion(logits["target"], logits.get("draft"), logits.get("base"))
+
+
+def _shaken(reader: Fresh, logits: Tensor) -> Tensor:
+    """Logits with the rounding that one has to expect, up or down at random but always alike."""
+    dice = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, logits.shape, generator=dice) * 2 - 1
+    return logits.double() + rounding(reader, logits) * signs
