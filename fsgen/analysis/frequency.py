@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import polars as pl
 
 from fsgen.analysis.intervals import RESAMPLES, Estimate, ratio
+from fsgen.analysis.published import published_metrics
 from fsgen.metrics import METRICS, Counts, ratio_counts
 
 _SCORES = ("accuracy", "draft_accuracy", "target_accuracy")
@@ -36,6 +37,8 @@ class SummaryRow:
         accuracy: the mean score of the texts that have one; of the draft and the target alone likewise.
         seconds: wall clock; of a replay, that of the passes.
         intervals: 95 % bootstrap intervals over examples, of every metric and accuracy that has one, by its name.
+        published: of a study with `definitions: published`, metrics counted as the seed study did, by their name; see
+            `fsgen.analysis.published`.
     """
 
     run: str
@@ -68,6 +71,7 @@ class SummaryRow:
     target_accuracy: float | None
     seconds: float
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    published: dict[str, float] = field(default_factory=dict)
 
 
 def read_study(folder: Path) -> dict[str, Any]:
@@ -108,7 +112,9 @@ def summarize(folder: Path) -> list[SummaryRow]:
         return estimates(texts(run)).get("accuracy") if run is not None else None
 
     rows = []
-    for planned in read_study(folder)["rows"]:
+    study = read_study(folder)
+    as_published = study["config"].get("definitions") == "published"
+    for planned in study["rows"]:
         generations = texts(planned["run"])
         if generations.is_empty():
             continue
@@ -116,7 +122,10 @@ def summarize(folder: Path) -> list[SummaryRow]:
         if record["status"] == "finished":
             scores = {f"{role}_accuracy": alone(planned[f"{role}_alone"]) for role in ("draft", "target")}
             known = {name: score for name, score in scores.items() if score is not None}
-            rows.append(_row(record, generations, estimates(generations) | known))
+            row = _row(record, generations, estimates(generations) | known)
+            if as_published and row.draft is not None:
+                row = replace(row, published=published_metrics(generations))
+            rows.append(row)
     return rows
 
 

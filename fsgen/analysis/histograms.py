@@ -15,10 +15,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from fsgen.analysis.intervals import GROUPS, Floats
+from fsgen.analysis.intervals import Floats
 from fsgen.analysis.traces import Frame, prepared
 
-BINS = 4096
+BINS = 4000
+Edges = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Measure:
     router: bool = False
 
     @property
-    def edges(self) -> Floats:
-        """The inner edges of the bins, ascending, [BINS - 1]."""
+    def edges(self) -> Edges:
+        """The inner edges of the bins, ascending, [bins - 1], fewer than BINS; single floats, as a router compares."""
         return _probability_edges() if self.probability else _entropy_edges()
 
     @property
@@ -56,9 +57,9 @@ class Measure:
             return (mass.log() - pl.col(self.column).list.eval(pl.element() * log).list.sum() / mass).clip(0.0)
         return pl.col(self.column)
 
-    def bins(self, values: NDArray[np.floating]) -> NDArray[np.int64]:
+    def bins(self, values: Edges) -> NDArray[np.int16]:
         """The bin of each value. At a threshold that is an edge, `value < edge` or `value > edge` is exact."""
-        return np.searchsorted(self.edges, values, side="right" if self.low else "left")
+        return np.searchsorted(self.edges, values, side="right" if self.low else "left").astype(np.int16)
 
 
 MEASURES = (
@@ -71,16 +72,17 @@ MEASURES = (
 
 
 @cache
-def _probability_edges() -> Floats:
+def _probability_edges() -> Edges:
     even = np.arange(1001) / 1000
-    odds = np.linspace(-16.0, 16.0, BINS - 1 - len(even))
-    return np.sort(np.concatenate([even, 1 / (1 + np.exp(-odds))]))
+    odds = np.linspace(-16.0, 16.0, BINS - len(even))
+    return np.unique(np.concatenate([even, 1 / (1 + np.exp(-odds))]).astype(np.float32))
 
 
 @cache
-def _entropy_edges() -> Floats:
+def _entropy_edges() -> Edges:
     even = np.arange(1001) / 100
-    return np.sort(np.concatenate([even, np.geomspace(1e-7, 16.0, BINS - 1 - len(even))]))
+    fine = np.geomspace(1e-7, 16.0, BINS - len(even))
+    return np.unique(np.concatenate([even, fine]).astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,7 @@ class Histogram:
 
     Attributes:
         measure: what was counted.
-        counts: tokens by group of examples, bin and whether the greedy choices differ, [groups, BINS, 2].
+        counts: tokens by group of examples, bin and whether the greedy choices differ, [groups, bins, 2].
         sums: the sum of the measure over these tokens, of the same shape.
     """
 
@@ -102,7 +104,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def ordered(self) -> tuple[Floats, Floats]:
-        """Matches and mismatches by group and bin, the least sure bin first, [groups, BINS] both."""
+        """Matches and mismatches by group and bin, the least sure bin first, [groups, bins] both."""
         counts = self.counts.astype(np.float64)[:, :: 1 if self.measure.low else -1]
         return counts[..., 0], counts[..., 1]
 
@@ -122,22 +124,21 @@ def histograms(traces: Frame, measures: Sequence[Measure] = MEASURES) -> dict[st
     for measure, table in zip(wanted, pl.collect_all(queries, engine="streaming"), strict=True):
         if table.is_empty():
             continue
-        counts = np.zeros((GROUPS, BINS, 2), dtype=np.int64)
-        sums = np.zeros((GROUPS, BINS, 2))
         place = table["group"].to_numpy(), table["bin"].to_numpy(), table["differs"].to_numpy().astype(np.intp)
+        shape = (1 + int(place[0].max()), len(measure.edges) + 1, 2)
+        counts, sums = np.zeros(shape, dtype=np.int64), np.zeros(shape)
         counts[place] = table["tokens"].to_numpy()
         sums[place] = table["sum"].to_numpy()
-        groups = 1 + int(table["group"].max())  # type: ignore[arg-type]  # an integer column
-        found[measure.name] = Histogram(measure, counts[:groups], sums[:groups])
+        found[measure.name] = Histogram(measure, counts, sums)
     return found
 
 
 def _query(frame: pl.LazyFrame, measure: Measure) -> pl.LazyFrame:
     def bins(values: pl.Series) -> pl.Series:
-        return pl.Series(measure.bins(values.to_numpy()).astype(np.int16))
+        return pl.Series(measure.bins(values.to_numpy()))
 
     return (
-        frame.select("group", "differs", value=measure.expression)
+        frame.select("group", "differs", value=measure.expression.cast(pl.Float32))
         .filter(pl.col("differs").is_not_null() & pl.col("value").is_not_null())
         .with_columns(bin=pl.col("value").map_batches(bins, return_dtype=pl.Int16, is_elementwise=True))
         .group_by("group", "bin", "differs")

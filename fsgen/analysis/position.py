@@ -171,7 +171,7 @@ _LOGIT = (_SURE / (1 - _SURE)).log()
 _NATS = pl.col("draft_entropy").cast(pl.Float64).clip(1e-4, 16.0)
 _SCALES = (
     _Scale("relative", (pl.col("position") + 0.5) / pl.col("length"), 20),
-    _Scale("absolute", (pl.col("position") + 1).log(2), 4),
+    _Scale("absolute", (pl.col("position") + 1).log(2), 16),
 )
 
 
@@ -182,7 +182,7 @@ def _model(frame: pl.LazyFrame, scale: _Scale) -> PositionModel | None:
     where the draft is calibrated, the log-odds of a mismatch are straight in the first. A cell's covariates are the
     means of its tokens.
     """
-    cell = (((_LOGIT + 17) * 4).floor() * 128 + ((_NATS.log() + 10) * 2).floor()) * 128
+    cell = (((_LOGIT + 17) * 4).floor() * 128 + ((_NATS.log() + 10) * 2).floor()) * 1024
     cell = (cell + (scale.covariate * scale.levels).floor()).cast(pl.Int64)
     placed = frame.select("number", "differs", cell=cell, logit=_LOGIT, nats=_NATS, place=scale.covariate)
     cells = collect(

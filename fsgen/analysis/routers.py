@@ -108,10 +108,7 @@ def routers(
     Raises:
         ValueError: a budget that is no share.
     """
-    for name, budgets in (("calls", calls), ("misses", misses)):
-        for budget in budgets:
-            if not 0.0 <= budget <= 1.0:
-                raise ValueError(f"a budget of {name} of {budget:g} is impossible: it is a share, from 0 to 1")
+    check_budgets(calls, misses)
     wanted = [measure for measure in MEASURES if measure.router]
     if counted is None:
         counted = histograms(traces, wanted)
@@ -130,6 +127,14 @@ def routers(
     return RoutersResult(tokens, frequency, tuple(curves), tuple(choices), _finding(frequency, curves, choices))
 
 
+def check_budgets(calls: Sequence[float], misses: Sequence[float]) -> None:
+    """Raises ValueError for a budget that is no share."""
+    for name, budgets in (("calls", calls), ("misses", misses)):
+        for budget in budgets:
+            if not 0.0 <= budget <= 1.0:
+                raise ValueError(f"a budget of {name} of {budget:g} is impossible: it is a share, from 0 to 1")
+
+
 class _Curve:
     """All thresholds of a router, the one that asks least first."""
 
@@ -146,7 +151,7 @@ class _Curve:
     def point(self, i: int) -> RouterPoint:
         asked = float(self.consulted[i])
         return RouterPoint(
-            threshold=float(self.thresholds[i]),
+            threshold=self._written(i),
             consulted_rate=asked,
             missed=float(self.missed[i]),
             random_missed=(1 - asked) * self.frequency,
@@ -178,7 +183,11 @@ class _Curve:
         """Of the thresholds that ask as this one does the one that is the shortest to write."""
         place = min(max(place, 0), len(self.thresholds) - 1)
         alike = np.flatnonzero(self.consulted == self.consulted[place])
-        return self.point(int(min(alike, key=lambda i: len(repr(float(self.thresholds[i]))))))
+        return self.point(min(alike.tolist(), key=lambda i: len(repr(self._written(i)))))
+
+    def _written(self, place: int) -> float:
+        """The shortest number that is the threshold once a router compares with it in single floats."""
+        return float(str(self.thresholds[place]))
 
 
 def _finding(frequency: float | None, curves: Sequence[RouterCurve], choices: Sequence[RouterChoice]) -> str:

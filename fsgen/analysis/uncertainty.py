@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from fsgen.analysis.histograms import Histogram, Measure, histograms
 from fsgen.analysis.intervals import Estimate, Floats, draws, percentiles
@@ -14,6 +15,7 @@ from fsgen.analysis.traces import Frame, collect, prepared
 
 RESAMPLES = 500
 """Fewer than for a single ratio: each resample is a whole curve."""
+_RESAMPLED_BINS = 512
 _RELIABILITY_BINS = 20
 _RANKS = 10
 
@@ -148,14 +150,17 @@ def average_precision(matches: Floats, mismatches: Floats) -> Floats:
 def _estimated(histogram: Histogram, measure: Callable[[Floats, Floats], Floats]) -> Estimate:
     """What a measure gives, with its interval over resampled groups."""
     matches, mismatches = histogram.ordered()
-    filled = (matches + mismatches).sum(0) > 0
-    matches, mismatches = matches[:, filled], mismatches[:, filled]
     value = float(measure(matches.sum(0), mismatches.sum(0)))
     groups = matches.any(1) | mismatches.any(1)
     if groups.sum() < 2:
         return Estimate(value)
+    # For the width of the interval bins of about as many tokens each will do, and they are quicker.
+    reached = (matches + mismatches).sum(0).cumsum()
+    marks = np.linspace(0, reached[-1], _RESAMPLED_BINS, endpoint=False)
+    starts = np.unique(np.searchsorted(reached, marks, side="right"))
     drawn = draws(int(groups.sum()), RESAMPLES)
-    return Estimate(value, *percentiles(measure(drawn @ matches[groups], drawn @ mismatches[groups])))
+    wide = (drawn @ np.add.reduceat(counts[groups], starts, axis=1) for counts in (matches, mismatches))
+    return Estimate(value, *percentiles(measure(*wide)))
 
 
 def _measured(histogram: Histogram) -> MeasureResult:
@@ -176,22 +181,24 @@ def _measured(histogram: Histogram) -> MeasureResult:
 
 def _bars(measure: Measure, total: Floats) -> tuple[Bar, ...]:
     """Fifty bars of a probability; bars of a fifth of a nat as far as there are tokens."""
-    lows = np.concatenate([[-np.inf], measure.edges])
-    step = 50 if measure.probability else 5
-    marks = np.arange(0, 51) / step
-    place = np.clip(np.searchsorted(marks, lows, side="right") - 1, 0, 49)
+    marks = np.arange(51) / (50 if measure.probability else 5)
     counts = np.zeros((50, 2), dtype=np.int64)
-    np.add.at(counts, place, total)
+    np.add.at(counts, _wide(measure, marks[:-1]), total)
     last = 50 if measure.probability else 1 + int(np.flatnonzero(counts.any(1)).max())
     return tuple(Bar(float(marks[i]), float(marks[i + 1]), int(counts[i, 0]), int(counts[i, 1])) for i in range(last))
+
+
+def _wide(measure: Measure, starts: Floats) -> NDArray[np.int64]:
+    """Into which of some wide bins each fine bin falls, [bins]; a wide bin reaches to the start of the next one."""
+    lows = np.concatenate([np.array([-np.inf], dtype=np.float32), measure.edges])
+    return np.maximum(np.searchsorted(starts.astype(np.float32), lows, side="right") - 1, 0)
 
 
 # ---- calibration
 
 
 def _calibration(histogram: Histogram) -> tuple[Estimate | None, tuple[Reliability, ...]]:
-    lows = np.concatenate([[0.0], histogram.measure.edges])
-    wide = np.clip((lows * _RELIABILITY_BINS + 1e-9).astype(int), 0, _RELIABILITY_BINS - 1)
+    wide = _wide(histogram.measure, np.arange(_RELIABILITY_BINS) / _RELIABILITY_BINS)
     member = (wide == np.arange(_RELIABILITY_BINS)[:, None]).astype(float)  # [wide bins, bins]
     counts, sums = member @ histogram.counts, member @ histogram.sums  # [groups, wide bins, 2]
     tokens, agreeing, confidence = counts.sum(-1), counts[..., 0], sums.sum(-1)

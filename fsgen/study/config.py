@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
@@ -144,6 +144,7 @@ class StudyConfig(_Keys):
         seed: of all that is drawn.
         dtype, device: as in `fsgen.load`.
         replay: let drafts read the target's text where that gives the same trace as the loop.
+        definitions: `published` counts as arXiv 2406.12295 did, too, beside our own way. Not part of a run either.
     """
 
     name: str = "study"
@@ -159,6 +160,7 @@ class StudyConfig(_Keys):
     dtype: str = "auto"
     device: str = "auto"
     replay: bool = True
+    definitions: Literal["fsgen", "published"] = "fsgen"
 
     @model_validator(mode="after")
     def _complete(self) -> Self:

@@ -129,7 +129,8 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
     table = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False, pad_edge=False)
     for name in ("draft", "target", "method"):
         table.add_column(name, no_wrap=True)
-    for name in ("texts", "frequency [95 %]", "consulted", "calls/tok", "tokens/tok"):
+    published = any(row.published for row in rows)
+    for name in ("texts", "frequency [95 %]", *["published"] * published, "consulted", "calls/tok", "tokens/tok"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("draft", "target", "together"):
         table.add_column(f"accuracy\n{name}", justify="right")
@@ -146,6 +147,7 @@ def summary_table(rows: Sequence[SummaryRow]) -> Table:
             method_label(row),
             texts_label(row),
             f"{decimal(row.collaboration_frequency, 3)} {interval(row)}",
+            *[decimal(row.published.get("collaboration_frequency"), 3)] * published,
             decimal(row.consulted_rate, 2),
             decimal(row.target_calls_per_token, 2),
             decimal(row.target_tokens_per_token, 2),

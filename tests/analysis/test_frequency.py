@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from benchmarks.analysis import make_study
 from fsgen.analysis.frequency import (
     accuracy,
     estimates,
@@ -87,8 +89,51 @@ def test_accuracy_is_over_the_texts_that_have_a_score() -> None:
     assert accuracy(pl.DataFrame()) is None
 
 
+def test_every_metric_has_an_interval_of_its_own_ratio() -> None:
+    frame = texts([1, 4, 2], [10, 20, 30], score=[1.0, 0.0, None]).with_columns(
+        consulted=pl.Series([5, 5, 30]),
+        accepted=pl.Series([3, 3, 20]),
+        recovered=pl.Series([1, 1, 10]),
+        target_calls=pl.Series([5, 5, 10]),
+        target_tokens=pl.Series([20, 20, 60]),
+    )
+    found = estimates(frame)
+    assert {name: estimate.value for name, estimate in found.items()} == pytest.approx(
+        {
+            "collaboration_frequency": 7 / 60,
+            "consulted_rate": 40 / 60,
+            "acceptance_rate": 26 / 38,
+            "mean_accepted_length": 3.0,
+            "target_calls_per_token": 1 / 3,
+            "target_tokens_per_token": 100 / 60,
+            "accuracy": 0.5,
+        }
+    )
+    for name, estimate in found.items():
+        assert estimate.low is not None, name
+        assert estimate.high is not None, name
+        assert estimate.low < estimate.value < estimate.high, name
+    counts = total_counts(frame)
+    assert all(getattr(counts, name) == estimate.value for name, estimate in found.items() if name != "accuracy")
+
+
+def test_published_definitions_are_asked_for(tmp_path: Path) -> None:
+    make_study(tmp_path, 4_000)
+    assert all(row.published == {} for row in summarize(tmp_path))
+    study = json.loads((tmp_path / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps(study | {"config": {"definitions": "published"}}))
+    rows = summarize(tmp_path)
+    routed = [item for item in rows if item.router != "always"]
+    assert all(item.published["target_tokens_per_token"] == item.consulted_rate for item in rows)
+    assert all(item.published["collaboration_frequency"] == item.collaboration_frequency for item in rows)
+    assert routed[0].published["target_tokens_per_token"] < 0.6
+    assert routed[0].target_tokens_per_token == 1.0
+    write_summary(tmp_path, rows)
+    assert read_summary(tmp_path) == rows
+
+
 def test_a_summary_comes_back(tmp_path: Path) -> None:
-    rows = [row(ci_low=None), row(draft=None, accuracy=None)]
+    rows = [row(ci_low=None), row(draft=None, accuracy=None), row(intervals={"accuracy": (0.1, 0.2)})]
     write_summary(tmp_path, rows)
     assert read_summary(tmp_path) == rows
     assert [file.name for file in tmp_path.iterdir()] == ["summary.json"]

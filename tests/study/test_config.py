@@ -30,6 +30,13 @@ def test_shorthands() -> None:
     assert (config.routers, config.candidates, config.seed, config.replay) == (("default",), 10, 0, True)
 
 
+def test_definitions() -> None:
+    assert parse_config(STUDY).definitions == "fsgen"
+    assert parse_config(STUDY + "definitions: published").definitions == "published"
+    with pytest.raises(ValueError, match="definitions: input should be 'fsgen' or 'published', not 'theirs'"):
+        parse_config(STUDY + "definitions: theirs")
+
+
 def test_grids_take_what_they_leave_out_from_the_study() -> None:
     config = parse_config(
         STUDY

@@ -1,0 +1,254 @@
+"""The analyses of a study as tables and sentences, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from fsgen.analysis.frequency import SummaryRow
+from fsgen.analysis.intervals import Estimate
+from fsgen.analysis.labels import decimal, method_label, short_name, task_label
+from fsgen.analysis.position import Effect, Place, PositionResult
+from fsgen.analysis.published import Both
+from fsgen.analysis.routers import RoutersResult
+from fsgen.analysis.study import RunAnalysis, StudyAnalysis
+from fsgen.analysis.uncertainty import UncertaintyResult
+
+_METRICS = {
+    "collaboration_frequency": "frequency",
+    "consulted_rate": "consulted",
+    "acceptance_rate": "acceptance",
+    "mean_accepted_length": "tokens / call",
+    "target_calls_per_token": "calls / token",
+    "target_tokens_per_token": "tokens / token",
+    "draft_accuracy": "draft alone",
+    "target_accuracy": "target alone",
+    "accuracy": "together",
+}
+
+
+def show(analysis: StudyAnalysis, console: Console, details: bool = False) -> None:
+    """Print an analysis; on a narrow terminal lines run over its edge rather than lose numbers.
+
+    Args:
+        analysis: of a study.
+        console: where to.
+        details: print all about each run instead of a line.
+    """
+    parts = _runs(analysis) if details else _study(analysis)
+    for part in parts:
+        if isinstance(part, Table):
+            wide = Console(file=console.file, width=10_000, force_terminal=console.is_terminal)
+            wide.print(part, width=Measurement.get(wide, wide.options, part).maximum)
+        else:
+            console.print(part, soft_wrap=True)
+
+
+def _study(analysis: StudyAnalysis) -> Iterator[RenderableType]:
+    rows = {row.run: row for row in analysis.summary}
+    yield from _section("Frequency", _frequency(analysis.summary))
+    everywhere = [run for run in analysis.runs if run.position is not None]
+    if everywhere:
+        yield from _section("Position: the frequency by tenth of the text, in %", _positions(rows, everywhere))
+        yield from _section("Uncertainty", _uncertainties(rows, everywhere))
+        yield from _section("Routers: thresholds that meet a budget", _routers(rows, everywhere))
+    pictured = [run for run in analysis.runs if run.projection is not None]
+    if pictured:
+        yield from _section(
+            "Projections", *(_said(run, [run.projection.finding]) for run in pictured if run.projection)
+        )
+    counted = [run for run in analysis.runs if run.published is not None]
+    if counted:
+        yield from _section("Counted as published (arXiv 2406.12295)", _published(rows, counted))
+        notes = dict.fromkeys(note for run in counted if run.published for note in run.published.not_recounted)
+        yield from (Text(note) for note in notes)
+    signed = [run for run in analysis.runs if run.signs]
+    if signed:
+        yield from _section("Failure signs", *(_said(run, _signs(run)) for run in signed))
+    yield from _section("In all", *(Text(finding) for finding in analysis.findings))
+
+
+def _runs(analysis: StudyAnalysis) -> Iterator[RenderableType]:
+    rows = {row.run: row for row in analysis.summary}
+    for run in analysis.runs:
+        yield Text(f"{run.label} ({run.run})", style="bold")
+        yield _frequency([rows[run.run]])
+        if run.position is not None:
+            yield from _section("Position", Text(run.position.finding), _profile(run.position))
+        if run.uncertainty is not None:
+            yield from _section("Uncertainty", Text(run.uncertainty.finding), _measures(run.uncertainty))
+        if run.routers is not None:
+            yield from _section("Routers", Text(run.routers.finding), _choices(run.routers))
+        if run.projection is not None:
+            yield from _section("Projections", Text(run.projection.finding))
+        if run.published is not None:
+            notes = [run.published.finding, *run.published.not_recounted]
+            yield from _section("Counted as published (arXiv 2406.12295)", *map(Text, notes))
+        if run.signs:
+            yield from _section("Failure signs", *map(Text, _signs(run)))
+
+
+def _section(title: str, *content: RenderableType) -> Iterator[RenderableType]:
+    yield Text(f"\n{title}", style="bold")
+    yield from content
+
+
+def _table(*columns: str, left: int = 0) -> Table:
+    table = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
+    return table
+
+
+def _names(row: SummaryRow) -> list[str]:
+    return [task_label(row), short_name(row.draft), short_name(row.target), method_label(row)]
+
+
+_NAMES = ("task", "draft", "target", "method")
+
+
+def _said(run: RunAnalysis, sentences: Iterable[str]) -> RenderableType:
+    return Group(Text(run.label, style="italic"), *(Text(f"  {sentence}") for sentence in sentences))
+
+
+def _signs(run: RunAnalysis) -> list[str]:
+    words = {True: "found", False: "not found", None: "not known"}
+    return [f"{sign.sign}: {words[sign.found]}. {sign.finding}" for sign in run.signs]
+
+
+def _estimate(value: Estimate | None, digits: int = 3, scale: float = 1.0) -> str:
+    if value is None:
+        return "-"
+    ends = [decimal(None if end is None else scale * end, digits) for end in (value.low, value.high)]
+    return f"{scale * value.value:.{digits}f}" + ("" if "-" in ends else f" [{', '.join(ends)}]")
+
+
+# ---- a line a run
+
+
+def _frequency(rows: Sequence[SummaryRow]) -> Table:
+    shown = {name: title for name, title in _METRICS.items() if any(getattr(row, name) is not None for row in rows)}
+    table = _table(*_NAMES, "tokens", *shown.values(), left=4)
+    for row in rows:
+        cells = []
+        for name in shown:
+            value, (low, high) = getattr(row, name), row.intervals.get(name, (None, None))
+            digits = 3 if name == "collaboration_frequency" else 2
+            cells.append("-" if value is None else _estimate(Estimate(value, low, high), digits))
+        table.add_row(*_names(row), f"{row.tokens:,}", *cells)
+    return table
+
+
+def _positions(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
+    table = _table(*_NAMES, *map(str, range(1, 11)), "odds, start to end", "at equal uncertainty", "matters", left=4)
+    for run in runs:
+        assert run.position is not None
+        places = {round(10 * place.start): place for place in run.position.relative}
+        frequencies = [f"{100 * places[i].frequency.value:.0f}" if i in places else "-" for i in range(10)]
+        model = next((model for model in run.position.models if model.scale == "relative"), None)
+        effects = [_effect(model.alone), _effect(model.given_uncertainty)] if model else ["-", "-"]
+        table.add_row(*_names(rows[run.run]), *frequencies, *effects, _yes(run.position.matters))
+    return table
+
+
+def _effect(effect: Effect) -> str:
+    return f"{effect.odds_ratio:.2f} [{effect.low:.2f}, {effect.high:.2f}]"
+
+
+def _yes(known: bool | None) -> str:
+    return {True: "yes", False: "no", None: "-"}[known]
+
+
+def _uncertainties(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
+    names = list(dict.fromkeys(m.name for run in runs if run.uncertainty for m in run.uncertainty.measures))
+    table = _table(*_NAMES, *(f"AUROC {name}" for name in names), "calibration error", "second choice", left=4)
+    for run in runs:
+        assert run.uncertainty is not None
+        areas = {measure.name: _estimate(measure.auroc) for measure in run.uncertainty.measures}
+        error, ranks = run.uncertainty.calibration_error, run.uncertainty.ranks
+        table.add_row(
+            *_names(rows[run.run]),
+            *(areas.get(name, "-") for name in names),
+            _estimate(error),
+            f"{100 * ranks[0]:.0f} %" if ranks else "-",
+        )
+    return table
+
+
+def _routers(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
+    budgets = list(dict.fromkeys((c.budget, c.allowed) for run in runs if run.routers for c in run.routers.choices))
+    titles = [f"{name} <= {100 * share:g} %" for name, share in budgets]
+    table = _table(*_NAMES, "frequency", "best router", "gain", *titles, left=4)
+    for run in runs:
+        result = run.routers
+        assert result is not None
+        best = max(result.curves, key=lambda curve: curve.gain, default=None)
+        if best is None:
+            continue
+        points = {(c.budget, c.allowed): c.point for c in result.choices if c.router == best.router}
+        cells = [
+            f"{points[key].threshold:.4g} (asks {100 * points[key].consulted_rate:.1f}, "
+            f"misses {100 * points[key].missed:.1f} %)"
+            for key in budgets
+        ]
+        table.add_row(
+            *_names(rows[run.run]), decimal(result.collaboration_frequency, 3), best.router, f"{best.gain:.2f}", *cells
+        )
+    return table
+
+
+def _published(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
+    table = _table(*_NAMES, "frequency", "mismatch ratio", "tokens / token", "published", "score", "published", left=4)
+    for run in runs:
+        result = run.published
+        assert result is not None
+        numbers: list[Both] = [result.frequency, result.target_tokens_per_token, result.accuracy]
+        cells = [_estimate(each) for both in numbers for each in (both.ours, both.published)]
+        table.add_row(*_names(rows[run.run]), *cells)
+    return table
+
+
+# ---- all about a run
+
+
+def _profile(result: PositionResult) -> Table:
+    table = _table("place", "tokens", "frequency, %", "draft's entropy", "draft's doubt", left=1)
+
+    def add(place: Place, name: str) -> None:
+        frequency = _estimate(place.frequency, 1, 100)
+        table.add_row(name, f"{place.tokens:,}", frequency, f"{place.entropy:.2f}", f"{place.doubt:.2f}")
+
+    for place in result.relative:
+        add(place, f"{100 * place.start:.0f}-{100 * place.stop:.0f} %")
+    table.add_section()
+    for place in result.absolute:
+        start, last = int(place.start), int(place.stop) - 1
+        add(place, f"token {start}" if start == last else f"tokens {start}-{last}")
+    return table
+
+
+def _measures(result: UncertaintyResult) -> Table:
+    table = _table("measure", "AUROC", "average precision", "mean at matches", "at mismatches", left=1)
+    for one in result.measures:
+        means = f"{one.mean_match:.3f}", f"{one.mean_mismatch:.3f}"
+        table.add_row(one.name, _estimate(one.auroc), _estimate(one.average_precision), *means)
+    return table
+
+
+def _choices(result: RoutersResult) -> Table:
+    table = _table("router", "budget", "threshold", "asks, %", "misses, %", "random misses", "perfect misses", left=2)
+    for choice in result.choices:
+        point = choice.point
+        shares = (point.consulted_rate, point.missed, point.random_missed, point.perfect_missed)
+        table.add_row(
+            choice.router,
+            f"{choice.budget} <= {100 * choice.allowed:g} %",
+            f"{point.threshold:.4g}",
+            *(f"{100 * share:.1f}" for share in shares),
+        )
+    return table

@@ -1,0 +1,130 @@
+"""Signs of failure: each found where it was put, and not where it was not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+
+from fsgen.analysis.signs import Sign, routed, signs
+from tests.analysis.made_up import places, trace
+
+
+def texts(count: int, seconds: float, score: NDArray[np.bool_] | None = None) -> pl.DataFrame:
+    rows: dict[str, Any] = {
+        "example": [f"e{i:04d}" for i in range(count)],
+        "tokens": [100] * count,
+        "seconds": [seconds * (1 + 0.1 * (i % 3)) for i in range(count)],
+        "score": np.broadcast_to(np.nan if score is None else score, count),
+    }
+    return pl.DataFrame(rows).with_columns(pl.col("score").cast(pl.Float64).fill_nan(None))
+
+
+def named(found: tuple[Sign, ...], sign: str) -> Sign:
+    return next(one for one in found if one.sign == sign)
+
+
+def test_a_router_asked_again_by_hand() -> None:
+    # two texts of six tokens: mismatches at 0, 3 and at 1
+    prob = np.array([0.9, 0.2, 0.2, 0.2, 0.9, 0.9, 0.2, 0.2, 0.9, 0.9, 0.9, 0.9])
+    differs = np.array([1, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0], dtype=bool)
+    again = routed(trace(prob, differs, 6), "max-prob:0.5")
+    assert again is not None
+    values = {name: getattr(again, name).value for name in ("consulted_rate", "missed", "needless", "late")}
+    assert values == pytest.approx({"consulted_rate": 5 / 12, "missed": 1 / 3, "needless": 3 / 5, "late": 1 / 2})
+    assert again.delay == 1
+    assert again.missed_early is not None
+    assert again.missed_early.value == 0.5
+    assert again.missed_late is not None
+    assert again.missed_late.value == 0
+
+
+@pytest.mark.parametrize(
+    ("router", "rate"),
+    [
+        ("always", 1.0),
+        ("never", 0.0),
+        ("margin:0.25", 0.5),
+        ("entropy:1", 0.5),
+        ("position:2-5", 0.3),
+        ("random:0.2", 0.2),
+    ],
+)
+def test_routers_ask_as_they_do_at_work(router: str, rate: float) -> None:
+    prob = np.tile([0.4, 0.9], 2000)
+    again = routed(trace(prob, prob < 0.5, 10), router)
+    assert again is not None
+    assert again.consulted_rate is not None
+    assert again.consulted_rate.value == pytest.approx(rate, abs=0.03 if router.startswith("random") else 0)
+
+
+def test_a_router_that_a_trace_does_not_suffice_for() -> None:
+    frame = trace(np.full(10, 0.5), np.zeros(10, dtype=bool), 5)
+    assert routed(frame, "learned:a-file") is None
+    found = signs(texts(2, 1.0), texts(2, 2.0), "learned:a-file", None)
+    assert named(found, "too late").found is None
+    assert "not known" in named(found, "too few").finding
+
+
+def test_too_few() -> None:
+    draw = np.random.default_rng(0)
+    differs = draw.random(4000) < 0.3
+    blind = routed(trace(np.full(4000, 0.9), differs, 40), "max-prob:0.5")
+    seeing = routed(trace(np.where(differs, 0.2, 0.9), differs, 40), "max-prob:0.5")
+    few, enough = (named(signs(texts(5, 1), texts(5, 2), "max-prob:0.5", x), "too few") for x in (blind, seeing))
+    assert few.found is True
+    assert "passes over 100 %" in few.finding
+    assert enough.found is False
+    assert enough.numbers["missed"].value == 0
+
+
+def test_a_lost_score_is_a_sign_of_too_few() -> None:
+    worse = signs(texts(80, 1.0, np.arange(80) % 4 == 0), texts(80, 2.0, np.arange(80) % 4 < 3), "max-prob:0.5")
+    same = signs(texts(80, 1.0, np.arange(80) % 4 < 3), texts(80, 2.0, np.arange(80) % 4 < 3), "max-prob:0.5")
+    assert named(worse, "too few").found is True
+    assert named(worse, "too few").numbers["score_lost"].value == 0.5
+    assert named(same, "too few").found is False
+    assert named(same, "too few").numbers["score_lost"].value == 0.0
+
+
+def test_too_many() -> None:
+    draw = np.random.default_rng(0)
+    differs = draw.random(4000) < 0.1
+    wasteful = routed(trace(np.full(4000, 0.2), differs, 40), "max-prob:0.5")
+    sparing = routed(trace(np.where(differs, 0.2, 0.9), differs, 40), "max-prob:0.5")
+    many, few = (named(signs(texts(9, 1), texts(9, 2), "max-prob:0.5", x), "too many") for x in (wasteful, sparing))
+    assert many.found is True
+    assert many.numbers["needless"].value == pytest.approx(1 - differs.mean())
+    assert few.found is False
+    assert few.numbers["time"].value == pytest.approx(0.5)
+    slow = signs(texts(9, 3.0), texts(9, 2.0))
+    assert [sign.sign for sign in slow] == ["too many"], "what verifies everything can miss nothing"
+    assert slow[0].found is True
+    assert "1.50 [" in slow[0].finding
+    assert "no time is saved" in slow[0].finding
+    assert signs(texts(9, 1.0), texts(9, 2.0))[0].found is False
+    assert signs(texts(9, 1.0))[0].found is None
+
+
+def test_too_late() -> None:
+    _, at = places(50, 40)
+    differs = at < 5
+    late = routed(trace(np.full(2000, 0.5), differs, 40), "position:20-40")
+    early = routed(trace(np.full(2000, 0.5), differs, 40), "position:0-10")
+    found = named(signs(texts(5, 1), None, "position:20-40", late), "too late")
+    assert found.found is True
+    assert found.numbers["late"].value == 1
+    assert "in the median by 20 tokens" in found.finding
+    assert named(signs(texts(5, 1), None, "position:0-10", early), "too late").found is False
+
+
+def test_no_mismatch_no_sign() -> None:
+    again = routed(trace(np.full(40, 0.9), np.zeros(40, dtype=bool), 10), "max-prob:0.5")
+    assert again is not None
+    assert (again.missed, again.needless, again.late, again.delay) == (None, None, None, None)
+    found = signs(texts(4, 1), texts(4, 2), "max-prob:0.5", again)
+    assert [sign.found for sign in found] == [False, False, False]
+    assert "never differ" in named(found, "too few").finding
