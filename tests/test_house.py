@@ -105,7 +105,7 @@ def test_the_bundled_models_are_a_ladder() -> None:
 
 def test_notice_names_every_bundled_data_file() -> None:
     notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
-    folders = (ROOT / "fsgen" / "tasks" / "data", ROOT / "ladder" / "data")
+    folders = (ROOT / "fsgen" / "tasks" / "data", ROOT / "fsgen" / "analysis" / "data", ROOT / "ladder" / "data")
     data = [file for folder in folders for file in folder.iterdir() if file in FILES]
     made_here = {"pocket_math.jsonl.gz"}
     assert data

@@ -1,0 +1,170 @@
+"""The laws of `laws.py` compared on equal terms: the same pairs, the same loss, the same held-out models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import polars as pl
+
+from fsgen.analysis.intervals import RESAMPLES, Floats
+from fsgen.analysis.scaling.bootstrap import (
+    Resamples,
+    Texts,
+    determined_frequencies,
+    determined_parameters,
+    resample,
+)
+from fsgen.analysis.scaling.fit import Fits, fit
+from fsgen.analysis.scaling.laws import LAWS, Law, Sizes
+from fsgen.analysis.scaling.results import LawFit, Model, Parameter, Prediction, Scaling, as_sizes
+
+MIN_PAIRS = 4  # one more than a law has parameters
+SET = ["family", "method", "task"]
+
+
+def compare_laws(
+    points: pl.DataFrame, predict: Sequence[tuple[Model, Model]] = (), resamples: int = RESAMPLES
+) -> list[Scaling]:
+    """Fit and compare all laws on each set of pairs: each family, method and task.
+
+    Args:
+        points: as `read_points` gives them; `family`, `part` and `whole` may be missing. A set of fewer than
+            `MIN_PAIRS` pairs is left out (see `too_small`).
+        predict: pairs (target, draft) whose frequency is to be foretold in every set.
+        resamples: of the bootstrap.
+
+    Raises:
+        ValueError: no set has enough pairs.
+    """
+    missing = [name for name in ("family", "part", "whole") if name not in points.columns]
+    points = points.with_columns([pl.lit("" if name == "family" else None).alias(name) for name in missing])
+    several = points["family"].n_unique() > 1
+    sets = [
+        _compare(pairs, (family if several else "", method, task), predict, resamples)
+        for (family, method, task), pairs in points.group_by(SET, maintain_order=True)
+        if len(pairs) >= MIN_PAIRS
+    ]
+    if not sets:
+        most = max((size for _, _, size in too_small(points)), default=0)
+        raise ValueError(f"no method and task has the {MIN_PAIRS} pairs that a fit needs; the most are {most}")
+    return sets
+
+
+def too_small(points: pl.DataFrame) -> list[tuple[str, str, int]]:
+    """Method, task and number of pairs of the sets that `compare_laws` leaves out."""
+    counts = points.group_by([name for name in SET if name in points.columns], maintain_order=True).len()
+    return [(row["method"], row["task"], row["len"]) for row in counts.rows(named=True) if row["len"] < MIN_PAIRS]
+
+
+def _compare(
+    pairs: pl.DataFrame, names: tuple[str, str, str], predict: Sequence[tuple[Model, Model]], resamples: int
+) -> Scaling:
+    sizes = as_sizes(pairs["draft_parameters"].to_list(), pairs["target_parameters"].to_list())
+    frequencies = pairs["collaboration_frequency"].to_numpy().astype(float)
+    texts = None
+    if pairs["part"].null_count() == pairs["whole"].null_count() == 0:
+        texts = Texts(np.array(pairs["part"].to_list()), np.array(pairs["whole"].to_list()))
+    laws, drawn = [], {}
+    for law in LAWS.values():
+        best = fit(law, sizes, frequencies[None])
+        drawn[law.name] = resample(best, sizes, texts, resamples)
+        error = _leave_one_model_out(law, sizes, frequencies, pairs["target"].to_list(), pairs["draft"].to_list())
+        parameters = _parameters(best, sizes, drawn[law.name])
+        laws.append(LawFit(law.name, *_quality(best, frequencies), error, parameters, best))
+    chosen = min(laws, key=_preference)
+    expected = tuple(_predict(chosen, drawn[chosen.law], sizes, *pair) for pair in predict)
+    return Scaling(*names, pairs, chosen.law, tuple(laws), expected)
+
+
+def _preference(one: LawFit) -> tuple[float, int]:
+    """The least error first; errors that differ by rounding alone are equal."""
+    error = math.inf if one.leave_one_model_out_rmse is None else round(one.leave_one_model_out_rmse, 9)
+    return error, len(one.parameters)
+
+
+def _quality(best: Fits, frequencies: Floats) -> tuple[float | None, float | None]:
+    """R2 and AICc."""
+    n, k = len(frequencies), len(best.law.parameters) + 1
+    # Residuals below the rounding of the frequencies say nothing, and have no logarithm where they are 0.
+    rounding = n * float(np.finfo(float).eps * np.abs(frequencies).max()) ** 2
+    squares = max(float((best.residuals**2).sum()), rounding)
+    total = float(((frequencies - frequencies.mean()) ** 2).sum())
+    r2 = round(1 - squares / total, 12) if total > rounding else None  # less than rounding is 0, also for a mean
+    aicc = n * math.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 and squares > 0 else None
+    return r2, aicc
+
+
+def _leave_one_model_out(
+    law: Law, sizes: Sizes, frequencies: Floats, targets: Sequence[str], drafts: Sequence[str]
+) -> float | None:
+    """Each model in turn: all pairs that it is part of are foretold from the others. The error over all of them."""
+    errors = []
+    for model in dict.fromkeys([*targets, *drafts]):
+        held = np.array([model in pair for pair in zip(targets, drafts, strict=True)])
+        if held.all():
+            continue  # the one target of all pairs, say: nothing is left to learn from, for any law
+        rest = fit(law, sizes[~held], frequencies[None, ~held])
+        if not determined_frequencies(rest, sizes[~held], sizes[held]).all():
+            return None
+        errors.append(frequencies[held] - rest.predict(sizes[held])[0])
+    return float(np.sqrt(np.mean(np.concatenate(errors) ** 2))) if errors else None
+
+
+def _parameters(best: Fits, sizes: Sizes, drawn: Resamples) -> dict[str, Parameter]:
+    """Each parameter with its interval, and why it is not identified where it is not."""
+    law, values = best.law, best.values[0]
+    limits = law.limits(values[None], best.shape)[0]
+    bounds = {
+        one.name: f"{one.low:g}" if one.at_low(best.shape[0, number]) else f"{one.high:g}"
+        for number, one in enumerate(law.shape)
+        if one.at_low(best.shape[0, number]) or one.at_high(best.shape[0, number])
+    }
+    lows, highs = drawn.parameters()
+    determined = determined_parameters(best, sizes)
+    result = {}
+    for number, name in enumerate(law.parameters):
+        value = float(values[number])
+        # An interval holds its own estimate, also where the resamples are askew.
+        low, high = min(float(lows[number]), value), max(float(highs[number]), value)
+        why_not = ""
+        if not determined[number]:
+            result[name] = Parameter(None, None, None, "not determined by these pairs")
+            continue
+        if name in bounds:
+            why_not = f"at its bound, {bounds[name]}"
+        elif math.isinf(limits[number]):
+            why_not = f"without limit as {' and '.join(bounds)} goes beyond its bound"
+        elif math.isinf(low) or math.isinf(high):
+            why_not = "the interval is not finite"
+        ends = [None if math.isinf(end) else end for end in (low, high)]
+        result[name] = Parameter(value, ends[0], ends[1], why_not)
+    return result
+
+
+def _predict(chosen: LawFit, drawn: Resamples, measured: Sizes, target: Model, draft: Model) -> Prediction:
+    asked = as_sizes([draft.parameters], [target.parameters])
+    lows, highs = drawn.predictions(asked)
+    value, low, high = (
+        min(max(float(number), 0.0), 1.0) for number in (chosen.fits.predict(asked)[0, 0], lows[0], highs[0])
+    )
+    outside = any(
+        not known.min() <= new[0] <= known.max()
+        for known, new in (
+            (measured.draft, asked.draft),
+            (measured.target, asked.target),
+            (measured.log_ratio, asked.log_ratio),
+        )
+    )
+    return Prediction(
+        target=target.name,
+        draft=draft.name,
+        target_parameters=target.parameters,
+        draft_parameters=draft.parameters,
+        law=chosen.law,
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        outside=outside,
+    )
