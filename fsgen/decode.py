@@ -261,13 +261,15 @@ class Decoding:
 
     def _step(self) -> None:
         started, before = time.perf_counter(), sum(row.written for row in self._batch)
+        active = sum(row.active for row in self._batch)
         with torch.inference_mode():
             drafts = self._draft()
             if any(row.active for row in self._batch):
                 self._decide(drafts)
-        if self._pace is not None and not self._fresh:
+        if self._pace is not None:
             written = sum(row.written for row in self._batch) - before
-            self._pace.end_round(time.perf_counter() - started, written, 0 if drafts is None else drafts.shape[1])
+            usual = not self._fresh and 4 * active >= 3 * len(self._batch)
+            self._pace.end_round(time.perf_counter() - started, written, drafts is not None, usual)
         self._fresh = False
         self._round += 1
 

@@ -1,9 +1,10 @@
 """How many tokens to draft: chosen in every round from the acceptances seen and the times measured.
 
-A further drafted token pays if the chance that System 2 will get to it and keep it, times the seconds that a token
-costs at present, exceeds what drafting and verifying it cost. The chance is the product of the draft's confidences so
-far, each translated into the acceptance that such a confidence has had. So drafts end where the draft is unsure, a bad
-draft is soon left alone, and is tried again later, ever more seldom while it stays bad.
+Whether to draft at all is told by what rounds with and without drafts have taken for a token, both measured; the lesser
+of the two is only tried again when the time that a trial takes is small beside what went by since. How far to draft: a
+further token pays if the chance that System 2 will get to it and keep it, times the seconds that a token costs at
+present, exceeds what drafting and verifying it cost. The chance is the product of the draft's confidences so far, each
+translated into the acceptance that such a confidence has had. So drafts end where the draft is unsure.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ BINS = 10
 # Seen tokens and calls count the less the longer ago they are.
 KEEP_TOKEN, KEEP_CALL = 0.98, 0.8
 PRIOR = 2.0  # tokens' worth of belief in what nothing is known of
-FIRST_PROBE, LAST_PROBE = 8, 256  # rounds between two trials of a draft that does not pay
-PROBE = 2  # tokens of a trial
+TRIAL = 3  # rounds of a trial; the first one, in which the draft catches up, does not count
+UNKNOWING = 3  # tokens to draft while nothing is known
+SHARE = 0.01  # of the time may go into trials
+LEARNT = 2  # rounds after which a way of doing it is known
 
 
 class Acceptance:
@@ -87,6 +90,27 @@ class Seconds:
         return self._n > 0
 
 
+class Rate:
+    """Seconds a token, over the rounds of late."""
+
+    def __init__(self) -> None:
+        self.rounds = 0
+        self._seconds = self._tokens = 0.0
+
+    def learn(self, seconds: float, tokens: int) -> None:
+        self.rounds += 1
+        self._seconds = 0.9 * self._seconds + seconds
+        self._tokens = 0.9 * self._tokens + tokens
+
+    @property
+    def known(self) -> bool:
+        return self.rounds >= LEARNT
+
+    @property
+    def seconds(self) -> float:
+        return self._seconds / max(1e-9, self._tokens)
+
+
 class Pace:
     """What is known of one pair at one batch size, and what follows from it. It outlives a batch.
 
@@ -97,14 +121,29 @@ class Pace:
     def __init__(self, least: int = 0) -> None:
         self.acceptance = Acceptance()
         self.draft_call, self.system2_call = Seconds(), Seconds()
+        self.drafting, self.alone = Rate(), Rate()
         self._least = least
-        self._round_seconds = self._round_tokens = 0.0
-        self._waited = 0
-        self._patience = FIRST_PROBE
-        self._probing = False
+        self._drafts = True  # in this round
+        self._caught_up = False  # the draft has read all but the last few tokens
+        self._trial = 0  # rounds left of one
+        self._trial_seconds = 0.0  # what the last one took
+        self._since = 0.0  # seconds since it
 
     def begin_round(self) -> None:
-        self._probing = False
+        """Decide whether this round drafts."""
+        if self._least:
+            return
+        if self._trial:
+            self._trial -= 1
+        elif not self.drafting.known:
+            self._drafts = True
+        elif not self.alone.known:
+            self._drafts = False
+        else:
+            self._drafts = self.drafting.seconds < self.alone.seconds
+            if self._since * SHARE > self._trial_seconds:  # time to see whether the other way has become the better
+                self._drafts = not self._drafts
+                self._trial, self._trial_seconds, self._since = TRIAL - 1, 0.0, 0.0
 
     def goes_on(self, drafted: int, chances: Sequence[float]) -> bool:
         """Whether the rows at hand shall draft another token.
@@ -113,28 +152,26 @@ class Pace:
             drafted: how many tokens this round has drafted already.
             chances: of each row that could go on, that System 2 will keep all it has drafted so far.
         """
-        if drafted < self._least or not (self.draft_call.known and self.system2_call.known):
-            return drafted < max(self._least, PROBE + 1)
-        if self._probing:
-            return drafted < PROBE
-        price = self.draft_call.of(1) + self.system2_call.slope
-        if self.acceptance.usual * sum(chances) * self._value() > price:
+        if not self._drafts:
+            return False
+        if not (self.draft_call.known and self.system2_call.known and self.drafting.known):
+            return drafted < UNKNOWING
+        if drafted < max(1, self._least):
             return True
-        if drafted == 0:
-            self._waited += 1
-            if self._waited >= self._patience:
-                self._waited, self._probing = 0, True
-                self._patience = min(LAST_PROBE, 2 * self._patience)
-                return True
-        return False
+        price = self.draft_call.of(1) + self.system2_call.slope
+        return self.acceptance.usual * sum(chances) * self.drafting.seconds > price
 
-    def end_round(self, seconds: float, tokens: int, drafted: int) -> None:
-        """Learn what a round took, of all rows together."""
-        self._round_seconds = 0.9 * self._round_seconds + seconds
-        self._round_tokens = 0.9 * self._round_tokens + tokens
-        if drafted and not self._probing:
-            self._waited, self._patience = 0, FIRST_PROBE
+    def end_round(self, seconds: float, tokens: int, drafted: bool, usual: bool) -> None:
+        """Learn what a round took, of all rows together.
 
-    def _value(self) -> float:
-        """Seconds that a token costs at present, but no more than without a draft."""
-        return self._round_seconds / max(1.0, self._round_tokens)
+        Args:
+            usual: it read no prompts, and about as many rows took part as there can be.
+        """
+        self._since += seconds
+        if self._trial or not self._caught_up:
+            self._trial_seconds += seconds
+        if usual and not drafted:
+            self.alone.learn(seconds, tokens)
+        elif usual and self._caught_up:
+            self.drafting.learn(seconds, tokens)
+        self._caught_up = drafted
