@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % bootstrap interval; without one (None) where there are fewer than two examples."""
+    """A number and its 95 % bootstrap interval, None where there are fewer than two examples or all are alike."""
 
     value: float
     low: float | None = None
@@ -51,9 +51,12 @@ def grouped(sums: Floats) -> Floats:
 
 
 def percentiles(values: Floats) -> tuple[float | None, float | None]:
-    """The 95 % interval of what the resamples gave, None for an end that is not finite; nan is left out."""
+    """The 95 % interval of what the resamples gave, None for an end that is not finite; nan is left out.
+
+    Where every resample gives the same (all examples right, say) there is none: a width of 0 would be no honest one.
+    """
     values = values[~np.isnan(values)]
-    if not len(values):
+    if not len(values) or np.isclose(values.min(), values.max(), rtol=1e-12, atol=0.0):
         return None, None
     with np.errstate(invalid="ignore"):  # of two neighbours of which one is infinite, no finite value comes
         low, high = (float(end) if np.isfinite(end) else None for end in np.percentile(values, _TAILS))
