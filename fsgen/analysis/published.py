@@ -15,6 +15,7 @@ import polars as pl
 
 from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.analysis.traces import Frame, collect, prepared
+from fsgen.metrics import frequency_counts
 
 TENTHS = 10
 PUBLISHED = {
@@ -94,7 +95,9 @@ def published(
             it did.
         references: the right answers, columns `example` and `reference`.
     """
-    ours = _ratio(everywhere, "differing", "known") if everywhere is not None else None
+    ours = None
+    if everywhere is not None:
+        ours = _ratio(everywhere, *frequency_counts(bool(everywhere["sampled"].any())))
     counted = {name: _ratio(texts, *counts) for name, counts in PUBLISHED.items()}
     frequency = Both(ours, counted["collaboration_frequency"])
     work = Both(_ratio(texts, "target_tokens", "tokens"), counted["target_tokens_per_token"])

@@ -18,6 +18,7 @@ from fsgen.analysis.traces import Frame, collect, prepared
 MISSED, NEEDLESS, LATE = 0.1, 0.5, 0.25
 """Above these a sign is found, with the whole interval: the share of the mismatches that is passed over, of the
 consultations that change nothing, and of the texts whose first mismatch comes before the first consultation."""
+_UNKNOWN = "no run of this pair asked everywhere, or a trace does not tell where this router asks"
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _few(router: str, again: Routed | None, lost: Estimate | None) -> Sign:
     numbers = _named(missed=again.missed if again else None, score_lost=lost)
     said, found = [], [_above(lost, 0.0)]
     if again is None:
-        said.append(f"Which mismatches {router} passes over is not known: no run of this pair asked everywhere")
+        said.append(f"Which mismatches {router} passes over is not known: {_UNKNOWN}")
     elif again.missed is None:
         found.append(False)
         said.append("The two never differ")
@@ -204,8 +205,7 @@ def _many(time: Estimate | None, router: str | None, again: Routed | None) -> Si
 
 def _late(router: str, again: Routed | None) -> Sign:
     if again is None:
-        unknown = f"Whether {router} asks too late is not known: no run of this pair asked everywhere."
-        return Sign("too late", None, unknown)
+        return Sign("too late", None, f"Whether {router} asks too late is not known: {_UNKNOWN}.")
     if again.late is None:
         return Sign("too late", False, "The two never differ.")
     numbers = _named(late=again.late, missed_early=again.missed_early, missed_late=again.missed_late)

@@ -17,6 +17,7 @@ def texts(**columns: Any) -> pl.DataFrame:
         "example": ["e0000", "e0001"],
         "text": ["", ""],
         "score": [None, None],
+        "sampled": [False, False],
         "tokens": [10, 10],
         "known": [10, 10],
         "differing": [2, 2],
@@ -55,6 +56,15 @@ def test_positions_are_counted_among_the_consulted_ones() -> None:
     found = published(texts(), trace(np.full(10, 0.5), differs, 10, asked=asked))
     assert [tenth.ours for tenth in found.tenths].index(1.0) == 8
     assert [tenth.published for tenth in found.tenths].index(1.0) == 3
+
+
+def test_our_frequency_of_a_sampled_run_is_its_variation() -> None:
+    run = texts(sampled=[True, True], compared=[10, 10], variation=[1.0, 5.0])
+    found = published(run, trace(np.full(20, 0.5), np.arange(20) < 4, 10), everywhere=run)
+    assert found.frequency.ours is not None
+    assert found.frequency.ours.value == pytest.approx(0.3)
+    assert found.frequency.published is not None
+    assert found.frequency.published.value == pytest.approx(0.2)
 
 
 def test_catching_up_was_not_counted() -> None:
