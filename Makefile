@@ -6,17 +6,22 @@ BIN := $(VENV)/bin
 OUT ?= runs/bundled
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
-.PHONY: help study test lint types tests format picture clean
+.PHONY: help study bench test lint types tests format picture report-picture clean
 
 help:
 	@echo "make study   run the study of the bundled models and print where its report is"
+	@echo "make bench   how fast everything is, against plain decoding and transformers (about 8 minutes)"
 	@echo "make test    the whole check: ruff, mypy, and the tests with their coverage"
 	@echo "make format  put the code into the project's form"
-	@echo "make picture make the picture of the README again"
+	@echo "make picture make the picture of the README again; make report-picture the one of the report"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 study: $(VENV)/.study
 	$(BIN)/fsgen study --out $(OUT)
+
+bench: $(VENV)/.study
+	$(BIN)/python -m benchmarks.decoding
+	$(BIN)/python -m benchmarks.study --sample 16
 
 test: lint types tests
 
@@ -36,6 +41,9 @@ format: $(VENV)/.test
 
 picture: $(VENV)/.study
 	$(BIN)/python examples/picture.py --out docs/generation.svg
+
+report-picture: $(VENV)/.test
+	$(BIN)/python examples/report_picture.py $(OUT)/report.html --out docs/report.png
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -18,6 +18,7 @@ PRIOR = 2.0  # tokens' worth of belief in what nothing is known of
 TRIAL = 3  # rounds of a trial; the first one, in which the draft catches up, does not count
 UNKNOWING = 3  # tokens to draft while nothing is known
 SHARE = 0.01  # of the time may go into trials
+GAIN = 0.93  # of the time, to begin drafting again for
 LEARNT = 2  # rounds after which a way of doing it is known
 
 
@@ -98,6 +99,8 @@ class Rate:
         self._seconds = self._tokens = 0.0
 
     def learn(self, seconds: float, tokens: int) -> None:
+        if self.known:
+            seconds = min(seconds, 3 * tokens * self.seconds)  # something else may have held the machine up
         self.rounds += 1
         self._seconds = 0.9 * self._seconds + seconds
         self._tokens = 0.9 * self._tokens + tokens
@@ -125,6 +128,7 @@ class Pace:
         self._least = least
         self._drafts = True  # in this round
         self._caught_up = False  # the draft has read all but the last few tokens
+        self._trying = False
         self._trial = 0  # rounds left of one
         self._trial_seconds = 0.0  # what the last one took
         self._since = 0.0  # seconds since it
@@ -140,10 +144,12 @@ class Pace:
         elif not self.alone.known:
             self._drafts = False
         else:
-            self._drafts = self.drafting.seconds < self.alone.seconds
+            # The change to drafting costs the draft's reading of all it has missed.
+            bound = self.alone.seconds * (1.0 if self._caught_up else GAIN)
+            self._drafts = self.drafting.seconds < bound
             if self._since * SHARE > self._trial_seconds:  # time to see whether the other way has become the better
                 self._drafts = not self._drafts
-                self._trial, self._trial_seconds, self._since = TRIAL - 1, 0.0, 0.0
+                self._trial, self._trial_seconds, self._since, self._trying = TRIAL - 1, 0.0, 0.0, True
 
     def goes_on(self, drafted: int, chances: Sequence[float]) -> bool:
         """Whether the rows at hand shall draft another token.
@@ -168,8 +174,9 @@ class Pace:
             usual: it read no prompts, and about as many rows took part as there can be.
         """
         self._since += seconds
-        if self._trial or not self._caught_up:
+        if self._trying:
             self._trial_seconds += seconds
+            self._trying = self._trial > 0
         if usual and not drafted:
             self.alone.learn(seconds, tokens)
         elif usual and self._caught_up:

@@ -1,0 +1,118 @@
+"""The pace of drafting: it follows the clock and the acceptances, and never touches the text."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from fsgen import SamplingParams, generate
+from fsgen.methods import parse
+from fsgen.pace import Acceptance, Pace, Seconds
+from tests.doubles import trio
+
+
+def run(pace: Pace, rounds: int, draft: float, call: float, chance: float, seed: int = 0) -> tuple[float, list[int]]:
+    """Rounds of one row with a made-up clock: (seconds a token, tokens drafted in each round)."""
+    dice = random.Random(seed)
+    seconds, tokens, lengths = 0.0, 0, []
+    for _ in range(rounds):
+        pace.begin_round()
+        confidences: list[float] = []
+        sure = 1.0
+        while pace.goes_on(len(confidences), [sure]):
+            confidences.append(chance)
+            sure *= pace.acceptance.chance(chance)
+            pace.draft_call.learn(1, draft)
+            assert len(confidences) <= 200
+        spent = draft * len(confidences) + call + 0.02 * call * len(confidences)
+        pace.system2_call.learn(1 + len(confidences), call + 0.02 * call * len(confidences))
+        written = 1
+        for confidence in confidences:
+            stands = dice.random() < chance
+            pace.acceptance.learn(confidence, stands)
+            if not stands:
+                break
+            written += 1
+        pace.end_round(spent, written, bool(confidences), True)
+        seconds, tokens = seconds + spent, tokens + written
+        lengths.append(len(confidences))
+    return seconds / tokens, lengths
+
+
+def test_a_good_cheap_draft_is_used_and_further_the_better_it_is() -> None:
+    fair, good = run(Pace(), 400, 0.05, 1.0, 0.7), run(Pace(), 400, 0.05, 1.0, 0.95)
+    assert fair[0] < 0.6
+    assert good[0] < 0.25
+    assert sum(good[1]) > 1.5 * sum(fair[1])
+
+
+def test_a_bad_draft_costs_next_to_nothing_and_is_tried_again() -> None:
+    seconds, lengths = run(Pace(), 5000, 0.3, 1.0, 0.02)
+    assert seconds < 1.03
+    assert any(lengths[1000:]), "never tried again"
+    assert sum(map(bool, lengths)) < 150
+
+
+def test_a_draft_that_becomes_good_is_taken_up_again() -> None:
+    pace = Pace()
+    run(pace, 600, 0.1, 1.0, 0.02)
+    seconds, _ = run(pace, 2000, 0.1, 1.0, 0.9, seed=1)
+    assert seconds < 0.6
+
+
+def test_where_the_fusion_reads_the_draft_at_least_one_token_is_drafted() -> None:
+    _, lengths = run(Pace(least=1), 500, 0.3, 1.0, 0.02)
+    assert min(lengths) >= 1
+    assert sum(lengths[100:]) < 1.5 * len(lengths[100:])
+
+
+def test_confidences_are_translated_into_the_acceptances_they_had() -> None:
+    acceptance = Acceptance()
+    for number in range(400):
+        acceptance.learn(0.95, True)
+        acceptance.learn(0.45, number % 4 == 0)
+    assert acceptance.chance(0.97) > 0.9
+    assert 0.15 < acceptance.chance(0.42) < 0.4
+
+
+def test_times_follow_a_line() -> None:
+    seconds = Seconds()
+    for tokens in (1, 3, 6, 2, 5, 4, 1, 6):
+        seconds.learn(tokens, 1.0 + 0.1 * tokens)
+    assert seconds.of(4) == pytest.approx(1.4, rel=1e-6)
+    assert seconds.slope == pytest.approx(0.1, rel=1e-6)
+    seconds.learn(1, 100.0)  # something held the machine up
+    assert seconds.of(1) < 2
+
+
+@pytest.mark.parametrize("method", ["speculative", "contrastive", "proxy", "mixture"])
+def test_the_texts_are_those_of_any_fixed_length(method: str) -> None:
+    members = trio(8, seed=5)
+    prompts = ["abc", "de", "f", "abcabc"]
+    sampling = SamplingParams(max_tokens=60)
+    fixed = [t.token_ids for t in generate(members, prompts, method, draft_tokens=3, sampling=sampling)]
+    for _ in range(3):
+        paced = generate(members, prompts, method, draft_tokens="auto", sampling=sampling, batch_size=2)
+        assert [t.token_ids for t in paced] == fixed
+    assert members.paces  # what was learned is kept for the next call
+
+
+def test_sampled_texts_do_not_depend_on_the_clock() -> None:
+    members = trio(8, seed=5)
+    sampling = SamplingParams(max_tokens=40, temperature=0.9, seed=3)
+    texts = [generate(members, ["abc", "de"], "speculative", draft_tokens=k, sampling=sampling) for k in ("auto", 5)]
+    assert texts[0][0].tokens == texts[1][0].tokens
+    assert not members.paces
+
+
+def test_a_length_may_be_a_number_or_auto() -> None:
+    assert parse("speculative").paced
+    assert not parse("speculative", draft_tokens=4).paced
+    assert parse("speculative:draft_tokens=auto").paced
+    assert parse("speculative:draft_tokens=2").draft_tokens == 2
+    assert not parse("speculative").fixed().paced
+    with pytest.raises(ValueError, match="give a number"):
+        parse("route", draft_tokens="auto")
+    with pytest.raises(ValueError, match="neither a count nor 'auto'"):
+        parse("speculative", draft_tokens="many")
