@@ -1,0 +1,1 @@
+"""Would verifying a small tree beat verifying a chain? See docs/tree.md."""
