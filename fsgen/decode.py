@@ -321,8 +321,10 @@ class Decoding:
         return row.drafted > 0 and self._ends(row, row.ids[-1])
 
     def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
-        positions = np.array([row.written + row.drafted for row in self._batch])
         sure: list[float] = []
+        watcher = self.method.watcher
+        if watcher is not None or not self._transforms.all_greedy:
+            positions = np.array([row.written + row.drafted for row in self._batch])
         if self._pace is not None:
             best = z.softmax(-1).max(-1)
             tokens, sure = best.indices.tolist(), best.values.tolist()
@@ -331,8 +333,7 @@ class Decoding:
         else:
             draws = self._uniforms(positions, DRAFT)
             tokens = sample(self._transforms.drawn(z[:, None])[:, 0], draws).tolist()
-        watcher = self.method.watcher
-        flags = watcher.consult(z, positions, self._seeds) if watcher else None
+        flags = watcher.consult(z, positions, self._seeds) if watcher is not None else None
         for index, row in enumerate(self._batch):
             if writing[index]:
                 row.ids.append(tokens[index])
