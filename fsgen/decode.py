@@ -269,7 +269,8 @@ class Decoding:
         if self._pace is not None:
             written = sum(row.written for row in self._batch) - before
             usual = not self._fresh and 4 * active >= 3 * len(self._batch)
-            self._pace.end_round(time.perf_counter() - started, written, drafts is not None, usual)
+            elapsed, steps = time.perf_counter() - started, 0 if drafts is None else drafts.shape[1]
+            self._pace.end_round(elapsed, written, steps, usual, self._spent["draft"])
         self._fresh = False
         self._round += 1
 
@@ -392,7 +393,9 @@ class Decoding:
                 trace = {}
                 buffer.target(trace, q[index, checks[index]])
                 self._write(row, tokens[index], "bonus", trace)
-                row.open = q[index, checks[index]] if self.method.drafts else None
+                # Where the pace is free, the draft is asked only where it goes on writing anyway.
+                asks = self.method.drafts and (self._pace is None or (drafts is not None and row.active))
+                row.open = q[index, checks[index]] if asks else None
 
     def _to_check(self, row: Row) -> int:
         if not row.active:

@@ -105,6 +105,10 @@ class Rate:
         self._seconds = 0.9 * self._seconds + seconds
         self._tokens = 0.9 * self._tokens + tokens
 
+    def add(self, seconds: float) -> None:
+        """Seconds that belong to no round in particular."""
+        self._seconds += seconds
+
     @property
     def known(self) -> bool:
         return self.rounds >= LEARNT
@@ -167,10 +171,13 @@ class Pace:
         price = self.draft_call.of(1) + self.system2_call.slope
         return self.acceptance.usual * sum(chances) * self.drafting.seconds > price
 
-    def end_round(self, seconds: float, tokens: int, drafted: bool, usual: bool) -> None:
+    def end_round(self, seconds: float, tokens: int, drafted: int, usual: bool, draft_seconds: float) -> None:
         """Learn what a round took, of all rows together.
 
         Args:
+            seconds: of the round; `draft_seconds`: those of the draft in it.
+            tokens: that it wrote.
+            drafted: calls of the draft.
             usual: it read no prompts, and about as many rows took part as there can be.
         """
         self._since += seconds
@@ -181,4 +188,7 @@ class Pace:
             self.alone.learn(seconds, tokens)
         elif usual and self._caught_up:
             self.drafting.learn(seconds, tokens)
-        self._caught_up = drafted
+        elif drafted and self._caught_up and self.draft_call.known:
+            # What the draft took to read new prompts is a price of drafting.
+            self.drafting.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
+        self._caught_up = bool(drafted)

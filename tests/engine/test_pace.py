@@ -34,7 +34,7 @@ def run(pace: Pace, rounds: int, draft: float, call: float, chance: float, seed:
             if not stands:
                 break
             written += 1
-        pace.end_round(spent, written, bool(confidences), True)
+        pace.end_round(spent, written, len(confidences), True, draft * len(confidences))
         seconds, tokens = seconds + spent, tokens + written
         lengths.append(len(confidences))
     return seconds / tokens, lengths
