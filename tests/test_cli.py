@@ -204,7 +204,16 @@ def test_a_pipe_gets_pure_json(pair: list[str]) -> None:
 
 def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", PROMPT, *pair, "--draft-tokens", "5"]
+    command = [
+        sys.executable,
+        "-c",
+        "from fsgen.cli import main; main()",
+        "generate",
+        PROMPT,
+        *pair,
+        "--draft-tokens",
+        "5",
+    ]
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
     os.close(theirs)
@@ -216,8 +225,8 @@ def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
         pass
     assert process.wait() == 0
     assert process.communicate()[1] == b""
-    # Green is accepted, red recovered; the legend shows all four, the figures close the output.
-    assert b"\x1b[32maccepted\x1b[0m" in shown
+    # Cyan is accepted, red recovered; the legend shows all four, the figures close the output.
+    assert b"\x1b[36maccepted\x1b[0m" in shown
     assert b"\x1b[1;31m" in shown.split(b"accepted")[0]
     assert b"ended by length" in shown.splitlines()[-1]
 

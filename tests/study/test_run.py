@@ -55,9 +55,11 @@ def test_the_summary(finished: Finished, ladder: dict[str, str]) -> None:
     for row in rows:
         assert set(wanted.split()) <= set(row)
         assert (row["task"], row["examples"], row["failed"]) == ("pocket_math", 10, 0)
-        assert 0.0 <= row["ci_low"] <= row["collaboration_frequency"] <= row["ci_high"] <= 1.0
+        if row["ci_low"] is not None:  # no interval where all examples are alike
+            assert 0.0 <= row["ci_low"] <= row["collaboration_frequency"] <= row["ci_high"] <= 1.0
         assert None not in (row["accuracy"], row["draft_accuracy"], row["target_accuracy"])
         assert row["seconds"] > 0
+    assert any(row["ci_low"] is not None for row in rows)
     oracle, proxy, route, sampled = rows[1], rows[4], rows[5], rows[6]
     assert (oracle["consulted_rate"], oracle["target_calls_per_token"], oracle["target_tokens_per_token"]) == (1, 1, 1)
     assert (oracle["engine"], route["engine"]) == ("replay", "loop")
