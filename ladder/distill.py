@@ -107,7 +107,8 @@ def divergence(teacher: Any) -> Loss:
         log_p = wanted[:, :-1].float().log_softmax(-1)
         log_q = given[:, :-1].float().log_softmax(-1)
         each = (log_p.exp() * (log_p - log_q)).sum(-1)  # [b, t - 1]
-        return (each * (labels[:, 1:] != stream.IGNORED)).sum()
+        total: torch.Tensor = (each * (labels[:, 1:] != stream.IGNORED)).sum()
+        return total
 
     return loss
 

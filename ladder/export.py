@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from ladder import tokenizer
+from ladder import distill, tokenizer, tune
 from ladder.files import PACKAGE, WORK
 from ladder.sizes import SIZES, Size, size_named
 from ladder.train import new_model
-from ladder.tune import SUFFIX, TUNED
 
 RECIPE_VERSION = 1
 LIMIT_BYTES = 45_000_000
@@ -33,11 +32,10 @@ def write_model(model: Any, folder: Path, facts: dict[str, Any]) -> None:
 
 def trained(name: str) -> tuple[Any, dict[str, Any]]:
     """The trained model of a run in float32, and its facts."""
-    size = size_named(name.removesuffix(SUFFIX))
+    size = size_named(name.removesuffix(tune.SUFFIX).removesuffix(distill.SUFFIX))
     state = torch.load(WORK / "runs" / name / "final.pt", weights_only=True)
     model = new_model(size, attention="sdpa")
     model.load_state_dict(state["model"])
-    tuned = name.endswith(SUFFIX)
     facts: dict[str, Any] = {
         "name": name,
         "family": "pocket",
@@ -45,23 +43,27 @@ def trained(name: str) -> tuple[Any, dict[str, Any]]:
         "non_embedding_parameters": size.non_embedding_parameters,
         "training_tokens": state["tokens"],
         "training_seconds": round(state["seconds"]),
-        "tuned_from": size.name if tuned else None,
+        # A distilled model is no size of the ladder either: what it continues from says so.
+        "tuned_from": None if name == size.name else size.name,
         "recipe_version": RECIPE_VERSION,
     }
+    if name.endswith(distill.SUFFIX):
+        facts["distilled_from"] = distill.TEACHER.name
     return model.eval(), facts
 
 
 def names(sizes: tuple[Size, ...] = SIZES) -> list[str]:
-    """All models of the recipe, the smallest first, then the tuned ones."""
-    return [size.name for size in sizes] + [size.name + SUFFIX for size in TUNED]
+    """All models of the recipe, the smallest first, then the distilled and the tuned ones."""
+    distilled = [size.name + distill.SUFFIX for size in distill.DISTILLED]
+    return [size.name for size in sizes] + distilled + [size.name + tune.SUFFIX for size in tune.TUNED]
 
 
 def export() -> None:
-    """Write the six sizes and the small tuned ones into the package; the largest tuned stays in the work folder."""
+    """Write all models into the package but the largest tuned one, which stays in the work folder."""
     for name in names():
         if not (WORK / "runs" / name / "final.pt").exists():
             raise ValueError(f"{name} is not trained yet; run `python -m ladder all`")
-        outside = name == TUNED[-1].name + SUFFIX
+        outside = name == tune.TUNED[-1].name + tune.SUFFIX
         folder = (WORK / "exported" if outside else PACKAGE) / name
         if (folder / "pocket.json").exists():
             print(f"export {name}: done already")

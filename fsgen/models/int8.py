@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,19 +18,38 @@ class Int8Linear(nn.Module):
     numbers the result is the same in any batch, to the last bit.
 
     Args:
-        layer: the layer whose weights are rounded.
+        weight: int8 [outputs, inputs].
+        scales: float32 [outputs], what one step of a weight stands for.
+        bias: float32 [outputs].
     """
 
-    weight: torch.Tensor  # int8 [outputs, inputs]
-    scales: torch.Tensor  # float32 [outputs]
+    weight: torch.Tensor
+    scales: torch.Tensor
+    bias: torch.Tensor | None
 
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, weight: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         super().__init__()
+        self.register_buffer("weight", weight)
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", bias)
+
+    @classmethod
+    def rounding(cls, layer: nn.Linear) -> Int8Linear:
+        """The layer with its weights rounded."""
         weight = layer.weight.detach().float()
         scales = _scales(weight)
-        self.register_buffer("weight", (weight / scales).round_().to(torch.int8))
-        self.register_buffer("scales", scales.squeeze(1))
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().float(), requires_grad=False)
+        bias = None if layer.bias is None else layer.bias.detach().float()
+        return cls((weight / scales).round_().to(torch.int8), scales.squeeze(1), bias)
+
+    @classmethod
+    def joining(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
+        """Layers of the same input as one. They keep views of the joined weight, so nothing is held twice."""
+        weight = torch.cat([layer.weight for layer in layers])
+        parts = torch.split(weight, [len(layer.weight) for layer in layers])
+        for layer, part in zip(layers, parts, strict=True):
+            layer.weight = part
+        biases = [layer.bias for layer in layers if layer.bias is not None]
+        return cls(weight, torch.cat([layer.scales for layer in layers]), torch.cat(biases) if biases else None)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., inputs] to float32 [..., outputs]."""
@@ -38,6 +58,11 @@ class Int8Linear(nn.Module):
         sums = torch._int_mm((rows / scales).round_().to(torch.int8), self.weight.t())  # int32
         product: torch.Tensor = (sums * scales).mul_(self.scales).view(*x.shape[:-1], -1)
         return product if self.bias is None else product.add_(self.bias)
+
+    def add_to(self, rest: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """rest + W x + b."""
+        product: torch.Tensor = self(x).add_(rest)
+        return product
 
 
 def _scales(rows: torch.Tensor) -> torch.Tensor:
@@ -67,7 +92,7 @@ def quantise(model: Any, name: str) -> None:
     for part in list(model.modules()):
         for child_name, child in list(part.named_children()):
             if type(child) is nn.Linear:
-                setattr(part, child_name, Int8Linear(child))
+                setattr(part, child_name, Int8Linear.rounding(child))
     kept = {id(part.weight) for part in model.modules() if isinstance(part, nn.Embedding)}
     left = [label for label, weight in model.named_parameters() if weight.ndim > 1 and id(weight) not in kept]
     if left:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fsgen.models.cache import Call, Forward, Slots
+from fsgen.models.int8 import Int8Linear
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 
@@ -37,7 +38,9 @@ def speaks(module: Any) -> bool:
         return False
     try:
         return all(
-            type(linear) is torch.nn.Linear for layer in module.model.layers for linear in _linears(layer).values()
+            type(linear) in (torch.nn.Linear, Int8Linear)
+            for layer in module.model.layers
+            for linear in _linears(layer).values()
         ) and all(layer.mlp.down_proj.bias is None for layer in module.model.layers)
     except AttributeError:
         return False
@@ -89,6 +92,11 @@ class _Linear:
         return self(x).add_(rest)
 
 
+def _joined(*linears: Any, packs: bool) -> _Linear | Int8Linear:
+    """Modules with the same input as one."""
+    return Int8Linear.joining(linears) if isinstance(linears[0], Int8Linear) else _Linear(*linears, packs=packs)
+
+
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this build of torch and this processor multiply by packed weights of a type, and rightly."""
@@ -110,13 +118,13 @@ class _Layer:
 
     kind: str
     enter: Tensor
-    qkv: _Linear
+    qkv: _Linear | Int8Linear
     q_norm: Tensor | None
     k_norm: Tensor | None
-    out: _Linear
+    out: _Linear | Int8Linear
     leave: Tensor
-    gate_up: _Linear
-    down: _Linear
+    gate_up: _Linear | Int8Linear
+    down: _Linear | Int8Linear
 
 
 class LeanForward(Forward):
@@ -264,11 +272,14 @@ class LeanWeights:
         self.layers = [
             self._layer(layer, kind, packs) for layer, (kind, _) in zip(module.model.layers, layers, strict=True)
         ]
-        self.head = _Linear(module.lm_head, packs=packs)
-        self.doubles = self.dtype == torch.float32 and any(layer.gate_up.packed is not None for layer in self.layers)
+        self.head = _joined(module.lm_head, packs=packs)
+        self.doubles = self.dtype == torch.float32 and any(
+            isinstance(layer.gate_up, _Linear) and layer.gate_up.packed is not None for layer in self.layers
+        )
         self._rotary = module.model.rotary_emb
         self._cos = self._sin = torch.empty(0)
-        self._triangles: dict[int, Tensor] = {}
+        lowest = torch.finfo(self.dtype).min
+        self._triangle = torch.full((MANY, MANY), lowest, dtype=self.dtype).triu_(1)
 
     @staticmethod
     def _layer(layer: Any, kind: str, packs: bool) -> _Layer:
@@ -277,13 +288,13 @@ class LeanWeights:
         return _Layer(
             kind=kind,
             enter=layer.input_layernorm.weight.detach(),
-            qkv=_Linear(attention.q_proj, attention.k_proj, attention.v_proj, packs=packs),
+            qkv=_joined(attention.q_proj, attention.k_proj, attention.v_proj, packs=packs),
             q_norm=q_norm.weight.detach() if q_norm is not None else None,
             k_norm=k_norm.weight.detach() if k_norm is not None else None,
-            out=_Linear(attention.o_proj, packs=packs),
+            out=_joined(attention.o_proj, packs=packs),
             leave=layer.post_attention_layernorm.weight.detach(),
-            gate_up=_Linear(mlp.gate_proj, mlp.up_proj, packs=packs),
-            down=_Linear(mlp.down_proj, packs=packs),
+            gate_up=_joined(mlp.gate_proj, mlp.up_proj, packs=packs),
+            down=_joined(mlp.down_proj, packs=packs),
         )
 
     def reach(self, positions: int) -> None:
@@ -301,11 +312,8 @@ class LeanWeights:
         return self._cos[call.positions], self._sin[call.positions]
 
     def triangle(self, width: int) -> Tensor:
-        """What is added to the scores of `width` new tokens among themselves."""
-        if width not in self._triangles:
-            lowest = torch.finfo(self.dtype).min
-            self._triangles[width] = torch.full((width, width), lowest, dtype=self.dtype).triu_(1)
-        return self._triangles[width]
+        """What is added to the scores of `width` new tokens among themselves, fewer than `MANY`."""
+        return self._triangle[:width, :width]
 
 
 def _rms(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:

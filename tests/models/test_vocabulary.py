@@ -9,7 +9,7 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from fsgen.models.bundled import bundled
-from fsgen.models.hf import open_checkpoint
+from fsgen.models.checkpoint import open_checkpoint
 from fsgen.models.vocabulary import vocabulary
 from tests.study.ladder import byte_tokenizer
 
