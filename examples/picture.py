@@ -15,7 +15,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 import fsgen
-from fsgen.render import figures
+from fsgen.render import LOOKS, figures
 from fsgen.types import SOURCES
 
 PROMPT = (
@@ -23,18 +23,17 @@ PROMPT = (
     "How many dollars more do 7 adults pay than 2 children?\nAnswer:"
 )
 
-# Source -> (background, ink); None is the prompt. Told apart by lightness too, and dark enough to read.
-COLOURS: dict[str | None, tuple[str, str]] = {
-    None: ("none", "#57606a"),
-    "trusted": ("#cdeefc", "#0a3a5c"),
-    "accepted": ("#d7f5dd", "#0b3d1c"),
-    "recovered": ("#f28c8c", "#3d0505"),
-    "bonus": ("#fbe39a", "#4a3500"),
-}
+INK, PROMPT_INK = "#1b1f24", "#57606a"
+OPACITY = 0.35
 COLUMNS = 88
 CELL, LINE, MARGIN = 8.4, 24, 20  # pixels: width of a character, height of a line, space around
 
 Piece = tuple[int, int, str, str | None]  # column, line, text, source
+
+
+def background(source: str) -> str:
+    """The colour of a source, on white."""
+    return "#" + "".join(f"{round(OPACITY * part + (1 - OPACITY) * 255):02x}" for part in LOOKS[source].rgb)
 
 
 def laid_out(parts: list[tuple[str, str | None]]) -> Iterator[Piece]:
@@ -53,12 +52,13 @@ def laid_out(parts: list[tuple[str, str | None]]) -> Iterator[Piece]:
 
 def drawn(text: str, column: float, line: float, source: str | None) -> str:
     """A text at its place, in the colours of its source; its width is fixed, whatever font the reader has."""
-    background, ink = COLOURS[source]
+    ink = PROMPT_INK if source is None else INK
     x, y = MARGIN + column * CELL, MARGIN + line * LINE
     shapes = ""
     if source is not None:
         width = len(text) * CELL - 1
-        shapes = f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{LINE - 3}" rx="3" fill="{background}"/>'
+        box = f'x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{LINE - 3}" rx="3"'
+        shapes = f'<rect {box} fill="{background(source)}"/>'
     shown = text.strip()
     if shown:
         x += (len(text) - len(text.lstrip())) * CELL

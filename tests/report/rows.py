@@ -1,14 +1,12 @@
-"""Summaries made up for tests, and the folder of a study that has them."""
+"""Summaries made up for tests."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from fsgen.analysis.frequency import SummaryRow, write_summary
+from fsgen.analysis.frequency import SummaryRow
 
 
 def row(**changes: Any) -> SummaryRow:
@@ -71,30 +69,3 @@ def ladder_rows(tasks: Sequence[str] = ("gsm8k", "mbpp")) -> list[SummaryRow]:
     rows.append(row(run="c", method="contrastive", **pair))
     rows.append(row(run="r", method="route", router="max-prob:0.5", consulted_rate=0.53, **pair))
     return rows
-
-
-def write_folder(folder: Path, rows: Sequence[SummaryRow], name: str = "made up") -> Path:
-    """The folder of a study with this summary."""
-    (folder / "runs").mkdir(parents=True)
-    study = {"name": name, "config": {"name": name, "tasks": ["gsm8k"]}, "rows": []}
-    (folder / "study.json").write_text(json.dumps(study))
-    for item in rows:
-        sizes = {"draft": (item.draft, item.draft_parameters), "target": (item.target, item.target_parameters)}
-        members = {
-            role: {
-                "name": model,
-                "parameters": size or 0,
-                "non_embedding_parameters": (size or 0) // 2,
-                "tuned_from": None,
-            }
-            for role, (model, size) in sizes.items()
-            if model is not None
-        }
-        record = {
-            "members": members,
-            "versions": {"fsgen": "0.1.0", "torch": "2.0"},
-            "hardware": {"processor": "A processor", "cores": 2, "gpus": []},
-        }
-        (folder / "runs" / f"{item.run}.json").write_text(json.dumps(record))
-    write_summary(folder, rows)
-    return folder

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from rich.console import Console
 
+from fsgen.analysis.frequency import read_summary
 from fsgen.report import write
-from fsgen.report.charts import frequency_by_draft, measured
-from fsgen.report.page import COLUMNS, findings
-from tests.report.rows import ladder_rows, row, write_folder
+from fsgen.report.definitions import DEFINITIONS
+from fsgen.report.page import _in_json, _inline
+from fsgen.report.table import COLUMNS
+from fsgen.study import run_study
+from tests.report.conftest import HOSTILE
+from tests.study.ladder import questions, save_ladder, small_study, write_study
 
 
 class Page(HTMLParser):
@@ -45,45 +50,70 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Page]:
-    folder = write_folder(tmp_path_factory.mktemp("study") / "out", ladder_rows())
-    path = write(folder)
-    assert path == folder / "report.html"
-    assert not list(folder.glob(".*"))
-    content = path.read_text(encoding="utf-8")
+def page(report: Path) -> tuple[str, Page]:
+    content = report.read_text(encoding="utf-8")
     return content, Page(content)
+
+
+def test_it_is_written_whole(folder: Path, report: Path) -> None:
+    assert report == folder / "report.html"
+    assert not list(folder.glob(".report*"))
+    assert report.stat().st_size < 5_000_000
 
 
 def test_it_asks_no_host_for_anything(page: tuple[str, Page]) -> None:
     content, parsed = page
     for tag, attributes in parsed.elements:
         for name in ("src", "href", "srcset", "action", "data"):
-            assert name not in attributes, f"<{tag} {name}={attributes[name]!r}>"
-        assert tag not in ("link", "iframe", "object", "embed", "base", "img")
+            assert (attributes.get(name) or "#").startswith("#"), f"<{tag} {name}={attributes[name]!r}>"
+        assert tag not in ("link", "iframe", "object", "embed", "base", "img", "form")
     style = "".join(re.findall(r"<style>.*?</style>", content, re.DOTALL))
     assert "url(" not in style
     assert "@import" not in style
+    policy = next(each["content"] for tag, each in parsed.elements if each.get("http-equiv"))
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; ")
+    assert policy.count("'sha256-") == len([None for tag, each in parsed.elements if tag == "script" and not each])
+    assert "unsafe-eval" not in policy
+    assert "'unsafe-inline'" not in policy.partition("script-src")[2]
 
 
 def test_the_charts_carry_their_data(page: tuple[str, Page]) -> None:
     _, parsed = page
-    specs = json.loads(re.search(r"const specs = (.*?);\n", parsed.scripts[-1]).group(1))  # type: ignore[union-attr]
-    ids = {attributes.get("id") for tag, attributes in parsed.elements if tag == "div"}
-    assert set(specs) == {"chart-0", "chart-1"} <= ids
+    specs = json.loads(parsed.scripts[0])
+    ids = {each["id"] for tag, each in parsed.elements if each.get("class") == "chart"}
+    assert set(specs) == ids
+    assert len(ids) > 5
     for spec in specs.values():
         assert "url" not in json.dumps(spec).replace(spec["$schema"], "")
-    assert "window.vegaEmbed" in parsed.scripts[0]
-    assert len(parsed.scripts) == 2, "no text of a script ends it early"
+        assert spec["width"] == "container"
+    for name in ("frequency", "position-pairs", "uncertainty", "routers", "methods"):
+        assert f"{name}-0" in ids
 
 
-def test_it_says_what_was_run_and_what_the_words_mean(page: tuple[str, Page]) -> None:
+def test_every_chart_has_a_finding_and_its_numbers(page: tuple[str, Page]) -> None:
+    content, _ = page
+    figures = re.findall(r"<figure.*?</figure>", content, re.DOTALL)
+    assert len(figures) > 5
+    for figure in figures:
+        finding = re.search(r"<h3>.*?</h3>\s*<p>(.*?)</p>", figure, re.DOTALL)
+        assert finding is not None
+        assert re.search(r"\d.*\.$", finding[1]), "a sentence with a number in it"
+        assert figure.count("<td") > 3
+
+
+def test_it_says_what_was_run_and_what_the_words_mean(page: tuple[str, Page], folder: Path) -> None:
     _, parsed = page
-    for text in ("made up", "8 runs, 2 tasks, 3 pairs, 3 models, 3 methods", "A processor", "torch 2.0", "8 M"):
+    rows = read_summary(folder)
+    for text in (f"{len(rows)} runs, 1 task, ", "torch", "python", "pocket_math", *(row.method for row in rows)):
         assert text in parsed.text, text
     for column in COLUMNS:
         assert column.meaning in parsed.text
-    cells = [tag for tag, _ in parsed.elements if tag == "td"]
-    assert len(cells) == 8 * len(COLUMNS) + 3 * 4
+    for word, meaning in DEFINITIONS:
+        assert word in parsed.text
+        assert meaning in parsed.text
+    for row in rows:
+        assert f"{row.collaboration_frequency:.3f}" in parsed.text
 
 
 def test_it_fits_a_phone_and_the_dark(page: tuple[str, Page]) -> None:
@@ -93,45 +123,60 @@ def test_it_fits_a_phone_and_the_dark(page: tuple[str, Page]) -> None:
     assert "prefers-color-scheme: dark" in content
 
 
-def test_findings_are_the_numbers() -> None:
-    said = findings(ladder_rows())
-    assert "at 19.0 % of the positions at the least (small drafting for large on gsm8k)" in said[0]
-    assert "at 29.0 % at the most (tiny drafting for large on gsm8k)" in said[0]
-    assert "from 0.29 with tiny to 0.19 with small on gsm8k; from 0.29 with tiny to 0.19 with small on mbpp" in said[1]
-    assert "with the router max-prob:0.5 asked the large model at 53 % of the positions" in said[2]
-    assert len(said) == 3
-    assert findings([]) == []
+def test_names_are_text_not_markup(page: tuple[str, Page]) -> None:
+    _, parsed = page
+    assert f"tiny {HOSTILE}" in parsed.text
+    assert not any(tag == "img" for tag, _ in parsed.elements)
+    kinds = [attributes.get("type") for tag, attributes in parsed.elements if tag == "script"]
+    assert kinds == ["application/json"] * 2 + [None] * 4, "no text of a script ends it early"
+    traces = json.loads(parsed.scripts[1])
+    assert HOSTILE in traces["words"]
+    assert any(HOSTILE in example["prompt"] for example in traces["examples"])
 
 
-def test_a_chart_shows_only_runs_that_compared_every_position() -> None:
-    rows = ladder_rows(["gsm8k"])
-    assert [item.run for item in rows if item not in measured(rows)] == ["r"]
-    spec: dict[str, Any] = frequency_by_draft(rows)["gsm8k"].to_dict()
-    points = spec["data"]["values"]
-    assert len(points) == 4
-    assert {point["method"] for point in points} == {"oracle", "contrastive k=5"}
-    assert all(point["low"] < point["frequency"] < point["high"] for point in points if point["method"] == "oracle")
+@pytest.mark.parametrize("text", ["</script>", "</SCRIPT >", "<!-- <script>", "a < b && c > d"])
+def test_nothing_ends_a_script_early(text: str) -> None:
+    assert json.loads(_in_json(json.dumps(text))) == text
+    assert not set("<>&") & set(_in_json(json.dumps(text)))
+    assert len(Page(f"<script>{_inline(text)}</script><p>").elements) == 2
 
 
-def test_models_of_unknown_size_are_charted_by_name() -> None:
-    spec = frequency_by_draft([row(draft_parameters=None), row(draft="other")])["gsm8k"].to_dict()
-    assert {layer["encoding"]["x"]["field"] for layer in spec["layer"]} == {"draft"}
-
-
-def test_names_are_text_not_markup(tmp_path: Path) -> None:
-    rows = [row(draft="</script><script>alert(1)</script>", ci_low=None, ci_high=None)]
-    parsed = Page(write(write_folder(tmp_path / "out", rows, name="<b>&")).read_text(encoding="utf-8"))
-    assert len(parsed.scripts) == 2
-    assert not any(tag == "b" for tag, _ in parsed.elements)
-    assert "<b>&" in parsed.text
+def test_another_file_and_the_figures(folder: Path, tmp_path: Path) -> None:
+    path = write(folder, tmp_path / "there" / "page.html", tmp_path / "figures")
+    assert path == tmp_path / "there" / "page.html"
+    assert path.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    made = {file.name: file.read_bytes() for file in (tmp_path / "figures").iterdir()}
+    names = {name.partition(".")[0] for name in made}
+    assert {"frequency", "routers", "uncertainty"} <= names
+    assert set(made) == {f"{name}.{kind}" for name in names for kind in ("svg", "png", "pdf")}
+    for name, content in made.items():
+        starts = {"svg": b"<svg", "png": b"\x89PNG", "pdf": b"%PDF"}
+        assert content.startswith(starts[name.rpartition(".")[2]]), name
+        assert len(content) > 2000
+    assert b"collaboration frequency" in made["frequency.svg"]
 
 
 def test_a_study_without_comparisons_has_a_report(tmp_path: Path) -> None:
-    rows = [row(draft=None, method="plain", collaboration_frequency=None, ci_low=None, ci_high=None)]
-    parsed = Page(write(write_folder(tmp_path / "out", rows)).read_text(encoding="utf-8"))
-    assert parsed.scripts == []
+    ladder, data = save_ladder(tmp_path), questions(tmp_path, 2)
+    study = small_study(ladder, data)
+    study["tasks"] = [{"name": "pocket_math", "max_tokens": 4, "data": data}]
+    study["grids"] = [{"pairs": [{"target": ladder["large"]}], "methods": ["plain"]}]
+    out = tmp_path / "out"
+    run_study(write_study(tmp_path / "study.yaml", study), out, console=Console(file=io.StringIO()))
+    parsed = Page(write(out).read_text(encoding="utf-8"))
+    assert len(parsed.scripts) == 1, "there is a table to sort, and nothing to draw"
+    assert "1 run, 1 task" in parsed.text
 
 
-def test_a_folder_that_is_no_study(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="not the folder of a study"):
+def test_a_study_in_which_nothing_finished_has_a_report(tmp_path: Path) -> None:
+    (tmp_path / "study.json").write_text(json.dumps({"name": "none", "config": {}, "rows": []}))
+    (tmp_path / "summary.json").write_text("[]")
+    assert "0 runs" in Page(write(tmp_path).read_text(encoding="utf-8")).text
+
+
+def test_folders_without_a_finished_study(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no study\.json"):
+        write(tmp_path)
+    (tmp_path / "study.json").write_text("{}")
+    with pytest.raises(ValueError, match="not finished"):
         write(tmp_path)

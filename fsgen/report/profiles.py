@@ -1,0 +1,88 @@
+"""The runs of which the report shows single traces: where their mismatches are, what the draft's uncertainty tells."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fsgen.analysis.frequency import SummaryRow
+from fsgen.analysis.labels import short_name, task_label
+from fsgen.analysis.position import PositionResult
+from fsgen.analysis.routers import RoutersResult
+from fsgen.analysis.study import StudyAnalysis
+from fsgen.analysis.uncertainty import UncertaintyResult
+from fsgen.report.figure import size
+from fsgen.report.frequency import oracles, tasks_of
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A run that asked everywhere, and what its trace says.
+
+    Attributes:
+        row: the run.
+        main: the pair that stands for its task where only one is shown.
+        largest: its target is the task's largest.
+    """
+
+    row: SummaryRow
+    main: bool
+    largest: bool
+    position: PositionResult
+    uncertainty: UncertaintyResult
+    routers: RoutersResult
+
+    @property
+    def task(self) -> str:
+        return task_label(self.row)
+
+    @property
+    def pair(self) -> str:
+        return pair_label(self.row)
+
+
+def profiles(analysis: StudyAnalysis) -> list[Profile]:
+    """The profiles of the greedy runs of the target alone that asked everywhere."""
+    traced = {run.run: run for run in analysis.runs}
+    chosen = [row for row in oracles(analysis.summary) if row.run in traced]
+    found = []
+    for task in tasks_of(chosen):
+        of_task = [row for row in chosen if task_label(row) == task]
+        largest = max(row.target_parameters or 0 for row in of_task)
+        main = main_pair(of_task, analysis.summary)
+        for row in of_task:
+            run = traced[row.run]
+            if run.position is not None and run.uncertainty is not None and run.routers is not None:
+                found.append(
+                    Profile(
+                        row=row,
+                        main=row is main,
+                        largest=(row.target_parameters or 0) == largest,
+                        position=run.position,
+                        uncertainty=run.uncertainty,
+                        routers=run.routers,
+                    )
+                )
+    return found
+
+
+def main_pair(of_task: Sequence[SummaryRow], rows: Sequence[SummaryRow]) -> SummaryRow:
+    """Of a task's runs that of the pair with most runs of other methods; else the largest target's middle draft."""
+    counted = Counter((row.draft, row.target) for row in rows)
+    largest = max(row.target_parameters or 0 for row in of_task)
+    drafts = sorted(row.draft_parameters or 0 for row in of_task if (row.target_parameters or 0) == largest)
+    middle = drafts[len(drafts) // 2]
+
+    def rank(row: SummaryRow) -> tuple[int, bool, int]:
+        size = row.draft_parameters or 0
+        return counted[row.draft, row.target], (row.target_parameters or 0) == largest, -abs(size - middle)
+
+    return max(of_task, key=rank)
+
+
+def pair_label(row: SummaryRow) -> str:
+    """A pair in few characters: its sizes, or its names where these are not known."""
+    if row.draft_parameters and row.target_parameters:
+        return f"{size(row.draft_parameters)} → {size(row.target_parameters)}"
+    return f"{short_name(row.draft)} → {short_name(row.target)}"

@@ -1,0 +1,45 @@
+"""What a study was made with: its size, its models, versions and hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fsgen.analysis.frequency import SummaryRow
+from fsgen.analysis.labels import millions, short_name, task_label
+
+
+def facts(rows: Sequence[SummaryRow], records: Sequence[dict[str, Any]]) -> str:
+    """How much was run, in a line."""
+    tasks = dict.fromkeys(task_label(row) for row in rows)
+    pairs = {(row.draft, row.target, row.base) for row in rows}
+    names = {member["name"] for record in records for member in record["members"].values()}
+    methods = {row.method for row in rows}
+    counts = ((len(rows), "run"), (len(tasks), "task"), (len(pairs), "pair"), (len(names), "model"))
+    shown = [f"{count} {word}{'s' * (count != 1)}" for count, word in (*counts, (len(methods), "method"))]
+    return ", ".join(shown) + f"; {sum(row.tokens for row in rows):,} tokens in traces"
+
+
+def models(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, str]]:
+    """Name, parameters, parameters without embeddings, and what it was tuned from; the smallest first."""
+    found = {member["name"]: member for record in records for member in record["members"].values()}
+    ordered = sorted(found.values(), key=lambda member: (member["parameters"], member["name"]))
+    return [
+        (
+            short_name(member["name"]),
+            millions(member["parameters"]),
+            millions(member["non_embedding_parameters"]),
+            short_name(member["tuned_from"]),
+        )
+        for member in ordered
+    ]
+
+
+def versions(records: Sequence[dict[str, Any]]) -> list[str]:
+    """Versions and hardware, one line each that the runs were made with."""
+    lines = []
+    for record in records:
+        hardware = record["hardware"]
+        machine = [hardware["processor"], f"{hardware['cores']} cores", *hardware["gpus"]]
+        lines.append(", ".join([*(f"{name} {value}" for name, value in record["versions"].items()), *machine]))
+    return list(dict.fromkeys(lines))

@@ -1,0 +1,44 @@
+"""Which figures the report shows, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fsgen.analysis.study import StudyAnalysis
+from fsgen.report import calibration, frequency, methods, position, published, routers, scaling, uncertainty
+from fsgen.report.figure import Figure
+from fsgen.report.profiles import profiles
+
+
+@dataclass(frozen=True)
+class Group:
+    """Figures under one heading."""
+
+    id: str
+    title: str
+    figures: tuple[Figure, ...]
+
+
+def groups(folder: Path, analysis: StudyAnalysis) -> list[Group]:
+    """The figures that the study has the runs for."""
+    rows, traced = analysis.summary, profiles(analysis)
+    made: dict[str, Sequence[Figure | None]] = {
+        "Collaboration frequency": (frequency.by_draft(rows), frequency.by_sizes(rows)),
+        "Scaling laws": (scaling.laws(folder, rows),),
+        "Where in the text": (position.heatmap(traced), position.along(traced)),
+        "What the draft's uncertainty tells": (
+            uncertainty.distributions(traced),
+            uncertainty.areas(traced),
+            calibration.reliability(traced),
+            routers.curves(traced),
+        ),
+        "Methods": (methods.accuracy_and_cost(rows), published.beside_ours(analysis)),
+    }
+    found = []
+    for title, figures in made.items():
+        there = tuple(figure for figure in figures if figure is not None)
+        if there:
+            found.append(Group(title.lower().replace(" ", "-").replace("'", ""), title, there))
+    return found
