@@ -30,7 +30,7 @@ from benchmarks.tree.times import Times, measure
 from benchmarks.tree.walk import TASKS, Outcome, check_walker, fastest, outcome
 from fsgen import SamplingParams, tasks
 
-DRAFTS, TARGET = ("pocket-0.25m", "pocket-0.6m"), "pocket-8m"
+DRAFTS, TARGET = ("pocket-0.25m", "pocket-0.6m", "pocket-0.6m-distilled"), "pocket-8m"
 DTYPES = ("float32", "bfloat16")
 BUDGETS = (4, 6, 8, 12, 16)
 

@@ -34,21 +34,42 @@ class Form:
     widths: Ints
 
 
-def chain_length(d: Drafted, most: int, stop: float) -> Ints:
-    """Drafted tokens of a chain that ends behind its first token less likely than `stop`, [N]."""
-    unsure = d.probs[:, :, 0] < stop
+@dataclass(frozen=True)
+class Stop:
+    """A chain ends behind its first token that is (or, with `path`, that together with those before it is) less likely
+    than `least`."""
+
+    least: float = 0.0
+    path: bool = False
+
+    def __str__(self) -> str:
+        return f", {'path' if self.path else 'token'} < {self.least:g}" if self.least else ""
+
+
+NEVER = Stop()
+STOPS = (
+    NEVER,
+    *(Stop(least) for least in (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)),
+    *(Stop(least, path=True) for least in (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)),
+)
+
+
+def chain_length(d: Drafted, most: int, stop: Stop) -> Ints:
+    """Drafted tokens of a chain, [N]."""
+    sure = d.probs[:, :, 0]
+    unsure = (np.cumprod(sure, axis=1) if stop.path else sure) < stop.least
     first = np.where(unsure.any(1), unsure.argmax(1) + 1, DEPTH)
     return np.minimum(np.minimum(first, d.length), np.minimum(d.room, most))
 
 
-def chain(d: Drafted, most: int, stop: float = 0.0) -> Form:
+def chain(d: Drafted, most: int, stop: Stop = NEVER) -> Form:
     nodes = chain_length(d, most, stop)
     widths = (np.arange(DEPTH) < nodes[:, None]).astype(np.int64)
-    name = f"k={most}" + f", stop {stop:g}" * (stop > 0)
-    return Form(STOPPED if stop else CHAIN, name, most, np.minimum(d.run, nodes), nodes, widths)
+    name = f"k={most}{stop}"
+    return Form(STOPPED if stop.least else CHAIN, name, most, np.minimum(d.run, nodes), nodes, widths)
 
 
-def branched(d: Drafted, most: int, stop: float, count: int, length: int, rule: str) -> Form:
+def branched(d: Drafted, most: int, stop: Stop, count: int, length: int, rule: str) -> Form:
     """A chain with at most `count` siblings beside it, each continued to `length` tokens (1: a leaf).
 
     Args:
@@ -82,7 +103,7 @@ def branched(d: Drafted, most: int, stop: float, count: int, length: int, rule: 
     for step in range(length - 1):  # all branches together, once the chain is there
         widths[:, DEPTH + step] = (chosen & (lengths > step + 1)).sum((1, 2))
     shape = f"{count} x {length}" if length > 1 else f"{count}"
-    name = f"k={most}" + f", stop {stop:g}" * (stop > 0) + f", {shape} {rule}"
+    name = f"k={most}{stop}, {shape} {rule}"
     return Form(BRANCHES if length > 1 else LEAVES, name, most + count * length, gained, nodes, widths)
 
 
@@ -107,14 +128,13 @@ def best_tree(d: Drafted, size: int, deepest: int, least: float) -> Form:
 
 def forms(d: Drafted) -> Iterator[Form]:
     """All that are compared."""
-    stops = (0.0, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
     lengths = range(1, DEPTH + 1)
     for most in lengths:
-        for stop in stops:
+        for stop in STOPS:
             yield chain(d, most, stop)
             for rule in ("unsure", "likely"):
-                for length in (1, 2, 3, 4):
-                    for count in (1, 2, 3, 4, 6, 8) if length == 1 else (1, 2, 3, 4):
+                for length in (1, 2, 3, 4) if rule == "likely" else (1, 2):
+                    for count in (1, 2, 3, 4, 6, 8) if length == 1 else (1, 2, 3):
                         if most + count * length <= NODES:
                             yield branched(d, most, stop, count, length, rule)
     for size in (2, 3, 4, 5, 6, 8, 10, 12, 16):

@@ -8,7 +8,7 @@ import numpy as np
 
 import fsgen
 from benchmarks.tree.drafted import Drafted, Floats, Ints
-from benchmarks.tree.forms import Form, chain
+from benchmarks.tree.forms import NEVER, Form, Stop, chain
 from benchmarks.tree.times import Times
 from fsgen import Members, SamplingParams
 from fsgen.metrics import Counts
@@ -90,8 +90,8 @@ def fastest(outcomes: list[Outcome], dtype: str) -> tuple[Outcome, float]:
 def check_walker(members: Members, prompts: list[list[str]], d: Drafted, sampling: SamplingParams) -> list[str]:
     """Tokens per target call of chains, walked and in the real loop. Raises AssertionError where they differ."""
     lines = []
-    for most, stop in ((1, 0.0), (3, 0.0), (5, 0.0), (10, 0.0), (8, 0.5)):
-        router = f"max-prob:{stop:g}" if stop else None
+    for most, stop in ((1, NEVER), (3, NEVER), (5, NEVER), (10, NEVER), (8, Stop(0.5))):
+        router = f"max-prob:{stop.least:g}" if stop.least else None
         for index, questions in enumerate(prompts):
             texts = fsgen.generate(members, questions, "speculative", router, most, sampling)
             counts = Counts.total(text.stats for text in texts)
