@@ -52,7 +52,9 @@ def test_what_has_no_interval() -> None:
     assert ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0])) == Estimate(0.5), "an empty example is none"
     assert percentiles(np.full(3, np.nan)) == (None, None)
     assert ratio(np.zeros(32), np.ones(32)) == Estimate(0.0), "none of 32 is right: that does not prove 0"
-    assert ratio(0.3 * np.arange(1.0, 33.0), np.arange(1.0, 33.0)) == Estimate(pytest.approx(0.3)), "to rounding"
+    alike = ratio(0.3 * np.arange(1.0, 33.0), np.arange(1.0, 33.0))
+    assert alike is not None
+    assert (alike.value, alike.low) == (pytest.approx(0.3), None), "to rounding"
 
 
 def test_a_text_without_a_call_counts_in_tokens_a_call() -> None:

@@ -105,7 +105,7 @@ def test_a_shared_beginning_is_computed_once() -> None:
     session = HFModel(module).session(3)
     shots = [(7 * i) % 96 for i in range(50)]
     texts = [[*shots, 5, 6], [*shots, 9], [*shots, *range(30)]]
-    widths: list[tuple[int, int]] = []
+    widths: list[tuple[int, ...]] = []
     run = session._forward.run
 
     def watched(call: Call) -> torch.Tensor:
@@ -132,7 +132,7 @@ def test_a_long_row_does_not_widen_the_others() -> None:
     texts = [[i + 1, 2, 3] for i in range(4)]
     session.score(texts, 1)
     texts = [[*texts[0], 4], [90 - i for i in range(60)], [*texts[2], 4, 5], [i % 7 for i in range(40)]]
-    widths: list[tuple[int, int]] = []
+    widths: list[tuple[int, ...]] = []
     run = session._forward.run
 
     def watched(call: Call) -> torch.Tensor:
