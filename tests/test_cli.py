@@ -339,3 +339,25 @@ def test_a_study_ends_with_its_report(run: Any, tmp_path: Path, monkeypatch: pyt
     assert called == [(None, Path("runs/bundled"), None, False), (Path("mine.yaml"), tmp_path, 2, True)]
     Result.failed = {"key": "it broke"}
     assert run("study").status == 1
+
+
+def test_a_report_goes_where_it_shall(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsgen.report
+
+    asked: list[tuple[Any, ...]] = []
+
+    def write(*given: Any) -> Path:
+        asked.append(given)
+        return Path(given[1] or given[0] / "report.html")
+
+    monkeypatch.setattr(fsgen.report, "write", write)
+    assert run("report", str(tmp_path)).out == f"report: {tmp_path}/report.html\n"
+    answer = run("report", str(tmp_path), "--out", "page.html", "--figures", str(tmp_path / "figures"))
+    assert answer.out == f"report: page.html\nfigures: {tmp_path}/figures\n"
+    assert asked == [(tmp_path, None, None), (tmp_path, Path("page.html"), tmp_path / "figures")]
+
+
+def test_a_report_needs_a_study(run: Any, tmp_path: Path) -> None:
+    answer = run("report", str(tmp_path))
+    assert answer.status == 2
+    assert "no study.json" in answer.err

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -11,7 +10,7 @@ import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.labels import method_label, short_name, task_label
-from fsgen.analysis.scaling import LAWS, Parameter, Scaling, compare_laws, findings, read_points
+from fsgen.analysis.scaling import LAWS, Parameter, Scaling, findings
 from fsgen.report.figure import COLOURS, Data, Figure, Key, intervals, listed
 from fsgen.report.frequency import measured
 
@@ -19,11 +18,14 @@ PAPER = "ratio-power-law"
 _STEPS = 40
 
 
-def laws(folder: Path, rows: Sequence[SummaryRow]) -> Figure | None:
-    """For each method and task with enough pairs: the pairs, the law that was chosen, and the paper's."""
-    try:
-        sets = compare_laws(read_points(folder).frame)
-    except ValueError:  # no run measures every position, or there are too few pairs
+def laws(sets: Sequence[Scaling], rows: Sequence[SummaryRow]) -> Figure | None:
+    """For each method and task: the pairs, the law that was chosen, and the paper's.
+
+    Args:
+        sets: the comparisons.
+        rows: the runs of these pairs, where they are known, for their intervals.
+    """
+    if not sets:
         return None
     chosen = {(method_label(row), task_label(row), row.target, row.draft): row for row in measured(rows)}
     targets = list(

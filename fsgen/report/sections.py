@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsgen.analysis.scaling import Scaling, compare_laws, read_points
 from fsgen.analysis.study import StudyAnalysis
 from fsgen.report import calibration, frequency, methods, position, published, routers, scaling, uncertainty
 from fsgen.report.figure import Figure
@@ -21,12 +22,20 @@ class Group:
     figures: tuple[Figure, ...]
 
 
+def _compared(folder: Path) -> list[Scaling]:
+    """The laws on each set of the study that has enough pairs."""
+    try:
+        return compare_laws(read_points(folder).frame)
+    except ValueError:  # no run measures every position, or no method and task has four pairs
+        return []
+
+
 def groups(folder: Path, analysis: StudyAnalysis) -> list[Group]:
     """The figures that the study has the runs for."""
     rows, traced = analysis.summary, profiles(analysis)
     made: dict[str, Sequence[Figure | None]] = {
         "Collaboration frequency": (frequency.by_draft(rows), frequency.by_sizes(rows)),
-        "Scaling laws": (scaling.laws(folder, rows),),
+        "Scaling laws": (scaling.laws(_compared(folder), rows),),
         "Where in the text": (position.heatmap(traced), position.along(traced)),
         "What the draft's uncertainty tells": (
             uncertainty.distributions(traced),

@@ -153,9 +153,8 @@ class _Spelling:
 def pieces(tokens: Iterable[tuple[bytes, bool]]) -> list[str]:
     """What each token (its bytes, whether it is special) adds to the text.
 
-    While a character is incomplete, that is nothing; if it stays so, the last token shows it as it is.
-
-    A special token adds nothing to a text, and shows as its name between angle brackets of another kind.
+    While a character is incomplete, that is nothing; if it stays so, the last token shows it as it is. A special token
+    adds nothing either, and shows as its name between angle brackets of another kind.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     shown, last = [], -1

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import polars as pl
 import pytest
 
+from fsgen.analysis.scaling import compare_laws, read_points
 from fsgen.report.figure import file_spec, listed, page_spec, size
 from fsgen.report.findings import findings
 from fsgen.report.frequency import by_draft, by_sizes, measured, reached
 from fsgen.report.methods import accuracy_and_cost
+from fsgen.report.scaling import laws
 from tests.report.rows import ladder_rows, row
 
 
@@ -101,6 +104,33 @@ def test_the_cheapest_method_that_keeps_the_score() -> None:
     assert worse is not None
     assert "every method scores clearly below the target, the best being route" in worse.finding
     assert accuracy_and_cost([row()]) is None, "the oracle measures, and saves nothing"
+
+
+def test_scaling_laws_of_the_published_values() -> None:
+    points = read_points("published").frame.filter(pl.col("method") == "oracle")
+    sets = compare_laws(points, resamples=20)
+    figure = laws(sets, [])
+    assert figure is not None
+    assert laws([], []) is None
+    assert list(figure.panels) == [one.task for one in sets]
+    for one in sets:
+        best = one[one.best].leave_one_model_out_rmse
+        assert f"{one.task} (error {best:.3f})" in figure.finding
+        spec = page_spec(figure.panels[one.task])
+        lines = [point for point in values(spec) if point.get("kind") == "chosen"]
+        pair = one.pairs.row(0, named=True)
+        mine = [point for point in lines if point["target"] == pair["target"]]
+        ends = [min(point["parameters"] for point in mine), max(point["parameters"] for point in mine)]
+        assert ends[0] <= pair["draft_parameters"] <= ends[1]
+        for point in mine:
+            expected = one[one.best].frequency(pair["target_parameters"], point["parameters"])
+            assert point["frequency"] == pytest.approx(expected)
+        marks = [point for point in values(spec) if "kind" not in point]
+        assert [mark["frequency"] for mark in marks] == one.pairs["collaboration_frequency"].to_list()
+    laws_shown = [row[1] for row in figure.data.rows if row[0] == sets[0].task]
+    assert len(laws_shown) == 5
+    assert "ratio-power-law" in figure.finding
+    assert any("alpha" in str(row[-1]) and "[" in str(row[-1]) for row in figure.data.rows)
 
 
 def test_a_file_has_the_legend_that_the_page_writes_itself() -> None:

@@ -116,6 +116,14 @@ def test_it_says_what_was_run_and_what_the_words_mean(page: tuple[str, Page], fo
         assert f"{row.collaboration_frequency:.3f}" in parsed.text
 
 
+def test_signs_of_failure_are_told_in_words(page: tuple[str, Page]) -> None:
+    content, parsed = page
+    for title in ("Too few consultations", "Too many consultations", "Consultations that come too late"):
+        assert f"<h3>{title}</h3>" in content
+    assert "max-prob:0.05" in content.partition('id="signs"')[2].partition("</section>")[0]
+    assert "runs whose traces can tell." in parsed.text
+
+
 def test_it_fits_a_phone_and_the_dark(page: tuple[str, Page]) -> None:
     content, parsed = page
     viewport = [attributes["content"] for tag, attributes in parsed.elements if attributes.get("name") == "viewport"]
