@@ -1,4 +1,4 @@
-"""The commands: `fsgen models`, `fsgen generate`, `fsgen verify`, `fsgen study`, `fsgen scaling`.
+"""The commands: `fsgen models`, `fsgen generate`, `fsgen verify`, `fsgen study`, `fsgen experiment` and others.
 
 A command imports what it runs when it runs, so that `--help` and `models` answer without torch. What goes wrong for a
 reason that the user can mend is one line, `error: ...`, on stderr, and exit status 2.
@@ -443,6 +443,51 @@ def study(
     print(f"report: {write(folder)}")
     if result.failed:
         raise typer.Exit(1)
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="Which; --list names them.")] = None,
+    config: Annotated[Path | None, typer.Option(help="What to run, as YAML.  [default: on the bundled models]")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where results are kept; experiments may share a folder.  [default: runs/experiments/NAME]"),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Remove all that is in the folder, and run it again.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Name the experiments and their questions.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the configuration that NAME has by default.")] = False,
+) -> None:
+    """Answer one of the field's open questions for some models, and write the report.
+
+    An experiment that was interrupted goes on where it stopped.
+    """
+    from fsgen.experiments.config import configured, default_text, names
+
+    if listed:
+        for known in names():
+            print(f"{known:<15} {configured(known).question}")
+        return
+    if name is None:
+        raise ValueError(f"name an experiment: {', '.join(names())}; --list tells their questions")
+    if show:
+        print(default_text(name), end="")
+        return
+    asked = configured(name, config)
+    _quieten()
+    from rich.console import Console
+
+    from fsgen.experiments import run_experiment
+    from fsgen.report import write
+
+    folder = out or Path("runs") / "experiments" / name
+    try:
+        answer = run_experiment(name, asked, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+    except RuntimeError as error:
+        print("error:", error, file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(f"{answer.statement}\n\nWhat would overturn it: {answer.overturn}\n")
+    print(f"report: {write(folder)}")
 
 
 @app.command()

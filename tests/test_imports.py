@@ -39,13 +39,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "models": {"types", "probs"},
     "tasks": {"types"},
     "study": {*ENGINE, "models", "tasks", "analysis"},
+    "experiments": {*ENGINE, "models", "tasks", "study", "analysis"},
     "analysis": {"types", "metrics"},
     "report": {"types", "metrics", "analysis", "render"},
     "server": {"types", "methods", "decode", "generation", "models"},
     "render": {"types"},
     "cli": {
         *{"types", "methods", "decode", "generation", "models", "tasks", "study", "analysis", "report", "server"},
-        *{"render", "verify"},
+        *{"render", "verify", "experiments"},
     },
     "__init__": {"types", "methods", "generation", "models"},
 }

@@ -29,6 +29,12 @@ class Estimate:
     low: float | None = None
     high: float | None = None
 
+    def above(self, value: float) -> bool | None:
+        """Whether the interval lies above some value; None where it does not tell."""
+        if self.low is None or self.high is None:
+            return None
+        return True if self.low > value else False if self.high < value else None
+
     def __str__(self) -> str:
         interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.value:.3f}{interval}"

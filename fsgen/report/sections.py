@@ -6,20 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fsgen.analysis.answers import read_answers
 from fsgen.analysis.scaling import Scaling, compare_laws, read_points
 from fsgen.analysis.study import StudyAnalysis
-from fsgen.report import calibration, frequency, methods, position, published, routers, scaling, uncertainty
+from fsgen.report import (
+    calibration,
+    experiments,
+    frequency,
+    methods,
+    position,
+    published,
+    routers,
+    scaling,
+    uncertainty,
+)
 from fsgen.report.figure import Figure
 from fsgen.report.profiles import profiles
 
 
 @dataclass(frozen=True)
 class Group:
-    """Figures under one heading."""
+    """Figures under one heading; `lead` are terms, and what is said to each before them."""
 
     id: str
     title: str
     figures: tuple[Figure, ...]
+    lead: tuple[tuple[str, str], ...] = ()
 
 
 def _compared(folder: Path) -> list[Scaling]:
@@ -31,7 +43,7 @@ def _compared(folder: Path) -> list[Scaling]:
 
 
 def groups(folder: Path, analysis: StudyAnalysis) -> list[Group]:
-    """The figures that the study has the runs for."""
+    """The answers of experiments, then the figures that the study has the runs for."""
     rows, traced = analysis.summary, profiles(analysis)
     made: dict[str, Sequence[Figure | None]] = {
         "Collaboration frequency": (frequency.by_draft(rows), frequency.by_sizes(rows)),
@@ -45,7 +57,10 @@ def groups(folder: Path, analysis: StudyAnalysis) -> list[Group]:
         ),
         "Methods": (methods.accuracy_and_cost(rows), published.beside_ours(analysis)),
     }
-    found = []
+    found = [
+        Group(f"experiment-{answer.experiment}", answer.title, experiments.figures(answer), experiments.lead(answer))
+        for answer in read_answers(folder)
+    ]
     for title, figures in made.items():
         there = tuple(figure for figure in figures if figure is not None)
         if there:

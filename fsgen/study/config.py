@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -23,13 +23,16 @@ from pydantic import (
 BUNDLED = "bundled.yaml"
 
 
-class _Keys(BaseModel):
+class Keys(BaseModel):
     """A mapping whose keys are all known: one that is not is an error, never dropped in silence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class TaskConfig(_Keys):
+AnyKeys = TypeVar("AnyKeys", bound=Keys)
+
+
+class TaskConfig(Keys):
     """A task, and how much of it.
 
     Attributes:
@@ -51,7 +54,7 @@ class TaskConfig(_Keys):
     order: int = 0
 
 
-class PairConfig(_Keys):
+class PairConfig(Keys):
     """The models that write together: bundled models, local folders or names on the hub.
 
     Attributes:
@@ -65,11 +68,11 @@ class PairConfig(_Keys):
     base: str | None = None
 
 
-class LadderConfig(_Keys):
+class LadderConfig(Keys):
     """Every pair of a ladder of models, the smaller drafting for the larger.
 
     Attributes:
-        ladder: `pocket` for the bundled models that are not tuned, or a list of models, the smallest first.
+        ladder: `pocket` for the bundled ladder (its sizes, not tuned, of one family), or a list of models, the smallest first.
         target: only the pairs with this target.
     """
 
@@ -86,14 +89,14 @@ class LadderConfig(_Keys):
         return value
 
 
-class MethodConfig(_Keys):
+class MethodConfig(Keys):
     """A preset with its parameters, as in `contrastive:beta=0.5`, and the most tokens drafted in a round."""
 
     name: str
     draft_tokens: Annotated[int, Field(ge=0)] | None = None
 
 
-class SamplingConfig(_Keys):
+class SamplingConfig(Keys):
     """How tokens are drawn; see `fsgen.SamplingParams`. Temperature 0 is greedy."""
 
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -121,7 +124,7 @@ Routers = Annotated[tuple[str, ...], Field(min_length=1)]
 Samplings = Annotated[tuple[Annotated[SamplingConfig, BeforeValidator(_greedy)], ...], Field(min_length=1)]
 
 
-class GridConfig(_Keys):
+class GridConfig(Keys):
     """One grid: every task with every pair, method, router and sampling. What it leaves out is the study's own."""
 
     tasks: Tasks | None = None
@@ -131,7 +134,7 @@ class GridConfig(_Keys):
     sampling: Samplings | None = None
 
 
-class StudyConfig(_Keys):
+class StudyConfig(Keys):
     """A study: one grid, or several.
 
     Attributes:
@@ -213,21 +216,32 @@ def load_config(config: str | Path | StudyConfig | None = None) -> StudyConfig:
 
 def parse_config(text: str, source: str = "the study") -> StudyConfig:
     """The configuration that YAML text holds; `source` names it in errors. Raises ValueError as `load_config`."""
+    content = read_mapping(text, source, "tasks, pairs and methods")
+    return validated(StudyConfig, content, source, "a study")
+
+
+def read_mapping(text: str, source: str, keys: str) -> dict[str, Any]:
+    """The mapping that YAML text holds. Raises ValueError: it is none; `keys` are named as what it should have."""
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{source} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{source} is not a mapping with keys such as tasks, pairs and methods")
+        raise ValueError(f"{source} is not a mapping with keys such as {keys}")
+    return content
+
+
+def validated(kind: type[AnyKeys], content: Any, source: str, what: str) -> AnyKeys:
+    """Some content as what it should be. Raises ValueError: `source` is not `what`, and every fault of it."""
     try:
-        return StudyConfig.model_validate(content)
+        return kind.model_validate(content)
     except ValidationError as error:
         met = error.errors()
         # A list is called too short when none of its items is good; those say it better.
         bad = [tuple(fault["loc"][:-1]) for fault in met]
         met = [f for f in met if f["type"] != "too_short" or not any(b[: len(f["loc"])] == f["loc"] for b in bad)]
         faults = "\n".join(f"- {line}" for line in dict.fromkeys(map(_fault, met)))
-        raise ValueError(f"{source} is not a study:\n{faults}") from error
+        raise ValueError(f"{source} is not {what}:\n{faults}") from error
 
 
 def _fault(error: Any) -> str:

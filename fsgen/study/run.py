@@ -80,9 +80,16 @@ def run_study(
     with store.locked():
         if fresh:
             store.clear()
-        store.write_study(_study_record(plan, _write_shared(plan, store)))
+        store.write_study(
+            {
+                "name": plan.config.name,
+                "schema": SCHEMA,
+                "config": plan.config.model_dump(mode="json", exclude_unset=True),
+                "rows": write_asked(plan, store),
+            }
+        )
         with Reporter(console or Console()) as reporter:
-            runner = _Runner(plan, store, reporter)
+            runner = Runner(plan, store, reporter)
             runner.run()
         rows = summarize(store.folder)
         write_summary(store.folder, rows)
@@ -100,8 +107,8 @@ def run_study(
     )
 
 
-def _write_shared(plan: Plan, store: Store) -> dict[str, str]:
-    """Write the prompts of the tasks and the vocabularies of the models; the key of each model's vocabulary."""
+def write_asked(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """Write the prompts of the tasks and the vocabularies of the models; the plan's rows as `study.json` has them."""
     for task in dict.fromkeys(row.cell.task for row in plan.rows):
         rows = [{"example": each.id, "prompt": each.prompt, "reference": each.reference} for each in task.examples]
         store.write_examples(task.digest[:16], rows)
@@ -110,24 +117,15 @@ def _write_shared(plan: Plan, store: Store) -> dict[str, str]:
         known = vocabulary(model.tokenizer)
         keys[name] = canonical_hash([[text.hex() for text in known.texts], known.special])[:16]
         store.write_vocabulary(keys[name], vocabulary_rows(known))
-    return keys
-
-
-def _study_record(plan: Plan, vocabularies: dict[str, str]) -> dict[str, Any]:
-    return {
-        "name": plan.config.name,
-        "schema": SCHEMA,
-        "config": plan.config.model_dump(mode="json", exclude_unset=True),
-        "rows": [
-            {
-                "run": row.cell.key,
-                "draft_alone": row.draft_alone.key if row.draft_alone else None,
-                "target_alone": row.target_alone.key if row.target_alone else None,
-                "vocabulary": vocabularies[row.cell.members["target"]],
-            }
-            for row in plan.rows
-        ],
-    }
+    return [
+        {
+            "run": row.cell.key,
+            "draft_alone": row.draft_alone.key if row.draft_alone else None,
+            "target_alone": row.target_alone.key if row.target_alone else None,
+            "vocabulary": keys[row.cell.members["target"]],
+        }
+        for row in plan.rows
+    ]
 
 
 @dataclass(frozen=True)
@@ -167,17 +165,27 @@ def make_steps(plan: Plan) -> list[Step]:
     return sorted([*singles, *replays], key=place)
 
 
-class _Runner:
-    def __init__(self, plan: Plan, store: Store, reporter: Reporter) -> None:
+class Runner:
+    """Runs what of a plan is not there yet.
+
+    Args:
+        plan: of the study.
+        store: locked by the caller.
+        reporter: hears what happens.
+        models: that are loaded already, by name; those that are loaded here are added.
+    """
+
+    def __init__(self, plan: Plan, store: Store, reporter: Reporter, models: dict[str, Model] | None = None) -> None:
         self.plan, self.store, self.reporter = plan, store, reporter
         self.ran = self.kept = 0
         self.failed: dict[str, str] = {}
-        self._models: dict[str, Model] = {}
+        self._models: dict[str, Model] = {} if models is None else models
         self._groups: dict[tuple[tuple[str, str], ...], Members] = {}
         self._scores: dict[tuple[int, str, int, str], Score] = {}
         self._scorers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "score")
 
     def run(self) -> None:
+        """Every cell once; what fails is in `failed`, and the others go on."""
         steps = make_steps(self.plan)
         done = {cell.key: self._done(cell) for cell in self.plan.cells}
         # By the key as well as by the record: a folder from which files were taken is completed again.

@@ -5,6 +5,7 @@
     generations/run=<run>/part-<from>-<to>.parquet    one row a text
     traces/run=<run>/part-<from>-<to>.parquet         one row a token
     examples/<task>.parquet, vocabularies/<vocabulary>.parquet    what was asked, and what the token ids mean
+    answers/<experiment>.json, measured/<name>/<key>.parquet     of experiments (fsgen.experiments)
     summary.json, report.html                     made from the above
 
 A run is written in parts, each for the examples `from` to `to` (excluded). Every file appears under its name only when
@@ -158,7 +159,14 @@ class Store:
             for file in (self.folder / name).glob("*.parquet"):
                 file.unlink()
             _remove_if_empty(self.folder / name)
-        _remove_if_empty(self.folder / "runs")
+        for folder in (self.folder / "measured").glob("*"):
+            for file in folder.glob("*.parquet"):
+                file.unlink()
+            _remove_if_empty(folder)
+        for file in (self.folder / "answers").glob("*.json"):
+            file.unlink()
+        for name in ("runs", "measured", "answers"):
+            _remove_if_empty(self.folder / name)
 
     # ---- parts
 
@@ -203,8 +211,8 @@ class Store:
                 generations, path, compression="zstd", compression_level=9, write_statistics=False, store_schema=False
             )
 
-        _atomically(self._part("traces", run, start, stop), write_traces)
-        _atomically(self._part("generations", run, start, stop), write_generations)
+        atomically(self._part("traces", run, start, stop), write_traces)
+        atomically(self._part("generations", run, start, stop), write_generations)
 
     def generations(self, run: str) -> pl.DataFrame:
         """One row a text."""
@@ -244,7 +252,7 @@ class Store:
         """Write a table that its key describes wholly, where it is not there yet."""
         path = self.folder / name / f"{key}.parquet"
         if not path.is_file():
-            _atomically(path, lambda file: pq.write_table(table, file, compression="zstd", store_schema=False))
+            atomically(path, lambda file: pq.write_table(table, file, compression="zstd", store_schema=False))
 
     # ---- records
 
@@ -269,10 +277,10 @@ class Store:
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all."""
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+def atomically(path: Path, write: Callable[[Path], object]) -> None:
     """A crash at any moment leaves the file as it was, or as it shall be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")

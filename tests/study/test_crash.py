@@ -130,7 +130,7 @@ def test_killed_between_two_files(
         pass
 
     count = 0
-    whole = store._atomically
+    whole = store.atomically
 
     def breaking(path: Path, write: object) -> None:
         nonlocal count
@@ -141,7 +141,7 @@ def test_killed_between_two_files(
             raise Killed
         whole(path, write)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "_atomically", breaking)
+    monkeypatch.setattr(store, "atomically", breaking)
     with pytest.raises(Killed):
         run_study(config, tmp_path / "killed")
     monkeypatch.undo()

@@ -355,14 +355,14 @@ def test_large_models_make_room(
     study["grids"] = study["grids"][:1]
     studied(study, tmp_path / "small")
     held = []
-    members = run._Runner._members
+    members = run.Runner._members
 
     def watched(self: Any, cell: Any) -> Any:
         found = members(self, cell)
         held.append(set(self._models))
         return found
 
-    monkeypatch.setattr(run._Runner, "_members", watched)
+    monkeypatch.setattr(run.Runner, "_members", watched)
     monkeypatch.setattr(run, "SMALL_MODEL", 1)
     result = studied(study, tmp_path / "large")
     assert max(map(len, held)) == 2

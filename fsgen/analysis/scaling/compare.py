@@ -70,7 +70,8 @@ def _compare(
     for law in LAWS.values():
         best = fit(law, sizes, frequencies[None])
         drawn[law.name] = resample(best, sizes, texts, resamples)
-        error = _leave_one_model_out(law, sizes, frequencies, pairs["target"].to_list(), pairs["draft"].to_list())
+        errors = held_out_errors(law, sizes, frequencies[None], pairs["target"].to_list(), pairs["draft"].to_list())
+        error = None if errors is None else float(errors[0])
         parameters = _parameters(best, sizes, drawn[law.name])
         laws.append(LawFit(law.name, *_quality(best, frequencies), error, parameters, best))
     chosen = min(laws, key=_preference)
@@ -96,20 +97,29 @@ def _quality(best: Fits, frequencies: Floats) -> tuple[float | None, float | Non
     return r2, aicc
 
 
-def _leave_one_model_out(
+def held_out_errors(
     law: Law, sizes: Sizes, frequencies: Floats, targets: Sequence[str], drafts: Sequence[str]
-) -> float | None:
-    """Each model in turn: all pairs that it is part of are foretold from the others. The error over all of them."""
+) -> Floats | None:
+    """Each model in turn: all pairs that it is part of are foretold from the others.
+
+    Args:
+        sizes: of n pairs.
+        frequencies: of these pairs, [sets, n].
+        targets, drafts: names of their models.
+
+    Returns:
+        the root mean squared error over all of them, [sets]; None where the other pairs do not determine the law.
+    """
     errors = []
     for model in dict.fromkeys([*targets, *drafts]):
         held = np.array([model in pair for pair in zip(targets, drafts, strict=True)])
         if held.all():
             continue  # the one target of all pairs, say: nothing is left to learn from, for any law
-        rest = fit(law, sizes[~held], frequencies[None, ~held])
+        rest = fit(law, sizes[~held], frequencies[:, ~held])
         if not determined_frequencies(rest, sizes[~held], sizes[held]).all():
             return None
-        errors.append(frequencies[held] - rest.predict(sizes[held])[0])
-    return float(np.sqrt(np.mean(np.concatenate(errors) ** 2))) if errors else None
+        errors.append(frequencies[:, held] - rest.predict(sizes[held]))
+    return np.sqrt(np.mean(np.concatenate(errors, axis=1) ** 2, axis=1)) if errors else None
 
 
 def _parameters(best: Fits, sizes: Sizes, drawn: Resamples) -> dict[str, Parameter]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,12 +48,13 @@ class Points:
     notes: tuple[str, ...] = ()
 
 
-def read_points(source: str | Path, sizes: str = "total") -> Points:
+def read_points(source: str | Path, sizes: str = "total", runs: Collection[str] | None = None) -> Points:
     """Read the pairs of a source.
 
     Args:
         source: `published` for the values of 2406.12295, a CSV file, or the folder of a study.
         sizes: `total` for all parameters, `non-embedding` for those outside the embeddings.
+        runs: of a study's folder, only these.
 
     Raises:
         ValueError: there is no such source, or its values or columns are not what they should be.
@@ -61,7 +63,7 @@ def read_points(source: str | Path, sizes: str = "total") -> Points:
         raise ValueError(f"sizes {sizes!r} is none of {', '.join(SIZINGS)}")
     path = PUBLISHED_FILE if source == PUBLISHED else Path(source)
     if path.is_dir():
-        return _read_folder(path, sizes)
+        return _read_folder(path, sizes, runs)
     if not path.is_file():
         raise ValueError(
             f"{str(source)!r} is neither a CSV file nor the folder of a study; "
@@ -122,12 +124,12 @@ def _number(row: dict[str, str | None], name: str, where: str) -> float:
     return value
 
 
-def _read_folder(folder: Path, sizes: str) -> Points:
+def _read_folder(folder: Path, sizes: str, runs: Collection[str] | None) -> Points:
     """The runs of a study that measure every position (router `always`): each method and task is a set."""
     key = "parameters" if sizes == "total" else "non_embedding_parameters"
     rows, notes = [], []
     for run in summarize(folder):
-        if run.router != "always" or run.collaboration_frequency is None:
+        if run.router != "always" or run.collaboration_frequency is None or (runs is not None and run.run not in runs):
             continue
         members = read_run(folder, run.run)["members"]
         unknown = [members[role]["name"] for role in ("target", "draft") if not members[role].get(key)]

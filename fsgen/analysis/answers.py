@@ -1,0 +1,130 @@
+"""What an experiment answers: a sentence, the numbers, charts and tables behind it, and what would overturn it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from fsgen.analysis.intervals import Estimate
+
+Value: TypeAlias = str | int | float | None
+FOLDER = "answers"
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mark of a chart.
+
+    Attributes:
+        x, y: numbers, or for a bar's x (and a line's, where its places are only ordered) a name.
+        low, high: its 95 % interval in y.
+        series: drawn in one colour, and joined where the chart has lines.
+        panel: the chart it stands in, where there are several side by side.
+    """
+
+    x: float | str
+    y: float
+    low: float | None = None
+    high: float | None = None
+    series: str = ""
+    panel: str = ""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Points, and how they are drawn.
+
+    Attributes:
+        name: unique in its experiment; of the files and the anchor.
+        finding: what it shows, in a sentence or two.
+        note: how to read it.
+        x, y: the axes' titles.
+        kind: `line` joins the points of a series, `point` does not, `bar` starts at zero.
+        log_x: whether x is drawn by its logarithm.
+        series: what the series are, where there are several.
+    """
+
+    name: str
+    title: str
+    finding: str
+    note: str
+    x: str
+    y: str
+    points: tuple[Point, ...]
+    kind: Literal["line", "point", "bar"] = "line"
+    log_x: bool = False
+    series: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Numbers behind an answer that no chart shows; each row has a value for each column."""
+
+    name: str
+    title: str
+    note: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Value, ...], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an experiment found on the models and texts that it was given.
+
+    Attributes:
+        statement: the answer for these models in a sentence, with intervals.
+        holds: the same as a yes or no to the question; None where the intervals leave it open.
+        overturn: what would change the answer.
+        numbers: those that the statement rests on, by name.
+        charts, tables: what is shown of it.
+        remarks: what else has to be known to read it, a sentence each.
+        experiment, title, question, config: which it was, and with which settings; filled in by `run_experiment`.
+    """
+
+    statement: str
+    holds: bool | None
+    overturn: str
+    numbers: Mapping[str, Estimate]
+    charts: tuple[Chart, ...] = ()
+    tables: tuple[Table, ...] = ()
+    remarks: tuple[str, ...] = ()
+    experiment: str = ""
+    title: str = ""
+    question: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [chart.name for chart in self.charts] + [table.name for table in self.tables]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two charts or tables of an answer have one name: {', '.join(names)}")
+        for table in self.tables:
+            if any(len(row) != len(table.columns) for row in table.rows):
+                raise ValueError(f"table {table.name!r} has rows that do not fit its {len(table.columns)} columns")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As `answers/<experiment>.json` has it."""
+        return asdict(self) | {"numbers": {name: asdict(number) for name, number in self.numbers.items()}}
+
+
+def from_dict(content: Mapping[str, Any]) -> Answer:
+    """The answer that `Answer.as_dict` gave."""
+    made = dict(content)
+    made["numbers"] = {name: Estimate(**number) for name, number in content["numbers"].items()}
+    made["charts"] = tuple(
+        Chart(**chart | {"points": tuple(Point(**point) for point in chart["points"])}) for chart in content["charts"]
+    )
+    made["tables"] = tuple(
+        Table(**table | {"columns": tuple(table["columns"]), "rows": tuple(map(tuple, table["rows"]))})
+        for table in content["tables"]
+    )
+    made["remarks"] = tuple(content["remarks"])
+    return Answer(**made)
+
+
+def read_answers(folder: Path) -> list[Answer]:
+    """The answers in a folder, by the names of their experiments."""
+    files = sorted((folder / FOLDER).glob("*.json"))
+    return [from_dict(json.loads(file.read_text(encoding="utf-8"))) for file in files]

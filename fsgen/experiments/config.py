@@ -1,0 +1,71 @@
+"""What an experiment is asked to do, as a YAML file says it: one ships for each experiment."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from fsgen.study.config import Keys, StudyConfig, read_mapping, validated
+
+_KEYS = "experiment, study and options"
+
+
+class ExperimentConfig(Keys):
+    """An experiment: a file beside the module that measures and answers.
+
+    Attributes:
+        experiment: its name.
+        title: a heading.
+        question: what it answers; both are those of the shipped file where a file of the user's leaves them out.
+        study: runs that are made like any study's; None where the experiment needs none.
+        options: the experiment's own.
+    """
+
+    experiment: str
+    title: str = ""
+    question: str = ""
+    study: StudyConfig | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+def names() -> list[str]:
+    """The experiments, in the order of their names."""
+    files = resources.files("fsgen.experiments").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def default_text(name: str) -> str:
+    """The shipped configuration of an experiment, as it stands. Raises ValueError for an unknown one."""
+    if name not in names():
+        raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(names())}")
+    return (resources.files("fsgen.experiments") / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def configured(name: str, config: str | Path | None = None) -> ExperimentConfig:
+    """The configuration of an experiment.
+
+    Args:
+        name: of the experiment.
+        config: a YAML file; None for the shipped one.
+
+    Raises:
+        ValueError: an unknown experiment, no such file, no YAML, a file for another experiment, or one that is none.
+    """
+    shipped = _parsed(default_text(name), f"{name}.yaml")
+    if config is None:
+        return shipped
+    path = Path(config)
+    if not path.is_file():
+        raise ValueError(f"the configuration {str(config)!r} is not a file")
+    asked = _parsed(path.read_text(encoding="utf-8"), str(config))
+    if asked.experiment != name:
+        raise ValueError(f"{str(config)!r} is for the experiment {asked.experiment!r}, not {name!r}")
+    words = {"title": asked.title or shipped.title, "question": asked.question or shipped.question}
+    return asked.model_copy(update=words)
+
+
+def _parsed(text: str, source: str) -> ExperimentConfig:
+    return validated(ExperimentConfig, read_mapping(text, source, _KEYS), source, "an experiment")

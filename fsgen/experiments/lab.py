@@ -1,0 +1,145 @@
+"""What an experiment works with: studies, models and measured tables of one folder, each made once."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
+from fsgen.analysis.traces import prepared, scan_traces
+from fsgen.models import Members, Model, load
+from fsgen.study.config import StudyConfig
+from fsgen.study.plan import SCHEMA, Plan, canonical_hash, folder_digest, make_plan
+from fsgen.study.progress import Reporter
+from fsgen.study.run import Runner, write_asked
+from fsgen.study.store import Store, atomically
+
+
+class Study:
+    """The runs that a lab made of a configuration.
+
+    Attributes:
+        plan: all of its cells.
+        rows: the summary of the cells of its grid, in their order; baselines are in `alone`.
+    """
+
+    def __init__(self, lab: Lab, plan: Plan) -> None:
+        self._lab, self.plan = lab, plan
+        mine = {row.cell.key: row for row in plan.rows}
+        self.rows: list[SummaryRow] = [row for row in summarize(lab.folder) if row.run in mine]
+
+    @cached_property
+    def alone(self) -> dict[str, dict[str, str]]:
+        """For each run of `rows` the runs of its members alone, by role (`draft`, `target`), where there are some."""
+        found = {}
+        for row in self.plan.rows:
+            both = {"draft": row.draft_alone, "target": row.target_alone}
+            found[row.cell.key] = {role: cell.key for role, cell in both.items() if cell is not None}
+        return found
+
+    def traces(self, run: str) -> pl.LazyFrame:
+        """The trace of a run, one row a token, prepared as `fsgen.analysis.traces.prepared` says."""
+        return prepared(scan_traces(self._lab.folder, run))
+
+    def texts(self, run: str) -> pl.DataFrame:
+        """The generations of a run, one row a text."""
+        return read_generations(self._lab.folder, run)
+
+
+class Lab:
+    """One folder, in which an experiment runs studies and measures what no study's run has.
+
+    Everything is written as it is made, and found again when the experiment is started again.
+
+    Args:
+        store: of the folder; locked by the caller.
+        name: of the experiment.
+        study: of its configuration, None where it has none.
+        reporter: hears what happens.
+        limit: at most so many examples of each task.
+    """
+
+    def __init__(
+        self, store: Store, name: str, study: StudyConfig | None, reporter: Reporter, limit: int | None = None
+    ) -> None:
+        self.folder: Path = store.folder
+        self.name = name
+        self.limit = limit
+        self.config = study
+        self._store, self._reporter = store, reporter
+        self._models: dict[str, Model] = {}
+
+    def plan(self, study: StudyConfig | None = None) -> Plan:
+        """Check a study and lay out its cells; `study` is that of the configuration if None. Raises ValueError."""
+        chosen = study or self.config
+        if chosen is None:
+            raise ValueError(f"the configuration of the experiment {self.name!r} has no study")
+        return make_plan(chosen, self.limit)
+
+    def study(self, study: StudyConfig | None = None) -> Study:
+        """Run a study, or what of it is not there yet; see `plan`.
+
+        Raises:
+            ValueError: it cannot run as it is.
+            RuntimeError: runs of it failed; started again, the experiment tries these once more.
+        """
+        plan = self.plan(study)
+        self._list(plan, write_asked(plan, self._store))
+        runner = Runner(plan, self._store, self._reporter, self._models)
+        runner.run()
+        if runner.failed:
+            faults = "\n".join(f"- {run}: {error}" for run, error in runner.failed.items())
+            raise RuntimeError(f"{len(runner.failed)} runs of the experiment {self.name!r} failed:\n{faults}")
+        return Study(self, plan)
+
+    def _list(self, plan: Plan, rows: list[dict[str, Any]]) -> None:
+        """Add the runs to those that the folder lists: experiments that share a folder share their runs."""
+        path = self.folder / "study.json"
+        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        listed = {row["run"]: row for row in [*before.get("rows", []), *rows]}
+        config = plan.config.model_dump(mode="json", exclude_unset=True)
+        configs = before.get("config", {}) | {plan.config.name: config}
+        name = before.get("name", self.name)
+        self._store.write_study({"name": name, "schema": SCHEMA, "config": configs, "rows": list(listed.values())})
+
+    def model(self, name: str) -> Model:
+        """A model, loaded once."""
+        if name not in self._models:
+            how = self.config or StudyConfig.model_construct()
+            model = load(target=name, dtype=how.dtype, device=how.device).target
+            assert model is not None
+            self._models[name] = model
+        return self._models[name]
+
+    def members(self, **names: str) -> Members:
+        """Models by role, each loaded once, checked to fit together. Raises ValueError."""
+        return Members.of(**{role: self.model(name) for role, name in names.items()})
+
+    def digest(self, name: str) -> str:
+        """What tells the weights of a model from others, for the `key` of a table."""
+        path = Path(self.model(name).info.path)
+        return folder_digest(path) if path.is_dir() else name
+
+    def table(self, name: str, key: Mapping[str, Any], make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
+        """A measured table: made once, and read from the folder from then on.
+
+        Args:
+            name: what it is; a folder under `measured`.
+            key: all that changes its content, as plain JSON: names and digests of models, the texts' run, settings.
+            make: measures it.
+        """
+        path = self.folder / "measured" / name / f"{canonical_hash(dict(key))[:16]}.parquet"
+        if not path.is_file():
+            self._reporter.working(f"{self.name}: {name}")
+            made = make()
+            atomically(path, lambda file: made.write_parquet(file, compression="zstd"))
+        return pl.read_parquet(path)
+
+    def note(self, line: str) -> None:
+        """A line of progress that stays."""
+        self._reporter.note(line)

@@ -1,0 +1,71 @@
+"""Runs an experiment: checked, measured with what is there already, answered, written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from fsgen.analysis.answers import FOLDER, Answer
+from fsgen.analysis.frequency import summarize, write_summary
+from fsgen.experiments.base import experiment
+from fsgen.experiments.config import ExperimentConfig, configured
+from fsgen.experiments.lab import Lab
+from fsgen.study.plan import SCHEMA
+from fsgen.study.progress import Reporter
+from fsgen.study.store import Store, write_json
+
+
+def run_experiment(
+    name: str,
+    config: str | Path | ExperimentConfig | None,
+    out: str | Path,
+    *,
+    limit: int | None = None,
+    fresh: bool = False,
+    console: Console | None = None,
+) -> Answer:
+    """Run an experiment, or go on with it where it was interrupted.
+
+    Args:
+        name: of the experiment.
+        config: a YAML file, a configuration, or None for the shipped one.
+        out: the folder of its tables. Experiments may share one, and then share the runs that they have in common.
+        limit: at most so many examples of each task.
+        fresh: remove what studies and experiments wrote there before.
+        console: where progress is shown; standard output if None.
+
+    Returns:
+        the answer, which is also in `answers/<name>.json` of the folder.
+
+    Raises:
+        ValueError: it cannot run as it is, or another process is writing the folder.
+        RuntimeError: runs of it failed.
+    """
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit={limit} is impossible: at least 1")
+    chosen = config if isinstance(config, ExperimentConfig) else configured(name, config)
+    asked = experiment(name)
+    options = asked.checked(chosen)
+    store = Store(Path(out))
+    with store.locked():
+        if fresh:
+            store.clear()
+        if not (store.folder / "study.json").is_file():
+            store.write_study({"name": name, "schema": SCHEMA, "config": {}, "rows": []})
+        with Reporter(console or Console()) as reporter:
+            study = chosen.study
+            if study is not None and "name" not in study.model_fields_set:
+                study = study.model_copy(update={"name": name})
+            answer = asked.run(Lab(store, name, study, reporter, limit), options)
+        answer = replace(
+            answer,
+            experiment=name,
+            title=chosen.title,
+            question=chosen.question,
+            config=chosen.model_dump(mode="json", exclude_unset=True),
+        )
+        write_json(store.folder / FOLDER / f"{name}.json", answer.as_dict())
+        write_summary(store.folder, summarize(store.folder))
+    return answer
