@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
-STEPS = ("corpus", "tokenizer", "train", "distill", "tune", "export", "overlap", "table")
+STEPS = ("corpus", "tokenizer", "train", "distill", "tune", "families", "language", "export", "overlap", "table")
 
 
 def _parser() -> argparse.ArgumentParser:
-    from ladder.sizes import SIZES
-
     parser = argparse.ArgumentParser(prog="python -m ladder", description=__doc__)
     parser.add_argument("step", choices=(*STEPS, "all"))
     parser.add_argument(
-        "--size",
-        default="all",
-        choices=("all", *(size.name for size in SIZES)),
-        help="one size, for train, distill and tune",
+        "--size", default="all", help="the name of one size, for train, distill, tune, families and language"
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; by default all cores")
     return parser
@@ -35,16 +31,19 @@ def run(step: str, size_name: str) -> None:
 
         tokenizer.build()
         stream.build()
-    elif step in ("train", "distill", "tune"):
-        from ladder import distill, train, tune
-        from ladder.sizes import SIZES, size_named
+    elif step in ("train", "distill", "tune", "families", "language"):
+        from ladder import distill, families, made_language, train, tune
+        from ladder.sizes import SIZES
 
-        make, sizes = {
+        makers: dict[str, tuple[Callable[[Any], None], Sequence[Any]]] = {
             "train": (train.train, SIZES),
             "distill": (distill.distill, distill.DISTILLED),
             "tune": (tune.tune, tune.TUNED),
-        }[step]
-        if size_name != "all" and size_named(size_name) not in sizes:
+            "families": (families.train, families.SIZES),
+            "language": (made_language.build, made_language.SIZES),
+        }
+        make, sizes = makers[step]
+        if size_name != "all" and size_name not in (size.name for size in sizes):
             raise ValueError(f"no {step} for {size_name}; choose one of {', '.join(size.name for size in sizes)}")
         for size in reversed(sizes):
             if size_name in ("all", size.name):
@@ -52,7 +51,7 @@ def run(step: str, size_name: str) -> None:
     elif step == "export":
         from ladder import export
 
-        export.export()
+        export.export(size_name)
     elif step == "overlap":
         from ladder import overlap
 

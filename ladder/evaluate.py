@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from transformers import LlamaForCausalLM
 
 from ladder import tokenizer
 from ladder.corpus import Document, read_documents
@@ -74,8 +73,9 @@ def held_out_loss(model: Any, documents: Sequence[Document]) -> float:
 def inference_copy(model: Any) -> Any:
     """A float32 copy of a model in training that decodes with the standard attention."""
     config = type(model.config).from_dict(model.config.to_dict())
-    config._attn_implementation = "sdpa"
-    copy = LlamaForCausalLM(config)
+    if model._supports_sdpa:
+        config._attn_implementation = "sdpa"
+    copy = type(model)(config)
     copy.load_state_dict(model.state_dict())
     return copy.eval()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+FAMILY = "pocket"
 CONTEXT = 1024
 VOCAB_SIZE = 2048
 END_OF_TEXT_ID = 0

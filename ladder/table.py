@@ -14,6 +14,7 @@ from ladder.corpus import DOMAINS, Document, read_documents, worked
 from ladder.evaluate import completions_right, greedy, held_out_loss
 from ladder.files import PACKAGE, PAGE, POCKET_MATH, REFERENCE, RESULTS, TASK_DATA, WORK, read_jsonl, write_jsonl
 from ladder.overlap import clean_marks
+from ladder.sizes import FAMILY, SIZES
 from ladder.stream import stream_tokens
 
 
@@ -61,9 +62,28 @@ def measure(name: str) -> dict[str, Any]:
     return facts
 
 
+def _families(models: list[dict[str, Any]]) -> list[str]:
+    """The models of the other families, each after the Llama of its size."""
+    lines = [
+        "| model | parameters | without embedding | loss, all | loss, gsm8k | loss, word problems | `pocket_math` |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for size in SIZES:
+        number = size.name.removeprefix(FAMILY)
+        same = [model for model in models if model["name"] == model["family"] + number]
+        for model in same if len(same) > 1 else []:
+            loss = model["held_out_loss"]
+            lines.append(
+                f"| `{model['name']}` | {model['parameters']:,} | {model['non_embedding_parameters']:,} "
+                f"| {loss['all']:.4f} | {loss['gsm8k']:.4f} | {loss['word_problems']:.4f} "
+                f"| {model['accuracy']['pocket_math']:.1%} |"
+            )
+    return lines
+
+
 def _markdown(results: dict[str, Any]) -> dict[str, str]:
     """The generated parts of the page by the name of their markers."""
-    models = results["models"]
+    models = [model for model in results["models"] if model["family"] == FAMILY]
     accuracy = [
         "| model | parameters | without embedding | training tokens | `pocket_math` | GSM8K test |",
         "|---|---:|---:|---:|---:|---:|",
@@ -93,6 +113,7 @@ def _markdown(results: dict[str, Any]) -> dict[str, str]:
         dropped = report["dropped_documents"][domain]
         found.append(f"| {domain.replace('_', ' ')} | {count:,} | {dropped} | {shared or '-'} |")
     return {
+        "families": "\n".join(_families(results["models"])),
         "accuracy": "\n".join(accuracy),
         "losses": "\n".join(losses),
         "corpus": "\n".join(corpus),

@@ -18,7 +18,8 @@ from fsgen.decode import check
 from fsgen.methods import PRESETS, Method, parse
 from fsgen.models import Members, ModelInfo
 from fsgen.models.base import Session
-from fsgen.models.bundled import bundled, model_info
+from fsgen.models.bundled import ladder as bundled_ladder
+from fsgen.models.bundled import model_info
 from fsgen.routers import Random
 from fsgen.study.config import LadderConfig, PairConfig, SamplingConfig, StudyConfig, TaskConfig
 from fsgen.tasks import Task
@@ -287,7 +288,7 @@ def _pairs(entries: Iterable[PairConfig | LadderConfig], faults: _Faults) -> Ite
         if isinstance(entry.ladder, tuple):
             ladder = list(entry.ladder)
         else:
-            ladder = [info.name for info in bundled() if info.tuned_from is None]
+            ladder = bundled_ladder()
             if len(ladder) < 2:
                 faults.add("ladder pocket", "this installation has no bundled models")
                 continue

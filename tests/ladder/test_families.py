@@ -1,0 +1,149 @@
+"""The other families: their shapes, the fast scan of Mamba-2, the shares of the optimizers, and what is exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from ladder import __main__ as steps
+from ladder import evaluate, export, families, scan, tokenizer, train
+from ladder.families import FamilySize, Mamba2Size, NeoXSize
+from ladder.sizes import SIZES, size_named
+
+_NEOX = NeoXSize("pocket-neox-test", hidden=32, layers=2, heads=2, ffn=48)
+_MAMBA2 = Mamba2Size("pocket-mamba2-test", hidden=32, layers=2, heads=2, state=16)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _ids(*shape: int) -> torch.Tensor:
+    return torch.randint(1, 200, shape, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.mark.parametrize("size", families.SIZES, ids=lambda size: size.name)
+def test_shapes_count_their_parameters(size: FamilySize) -> None:
+    model = size.new_model()
+    embedding = model.get_input_embeddings().weight.numel()
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    counted = sum(parameter.numel() for parameter in model.parameters())
+    assert (size.parameters, size.non_embedding_parameters) == (counted, counted - embedding)
+
+
+@pytest.mark.parametrize("size", families.SIZES, ids=lambda size: size.name)
+def test_a_size_is_that_of_a_llama(size: FamilySize) -> None:
+    llama = size_named("pocket" + size.name.removeprefix(size.family))
+    assert size.hidden == llama.hidden
+    assert size.parameters == pytest.approx(llama.parameters, rel=0.03)
+    assert size.non_embedding_parameters == pytest.approx(llama.non_embedding_parameters, rel=0.04)
+
+
+def test_names_are_those_of_one_model_each() -> None:
+    names = export.names()
+    assert len(set(names)) == len(names)
+    assert {size.name for size in (*SIZES, *families.SIZES)} <= set(names)
+
+
+@pytest.mark.parametrize("size", [_NEOX, _MAMBA2], ids=lambda size: size.family)
+def test_muon_takes_the_matrices_alone(size: FamilySize) -> None:
+    model = size.new_model()
+    muon, adam = train.optimizers(model, train.Schedule())
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    matrices, others = ({names[id(p)] for p in optimizer.param_groups[0]["params"]} for optimizer in (muon, adam))
+    wanted = {
+        _NEOX: ("query_key_value.weight", "dense.weight", "dense_h_to_4h.weight", "dense_4h_to_h.weight"),
+        _MAMBA2: ("in_proj.weight", "out_proj.weight"),
+    }[size]
+    assert len(matrices) == size.layers * len(wanted)
+    assert all(name.endswith(wanted) for name in matrices)
+    assert matrices | others == set(names.values())
+    assert all(adam_group["weight_decay"] == 0 for adam_group in adam.param_groups)
+
+
+def _outcome(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    model.zero_grad()
+    logits = model(input_ids=ids, use_cache=False).logits
+    torch.autograd.backward(torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()))
+    return logits.detach(), [parameter.grad.clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("length", [128, 100])
+def test_the_fast_scan_is_the_scan(length: int) -> None:
+    model, ids = _MAMBA2.new_model(), _ids(2, length)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2.0)  # of fresh weights the states hardly matter
+    logits, gradients = _outcome(model, ids)
+    with scan.fast_scan():
+        ours, our_gradients = _outcome(model, ids)
+    assert logits.std() > 0.1
+    torch.testing.assert_close(ours, logits, rtol=1e-4, atol=1e-4)
+    for ours_, theirs in zip(our_gradients, gradients, strict=True):
+        torch.testing.assert_close(ours_, theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()))
+
+
+def test_the_fast_scan_forgets_nothing() -> None:
+    model, ids = _MAMBA2.new_model().eval(), _ids(1, 128)
+    with torch.no_grad(), scan.fast_scan():
+        before = model(input_ids=ids, use_cache=False).logits[0, -1]
+        ids[0, 3] += 1
+        after = model(input_ids=ids, use_cache=False).logits[0, -1]
+    assert not torch.equal(before, after)
+
+
+@pytest.mark.parametrize("size", [_NEOX, _MAMBA2], ids=lambda size: size.family)
+def test_a_family_trains(size: FamilySize, tmp_path: Path) -> None:
+    model, ids = size.new_model(), _ids(4, 64)
+    before = train.next_token_loss(model, ids, ids).item() / ids[:, 1:].numel()
+    with scan.fast_scan():
+        train.fit(model, [(ids, ids)] * 12, tmp_path, train.Schedule(), compiled=False)
+    assert train.next_token_loss(model, ids, ids).item() / ids[:, 1:].numel() < before - 1.0
+    copy = evaluate.inference_copy(model)
+    torch.testing.assert_close(
+        copy(input_ids=ids, use_cache=False).logits, model(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("size", [families.NEOX[0], families.MAMBA2[0]], ids=lambda size: size.family)
+def test_what_is_exported(size: FamilySize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export, "WORK", tmp_path)
+    monkeypatch.setattr(export, "PACKAGE", tmp_path / "package")
+    monkeypatch.setattr(tokenizer, "FOLDER", tmp_path / "tokenizer")
+    tokenizer.save(tokenizer.train_tokenizer(["12 apples and 30 pears"] * 3, vocab_size=300), tmp_path / "tokenizer")
+    with pytest.raises(ValueError, match=f"{size.name} is not trained yet"):
+        steps.run("export", size.name)
+    model = size.new_model(seed=4)
+    (tmp_path / "runs" / size.name).mkdir(parents=True)
+    state = {"model": model.state_dict(), "tokens": 12, "seconds": 3.4}
+    torch.save(state, tmp_path / "runs" / size.name / "final.pt")
+    steps.run("export", size.name)
+    folder = tmp_path / "package" / size.name
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    model.load_state_dict({name: value.bfloat16() for name, value in model.state_dict().items()})
+    with torch.no_grad():
+        ids = _ids(1, 40)
+        rounded = model.eval()(input_ids=ids, use_cache=False).logits
+        torch.testing.assert_close(loaded(input_ids=ids, use_cache=False).logits, rounded, rtol=1e-4, atol=1e-4)
+    from fsgen.models.bundled import model_info
+
+    info = model_info(folder)
+    assert (info.family, info.tuned_from) == (size.family, None)
+    assert (info.parameters, info.non_embedding_parameters) == (size.parameters, size.non_embedding_parameters)
+
+
+def test_steps_refuse_what_they_do_not_make() -> None:
+    assert "families" in steps.STEPS
+    with pytest.raises(ValueError, match=r"no families for pocket-8m; choose one of pocket-neox-0\.25m, "):
+        steps.run("families", "pocket-8m")
+    with pytest.raises(ValueError, match="unknown model 'pocket-9t'"):
+        steps.run("export", "pocket-9t")
