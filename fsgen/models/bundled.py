@@ -9,11 +9,15 @@ from typing import Any
 
 from fsgen.models.base import ModelInfo
 
-ROOT = Path(__file__).parent / "pocket"
+FAMILY = "pocket"  # of the ladder; there are models of other families beside it
+ROOT = Path(__file__).parent / FAMILY
+MADE = Path(__file__).parent / "made"
+"""Models of the made language of the experiment `uncertainty`; found by name, but no part of the ladder."""
 PREFIX = "pocket-"
+_PREFIXES = (PREFIX, "made-")
 
 # What the architectures call the input embeddings and the output head.
-_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight")
+_EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "embed_in.weight", "word_embeddings.weight", ".embeddings.weight")
 _HEADS = ("lm_head.weight", "embed_out.weight")
 
 
@@ -25,16 +29,21 @@ def bundled() -> list[ModelInfo]:
     return sorted(found, key=lambda info: (info.parameters, info.name))
 
 
+def ladder() -> list[str]:
+    """The names of the bundled ladder, the smallest first: neither tuned models, nor those of other families."""
+    return [info.name for info in bundled() if info.family == FAMILY and info.tuned_from is None]
+
+
 def bundled_path(name: str) -> Path | None:
     """The folder of a bundled model, None where no bundled model has this name.
 
     Raises:
-        ValueError: a name of the form `pocket-...` that does not exist; lists those that do.
+        ValueError: a name of the form `pocket-...` or `made-...` that does not exist; lists those that do.
     """
-    folder = ROOT / name
-    if name and Path(name).name == name and (folder / "config.json").is_file():
-        return folder
-    if name.startswith(PREFIX) and not Path(name).is_dir():
+    for folder in (ROOT / name, MADE / name):
+        if name and Path(name).name == name and (folder / "config.json").is_file():
+            return folder
+    if name.startswith(_PREFIXES) and not Path(name).is_dir():
         raise ValueError(f"there is no bundled model {name!r}: {bundled_names()}")
     return None
 
@@ -66,7 +75,7 @@ def model_info(folder: Path) -> ModelInfo:
     return ModelInfo(
         name=folder.name,
         path=str(folder),
-        family=str(ours.get("family", "pocket" if folder.parent == ROOT else config.get("model_type", "unknown"))),
+        family=str(ours.get("family", FAMILY if folder.parent == ROOT else config.get("model_type", "unknown"))),
         parameters=total,
         non_embedding_parameters=total - embedding,
         tuned_from=ours.get("tuned_from"),
