@@ -13,7 +13,7 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.models import Members, Model, load
-from fsgen.study.config import StudyConfig
+from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import SCHEMA, Plan, canonical_hash, folder_digest, make_plan
 from fsgen.study.progress import Reporter
 from fsgen.study.run import Runner, write_asked
@@ -74,12 +74,16 @@ class Lab:
         self._store, self._reporter = store, reporter
         self._models: dict[str, Model] = {}
 
+    def varied(self, **changes: Any) -> StudyConfig:
+        """The study of the configuration with other values of some of its keys, checked. Raises ValueError."""
+        if self.config is None:
+            raise ValueError(f"the configuration of the experiment {self.name!r} has no study")
+        content = self.config.model_dump(exclude_unset=True) | changes
+        return validated(StudyConfig, content, f"the study of {self.name}", "understood")
+
     def plan(self, study: StudyConfig | None = None) -> Plan:
         """Check a study and lay out its cells; `study` is that of the configuration if None. Raises ValueError."""
-        chosen = study or self.config
-        if chosen is None:
-            raise ValueError(f"the configuration of the experiment {self.name!r} has no study")
-        return make_plan(chosen, self.limit)
+        return make_plan(study or self.varied(), self.limit)
 
     def study(self, study: StudyConfig | None = None) -> Study:
         """Run a study, or what of it is not there yet; see `plan`.

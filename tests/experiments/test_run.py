@@ -1,0 +1,254 @@
+"""How an experiment is configured, run, resumed and shown, whatever it asks."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+from rich.console import Console
+
+from fsgen import cli
+from fsgen.analysis.answers import Answer, Chart, Point, Table, from_dict, read_answers
+from fsgen.analysis.intervals import Estimate
+from fsgen.experiments import configured, names, run_experiment
+from fsgen.experiments.base import Experiment, NoOptions, experiment
+from fsgen.experiments.lab import Lab
+from fsgen.report import write
+from fsgen.study import run as study_run
+from fsgen.study.config import Keys, StudyConfig
+from fsgen.study.progress import Reporter
+from fsgen.study.store import Store
+
+
+@pytest.fixture
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+@pytest.fixture
+def asked(ladder: dict[str, str], data: str, tmp_path: Path) -> Path:
+    """The scaling experiment on the tiny ladder, with a pair more than a fit needs."""
+    study = {
+        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 5, "data": data}],
+        "pairs": [{"ladder": [*ladder.values()]}],
+        "methods": ["oracle", "contrastive"],
+    }
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"experiment": "scaling", "study": study}), encoding="utf-8")
+    return path
+
+
+def answer(**changes: Any) -> Answer:
+    """An answer with one of everything."""
+    given: dict[str, Any] = {
+        "statement": "It <b>rises</b> by 0.2 [0.1, 0.3].",
+        "holds": True,
+        "overturn": "A fall.",
+        "numbers": {"rise": Estimate(0.2, 0.1, 0.3), "one text": Estimate(0.5)},
+        "charts": (
+            Chart("lines", "Lines", "They rise.", "A line each.", "size", "share", (Point(1, 0.1), Point(10, 0.3))),
+            Chart(
+                "bars", "Bars", "Two.", "A bar each.", "part", "share", kind="bar", series="draft",
+                points=tuple(Point(x, 0.2, 0.1, 0.4, series, "t") for x in ("first", "last") for series in "ab"),
+            ),
+        ),
+        "tables": (Table("t", "A table", "Rows.", ("name", "value"), (("x", 1.0), ("y", None))),),
+        "remarks": ("Only two sizes.",),
+    }  # fmt: skip
+    return Answer(**given | changes)
+
+
+def test_every_experiment_has_its_file_and_its_module() -> None:
+    assert names()
+    for name in names():
+        config = configured(name)
+        assert config.experiment == name
+        assert config.title
+        assert config.question.endswith("?")
+        known = experiment(name)
+        known.checked(config)
+        assert set(known.options.model_fields) >= set(config.options)
+
+
+def test_the_docs_tell_of_every_experiment() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "experiments.md").read_text(encoding="utf-8")
+    assert [name for name in names() if f"\n### {name}\n" not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("experiment: scaling\nstudies: {}", "studies: unknown key"),
+        ("experiment: other", "is for the experiment 'other', not 'scaling'"),
+        ("title: Mine", "experiment: missing"),
+        ("- a", "is not a mapping with keys such as experiment, study and options"),
+        ("experiment: [", "is not YAML"),
+        ("experiment: scaling\nstudy: {tasks: [gsm8k]}", "the study has no pairs"),
+    ],
+)
+def test_faults_of_a_configuration(text: str, fault: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=r"x\.yaml") as error:
+        configured("scaling", path)
+    assert fault in str(error.value)
+
+
+def test_unknown_names_and_options_come_before_the_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"unknown experiment 'skaling': choose one of .*scaling"):
+        configured("skaling")
+    with pytest.raises(ValueError, match="is not a file"):
+        configured("scaling", tmp_path / "none.yaml")
+    wrong = configured("scaling").model_copy(update={"options": {"speed": 3}})
+    with pytest.raises(ValueError, match="speed: unknown key"):
+        run_experiment("scaling", wrong, tmp_path / "out")
+    with pytest.raises(ValueError, match="limit=0"):
+        run_experiment("scaling", None, tmp_path / "out", limit=0)
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_answers_resumes_and_is_reported(
+    asked: Path, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Three pairs are no set of four: both methods are measured, and the laws are refused by name.
+    with pytest.raises(ValueError, match="4 pairs that a fit needs"):
+        run_experiment("scaling", asked, tmp_path / "out", console=quiet)
+    runs = sorted(file.name for file in (tmp_path / "out" / "runs").iterdir())
+    assert runs
+
+    def conclude(points: pl.DataFrame) -> Answer:
+        assert len(points) == 6
+        return answer()
+
+    monkeypatch.setattr("fsgen.experiments.scaling.conclude", conclude)
+    monkeypatch.setattr(study_run, "generate", lambda *_, **__: pytest.fail("nothing is left to write"))
+    found = run_experiment("scaling", asked, tmp_path / "out", console=quiet)
+    assert found.title == configured("scaling").title
+    assert found.config["study"]["methods"] == [{"name": "oracle"}, {"name": "contrastive"}]
+    assert read_answers(tmp_path / "out") == [from_dict(json.loads(json.dumps(found.as_dict())))]
+    page = write(tmp_path / "out").read_text(encoding="utf-8")
+    assert "It &lt;b&gt;rises&lt;/b&gt; by 0.2" in page
+    assert found.question in page
+    for anchor in ("scaling-lines-0", "scaling-bars-0", 'id="scaling-t"', 'id="scaling-numbers"'):
+        assert anchor in page
+
+
+def lab_in(folder: Path, quiet: Console, study: StudyConfig | None = None) -> Lab:
+    folder.mkdir(parents=True, exist_ok=True)
+    return Lab(Store(folder), "tried", study, Reporter(quiet))
+
+
+def test_a_table_is_measured_once(tmp_path: Path, quiet: Console) -> None:
+    made: list[int] = []
+
+    def make(value: int) -> Callable[[], pl.DataFrame]:
+        def measured() -> pl.DataFrame:
+            made.append(value)
+            return pl.DataFrame({"value": [value]})
+
+        return measured
+
+    for _ in range(2):
+        lab = lab_in(tmp_path, quiet)
+        assert lab.table("v", {"at": 1}, make(1))["value"].to_list() == [1]
+        assert lab.table("v", {"at": 2}, make(2))["value"].to_list() == [2]
+    assert made == [1, 2]
+
+
+def test_studies_of_one_folder_share_their_runs(
+    ladder: dict[str, str], data: str, tmp_path: Path, quiet: Console
+) -> None:
+    base = StudyConfig.model_validate(
+        {
+            "name": "first",
+            "tasks": [{"name": "pocket_math", "limit": 3, "max_tokens": 4, "data": data}],
+            "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
+            "methods": ["oracle"],
+        }
+    )
+    lab = lab_in(tmp_path, quiet, base)
+    first = lab.study()
+    second = lab.study(lab.varied(name="second", routers=["never"], methods=["route"]))
+    again = lab.study()
+    assert [row.run for row in first.rows] == [row.run for row in again.rows] != [row.run for row in second.rows]
+    assert set(first.alone[first.rows[0].run]) == {"draft", "target"}
+    assert len(first.texts(first.rows[0].run)) == 3
+    assert first.traces(first.rows[0].run).collect()["differs"].null_count() == 0
+    listed = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
+    assert [row["run"] for row in listed["rows"]] == [first.rows[0].run, second.rows[0].run]
+    assert set(listed["config"]) == {"first", "second"}
+
+
+def test_a_study_that_fails_stops_the_experiment(
+    ladder: dict[str, str], data: str, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("the weights are gone")
+
+    monkeypatch.setattr(study_run.Runner, "_members", fails)
+    study = {
+        "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 4, "data": data}],
+        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
+        "methods": ["oracle"],
+    }
+    with pytest.raises(RuntimeError, match=r"runs of the experiment 'tried' failed(.|\n)*the weights are gone"):
+        lab_in(tmp_path, quiet, StudyConfig.model_validate(study)).study()
+
+
+def test_an_answer_is_checked() -> None:
+    with pytest.raises(ValueError, match="one name"):
+        answer(tables=(Table("lines", "", "", ("a",), ()),))
+    with pytest.raises(ValueError, match="2 columns"):
+        answer(tables=(Table("t", "", "", ("a", "b"), ((1,),)),))
+
+
+@pytest.mark.parametrize(
+    ("estimate", "expected"),
+    [(Estimate(2, 1.5, 3), True), (Estimate(0.5, 0.2, 0.9), False), (Estimate(1, 0.9, 1.2), None), (Estimate(9), None)],
+)
+def test_an_interval_decides_or_leaves_it_open(estimate: Estimate, expected: bool | None) -> None:
+    assert estimate.above(1.0) is expected
+
+
+class _Typed(Keys):
+    width: int = 3
+
+
+def test_options_are_typed() -> None:
+    known = Experiment(_Typed, lambda lab, options: answer())
+    config = configured("scaling")
+    assert known.checked(config.model_copy(update={"options": {"width": 5}})).width == 5
+    with pytest.raises(ValueError, match=r"width: .*not 'wide'"):
+        known.checked(config.model_copy(update={"options": {"width": "wide"}}))
+    assert Experiment(NoOptions, lambda lab, options: answer()).checked(config) == NoOptions()
+
+
+def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as end:
+            cli.main(["experiment", *arguments])
+        out, err = capsys.readouterr()
+        assert isinstance(end.value.code, int)
+        return end.value.code, out, err
+
+    status, out, _ = run("--list")
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == names()
+    status, out, _ = run("scaling", "--show")
+    assert status == 0
+    assert yaml.safe_load(out)["experiment"] == "scaling"
+    status, _, err = run()
+    assert status == 2
+    assert "name an experiment" in err
+    status, _, err = run("scaling", "--config", str(tmp_path / "none.yaml"))
+    assert status == 2
+    assert "is not a file" in err
+    status, _, err = run("nothing")
+    assert status == 2
+    assert "unknown experiment 'nothing'" in err
