@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from fsgen.models.bundled import bundled_names, bundled_path
+from fsgen.models.continuation import text_config, ways_to_continue
 from fsgen.models.int8 import check_products
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"  # linear layers of eight bits, the rest in float32; on a CPU only
 
-# What a layer may be so that the cache can rewind it. Anything else keeps a state that has no positions.
-REWINDABLE_LAYERS = frozenset({"full_attention", "sliding_attention"})
-# What the session has to be able to tell a model's forward pass.
-NEEDED_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")
 # Room that a model needs on a GPU beside its weights, for the cache and the activations.
 HEADROOM = 1.25
 
@@ -59,7 +55,7 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
         name: a bundled model, a local folder, or a name on the Hugging Face hub.
 
     Raises:
-        ValueError: nothing of this name, no safetensors weights, or a model whose state cannot be rewound.
+        ValueError: nothing of this name, no safetensors weights, or a model whose state no session can keep.
     """
     shown = str(name)
     local = bundled_path(shown) if isinstance(name, str) else None
@@ -79,7 +75,7 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
             f"no model {shown!r} can be opened: {first_line(error)}. A model is a local folder, a name on the "
             f"Hugging Face hub, or a bundled one: {bundled_names()}"
         ) from error
-    refuse_unrewindable(config, shown)
+    ways_to_continue(config, shown)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # many kinds, by tokenizer and by what is wrong with its files
@@ -100,73 +96,6 @@ def _check_weights_format(name: str, folder: Path) -> None:
             "convert them to safetensors"
         )
     raise ValueError(f"{name!r} has no weights in the safetensors format in {folder}")
-
-
-def text_config(config: Any) -> Any:
-    """The part of a (perhaps multimodal) configuration that describes the language model."""
-    return config.get_text_config(decoder=True)
-
-
-def layer_kinds(config: Any) -> list[tuple[str, int | None]]:
-    """For each layer its type and, for a sliding layer, its window in tokens."""
-    config = text_config(config)
-    window = getattr(config, "sliding_window", None)
-    kinds = getattr(config, "layer_types", None)
-    if kinds is None:
-        only = "full_attention"
-        if window is not None:
-            only = "sliding_attention"
-        elif getattr(config, "attention_chunk_size", None) is not None:
-            only = "chunked_attention"
-        kinds = [only] * config.num_hidden_layers
-    return [(kind, window if kind == "sliding_attention" else None) for kind in kinds]
-
-
-def refuse_unrewindable(config: Any, name: str, architecture: type | None = None) -> None:
-    """Refuses, by its configuration alone, a model that a session could not rewind.
-
-    Raises:
-        ValueError: a recurrent or hybrid model, or one whose positions or masks cannot be told from outside; names
-            the model and its architecture.
-    """
-    if architecture is None:
-        try:
-            architecture = AutoModelForCausalLM._model_mapping[type(config)]
-        except KeyError:
-            raise ValueError(f"{name!r} ({config.model_type}) is not a causal language model") from None
-        if isinstance(architecture, (tuple, list)):
-            architecture = architecture[0]
-    reason = _why_not_rewindable(config, architecture)
-    if reason:
-        raise ValueError(
-            f"{name!r} ({architecture.__name__}) cannot be used: {reason}. Collaborative decoding rewinds a model to "
-            "an earlier token, and needs attention layers with a key-value cache for it"
-        )
-
-
-def _why_not_rewindable(config: Any, architecture: type) -> str | None:
-    text = text_config(config)
-    if getattr(config, "is_encoder_decoder", False):
-        return "it is an encoder-decoder model"
-    if getattr(architecture, "_is_stateful", False):
-        return "it carries a recurrent state, which cannot be rewound"
-    try:
-        odd = sorted({kind for kind, _ in layer_kinds(config)} - REWINDABLE_LAYERS)
-    except AttributeError:
-        return "its configuration does not say what its layers are"
-    if odd:
-        return f"it has layers of a type whose state cannot be rewound ({', '.join(odd)})"
-    if getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None):
-        return "its layers share their keys and values"
-    if getattr(text, "alibi", False):
-        return "its positions (ALiBi) cannot be told from outside"
-    if getattr(text, "use_bidirectional_attention", False) or getattr(text, "is_causal", True) is False:
-        return "its attention is not causal"
-    arguments = inspect.signature(architecture.forward).parameters  # type: ignore[attr-defined]
-    missing = [argument for argument in NEEDED_ARGUMENTS if argument not in arguments]
-    if missing:
-        return f"its forward pass does not take {', '.join(missing)}"
-    return None
 
 
 def context_of(config: Any, tokenizer: Any = None) -> int:

@@ -21,17 +21,19 @@ from fsgen.models.checkpoint import (
     check_weights,
     context_of,
     first_line,
-    layer_kinds,
     place,
-    refuse_unrewindable,
-    text_config,
 )
-from fsgen.models.int8 import Int8Linear, quantise
+from fsgen.models.continuation import Continuation, layer_kinds, text_config, ways_to_continue
+from fsgen.models.int8 import quantise
 from fsgen.models.lean import LeanForward, LeanWeights, speaks
+from fsgen.models.proof import check_exact
+from fsgen.models.recurrent import RecurrentSession
 from fsgen.models.session import CachedSession
+from fsgen.models.states import StateForward
 from fsgen.models.stock import TransformersForward
 
-# The tests show these to be exact; any other architecture has to show it once, when it is loaded.
+# The tests show these to be exact, whatever their configuration; any other architecture has to show it once, when it is
+# loaded.
 PROVEN = frozenset(
     {"llama", "qwen2", "qwen3", "mistral", "gpt_neox", "gpt2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"}
 )
@@ -92,7 +94,7 @@ class HFModel:
         info: all of that, where it is known already.
 
     Raises:
-        ValueError: a model whose state cannot be rewound, or that turns out not to continue a cached state exactly.
+        ValueError: a model whose state no session can keep, or that turns out not to continue it exactly.
     """
 
     full_logits = True
@@ -102,7 +104,7 @@ class HFModel:
     ) -> None:
         config = model.config
         name = name or getattr(config, "name_or_path", "") or type(model).__name__
-        refuse_unrewindable(config, name, type(model))
+        ways = ways_to_continue(config, name, type(model))
         self.module = model.eval()
         self.tokenizer = tokenizer
         self.info = info or _info(model, name, path)
@@ -119,16 +121,32 @@ class HFModel:
         self.boolean_masks = config._attn_implementation == "sdpa"
         self.keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
         self._lean = LeanWeights(model, self.kinds, self.layers) if speaks(model) else None
-        if config.model_type not in PROVEN:
-            check_exact(self)
+        for self.continuation in ways:
+            try:
+                if config.model_type not in PROVEN:
+                    check_exact(self)
+                break
+            except ValueError:
+                if self.continuation is ways[-1]:
+                    raise
 
     def __repr__(self) -> str:
         return f"HFModel({self.info.name!r})"
 
-    def session(self, batch_size: int) -> CachedSession:
+    def session(self, batch_size: int) -> CachedSession | RecurrentSession:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
+        if self.continuation is not Continuation.REWOUND:
+            return RecurrentSession(
+                StateForward(self, batch_size),
+                self.continuation,
+                batch_size,
+                self.info.name,
+                self.vocab_size,
+                self.context,
+                self.device,
+            )
         forward: Forward
         if self._lean is not None:
             forward = LeanForward(self._lean, batch_size, self.context)
@@ -159,38 +177,3 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
         if ids is not None:
             found.update(ids if isinstance(ids, (list, tuple)) else [ids])
     return frozenset(found)
-
-
-def check_exact(model: HFModel) -> None:
-    """Shows on a few tokens that a session gives what plain forward passes give.
-
-    For architectures that the tests do not cover: rows of several lengths, rewound and grown, against each text alone.
-
-    Raises:
-        ValueError: it does not; names the model and its architecture.
-    """
-    vocab = min(model.vocab_size, 1000)
-    texts = [[(7 * i + 11 * row + 3) % vocab for i in range(12 + row)] for row in range(2)]
-    calls: list[list[list[int]]] = [
-        [texts[0][:9], texts[1][:5]],
-        [texts[0][:6], texts[1]],
-        [texts[0], texts[1][:8] + texts[0][:2]],
-    ]
-    architecture = type(model.module).__name__
-    refusal = f"{model.info.name!r} ({architecture}) cannot be used: "
-    # Half precision rounds differently in batches of different shape; a wrong mask or position is far beyond that.
-    rounds = model.module.dtype != torch.float32 or any(isinstance(part, Int8Linear) for part in model.module.modules())
-    tolerance = 0.1 if rounds else 1e-3
-    session = model.session(2)
-    for rows in calls:
-        try:
-            got = session.score(rows, 2)
-            with torch.inference_mode():
-                alone = [model.module(torch.tensor([row], device=model.device), use_cache=False) for row in rows]
-        except (TypeError, ValueError, AttributeError, KeyError, RuntimeError) as error:
-            raise ValueError(f"{refusal}its forward pass fails on a rewound state ({first_line(error)})") from error
-        for row, plain in enumerate(alone):
-            expected = plain.logits[0, -2:].to(got)
-            off = (got[row] - expected).abs().max()
-            if not off <= tolerance * expected.abs().max().clamp(min=1e-6):
-                raise ValueError(f"{refusal}a rewound state does not give the logits of a fresh one (off by {off:.2g})")

@@ -19,20 +19,82 @@ WIDE = 16
 
 
 @dataclass(slots=True)
-class _Work:
-    """What a row needs: the tokens to run, the position of the first of them, and of how many logits are wanted."""
+class Work:
+    """What a row needs.
+
+    Attributes:
+        row: of the session.
+        tokens: its whole sequence.
+        start: the first position that has to run.
+        wanted: of how many last positions logits are wanted.
+        agreed: how many tokens are those that the row held before.
+    """
 
     row: int
     tokens: list[int]
     start: int
     wanted: int
+    agreed: int
 
     @property
     def new(self) -> int:
         return len(self.tokens) - self.start
 
 
-class CachedSession:
+class RowSession:
+    """What sessions of every kind know of their rows: the tokens that are computed, and what they have cost.
+
+    Args:
+        rows: of the session.
+        name, vocab_size, context, device: of the model.
+    """
+
+    def __init__(self, rows: int, name: str, vocab_size: int, context: int, device: torch.device) -> None:
+        self.usage = [Usage() for _ in range(rows)]
+        self.rows = rows
+        self._name, self._vocab, self._context, self._device = name, vocab_size, context, device
+        self._known: list[list[int]] = [[] for _ in range(rows)]
+        self._longest = [0] * rows  # tokens that each row is said to reach
+        self._counted = [0] * rows  # the first position whose token counts as used
+
+    def begin(self, row: int, prompt: int, longest: int) -> None:
+        """A new text starts in this row; see `Session.begin`."""
+        self._longest[row] = min(longest, self._context)
+        self.usage[row] = Usage()
+        self._counted[row] = prompt - 1
+
+    def _plan(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> list[Work]:
+        rows = self.rows
+        if len(sequences) != rows:
+            raise ValueError(f"{len(sequences)} sequences for a session of {rows} rows")
+        lasts = [last] * rows if isinstance(last, int) else last
+        if len(lasts) != rows:
+            raise ValueError(f"{len(lasts)} values of last for a session of {rows} rows")
+        work = []
+        for row, given in enumerate(sequences):
+            if given is None:
+                continue
+            tokens = list(given) if type(given) is list else _as_list(given)
+            length, wanted = len(tokens), int(lasts[row])
+            if length == 0:
+                raise ValueError(f"the sequence of row {row} is empty")
+            if length > self._context:
+                raise ValueError(
+                    f"the sequence of row {row} has {length} tokens, and {self._name} takes {self._context}"
+                )
+            if not 1 <= wanted <= length:
+                raise ValueError(f"last={wanted} is impossible for row {row}: it has {length} tokens")
+            agreed = common_prefix(self._known[row], tokens)
+            start = min(agreed, length - wanted)
+            fresh = tokens[start:]
+            if min(fresh) < 0 or max(fresh) >= self._vocab:
+                bad = next(token for token in fresh if not 0 <= token < self._vocab)
+                raise ValueError(f"token {bad} of row {row} is outside the vocabulary of {self._vocab}")
+            work.append(Work(row, tokens, start, wanted, agreed))
+        return work
+
+
+class CachedSession(RowSession):
     """The tokens and the key-value state of one batch (see `fsgen.models.base.Session`).
 
     A call runs one forward pass over the rows from the first active one to the last; rows that have far more to run
@@ -45,20 +107,14 @@ class CachedSession:
     """
 
     def __init__(self, forward: Forward, name: str, vocab_size: int, context: int, device: torch.device) -> None:
-        rows = forward.slots.rows
-        self.usage = [Usage() for _ in range(rows)]
-        self.rows = rows
+        super().__init__(forward.slots.rows, name, vocab_size, context, device)
         self._forward = forward
-        self._name, self._vocab, self._context, self._device = name, vocab_size, context, device
-        self._known: list[list[int]] = [[] for _ in range(rows)]
         self._expected = 0  # tokens of the longest row there will be
-        self._counted = [0] * rows  # the first position whose token counts as used
 
     def begin(self, row: int, prompt: int, longest: int) -> None:
         """A new text starts in this row; see `Session.begin`."""
-        self._expected = max(self._expected, min(longest, self._context))
-        self.usage[row] = Usage()
-        self._counted[row] = prompt - 1
+        super().begin(row, prompt, longest)
+        self._expected = max(self._expected, self._longest[row])
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor:
@@ -92,36 +148,7 @@ class CachedSession:
             usage.tokens += len(item.tokens) - max(item.start, min(self._counted[item.row], len(item.tokens)))
         return logits
 
-    def _plan(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> list[_Work]:
-        rows = self.rows
-        if len(sequences) != rows:
-            raise ValueError(f"{len(sequences)} sequences for a session of {rows} rows")
-        lasts = [last] * rows if isinstance(last, int) else last
-        if len(lasts) != rows:
-            raise ValueError(f"{len(lasts)} values of last for a session of {rows} rows")
-        work = []
-        for row, given in enumerate(sequences):
-            if given is None:
-                continue
-            tokens = list(given) if type(given) is list else _as_list(given)
-            length, wanted = len(tokens), int(lasts[row])
-            if length == 0:
-                raise ValueError(f"the sequence of row {row} is empty")
-            if length > self._context:
-                raise ValueError(
-                    f"the sequence of row {row} has {length} tokens, and {self._name} takes {self._context}"
-                )
-            if not 1 <= wanted <= length:
-                raise ValueError(f"last={wanted} is impossible for row {row}: it has {length} tokens")
-            start = min(common_prefix(self._known[row], tokens), length - wanted)
-            fresh = tokens[start:]
-            if min(fresh) < 0 or max(fresh) >= self._vocab:
-                bad = next(token for token in fresh if not 0 <= token < self._vocab)
-                raise ValueError(f"token {bad} of row {row} is outside the vocabulary of {self._vocab}")
-            work.append(_Work(row, tokens, start, wanted))
-        return work
-
-    def _share(self, work: list[_Work]) -> None:
+    def _share(self, work: list[Work]) -> None:
         """Copies beginnings that another row holds; what several rows are about to compute, one of them does first."""
         long = [item for item in work if item.new - item.wanted >= WORTH_COPYING]
         for item in long:
@@ -134,12 +161,12 @@ class CachedSession:
         shared = min(shared, *(len(item.tokens) - item.wanted for item in long))
         if shared - max(item.start for item in long) < WORTH_COPYING:
             return
-        self._run([_Work(lead.row, lead.tokens[:shared], lead.start, 1)], 1)
+        self._run([Work(lead.row, lead.tokens[:shared], lead.start, 1, lead.agreed)], 1)
         lead.start = shared
         for item in long[1:]:
             self._borrow(item)
 
-    def _borrow(self, item: _Work) -> None:
+    def _borrow(self, item: Work) -> None:
         """Takes the keys and values of the row that holds the longest beginning of this one, if that is worth it."""
         bound = len(item.tokens) - item.wanted
         length, donor = max(
@@ -150,7 +177,7 @@ class CachedSession:
             self._known[item.row] = item.tokens[:length]
             item.start = length
 
-    def _run(self, work: list[_Work], keep: int) -> Tensor:
+    def _run(self, work: list[Work], keep: int) -> Tensor:
         """Runs the new tokens of these rows: logits [rows from the first to the last, keep, vocab], float32."""
         for item in work:
             del self._known[item.row][item.start :]  # should the call fail, these slots are no longer trusted
@@ -159,7 +186,7 @@ class CachedSession:
             self._known[item.row] = item.tokens
         return logits
 
-    def _call(self, work: list[_Work], keep: int) -> Call:
+    def _call(self, work: list[Work], keep: int) -> Call:
         lead, slots, device = work[0], self._forward.slots, self._device
         first, rows = lead.row, work[-1].row - lead.row + 1
         width, longest, even = lead.new, len(lead.tokens), len(work) == rows
@@ -182,7 +209,7 @@ class CachedSession:
         return Call(ids, positions, where, first, lead.start, longest, keep)
 
 
-def _alike(work: list[_Work]) -> list[list[_Work]]:
+def _alike(work: list[Work]) -> list[list[Work]]:
     """Groups of rows that share a pass: those with few new tokens, and neighbours with about as many."""
     widest, narrowest = max(item.new for item in work), min(item.new for item in work)
     if widest <= max(WIDE, 2 * narrowest):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -58,28 +58,46 @@ class TransformersForward(Forward):
 
         A pad stands at position 0 and so sees one slot, since a query that sees nothing has no softmax.
         """
-        slots = self.slots.counting[: call.longest]
-        queries = call.positions[:, None, :, None]  # [rows or 1, 1, width, 1]
-        causal = slots <= queries
-        masks = {}
-        for kind, window in self._model.kinds.items():
-            mask = causal
-            if window is not None and call.longest > window:
-                mask = causal & (slots > queries - window)
-            if not self._model.boolean_masks:
-                dtype = self._model.module.dtype
-                mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
-            masks[kind] = mask
+        masks = attention_masks(self._model, self._model.kinds, self.slots.counting[: call.longest], call.positions)
         # A model with one type of layer takes the mask as it is; one with several asks for them by name.
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
 
-class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # the base class is untyped
+def attention_masks(
+    model: HFModel, kinds: dict[str, int | None], slots: Tensor, positions: Tensor
+) -> dict[str, Tensor]:
+    """For each kind of attention layer what each query may see, [rows or 1, 1, width, slots].
+
+    Args:
+        model: says whether its masks are boolean or added to the scores.
+        kinds: each with its window in tokens, None where it has none.
+        slots: the slots there are, counted from 0.
+        positions: of the queries, [rows or 1, width].
+    """
+    queries = positions[:, None, :, None]
+    causal = slots <= queries
+    masks = {}
+    for kind, window in kinds.items():
+        mask = causal
+        if window is not None and len(slots) > window:
+            mask = causal & (slots > queries - window)
+        if not model.boolean_masks:
+            dtype = model.module.dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
+        masks[kind] = mask
+    return masks
+
+
+class _HasSlots(Protocol):
+    slots: Slots
+
+
+class SlotBuffers(CacheLayerMixin):  # type: ignore[misc]  # the base class is untyped
     """Keys and values of one layer: two buffers [rows, slots, heads, head_dim], handed out as transposed views."""
 
-    def __init__(self, cache: SlotCache) -> None:
+    def __init__(self, holder: _HasSlots) -> None:
         super().__init__()
-        self.cache = cache
+        self.holder = holder
         self.capacity = 0
         self.is_sliding = False
 
@@ -90,7 +108,7 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # the base class is unt
         self.is_initialized = True
 
     def _blank(self, like: Tensor) -> Tensor:
-        shape = (self.cache.slots.rows, self.capacity, like.shape[1], like.shape[3])
+        shape = (self.holder.slots.rows, self.capacity, like.shape[1], like.shape[3])
         # Zeros, since a masked slot still enters the attention sum with weight 0, and 0 times NaN is NaN.
         return torch.zeros(shape, dtype=like.dtype, device=like.device)
 
@@ -110,6 +128,17 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # the base class is unt
             new[:, :, : old.shape[2]] = old
             grown.append(new.transpose(1, 2))
         self._hold(*grown)
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotLayer(SlotBuffers):
+    """The keys and values of one layer, for calls over neighbouring rows."""
+
+    def __init__(self, cache: SlotCache) -> None:
+        super().__init__(cache)
+        self.cache = cache
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes the new keys and values [rows, heads, new, head_dim]; returns all that a query may see."""
@@ -134,9 +163,6 @@ class SlotLayer(CacheLayerMixin):  # type: ignore[misc]  # the base class is unt
     def get_seq_length(self) -> int:
         """Tokens before this call's, where all rows agree; a ragged call brings its own masks and positions."""
         return self.cache.call.start
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # the base class is untyped

@@ -13,8 +13,10 @@ from fsgen.models import lean
 from fsgen.models.base import Model
 from fsgen.models.cache import Call
 from fsgen.models.checkpoint import context_of
-from fsgen.models.hf import PROVEN, HFModel, check_exact
-from fsgen.models.session import common_prefix
+from fsgen.models.continuation import ways_to_continue
+from fsgen.models.hf import PROVEN, HFModel
+from fsgen.models.proof import check_exact
+from fsgen.models.session import CachedSession, common_prefix
 from fsgen.models.stock import TransformersForward
 from tests.tiny import ARCHITECTURES, tiny_config, tiny_model
 
@@ -103,6 +105,7 @@ def test_packed_weights_multiply_alike(batch: int, biases: bool, monkeypatch: py
 def test_a_shared_beginning_is_computed_once() -> None:
     module = tiny_model("llama")
     session = HFModel(module).session(3)
+    assert isinstance(session, CachedSession)
     shots = [(7 * i) % 96 for i in range(50)]
     texts = [[*shots, 5, 6], [*shots, 9], [*shots, *range(30)]]
     widths: list[tuple[int, ...]] = []
@@ -129,6 +132,7 @@ def test_a_shared_beginning_is_computed_once() -> None:
 def test_a_long_row_does_not_widen_the_others() -> None:
     module = tiny_model("llama")
     session = HFModel(module).session(4)
+    assert isinstance(session, CachedSession)
     texts = [[i + 1, 2, 3] for i in range(4)]
     session.score(texts, 1)
     texts = [[*texts[0], 4], [90 - i for i in range(60)], [*texts[2], 4, 5], [i % 7 for i in range(40)]]
@@ -211,6 +215,7 @@ def test_nobody_active() -> None:
 def test_a_failed_call_leaves_a_valid_session(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model(architecture)
     session = HFModel(module).session(2)
+    assert isinstance(session, CachedSession)
     first = [[2, 3, 4, 5, 6], [7, 8, 9]]
     session.score(first, 1)
     run = session._forward.run
@@ -289,35 +294,6 @@ def test_positions_that_depend_on_the_length_bound_the_context() -> None:
     assert context_of(config) == 64
 
 
-STATEFUL: dict[str, dict[str, Any]] = {
-    "MambaConfig": {"hidden_size": 16, "state_size": 4},
-    "Mamba2Config": {},
-    "FalconMambaConfig": {},
-    "RwkvConfig": {"hidden_size": 16},
-    "JambaConfig": {},
-    "FalconH1Config": {},
-    "BambaConfig": {},
-    "ZambaConfig": {},
-    "RecurrentGemmaConfig": {},
-    "Qwen3NextConfig": {},
-    "MiniMaxConfig": {},
-    "Lfm2Config": {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]},
-    "NemotronHConfig": {},
-    "xLSTMConfig": {},
-    "GraniteMoeHybridConfig": {},
-}
-
-
-@pytest.mark.parametrize("kind", STATEFUL)
-def test_models_that_cannot_be_rewound_are_refused_by_their_configuration(kind: str) -> None:
-    from fsgen.models.checkpoint import refuse_unrewindable
-
-    config = getattr(transformers, kind)(**STATEFUL[kind])
-    with pytest.raises(ValueError, match=r"'some/model' .*cannot be used: .*rewound") as caught:
-        refuse_unrewindable(config, "some/model")
-    assert transformers.AutoModelForCausalLM._model_mapping[type(config)].__name__ in str(caught.value)
-
-
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
@@ -327,17 +303,11 @@ def test_models_that_cannot_be_rewound_are_refused_by_their_configuration(kind: 
         ("Gemma3nTextConfig", "share"),
     ],
 )
-def test_other_models_that_no_session_can_serve(kind: str, words: str) -> None:
-    from fsgen.models.checkpoint import refuse_unrewindable
-
-    with pytest.raises(ValueError, match=words):
-        refuse_unrewindable(getattr(transformers, kind)(), "some/model")
-
-
-def test_a_model_at_hand_is_refused_too() -> None:
-    config = transformers.MambaConfig(vocab_size=32, hidden_size=16, state_size=4, num_hidden_layers=1)
-    with pytest.raises(ValueError, match="MambaForCausalLM"):
-        HFModel(transformers.MambaForCausalLM(config), name="tiny")
+def test_models_that_no_session_can_serve(kind: str, words: str) -> None:
+    with pytest.raises(ValueError, match=rf"'some/model' .*cannot be used: .*{words}") as caught:
+        ways_to_continue(getattr(transformers, kind)(), "some/model")
+    architecture = transformers.AutoModelForCausalLM._model_mapping[type(getattr(transformers, kind)())]
+    assert architecture.__name__ in str(caught.value)
 
 
 def test_what_counts_as_proven_is_what_is_tested() -> None:

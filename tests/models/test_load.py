@@ -162,10 +162,15 @@ def test_tokenizers_that_hide_their_rules_are_probed() -> None:
 
 
 @pytest.mark.usefixtures("no_weights")
-@pytest.mark.parametrize("kind", ["Mamba", "Jamba", "FalconH1"])
-def test_unrewindable_models_are_refused_before_their_weights(tmp_path: Path, kind: str) -> None:
-    folder = save_without_weights(tmp_path / "state", getattr(transformers, f"{kind}Config")())
-    with pytest.raises(ValueError, match=f"{folder}.*{kind}ForCausalLM.*cannot be rewound"):
+@pytest.mark.parametrize(
+    ("kind", "config", "words"),
+    [("Rwkv", {"hidden_size": 16}, "does not take as a cache"), ("xLSTM", {}, "do not tell of")],
+)
+def test_states_that_no_session_can_keep_are_refused_before_their_weights(
+    tmp_path: Path, kind: str, config: dict[str, Any], words: str
+) -> None:
+    folder = save_without_weights(tmp_path / "state", getattr(transformers, f"{kind}Config")(**config))
+    with pytest.raises(ValueError, match=f"{folder}.*{kind}ForCausalLM.*cannot be used: .*recurrent state.*{words}"):
         load(target=folder)
 
 
