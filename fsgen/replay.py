@@ -75,7 +75,7 @@ def replay(
     # Texts of like length are read together; one session a model, so that beginnings are found again.
     order = sorted(range(len(ids)), key=lambda i: len(sequences[i]))
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    readers = [_Reader(model, sequences, lengths, vocab) for model in (members[0].target, *(g.draft for g in members))]
+    readers = [Reader(model, sequences, lengths, vocab) for model in (members[0].target, *(g.draft for g in members))]
     result: list[dict[int, Generation]] = [{} for _ in members]
     for batch in batches:
         texts = [written[i] for i in batch]
@@ -91,8 +91,18 @@ def replay(
     return [[found[i] for i in range(len(ids))] for found in result]
 
 
-class _Reader:
-    """One model, reading all texts a batch at a time."""
+class Reader:
+    """One model, reading all texts a batch at a time.
+
+    Args:
+        model: a draft or a target; None is refused.
+        sequences: prompt and completion of each text, without its last token.
+        lengths: tokens of each completion.
+        vocab: token ids that the models share.
+
+    Raises:
+        ValueError: there is no model.
+    """
 
     def __init__(self, model: Model | None, sequences: list[list[int]], lengths: list[int], vocab: int) -> None:
         if model is None:

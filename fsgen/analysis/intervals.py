@@ -8,6 +8,7 @@ longer grow with the study, and the width of an interval is then itself known to
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,8 +57,10 @@ def grouped(sums: Floats) -> Floats:
     return result
 
 
-def percentiles(values: Floats) -> tuple[float | None, float | None]:
+def percentiles(values: Floats, comparisons: int = 1) -> tuple[float | None, float | None]:
     """The 95 % interval of what the resamples gave, None for an end that is not finite; nan is left out.
+
+    Where one of several `comparisons` is to be found at all, it is wider, so that all hold together (Bonferroni).
 
     Where every resample gives the same (all examples right, say) there is none: a width of 0 would be no honest one.
     """
@@ -65,7 +68,8 @@ def percentiles(values: Floats) -> tuple[float | None, float | None]:
     if not len(values) or np.isclose(values.min(), values.max(), rtol=1e-12, atol=0.0):
         return None, None
     with np.errstate(invalid="ignore"):  # of two neighbours of which one is infinite, no finite value comes
-        low, high = (float(end) if np.isfinite(end) else None for end in np.percentile(values, _TAILS))
+        tails = (_TAILS[0] / comparisons, 100 - (100 - _TAILS[1]) / comparisons)
+        low, high = (float(end) if np.isfinite(end) else None for end in np.percentile(values, tails))
     return low, high
 
 
@@ -86,3 +90,21 @@ def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int =
     drawn = draws(len(wholes), resamples, seed)
     with np.errstate(invalid="ignore", divide="ignore"):  # what was drawn may have nothing below the line
         return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))
+
+
+def resampled(
+    measured: Callable[[Floats], Floats], examples: int, comparisons: int = 1, resamples: int = RESAMPLES
+) -> Estimate:
+    """Whatever is measured of examples, with its interval: a difference of ratios, say, of the same examples.
+
+    Args:
+        measured: from how often each example is drawn, [resamples, examples], to what is measured, [resamples].
+        examples: how many there are, or groups (`grouped`).
+        comparisons: as in `percentiles`.
+        resamples: how often they are drawn anew.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):  # what was drawn may lack what is divided by
+        value = float(measured(np.ones((1, examples)))[0])
+        if examples < 2:
+            return Estimate(value)
+        return Estimate(value, *percentiles(measured(draws(examples, resamples)), comparisons))

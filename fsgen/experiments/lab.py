@@ -50,6 +50,15 @@ class Study:
         """The generations of a run, one row a text."""
         return read_generations(self._lab.folder, run)
 
+    def tokens(self, run: str) -> dict[str, tuple[list[int], list[int]]]:
+        """Prompt and completion of each example of a run, as token ids; of a dialogue its first turn."""
+        cell = next(row.cell for row in self.plan.rows if row.cell.key == run)
+        tokenizer = self.plan.models[cell.members["target"]].tokenizer
+        prompts = {example.id: cell.task.prompt(example, tokenizer).ids for example in cell.task.examples}
+        first = scan_traces(self._lab.folder, run).filter(pl.col("turn") == 1).select("example", "position", "token")
+        written = first.sort("example", "position").group_by("example", maintain_order=True).agg("token").collect()
+        return {str(name): (list(prompts[str(name)]), [int(i) for i in ids]) for name, ids in written.iter_rows()}
+
 
 class Lab:
     """One folder, in which an experiment runs studies and measures what no study's run has.
