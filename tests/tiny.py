@@ -35,10 +35,50 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "olmo2": ("Olmo2Config", {}),
 }
 
+# Models that carry a recurrent state, with as little of each as they take; the hybrids have one layer of each kind.
+_MIXER = {"mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 8, "mamba_n_groups": 1, "mamba_chunk_size": 8}
+_KINDS = {"layer_types": ["linear_attention", "full_attention"]}
+RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "mamba2": ("Mamba2Config", {"num_heads": 4, "head_dim": 16, "state_size": 8, "n_groups": 2, "chunk_size": 8}),
+    "falcon-h1": ("FalconH1Config", {"mamba_d_ssm": 64, **_MIXER}),
+    "lfm2": ("Lfm2Config", {"layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}),
+    "qwen3-next": (
+        "Qwen3NextConfig",
+        {
+            **_KINDS,
+            "head_dim": 8,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "shared_expert_intermediate_size": 16,
+        },
+    ),
+    "bamba": ("BambaConfig", {"attn_layer_indices": [1], **_MIXER}),
+    "mamba": ("MambaConfig", {"state_size": 8, "intermediate_size": 64, "time_step_rank": 4}),
+    "falcon-mamba": ("FalconMambaConfig", {"state_size": 8, "intermediate_size": 64, "time_step_rank": 4}),
+    "jamba": (
+        "JambaConfig",
+        {
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
+        },
+    ),
+}
+
 
 def tiny_config(architecture: str, **config: Any) -> Any:
     """The configuration of a model of two layers, width 32, 4 heads (2 of keys), 96 tokens, context 128."""
-    kind, special = ARCHITECTURES[architecture]
+    kind, special = (ARCHITECTURES | RECURRENT)[architecture]
     sizes: dict[str, Any] = {
         "vocab_size": 96,
         "hidden_size": 32,
@@ -62,7 +102,7 @@ def tiny_model(architecture: str, seed: int = 0, **config: Any) -> Any:
     """A random float32 model in eval mode.
 
     Args:
-        architecture: a key of ARCHITECTURES.
+        architecture: a key of ARCHITECTURES or RECURRENT.
         seed: of the weights.
         config: overrides of its configuration.
     """

@@ -232,6 +232,14 @@ class RowSlotLayer(SlotBuffers):
             return keys, values
         return keys.index_select(0, rows), values.index_select(0, rows)
 
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what `update` returns."""
+        return self.forward.step.longest, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before this call's; rows differ, so a model that needs more than their positions fails the proof."""
+        return self.forward.step.longest - self.forward.step.ids.shape[1]
+
 
 class HybridLayer(StateLayer, RowSlotLayer):
     """A layer with a state beside keys and values."""
@@ -255,7 +263,6 @@ class StateCache(Cache):  # type: ignore[misc]  # the base class is untyped
         return updated
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens before this call's; rows differ, so a model that needs more than their positions fails the proof."""
         return self.forward.step.longest - self.forward.step.ids.shape[1]
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:

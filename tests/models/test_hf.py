@@ -18,10 +18,10 @@ from fsgen.models.hf import PROVEN, HFModel
 from fsgen.models.proof import check_exact
 from fsgen.models.session import CachedSession, common_prefix
 from fsgen.models.stock import TransformersForward
+from tests.models.scripts import alone, edited
 from tests.tiny import ARCHITECTURES, tiny_config, tiny_model
 
 TOLERANCE = 1e-4
-LONG = 120
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -30,35 +30,6 @@ def _one_thread() -> Any:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def alone(model: Any, tokens: list[int], last: int) -> torch.Tensor:
-    """The plain forward pass of one text, without any cache."""
-    with torch.inference_mode():
-        logits: torch.Tensor = model(torch.tensor([tokens]), use_cache=False).logits[0, -last:]
-    return logits
-
-
-def edited(tokens: list[int], dice: random.Random) -> list[int]:
-    """A sequence as a decode loop might hand it over next: grown, rewound, rewritten, repeated or replaced."""
-
-    def fresh(most: int) -> list[int]:
-        return [dice.randrange(96) for _ in range(dice.randint(1, most))]
-
-    kind = dice.randrange(6)
-    if kind == 0:
-        new = tokens + fresh(1)
-    elif kind == 1:
-        new = tokens + fresh(30)
-    elif kind == 2:  # a rejected draft
-        new = tokens[: -dice.randint(1, 5)] + fresh(1)
-    elif kind == 3:  # another continuation from anywhere
-        new = tokens[: dice.randint(0, len(tokens))] + fresh(8)
-    elif kind == 4:
-        new = tokens[: dice.randint(1, max(1, len(tokens)))]
-    else:
-        new = fresh(40) if dice.random() < 0.2 else list(tokens)
-    return new[:LONG] or [5]
 
 
 @pytest.mark.parametrize("batch", [1, 5])

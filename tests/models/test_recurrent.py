@@ -1,0 +1,368 @@
+"""Sessions of models that carry a recurrent state: exact by snapshots, bounded, honestly counted, or refused."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from fsgen import Members, SamplingParams, generate, load
+from fsgen.models import continuation, recurrent
+from fsgen.models.continuation import KNOWN, Continuation
+from fsgen.models.hf import HFModel
+from fsgen.models.recurrent import LEAST, SNAPSHOTS, RecurrentSession
+from fsgen.replay import replay
+from fsgen.verify import verify
+from tests.models.scripts import LONG, alone, edited
+from tests.tiny import RECURRENT, tiny_config, tiny_model, tiny_tokenizer
+
+TOLERANCE = 2e-4
+PROMPTS = [[2, 30, 41, 7, 19], [5, 9], [60, 61, 62, 63, 64, 65, 66, 67, 12], [8, 77, 3]]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def made(architecture: str, seed: int = 0, noise: float = 0.0, **config: Any) -> HFModel:
+    """A model of this kind, shaken by so much of the size of its weights, as one that has learned a little less."""
+    module = tiny_model(architecture, seed, **config)
+    dice = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if noise and weight.dim() > 1:
+                weight += noise * weight.std() * torch.randn(weight.shape, generator=dice)
+    return HFModel(module, tiny_tokenizer(), architecture)
+
+
+def session_of(model: HFModel, rows: int) -> RecurrentSession:
+    session = model.session(rows)
+    assert isinstance(session, RecurrentSession)
+    return session
+
+
+def pair(draft: str, target: str) -> Members:
+    """A target and a draft that often agrees with it, where both are of one kind."""
+    return Members.of(draft=made(draft, noise=0.2), target=made(target))
+
+
+def greedy(model: HFModel, prompt: list[int], budget: int) -> list[int]:
+    """The argmax of plain forward passes, each over the whole text."""
+    text = list(prompt)
+    for _ in range(budget):
+        text.append(int(alone(model.module, text, 1)[0].argmax()))
+        if text[-1] in model.eos_ids:
+            break
+    return text[len(prompt) :]
+
+
+def test_what_counts_as_known_is_what_is_tested() -> None:
+    assert {tiny_config(architecture).model_type for architecture in RECURRENT} == KNOWN.keys()
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("architecture", RECURRENT)
+def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) -> None:
+    model = made(architecture)
+    session = session_of(model, batch)
+    dice = random.Random(batch)
+    texts: list[list[int]] = [[dice.randrange(96) for _ in range(dice.randint(1, 40))] for _ in range(batch)]
+    for row in range(0, batch, 2):  # the others are not said to grow
+        session.begin(row, len(texts[row]), LONG)
+    for _ in range(14):
+        given = [None if batch > 1 and dice.random() < 0.25 else text for text in texts]
+        last = [dice.choice((1, 1, min(6, len(text)), dice.randint(1, len(text)))) for text in texts]
+        logits = session.score(given, last)
+        active = [i for i in range(batch) if given[i] is not None]
+        assert logits.dtype == torch.float32
+        assert logits.shape == (batch, max((last[i] for i in active), default=0), 96)
+        for i in active:
+            assert (logits[i, -last[i] :] - alone(model.module, texts[i], last[i])).abs().max() < TOLERANCE
+            texts[i] = edited(texts[i], dice)
+
+
+@pytest.mark.parametrize("architecture", RECURRENT)
+def test_greedy_texts_are_the_models_own(architecture: str) -> None:
+    members = pair(architecture, architecture)
+    target: Any = members.target
+    expected = [greedy(target, prompt, 16) for prompt in PROMPTS]
+    assert len({len(text) for text in expected}) > 1 or len(expected[0]) == 16
+    sampling = SamplingParams(16)
+    ids = torch.tensor(PROMPTS[:1])
+    own = target.module.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
+    if architecture != "bamba":  # whose own generate loses the positions of its cache
+        assert own == expected[0]
+    for method, batch in (("speculative", 1), ("speculative", 4), ("oracle", 1), ("oracle", 4), ("plain", 3)):
+        texts = generate(members, PROMPTS, method, sampling=sampling, batch_size=batch)
+        assert [text.token_ids for text in texts] == expected
+        if method == "speculative":
+            assert sum(text.stats.accepted for text in texts) > 0
+            assert any(token.source == "recovered" for text in texts for token in text.tokens)
+
+
+@pytest.mark.parametrize("kinds", [("llama", "mamba2"), ("mamba2", "llama"), ("jamba", "falcon-h1")])
+def test_pairs_across_kinds(kinds: tuple[str, str]) -> None:
+    members = pair(*kinds)
+    target: Any = members.target
+    expected = [greedy(target, prompt, 12) for prompt in PROMPTS]
+    for method, k in (("speculative", 3), ("contrastive", 3), ("route", None)):
+        texts = generate(members, PROMPTS, method, draft_tokens=k, sampling=SamplingParams(12), batch_size=2)
+        if method == "speculative":
+            assert [text.token_ids for text in texts] == expected
+        else:  # a row's text does not hang on its neighbours
+            single = generate(members, PROMPTS, method, draft_tokens=k, sampling=SamplingParams(12), batch_size=1)
+            assert [text.token_ids for text in texts] == [text.token_ids for text in single]
+
+
+def test_sampled_texts_do_not_hang_on_the_batch() -> None:
+    members = pair("mamba2", "mamba2")
+    sampling = [SamplingParams(14, temperature=1.0, seed=seed) for seed in range(4)]
+    wide, narrow = (generate(members, PROMPTS, "speculative", sampling=sampling, batch_size=n) for n in (4, 1))
+    assert [text.token_ids for text in wide] == [text.token_ids for text in narrow]
+    assert any(token.source == "accepted" for text in wide for token in text.tokens)
+
+
+def test_verify_and_replay() -> None:
+    members = pair("mamba2", "mamba2")
+    verdict = verify(members, PROMPTS, max_tokens=12, batch_size=3, every_token=True)
+    assert (verdict.texts, verdict.faults) == (4, [])
+    sampling = SamplingParams(12)
+    loop = generate(members, PROMPTS, "oracle", sampling=sampling, batch_size=4)
+    plain = generate(members, PROMPTS, "plain", sampling=sampling, batch_size=4)
+    (again,) = replay([members], PROMPTS, plain, candidates=0)
+    for one, other in zip(loop, again, strict=True):
+        assert one.token_ids == other.token_ids
+        assert one.stats.collaboration_frequency == other.stats.collaboration_frequency
+        assert (one.stats.draft_calls, one.stats.draft_tokens) == (other.stats.draft_calls, other.stats.draft_tokens)
+        assert (one.stats.target_calls, one.stats.target_tokens) == (len(one.tokens), len(one.tokens))
+
+
+# ---- what it costs
+
+
+def test_usage_of_a_hand_worked_text() -> None:
+    """A target's calls: prompt 2 3 4 5 and draft 6 7 8, of which 7 falls; draft 21 22 23, which stands; and so on."""
+    rewound = HFModel(tiny_model("llama")).session(1)
+    several, single = (session_of(made(kind), 1) for kind in ("falcon-h1", "jamba"))
+    for session in (rewound, several, single):
+        session.begin(0, 4, 60)
+    script = [
+        # Of the prompt its last token counts alone. One token at a time, that token and the draft are four calls.
+        ([2, 3, 4, 5, 6, 7, 8], 4, (1, 4), (1, 4), (4, 4)),
+        # 6 stood, 20 is new. The one pass kept no state but the one after 8: it reads 5 and 6 again (and 2 3 4).
+        ([2, 3, 4, 5, 6, 20, 21, 22, 23], 4, (2, 8), (2, 10), (8, 8)),
+        # All stood, and the state after 23 is there.
+        ([2, 3, 4, 5, 6, 20, 21, 22, 23, 24, 25, 26], 3, (3, 11), (3, 13), (11, 11)),
+        ([2, 3, 4, 5, 6, 20, 21, 22, 23, 24, 25, 26, 27], 1, (4, 12), (4, 14), (12, 12)),
+    ]
+    for sequence, last, *expected in script:
+        for session, (calls, tokens) in zip((rewound, several, single), expected, strict=True):
+            session.score([sequence], last)
+            assert (session.usage[0].calls, session.usage[0].tokens) == (calls, tokens)
+
+
+def test_a_snapshot_that_falls_far_behind_is_moved_on_in_a_pass_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "PATIENCE", 16)
+    session = session_of(made("lfm2"), 1)
+    session.begin(0, 4, 100)
+    text = [2, 3, 4, 5]
+    session.score([text], 1)
+    widths = watched(session)
+    for _ in range(11):  # every draft falls, at its second token
+        session.score([[*text, 90, 91, 92]], 4)
+        text += [90, 7]
+    # The first call wants more than what is after the snapshot, and starts anew; the others go on from it, until 17
+    # tokens lie between it and the draft.
+    assert widths == [7, 5, 7, 9, 11, 13, 15, 17, 19, 17, 4, 6]
+
+
+def test_a_draft_is_taken_back_at_no_cost() -> None:
+    session = session_of(made("mamba2"), 2)
+    texts = [[2, 3, 4, 5], [9, 8]]
+    for row in range(2):
+        session.begin(row, len(texts[row]), 60)
+    session.score(texts, 1)
+    for stands in ((5, 2), (0, 3), (4, 1)):
+        drafts = [list(text) for text in texts]
+        for step in range(5):
+            drafts = [[*draft, 30 + step] for draft in drafts]
+            session.score(drafts, 1)
+        texts = [[*draft[: len(text) + n], 7] for draft, text, n in zip(drafts, texts, stands, strict=True)]
+        session.score(texts, 1)
+    for row, text in enumerate(texts):
+        # Each round runs five drafted tokens and the one that took their place, each once.
+        assert (session.usage[row].calls, session.usage[row].tokens) == (19, 19)
+        assert len(text) < 19
+
+
+def test_rows_of_unequal_prompts_share_their_passes() -> None:
+    session = session_of(made("mamba2"), 3)
+    widths = watched(session)
+    session.score([[1] * 20, [2] * 23, [3] * 20], 1)
+    assert widths == [20, 3]
+    assert [usage.calls for usage in session.usage] == [1, 2, 1]
+
+
+def test_a_text_that_is_only_read_takes_one_pass() -> None:
+    for kind in ("mamba2", "jamba"):
+        model = made(kind)
+        session = session_of(model, 3)
+        widths = watched(session)
+        texts = [[(7 * i + row) % 96 for i in range(60 + 5 * row)] for row in range(3)]
+        logits = session.score(texts, [40, 30, 50])
+        assert widths == [70]
+        for row, n in enumerate([40, 30, 50]):
+            assert (logits[row, -n:] - alone(model.module, texts[row], n)).abs().max() < TOLERANCE
+
+
+def watched(session: RecurrentSession) -> list[int]:
+    """The widths of all passes from now on."""
+    widths: list[int] = []
+    run = session._forward.run
+
+    def noted(step: Any) -> torch.Tensor:
+        widths.append(step.ids.shape[1])
+        return run(step)
+
+    session._forward.run = noted  # type: ignore[method-assign]
+    return widths
+
+
+# ---- what it holds
+
+
+@pytest.mark.parametrize(("budget", "bound"), [(recurrent.BUDGET, SNAPSHOTS), (0, LEAST)])
+def test_snapshots_are_bounded(budget: int, bound: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recurrent, "BUDGET", budget)
+    model = made("mamba2")
+    session = session_of(model, 2)
+    dice = random.Random(1)
+    texts = [[dice.randrange(96) for _ in range(9)] for _ in range(2)]
+    for row in range(2):
+        session.begin(row, 9, LONG)
+    most = 0
+    for _ in range(80):
+        texts = [edited(text, dice) if dice.random() < 0.3 else [*text, 3][:LONG] for text in texts]
+        logits = session.score(texts, 1)
+        for row, text in enumerate(texts):
+            held = session._snapshots[row]
+            most = max(most, len(held.after))
+            assert sorted([*held.free, *(place for _, place in held.after)]) == [1 + row + 2 * i for i in range(8)]
+            assert (logits[row] - alone(model.module, text, 1)).abs().max() < TOLERANCE
+    assert most == bound
+    states = [layer.banks.values() for layer in session._forward._states]
+    assert {len(bank) for banks in states for bank in banks} == {1 + 2 * bound}
+
+
+def test_the_newest_snapshots_stay_and_the_older_thin_out() -> None:
+    session = session_of(made("mamba2"), 1)
+    text = [5]
+    session.begin(0, 1, LONG)
+    for _ in range(100):
+        session.score([text], 1)
+        text.append(6)
+    held = [tokens for tokens, _ in session._snapshots[0].after]
+    assert held[-5:] == [96, 97, 98, 99, 100]
+    assert len(held) == SNAPSHOTS
+    assert all(100 - one <= 4 * (100 - other) for one, other in pairwise(held[:-4]))
+
+
+def test_a_failed_call_leaves_a_valid_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = made("falcon-h1")
+    session = session_of(model, 2)
+    first = [[2, 3, 4, 5, 6], [7, 8, 9]]
+    session.score(first, 1)
+    run = session._forward.run
+
+    def fail(step: Any) -> None:
+        run(step)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(session._forward, "run", fail)
+    with pytest.raises(RuntimeError):
+        session.score([[2, 3, 50, 51, 52], [7, 8, 9, 60, 61]], 1)
+    monkeypatch.setattr(session._forward, "run", run)
+    for texts in (first, [[*first[0], 11], [*first[1], 12, 13]]):
+        logits = session.score(texts, 2)
+        for i in range(2):
+            assert (logits[i] - alone(model.module, texts[i], 2)).abs().max() < TOLERANCE
+
+
+def test_impossible_calls_and_nobody_active() -> None:
+    session = session_of(made("mamba2"), 2)
+    with pytest.raises(ValueError, match="129 tokens, and mamba2 takes 128"):
+        session.score([[2], [3] * 129], 1)
+    with pytest.raises(ValueError, match="token 96 of row 1"):
+        session.score([[2], [96]], 1)
+    assert session.usage[0].calls == session.usage[1].calls == 0
+    assert session.score([None, None], 3).shape == (2, 0, 96)
+    session.score([[2] * 128, [3]], 1)
+
+
+# ---- what is refused
+
+
+def test_a_model_that_keeps_its_state_to_itself_is_refused_by_name() -> None:
+    config = transformers.RwkvConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, attention_hidden_size=16)
+    with pytest.raises(ValueError, match=r"'tiny' \(RwkvForCausalLM\) cannot be used: it carries a recurrent state"):
+        HFModel(transformers.RwkvForCausalLM(config), name="tiny")
+
+
+def test_a_state_that_is_not_continued_exactly_is_refused_at_loading(tmp_path: Path) -> None:
+    # A limit of the step size, which the code applies to several tokens and forgets for one.
+    tiny_model("mamba2", time_step_limit=(0.0, 0.05)).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path}.*Mamba2ForCausalLM.*cannot be used: a continued state"
+    ) as caught:
+        load(target=tmp_path)
+    assert caught.value.__cause__ is None
+
+
+def test_a_model_of_the_library_that_is_not_exact_is_refused() -> None:
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=96,
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        intermediate_size=48,
+    )
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match="RecurrentGemmaForCausalLM"):
+        HFModel(transformers.RecurrentGemmaForCausalLM(config))
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.02])
+@pytest.mark.parametrize("architecture", ["mamba", "jamba"])
+def test_a_false_claim_is_found_out(architecture: str, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their several-token call forgets the state, which with small random weights hardly shows in the logits."""
+    module = tiny_model(architecture, initializer_range=scale)
+    model_type = module.config.model_type
+    monkeypatch.setattr(continuation, "KNOWN", {model_type: Continuation.SEVERAL})
+    with pytest.raises(ValueError, match=f"{type(module).__name__}.*a continued state"):
+        HFModel(module)
+    monkeypatch.setattr(continuation, "KNOWN", {})  # what nothing is known of is tried both ways
+    assert HFModel(module).continuation is Continuation.SINGLE
+    assert HFModel(tiny_model("mamba2")).continuation is Continuation.SEVERAL
+
+
+def test_half_precision() -> None:
+    module = tiny_model("mamba2").to(torch.bfloat16)
+    model = HFModel(module)
+    session = session_of(model, 2)
+    rows = [[2, 3, 4, 5, 6, 7], [9, 10, 11]]
+    session.score([row[:2] for row in rows], 1)
+    logits = session.score(rows, [3, 1])
+    for i, n in enumerate((3, 1)):
+        reference = alone(module, rows[i], n).float()
+        assert (logits[i, -n:] - reference).abs().max() < 0.1 * reference.abs().max()
