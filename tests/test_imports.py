@@ -28,25 +28,28 @@ MAY_IMPORT: dict[str, set[str]] = {
     "metrics": {"types"},
     "trace": {"types", "probs"},
     "fusions": {"types", "probs"},
-    "routers": {"types", "probs"},
+    "learned": {"types"},
+    "routers": {"types", "probs", "learned"},
     "verifiers": {"types", "probs"},
     "methods": {"types", "probs", *PARTS},
     "pace": set(),
     "decode": {"types", "probs", "methods", "pace", "text", "trace"},
     "generation": {"types", "methods", "metrics", "decode", "render"},
     "replay": {"types", "probs", "methods", "metrics", "trace", "generation"},
+    "strategies": {"types", "probs", "trace", "replay"},
+    "beams": set(),
     "verify": {"types", "fusions", "routers", "methods", "decode", "generation", "models"},
     "models": {"types", "probs"},
     "tasks": {"types"},
-    "study": {*ENGINE, "models", "tasks", "analysis"},
-    "experiments": {*ENGINE, "models", "tasks", "study", "analysis"},
-    "analysis": {"types", "metrics"},
+    "study": {*ENGINE, "learned", "models", "tasks", "analysis"},
+    "experiments": {*ENGINE, "learned", "strategies", "beams", "models", "tasks", "study", "analysis"},
+    "analysis": {"types", "metrics", "learned"},
     "report": {"types", "metrics", "analysis", "render"},
     "server": {"types", "methods", "decode", "generation", "models"},
     "render": {"types"},
     "cli": {
         *{"types", "methods", "decode", "generation", "models", "tasks", "study", "analysis", "report", "server"},
-        *{"render", "verify", "experiments"},
+        *{"render", "verify", "experiments", "learned"},
     },
     "__init__": {"types", "methods", "generation", "models"},
 }
@@ -63,7 +66,7 @@ HOMES = {
     "jinja2": "report",
     "typer": "cli.py",
 }
-WITHOUT_TORCH = ("types", "text", "metrics", "tasks", "analysis", "report", "render")
+WITHOUT_TORCH = ("types", "text", "metrics", "tasks", "learned", "analysis", "report", "render")
 
 
 def imports(file: Path) -> Iterator[str]:
