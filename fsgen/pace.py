@@ -1,7 +1,8 @@
 """How many tokens to draft: chosen in every round from the acceptances seen and the times measured.
 
-Whether to draft at all is told by what rounds with and without drafts have taken for a token, both measured; the lesser
-of the two is only tried again when the time that a trial takes is small beside what went by since. How far to draft: a
+Whether to draft at all is told by trials: a few rounds the other way, held against the rounds just before them, since a
+machine's speed drifts and older times say little. The next trial waits until what the last one cost is small beside the
+time that has gone by. How far to draft: a
 further token pays if the chance that System 2 will get to it and keep it, times the seconds that a token costs at
 present, exceeds what drafting and verifying it cost. The chance is the product of the draft's confidences so far, each
 translated into the acceptance that such a confidence has had. So drafts end where the draft is unsure.
@@ -9,17 +10,19 @@ translated into the acceptance that such a confidence has had. So drafts end whe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 BINS = 10
 # Seen tokens and calls count the less the longer ago they are.
 KEEP_TOKEN, KEEP_CALL = 0.98, 0.8
 PRIOR = 2.0  # tokens' worth of belief in what nothing is known of
-TRIAL = 3  # rounds of a trial; the first one, in which the draft catches up, does not count
+TRIAL = 3  # rounds of a trial that count; the first one, in which the draft catches up, does not
+PATIENCE = 8  # rounds that a trial may take, where some of them tell nothing
 UNKNOWING = 3  # tokens to draft while nothing is known
 SHARE = 0.01  # of the time may go into trials
-GAIN = 0.93  # of the time, to begin drafting again for
-LEARNT = 2  # rounds after which a way of doing it is known
+GAIN = 0.97  # of the time for a token, or less, is worth a change
+LEARNT = 3  # rounds after which a way of doing it is known
 
 
 class Acceptance:
@@ -118,6 +121,19 @@ class Rate:
         return self._seconds / max(1e-9, self._tokens)
 
 
+class _Trial:
+    """A few rounds the other way."""
+
+    def __init__(self) -> None:
+        self.rate = Rate()
+        self.rounds = self.tokens = 0
+        self.seconds = 0.0  # of all its rounds, also of those that tell nothing of its rate
+
+    @property
+    def over(self) -> bool:
+        return self.rate.rounds >= TRIAL or self.rounds >= PATIENCE
+
+
 class Pace:
     """What is known of one pair at one batch size, and what follows from it. It outlives a batch.
 
@@ -128,32 +144,24 @@ class Pace:
     def __init__(self, least: int = 0) -> None:
         self.acceptance = Acceptance()
         self.draft_call, self.system2_call = Seconds(), Seconds()
-        self.drafting, self.alone = Rate(), Rate()
         self._least = least
-        self._drafts = True  # in this round
+        self._way = True  # to draft, or to leave the draft alone
+        self._rate = Rate()  # of rounds done that way
+        self._trial: _Trial | None = None
         self._caught_up = False  # the draft has read all but the last few tokens
-        self._trying = False
-        self._trial = 0  # rounds left of one
-        self._trial_seconds = 0.0  # what the last one took
+        self._cost = 0.0  # seconds that the last trial took beyond what its tokens are worth
         self._since = 0.0  # seconds since it
+
+    @property
+    def drafts(self) -> bool:
+        """Whether this round drafts."""
+        return self._way if self._trial is None else not self._way
 
     def begin_round(self) -> None:
         """Decide whether this round drafts."""
-        if self._least:
-            return
-        if self._trial:
-            self._trial -= 1
-        elif not self.drafting.known:
-            self._drafts = True
-        elif not self.alone.known:
-            self._drafts = False
-        else:
-            # The change to drafting costs the draft's reading of all it has missed.
-            bound = self.alone.seconds * (1.0 if self._caught_up else GAIN)
-            self._drafts = self.drafting.seconds < bound
-            if self._since * SHARE > self._trial_seconds:  # time to see whether the other way has become the better
-                self._drafts = not self._drafts
-                self._trial, self._trial_seconds, self._since, self._trying = TRIAL - 1, 0.0, 0.0, True
+        due = self._rate.known and self._since * SHARE >= self._cost
+        if not self._least and self._trial is None and due:
+            self._trial = _Trial()
 
     def goes_on(self, drafted: int, chances: Sequence[float]) -> bool:
         """Whether the rows at hand shall draft another token.
@@ -162,14 +170,14 @@ class Pace:
             drafted: how many tokens this round has drafted already.
             chances: of each row that could go on, that System 2 will keep all it has drafted so far.
         """
-        if not self._drafts:
+        if not self.drafts:
             return False
-        if not (self.draft_call.known and self.system2_call.known and self.drafting.known):
+        if not (self.draft_call.known and self.system2_call.known and self._rate.known):
             return drafted < UNKNOWING
         if drafted < max(1, self._least):
             return True
         price = self.draft_call.of(1) + self.system2_call.slope
-        return self.acceptance.usual * sum(chances) * self.drafting.seconds > price
+        return self.acceptance.usual * sum(chances) * self._rate.seconds > price
 
     def end_round(self, seconds: float, tokens: int, drafted: int, usual: bool, draft_seconds: float) -> None:
         """Learn what a round took, of all rows together.
@@ -180,15 +188,30 @@ class Pace:
             drafted: calls of the draft.
             usual: it read no prompts, and about as many rows took part as there can be.
         """
-        self._since += seconds
-        if self._trying:
-            self._trial_seconds += seconds
-            self._trying = self._trial > 0
-        if usual and not drafted:
-            self.alone.learn(seconds, tokens)
-        elif usual and self._caught_up:
-            self.drafting.learn(seconds, tokens)
+        trial = self._trial
+        rate = self._rate if trial is None else trial.rate
+        if usual and (self._caught_up or not drafted):
+            rate.learn(seconds, tokens)
         elif drafted and self._caught_up and self.draft_call.known:
             # What the draft took to read new prompts is a price of drafting.
-            self.drafting.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
+            rate.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
         self._caught_up = bool(drafted)
+        if trial is None:
+            self._since += seconds
+            return
+        trial.rounds += 1
+        trial.seconds += seconds
+        trial.tokens += tokens
+        if trial.over:
+            self._judge(trial)
+
+    def _judge(self, trial: _Trial) -> None:
+        """Keep to the way that a trial has shown to be the better one."""
+        here, there = self._rate.seconds, trial.rate.seconds if trial.rate.rounds else math.inf
+        if there < GAIN * here:
+            self._way, self._rate = not self._way, trial.rate
+            # A trial of the way that was left will cost about what it has just been slower by.
+            self._cost = trial.tokens * (here - there)
+        else:
+            self._cost = max(0.0, trial.seconds - trial.tokens * here)
+        self._trial, self._since = None, 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -12,21 +13,38 @@ from fsgen.pace import Acceptance, Pace, Seconds
 from tests.doubles import trio
 
 
-def run(pace: Pace, rounds: int, draft: float, call: float, chance: float, seed: int = 0) -> tuple[float, list[int]]:
-    """Rounds of one row with a made-up clock: (seconds a token, tokens drafted in each round)."""
+Drift = Callable[[int], float]
+
+
+def run(
+    pace: Pace,
+    rounds: int,
+    draft: float,
+    call: float,
+    chance: float,
+    seed: int = 0,
+    drift: Drift = lambda number: 1.0,
+    slope: float = 0.02,
+) -> tuple[float, list[int]]:
+    """Rounds of one row with a made-up clock: (seconds a token, tokens drafted in each round).
+
+    `drift`: how much slower than usual the machine is in a round; seconds are given as those of the usual machine.
+    """
     dice = random.Random(seed)
     seconds, tokens, lengths = 0.0, 0, []
-    for _ in range(rounds):
+    for number in range(rounds):
+        slow = drift(number)
         pace.begin_round()
         confidences: list[float] = []
         sure = 1.0
         while pace.goes_on(len(confidences), [sure]):
             confidences.append(chance)
             sure *= pace.acceptance.chance(chance)
-            pace.draft_call.learn(1, draft)
+            pace.draft_call.learn(1, draft * slow)
             assert len(confidences) <= 200
-        spent = draft * len(confidences) + call + 0.02 * call * len(confidences)
-        pace.system2_call.learn(1 + len(confidences), call + 0.02 * call * len(confidences))
+        read = call + slope * call * len(confidences)
+        spent = draft * len(confidences) + read
+        pace.system2_call.learn(1 + len(confidences), slow * read)
         written = 1
         for confidence in confidences:
             stands = dice.random() < chance
@@ -34,7 +52,7 @@ def run(pace: Pace, rounds: int, draft: float, call: float, chance: float, seed:
             if not stands:
                 break
             written += 1
-        pace.end_round(spent, written, len(confidences), True, draft * len(confidences))
+        pace.end_round(slow * spent, written, len(confidences), True, slow * draft * len(confidences))
         seconds, tokens = seconds + spent, tokens + written
         lengths.append(len(confidences))
     return seconds / tokens, lengths
@@ -51,7 +69,33 @@ def test_a_bad_draft_costs_next_to_nothing_and_is_tried_again() -> None:
     seconds, lengths = run(Pace(), 5000, 0.3, 1.0, 0.02)
     assert seconds < 1.03
     assert any(lengths[1000:]), "never tried again"
-    assert sum(map(bool, lengths)) < 150
+    assert sum(map(bool, lengths)) < 200
+
+
+@pytest.mark.parametrize("phase", [7, 40, 300])
+def test_a_machine_whose_speed_drifts_misleads_nobody(phase: int) -> None:
+    # Half of the time the machine is slower by half; a draft that is not worth it must not be taken up for that.
+    def drift(number: int) -> float:
+        return 1.5 if number // phase % 2 else 1.0
+
+    assert run(Pace(), 6000, 0.2, 1.0, 0.3, drift=drift, slope=0.15)[0] < 1.03
+    assert run(Pace(), 6000, 0.05, 1.0, 0.9, drift=drift)[0] < 0.35
+
+
+def test_a_machine_that_is_held_up_now_and_then_misleads_nobody() -> None:
+    dice = random.Random(1)
+
+    def drift(number: int) -> float:
+        return 8.0 if dice.random() < 0.02 else dice.uniform(0.9, 1.1)
+
+    assert run(Pace(), 6000, 0.2, 1.0, 0.3, drift=drift, slope=0.15)[0] < 1.03
+    assert run(Pace(), 6000, 0.05, 1.0, 0.9, drift=drift)[0] < 0.35
+
+
+@pytest.mark.parametrize("draft", [0.1, 0.2, 0.3, 0.5])
+@pytest.mark.parametrize("chance", [0.2, 0.4, 0.6])
+def test_never_slower_than_without_a_draft(draft: float, chance: float) -> None:
+    assert run(Pace(), 4000, draft, 1.0, chance, slope=0.15)[0] < 1.03
 
 
 def test_a_draft_that_becomes_good_is_taken_up_again() -> None:
