@@ -19,7 +19,7 @@ import transformers
 from rich.console import Console
 
 import fsgen
-from benchmarks.variants import Group, ours, transformers_own
+from benchmarks.variants import Group, ours, transformers_batches, transformers_own
 from fsgen import SamplingParams, tasks
 from fsgen.models import Members
 from fsgen.models.hf import HFModel
@@ -71,12 +71,14 @@ def groups(count: int, max_tokens: int) -> Iterator[Group]:
         half = fsgen.load(draft=DRAFTS[-1], target=TARGET, dtype="bfloat16", draft_weights="float32")
         lost = random_draft(half, "float32")
         some = many[: 4 * batch] if batch < 64 else many
+        whole = SamplingParams(max_tokens=2 * max_tokens)  # so that most texts end by themselves, as they do in use
         yield Group(
             f"batch {batch}, bfloat16, the draft in float32",
             [
-                ours(half, some, sampling, "plain", batch=batch),
-                *(ours(half, some, sampling, "speculative", k, batch, DRAFTS[-1]) for k in (2, 3, "auto")),
-                ours(lost, some, sampling, "speculative", "auto", batch, "a random draft"),
+                ours(half, some, whole, "plain", batch=batch),
+                transformers_batches(half, some, whole.max_tokens, batch),
+                *(ours(half, some, whole, "speculative", k, batch, DRAFTS[-1]) for k in (2, 3, "auto")),
+                ours(lost, some, whole, "speculative", "auto", batch, "a random draft"),
             ],
             exact=False,
         )

@@ -162,3 +162,28 @@ def transformers_own(members: Members, prompts: list[str], max_tokens: int, assi
         assisted, f"transformers, assisted, {assisted} tokens"
     )
     return Variant(name, write)
+
+
+def transformers_batches(members: Members, prompts: list[str], max_tokens: int, batch: int) -> Variant:
+    """`transformers`' own greedy generation of prompts of like length together, padded on the left."""
+    assert members.target is not None
+    target, end = members.target.module, min(members.target.eos_ids)  # type: ignore[attr-defined]
+    ids = [members.tokenizer.encode(prompt) for prompt in prompts]
+    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+
+    def write() -> Texts:
+        texts: Texts = [[] for _ in ids]
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            width = max(len(ids[i]) for i in chosen)
+            padded = torch.tensor([[end] * (width - len(ids[i])) + ids[i] for i in chosen])
+            mask = torch.tensor([[0] * (width - len(ids[i])) + [1] * len(ids[i]) for i in chosen])
+            with torch.inference_mode():
+                out = target.generate(
+                    padded, attention_mask=mask, max_new_tokens=max_tokens, do_sample=False, pad_token_id=end
+                )
+            for i, row in zip(chosen, out[:, width:].tolist(), strict=True):
+                texts[i] = row[: row.index(end) + 1] if end in row else row
+        return texts
+
+    return Variant("transformers, plain", write)
