@@ -143,7 +143,7 @@ def test_what_is_exported(size: FamilySize, tmp_path: Path, monkeypatch: pytest.
 
 def test_steps_refuse_what_they_do_not_make() -> None:
     assert "families" in steps.STEPS
-    with pytest.raises(ValueError, match=r"no families for pocket-8m; choose one of pocket-neox-0\.25m, "):
+    with pytest.raises(ValueError, match=r"no families for pocket-8m; choose one of pocket-neox-0\.1m, "):
         steps.run("families", "pocket-8m")
     with pytest.raises(ValueError, match="unknown model 'pocket-9t'"):
         steps.run("export", "pocket-9t")
