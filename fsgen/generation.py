@@ -70,6 +70,7 @@ def generate(
     batch_size: int = 16,
     candidates: int = 0,
     progress: Callable[[int], None] | None = None,
+    cache_bytes: int | None = None,
 ) -> list[Generation]:
     """Write a completion for every prompt.
 
@@ -80,16 +81,19 @@ def generate(
         router: instead of the method's own: `max-prob:0.5`, `entropy:1`, ...
         draft_tokens: instead of the method's own: a number, or `auto` for as many as prove best (`fsgen.pace`).
         sampling: for all prompts, or one each.
-        batch_size: how many are written at a time; it changes the speed, not the texts.
+        batch_size: how many are written at a time, at the most; it changes the speed, not the texts.
         candidates: how many of the most likely tokens of p and q each record keeps.
         progress: called with the number of texts that were finished since the last call.
+        cache_bytes: what the keys and values of all models may take together; fewer texts are written at a time where
+            it needs that. A share of the free memory if None (`fsgen.models.budget`).
 
     Returns:
         a `Generation` for each prompt, in order.
 
     Raises:
         ValueError: unknown method, router or parameter, a member that is missing, a prompt that with its budget exceeds
-            the context window. All prompts are checked before the first token is written.
+            the context window, keys and values of one text beyond `cache_bytes`. All prompts are checked before the
+            first token is written.
     """
     chosen = parse(method, router, draft_tokens)
     ids = [encode(members, prompt) for prompt in prompts]
@@ -100,15 +104,20 @@ def generate(
     done: dict[int, Generation] = {}
     if not ids:
         return []
-    # Prompts of like length are read together: less padding, and no effect on what is written.
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    longest = max(len(prompt) + params.max_tokens for prompt, params in zip(ids, rows, strict=True))
+    width = members.rows_within(chosen.roles, longest, min(batch_size, len(ids)), cache_bytes)
+    # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
+    # at a time they keep their places, in which a kept session may hold their beginnings.
+    order = list(range(len(ids)))
+    if width < len(ids):
+        order.sort(key=lambda i: len(ids[i]))
     decoding = Decoding(
         members,
         chosen,
         [ids[i] for i in order],
         [rows[i] for i in order],
         top=candidates,
-        rows=batch_size,
+        rows=width,
         prompt_traces=False,
     )
     tokens: list[list[Token]] = [[] for _ in order]

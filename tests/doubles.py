@@ -67,6 +67,9 @@ class Table:
     def session(self, batch_size: int) -> TableSession:
         return TableSession(self, batch_size)
 
+    def cache_bytes(self, tokens: int) -> int:
+        return 1000 * tokens
+
 
 class TableSession:
     """Counts what a real session would have run: what lies behind the longest common prefix."""

@@ -97,3 +97,7 @@ class Model(Protocol):
     device: torch.device
 
     def session(self, batch_size: int) -> Session: ...
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values that a session holds for a row of so many tokens; 0 if others hold them."""
+        ...

@@ -43,6 +43,11 @@ class Call:
     keep: int
 
 
+def room(longest: int, context: int) -> int:
+    """Slots of a buffer for rows of `longest` tokens, the trash slot included."""
+    return max(min(longest, context) + 1, min(-(-(longest + 1) // GRAIN) * GRAIN, context + 1))
+
+
 class Slots:
     """How many slots there are, and the buffers' growth.
 
@@ -71,9 +76,7 @@ class Slots:
         """Makes room for rows of `longest` tokens, beside the trash slot."""
         if longest < self.capacity:
             return
-        wanted = max(longest + 1, int(self.capacity * GROWTH))
-        wanted = -(-wanted // GRAIN) * GRAIN
-        capacity = max(longest + 1, min(wanted, self.context + 1))
+        capacity = room(max(longest, int(self.capacity * GROWTH) - 1), self.context)
         self._grow(capacity)
         self.capacity = capacity
         self.counting = torch.arange(capacity, device=self.counting.device)
