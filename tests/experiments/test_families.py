@@ -1,0 +1,176 @@
+"""`families`: one law or several, from made-up frequencies whose law is known."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+from fsgen.analysis.scaling.laws import LOG_SEPARABLE
+from fsgen.analysis.scaling.points import SCHEMA
+from fsgen.experiments import families, run_experiment
+from fsgen.experiments.config import ExperimentConfig
+from fsgen.experiments.families import Options, _sets, compare, conclude
+
+SIZES = {"a": (1e6, 3e6, 1e7, 3e7, 1e8), "b": (2e6, 5e6, 2e7, 5e7)}
+LAW = (0.1, -0.02, 0.03)  # c, a, b of log-separable
+
+
+def points(
+    laws: Mapping[str, tuple[float, float, float]],
+    noise: float = 0.002,
+    by_model: float = 0.0,
+    examples: int = 0,
+    sizes: Mapping[str, tuple[float, ...]] = SIZES,
+    seed: int = 0,
+) -> pl.DataFrame:
+    """All pairs of each family, by c + a ln S + b ln L; errors of pairs and of models; counts of examples if asked."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for family, (c, a, b) in laws.items():
+        odd = by_model * rng.standard_normal(len(sizes[family]))
+        for (i, small), (j, large) in combinations(enumerate(sizes[family]), 2):
+            frequency = c + a * np.log(small / 1e9) + b * np.log(large / 1e9)
+            frequency += noise * rng.standard_normal() + odd[i] + odd[j]
+            counts = rng.binomial(40, np.clip(frequency, 0, 1), examples) if examples else None
+            rows.append(
+                {
+                    "family": family, "method": "oracle", "task": "t", "target": f"{large:g}", "draft": f"{small:g}",
+                    "target_parameters": large, "draft_parameters": small,
+                    "collaboration_frequency": frequency if counts is None else counts.sum() / (40 * examples),
+                    "part": None if counts is None else counts.astype(float).tolist(),
+                    "whole": None if counts is None else [40.0] * examples,
+                }
+            )  # fmt: skip
+    return pl.DataFrame(rows, schema=SCHEMA)
+
+
+def p_value(made: pl.DataFrame) -> float:
+    [pairs] = _sets(made)
+    found = compare(pairs, LOG_SEPARABLE).p
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("other", [(0.2, -0.02, 0.03), (0.1, -0.045, 0.03)])  # another level; another slope
+@pytest.mark.parametrize("examples", [0, 100])
+def test_families_with_laws_of_their_own_are_told_apart(other: tuple[float, float, float], examples: int) -> None:
+    answer = conclude(points({"a": LAW, "b": other}, examples=examples), LOG_SEPARABLE.name)
+    assert answer.holds is False
+    assert answer.statement.startswith("One law does not hold for all families (a, b)")
+    assert answer.numbers["one law over a law for each, held-out error"].value > 1.5
+
+
+def test_families_of_one_law_are_not() -> None:
+    answer = conclude(points({"a": LAW, "b": LAW}, noise=0.0, examples=100), LOG_SEPARABLE.name)
+    ratio = answer.numbers["one law over a law for each, held-out error"]
+    assert answer.holds is not False
+    assert ratio.value < 1
+    assert conclude(points({"a": LAW, "b": LAW}, noise=0.01), LOG_SEPARABLE.name).holds is True  # without intervals
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer simulations for a p-value, where many p-values are wanted."""
+    monkeypatch.setattr(families, "SIMULATED", 99)
+
+
+@pytest.mark.usefixtures("few")
+def test_the_test_keeps_its_level_and_has_power() -> None:
+    """Under one law p is below 0.05 about that often, whatever part of the errors is of models; else mostly."""
+    for by_model in (0.0, 0.002):
+        under = [p_value(points({"a": LAW, "b": LAW}, by_model=by_model, seed=seed)) for seed in range(50)]
+        assert np.mean([p < 0.05 for p in under]) <= 0.12
+        assert np.mean(under) > 0.35
+    apart = [p_value(points({"a": LAW, "b": (0.12, -0.02, 0.03)}, seed=seed)) for seed in range(10)]
+    assert np.mean([p < 0.05 for p in apart]) >= 0.8
+
+
+@pytest.mark.usefixtures("few")
+def test_unlike_noise_is_not_taken_for_unlike_laws() -> None:
+    """A noisy family of few pairs beside an exact one of many: the plain F-test would err here."""
+    found = []
+    for seed in range(40):
+        exact, noisy = points({"a": LAW}, noise=0.0005, seed=seed), points({"b": LAW}, noise=0.01, seed=seed)
+        found.append(p_value(pl.concat([exact, noisy])))
+    assert np.mean([p < 0.05 for p in found]) <= 0.15
+
+
+def test_shared_examples_are_no_difference_of_families() -> None:
+    """What the drawn examples do to all measured pairs alike is no law of theirs, beside a table's values."""
+    rng = np.random.default_rng(3)
+    made = points({"a": LAW, "b": LAW}, noise=0.0005)
+    hard = 0.15 * rng.standard_normal(30)  # few examples, some with many mismatches, in all pairs
+    measured = made.filter(pl.col("family") == "a").with_columns(
+        pl.col("collaboration_frequency").map_elements(
+            lambda frequency: [40 * max(0.0, frequency + more) for more in hard], pl.List(pl.Float64)
+        ).alias("part"),
+        whole=pl.lit([40.0] * 30),
+    )  # fmt: skip
+    measured = measured.with_columns(collaboration_frequency=pl.col("part").list.mean() / 40)
+    whole = pl.concat([measured.select(*SCHEMA), made.filter(pl.col("family") == "b")])
+    assert p_value(whole) > 0.05
+    nothing = pl.lit(None, pl.List(pl.Float64))
+    assert p_value(whole.with_columns(part=nothing, whole=nothing)) < 0.05  # unless the examples are taken as fixed
+
+
+def test_a_small_family_is_tested_but_has_no_model_to_leave_out() -> None:
+    sizes = {**SIZES, "b": SIZES["b"][:3]}
+    answer = conclude(points({"a": LAW, "b": (0.2, -0.02, 0.03)}, sizes=sizes), LOG_SEPARABLE.name)
+    assert answer.holds is False
+    tiny = {**SIZES, "b": SIZES["b"][:2]}
+    with pytest.raises(ValueError, match="as many pairs as a law has parameters"):
+        conclude(points({"a": LAW, "b": LAW}, sizes=tiny), LOG_SEPARABLE.name)
+
+
+def test_the_law_is_chosen_by_left_out_models() -> None:
+    answer = conclude(points({"a": LAW, "b": LAW}))
+    assert "log-separable errs" in answer.statement
+    laws = {row[2] for row in answer.tables[0].rows}
+    assert "ratio-power-law" in laws
+    assert "constant" not in laws
+    others = next(table for table in answer.tables if table.name == "others")
+    assert [row[2] for row in others.rows] == ["a", "b"]
+
+
+def config(ladder: dict[str, str], data: str, **options: Any) -> ExperimentConfig:
+    study = {
+        "tasks": [{"name": "pocket_math", "limit": 3, "max_tokens": 5, "data": data}],
+        "pairs": [{"ladder": [*ladder.values()]}],
+        "methods": ["oracle"],
+    }
+    return ExperimentConfig.model_validate({"experiment": "families", "study": study, "options": options})
+
+
+def test_from_models_and_a_table_to_the_answer(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+    rows = ["method,task,large_billion,small_billion,collaboration_frequency"]
+    rows += [f"oracle,pocket_math,{2 * i},{i / 2},{0.2 + i / 50}" for i in range(1, 6)]
+    table = tmp_path / "elsewhere.csv"
+    table.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    quiet = Console(file=io.StringIO())
+    asked = config(ladder, data, names=["tiny"], tables=[str(table)], law="constant")
+    answer = run_experiment("families", asked, tmp_path / "out", console=quiet)
+    assert "(tiny, elsewhere)" in answer.statement
+    assert {point.series for point in answer.charts[0].points} == {"tiny", "elsewhere"}
+    assert len(answer.charts[0].points) == 3 + 5
+
+    for options, fault in (
+        ({"names": ["tiny"]}, "only one family, tiny"),
+        ({"names": ["tiny", "more"]}, "a ladder for each of the families tiny, more"),
+        ({"names": ["elsewhere"], "tables": [str(table)]}, "two families have one name"),
+        ({"names": ["tiny"], "tables": ["nowhere.csv"]}, "neither a CSV file"),
+    ):
+        with pytest.raises(ValueError, match=fault):
+            run_experiment("families", config(ladder, data, **options), tmp_path / "no", console=quiet)
+
+
+def test_unknown_laws_are_refused() -> None:
+    with pytest.raises(ValueError, match="log-separable"):
+        Options.model_validate({"names": ["a"], "law": "linear"})
