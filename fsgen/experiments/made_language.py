@@ -29,8 +29,9 @@ Ints = NDArray[np.int64]
 END = 0
 NAMES, PLACES, OUTCOMES, ENDINGS = 64, 64, 64, 63
 PAIRS = NAMES * PLACES
-STATEMENT = 5
-SLOT = 2  # where the outcome stands in a statement
+KINDS = ("name", "place", "outcome", "ending", "ending")  # of the positions of a statement
+STATEMENT = len(KINDS)
+SLOT = KINDS.index("outcome")
 CANDIDATES = 16  # outcomes that a pair can have
 VOCAB_SIZE = 1 + NAMES + PLACES + OUTCOMES + ENDINGS
 LANGUAGE_SEED = 2024
@@ -157,6 +158,27 @@ class Language:
     def endings(self) -> Ints:
         """The two tokens that end every statement about a name, [names, 2]."""
         return _FIRST["ending"] + (self._numbers(_ENDING, NAMES, 2) * ENDINGS).astype(np.int64)
+
+    def truth(self, kind: str, pairs: Ints) -> tuple[Floats, Floats]:
+        """Entropy in bits and gap at a kind of position of statements about some pairs, [pairs] both.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+        if kind == "outcome":
+            return self.bits[pairs], self.gap[pairs]
+        if kind == "ending":
+            return np.zeros(pairs.shape), np.ones(pairs.shape)
+        met = self.exposure.reshape(NAMES, PLACES)
+        if kind == "place":
+            weights = met[pairs // PLACES]
+        elif kind == "name":
+            weights = np.broadcast_to(met.sum(1), (*pairs.shape, NAMES))
+        else:
+            raise ValueError(f"kind={kind!r} is unknown: choose {', '.join(dict.fromkeys(KINDS))}")
+        shares = weights / weights.sum(-1, keepdims=True)
+        best = np.sort(shares, -1)[..., -2:]
+        return entropy_bits(shares), best[..., 1] - best[..., 0]
 
     def texts(self, pairs: Ints, seed: int) -> Texts:
         """Texts about given pairs, [texts, statements], their outcomes drawn from the true distributions."""

@@ -1,0 +1,236 @@
+"""`uncertainty`: what sets a mismatch off, in a language whose uncertainty was set, and where a draft's was changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import combinations, product
+from typing import Annotated, Any
+
+import numpy as np
+import polars as pl
+import torch
+from pydantic import Field
+
+from fsgen.analysis.answers import Answer
+from fsgen.analysis.causes import contrast, rate
+from fsgen.analysis.intervals import Estimate
+from fsgen.analysis.labels import short_name
+from fsgen.experiments import interventions
+from fsgen.experiments import made_language as made
+from fsgen.experiments.base import Experiment
+from fsgen.experiments.draft_changes import Changes
+from fsgen.experiments.lab import Lab
+from fsgen.experiments.made_effects import HIGH, LOW, Causes, by_own, by_truth, contrasts, kinds, odds, slots_of
+from fsgen.models import Members, Model
+from fsgen.probs import summarize, total_variation
+from fsgen.replay import Reader
+from fsgen.study.config import Keys
+from fsgen.study.plan import Plan
+
+MATTERS = 0.05
+"""A change of the share of mismatches that is surely less than this, and not surely one, is taken as none."""
+TEXT_STATEMENTS = 16  # of the made language's texts: every pair once, in 256 of them
+TEXT_SEED = 9
+_SEED = 5  # of what is drawn in the interventions
+_BATCH = 32
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Names = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class Options(Keys):
+    """Of the made language's models, and of the interventions on the study's draft; see `uncertainty.yaml`."""
+
+    drafts: Names
+    targets: Names
+    temperatures: tuple[Annotated[float, Field(gt=0.0)], ...] = ()
+    evened: tuple[Share, ...] = ()
+    shaken: Annotated[float, Field(gt=1.0)] = 4.0
+    blurred: Annotated[tuple[Share, ...], Field(min_length=1)] = (1.0,)
+    consulted: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
+
+
+def run(lab: Lab, options: Options) -> Answer:
+    """Measure both parts, and answer.
+
+    Raises:
+        ValueError: a study of another shape than one draft and one target, or models that do not speak the language.
+    """
+    _check(lab.plan())
+    sizes = [lab.members(draft=draft, target=target) for draft, target in product(options.drafts, options.targets)]
+    twins = [lab.members(draft=one, target=two) for one, two in combinations(options.targets, 2)]
+    if odd := {group.vocab_size for group in sizes + twins} - {made.VOCAB_SIZE}:
+        raise ValueError(f"the made language has {made.VOCAB_SIZE} tokens, but a model of it has {odd.pop()}")
+    spoken = [
+        _made_table(lab, group).with_columns(twins=pl.lit(same))
+        for groups, same in ((sizes, False), (twins, True))
+        for group in groups
+    ]
+
+    study = lab.study()
+    cell = study.plan.rows[0].cell
+    key = {
+        "models": [lab.digest(cell.members[role]) for role in ("draft", "target")],
+        "texts": cell.key,
+        "options": options.model_dump(mode="json", exclude={"drafts", "targets", "consulted"}),
+        "limit": lab.limit,
+    }
+    group = lab.members(**{role: cell.members[role] for role in ("draft", "target")})
+    texts = list(study.tokens(cell.key).values())
+    changed = lab.table("interventions", key, lambda: intervene(group, texts, options))
+    pair = " and ".join(short_name(cell.members[role]) for role in ("draft", "target"))
+    return conclude(pl.concat(spoken), changed, options.consulted, f"{pair} on {cell.task.task.name}")
+
+
+def _made_table(lab: Lab, group: Members) -> pl.DataFrame:
+    digests = [lab.digest(name) for name in group.names().values()]
+    key = {"models": digests, "language": made.LANGUAGE_SEED, "texts": [TEXT_STATEMENTS, TEXT_SEED]}
+    return lab.table("made-language", key, lambda: read_made(group))
+
+
+def _check(plan: Plan) -> None:
+    if len(plan.rows) != 1 or plan.rows[0].cell.method.name != "oracle":
+        names = ", ".join(row.cell.label for row in plan.rows)
+        raise ValueError(f"the study of this experiment is one oracle run, not {len(plan.rows)} runs: {names}")
+
+
+# ---- the made language
+
+
+def read_made(group: Members, limit: int | None = None) -> pl.DataFrame:
+    """What draft and target say at every position of the test texts, with what is true there; one row a position."""
+    language = made.Language()
+    texts = language.test_texts(TEXT_STATEMENTS, TEXT_SEED)
+    rows = [[int(token) for token in row] for row in texts.ids[:limit]]
+    lengths = [len(row) - 1 for row in rows]
+    p, q = (read(model, [row[:-1] for row in rows], lengths, made.VOCAB_SIZE) for model in _both(group))
+    pairs = texts.pairs[:limit].ravel()
+    truths = [language.truth(kind, pairs) for kind in made.KINDS]
+    bits, gap = (np.stack(sides, -1).ravel() for sides in zip(*truths, strict=True))
+    return pl.DataFrame(
+        {
+            "cluster": np.repeat(np.arange(len(rows)), lengths[0]),
+            "kind": np.tile(made.KINDS, len(pairs)),
+            "bits": bits,
+            "gap": gap,
+            "exposure": np.repeat(language.exposure[pairs], made.STATEMENT),
+            "first": np.repeat(language.candidates[pairs, 0], made.STATEMENT),  # the likeliest outcome
+            **_said(p, q),
+        }
+    )
+
+
+def _both(group: Members) -> tuple[Model, Model]:
+    assert group.draft is not None
+    assert group.target is not None
+    return group.draft, group.target
+
+
+def read(model: Model, sequences: list[list[int]], last: list[int], vocab: int) -> torch.Tensor:
+    """Logits [n, vocab] at the last positions of some texts, one text after the other."""
+    reader = Reader(model, sequences, last, vocab)
+    places = range(len(sequences))
+    parts = [reader.read(list(places[start : start + _BATCH]))[0] for start in places[::_BATCH]]
+    return torch.cat(parts).float().cpu()
+
+
+def _said(p: torch.Tensor, q: torch.Tensor) -> dict[str, Any]:
+    """What is kept of logits [n, vocab] of draft and target; entropies in bits."""
+    draft, target = summarize(p), summarize(q)
+    return {
+        "draft_token": draft.token.numpy(),
+        "target_token": target.token.numpy(),
+        "differs": (draft.token != target.token).numpy(),
+        "draft_prob": draft.prob.numpy().astype(float),
+        "draft_margin": draft.margin.numpy().astype(float),
+        "draft_bits": draft.entropy.numpy().astype(float) / np.log(2),
+        "variation": total_variation(p.softmax(-1), q.softmax(-1)).numpy().astype(float),
+    }
+
+
+# ---- interventions
+
+
+def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options: Options) -> pl.DataFrame:
+    """What becomes of the draft's choices at every position of the texts under each change, one row a position."""
+    prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
+    lengths = [len(completion) for completion in completions]
+    cluster = np.repeat(np.arange(len(texts)), lengths)
+    draft, target = _both(group)
+
+    def logits(model: Model, read_prompts: list[list[int]]) -> torch.Tensor:
+        rows = [[*prompt, *completion[:-1]] for prompt, completion in zip(read_prompts, completions, strict=True)]
+        return read(model, rows, lengths, group.vocab_size)
+
+    q, p = logits(target, prompts), logits(draft, prompts)
+
+    def changes() -> Iterator[tuple[str, float, torch.Tensor]]:
+        yield "none", 0.0, p
+        for temperature in options.temperatures:
+            yield "temperature", temperature, interventions.tempered(p, temperature)
+        for share in options.evened:
+            yield "evened", share, interventions.evened(p, share)
+        yield "shaken", options.shaken, interventions.shaken(p, options.shaken, _SEED)
+        yield "swapped", 1.0, interventions.swapped(p)
+        for share in options.blurred:
+            yield "blurred", share, logits(draft, interventions.blurred(prompts, share, _SEED))
+
+    return pl.concat(
+        pl.DataFrame({"cluster": cluster, "change": [change] * len(cluster), "level": level, **_said(changed, q)})
+        for change, level, changed in changes()
+    )
+
+
+# ---- the answer
+
+
+def conclude(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair: str) -> Answer:
+    """The answer from what was measured.
+
+    The rule: uncertainty causes mismatches where setting it higher, at an equal gap and an equal share of the training,
+    makes more of them (the interval lies above 0); it does not where that makes, if anything, less than five points
+    more (the interval lies below `MATTERS`), however well it goes with them; else the question is open.
+
+    Args:
+        spoken: of the made language, one row a position and pair of models: `read_made`, with `twins` (of one size).
+        changed: of the interventions, one row a position and change: `intervene`.
+        consulted: the share of positions that the router by entropy flags where nothing is changed.
+        pair: the models and texts of the interventions, in words.
+
+    Raises:
+        ValueError: slots without the contrasts that the rule needs, or changes of different positions.
+    """
+    sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
+    causes, changes = Causes.of(sizes), Changes(changed, consulted)
+    holds = decide(causes.entropy)
+    numbers = causes.numbers()
+    if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
+        numbers["mismatches of two models of one size"] = rate(twins)
+        numbers["the same change of entropy, between these"] = between
+    return Answer(
+        statement=f"{causes.finding(holds)} {changes.finding(pair)}",
+        holds=holds,
+        overturn="Models whose mismatches change otherwise with an entropy that was set while the gap stays; another "
+        "measure of the gap (here a difference of two probabilities; at an equal ratio of them other distributions are "
+        "compared); a language in which less certain words are also rarer; a change of the draft's entropy that makes "
+        "or unmakes mismatches without a new first choice, which there cannot be.",
+        numbers=numbers | changes.numbers(),
+        charts=(by_truth(sizes, twins, causes), by_own(sizes, causes), *changes.charts()),
+        tables=(contrasts(sizes), odds(sizes), kinds(spoken), changes.table()),
+        remarks=(
+            "In the made language entropy, gap and share of the training were drawn by lot for every pair of words, so "
+            "what goes with one of them at equal values of the others comes from it. Intervals draw texts anew, which "
+            "share no pairs; they do not contain what other languages or other trainings would give.",
+            "That a change which keeps the first choice makes no mismatch is no finding: it is what a mismatch is. "
+            "What it does to routers and to rejections is one.",
+        ),
+    )
+
+
+def decide(set_higher: Estimate) -> bool | None:
+    """Whether uncertainty causes mismatches: yes, no, or open; the rule of `conclude`."""
+    if set_higher.above(0.0):
+        return True
+    return False if set_higher.above(MATTERS) is False else None
+
+
+EXPERIMENT = Experiment(Options, run)
