@@ -44,6 +44,10 @@ app = typer.Typer(
 )
 
 
+router_app = typer.Typer(help="Routers that are learned from the traces of a study: train, show.")
+app.add_typer(router_app, name="router")
+
+
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The entry point. Ends with status 0, or 2 after an error that the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -124,8 +128,8 @@ def generate(
     router: Annotated[
         str | None,
         typer.Option(
-            help="Where System 2 is asked: always, never, max-prob:T, margin:T, entropy:T, random:R or position:A-B.  "
-            "[default: the method's own]"
+            help="Where System 2 is asked: always, never, max-prob:T, margin:T, entropy:T, random:R, position:A-B or "
+            "learned:FILE.  [default: the method's own]"
         ),
     ] = None,
     draft_tokens: Annotated[
@@ -537,6 +541,49 @@ def analyze(
     from fsgen.analysis.tables import show
 
     show(result, Console(highlight=False, markup=False), details=run is not None)
+
+
+@router_app.command("train")
+def train_router(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+    kind: Annotated[str, typer.Option(help="svm, logistic or trees.")] = "logistic",
+    run: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train on this run alone: its key, or the beginning of it; may be given several times.  "
+            "[default: all that asked System 2 everywhere]"
+        ),
+    ] = None,
+    calls: Annotated[
+        float | None, typer.Option(help="Ask at no more than this share of the positions.  [default: 0.2]")
+    ] = None,
+    misses: Annotated[
+        float | None, typer.Option(help="Instead: miss no more mismatches than this share of the positions.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn in training.")] = 0,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: DIR/routers/DRAFT-KIND.npz]")] = None,
+) -> None:
+    """Train a router on the traces of a study, and judge it on examples that it has not seen."""
+    from fsgen.analysis.labels import short_name
+    from fsgen.analysis.learning import train
+    from fsgen.analysis.tables import show_training
+
+    trained = train(folder, kind, run, calls, misses, seed)
+    file = out or folder / "routers" / f"{short_name(trained.model.draft['name'])}-{kind}.npz"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trained.model.write(file)
+    from rich.console import Console
+
+    show_training(trained, Console(highlight=False, markup=False))
+    print(f"router: learned:{file}")
+
+
+@router_app.command("show")
+def show_router(file: Annotated[Path, typer.Argument(metavar="FILE", help="As `train` wrote it.")]) -> None:
+    """Print what a learned router is, and how it was trained, as JSON."""
+    from fsgen.learned.file import read
+
+    print(json.dumps(read(file).header, indent=2, allow_nan=False))
 
 
 @app.command()

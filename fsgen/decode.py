@@ -53,6 +53,7 @@ class _Planned(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def context(self) -> int: ...
+    def identity(self, role: str) -> Any: ...
 
 
 class _Members(_Planned, Protocol):
@@ -69,6 +70,8 @@ class _Members(_Planned, Protocol):
 def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
     """What can be known to fail before anything is computed. Raises ValueError (see `Decoding`)."""
     method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
+    if method.drafts:
+        method.router.require(members)
     if not prompts:
         raise ValueError("there is no prompt")
     if len(prompts) != len(sampling):
@@ -162,7 +165,7 @@ class Decoding:
 
     Raises:
         ValueError: no prompt or an empty one, a prompt that with its budget exceeds the context window, a token id out
-            of the vocabulary, a member that the method needs and that is not there.
+            of the vocabulary, a member that the method needs and that is not there, a router learned on another draft.
     """
 
     def __init__(

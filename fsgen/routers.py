@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.probs import ROUTE, entropy, uniforms
+from fsgen.learned.file import LearnedModel, located
+from fsgen.probs import ROUTE, entropy, summarize, uniforms
 from fsgen.types import shortest
+
+
+class _Members(Protocol):
+    def identity(self, role: str) -> Any: ...
 
 
 class Router(ABC):
@@ -43,9 +48,17 @@ class Router(ABC):
             seeds: of the rows, [rows].
         """
 
+    def require(self, members: _Members) -> None:  # noqa: B027  # most are for every draft
+        """Raises ValueError where the router is not for the draft among these members."""
+
     @property
     def argument(self) -> str:
         return ""
+
+    @property
+    def identity(self) -> str:
+        """What tells its decisions from those of another router."""
+        return str(self)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.argument}" if self.argument else self.name
@@ -184,6 +197,60 @@ class Position(Router):
         return flags
 
 
+@dataclass(frozen=True)
+class Learned(Router):
+    """Consult where a score that was trained on the draft's traces is high (`fsgen router train`).
+
+    Attributes:
+        file: where it is kept, with another threshold than its own behind an @.
+        threshold: of the score.
+        digest: of what makes the score.
+    """
+
+    file: str
+    threshold: float
+    digest: str
+    model: LearnedModel = field(compare=False, repr=False)
+
+    name = "learned"
+    usage = "learned:FILE"
+
+    @classmethod
+    def parse(cls, argument: str) -> Self:
+        if not argument:
+            raise ValueError(f"router {cls.name!r} needs a file, as in {cls.usage}")
+        model, threshold = located(argument)
+        return cls(argument, threshold, model.digest, model)
+
+    def require(self, members: _Members) -> None:
+        draft = members.identity("draft")
+        known = self.model.draft
+        for what, trained, here in (
+            ("tokenizer", self.model.vocabulary, draft.vocabulary),
+            ("weights", known["digest"], draft.digest),
+        ):
+            if here != trained:
+                raise ValueError(
+                    f"the router {self} was learned on the draft {known['name']} ({what} {trained[:16]}), and this "
+                    f"draft is {draft.name} ({what} {'unknown' if here is None else here[:16]})"
+                )
+
+    def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
+        seen = summarize(logits, self.model.top)  # what a trace keeps
+        probs, scalars = (x.cpu().numpy() for x in (seen.top_probs, torch.stack([seen.prob, seen.margin, seen.entropy])))
+        score = self.model.score(probs, scalars[0], scalars[1], scalars[2], positions)
+        flags: list[bool] = (score > self.threshold).tolist()
+        return flags
+
+    @property
+    def argument(self) -> str:
+        return self.file
+
+    @property
+    def identity(self) -> str:
+        return self.model.identity(self.threshold)
+
+
 ROUTERS: dict[str, type[Router]] = {
-    router.name: router for router in (Always, Never, MaxProb, Margin, Entropy, Random, Position)
+    router.name: router for router in (Always, Never, MaxProb, Margin, Entropy, Random, Position, Learned)
 }

@@ -22,6 +22,7 @@ from fsgen.models.bundled import bundled
 from fsgen.models.checkpoint import Checkpoint
 from fsgen.routers import ROUTERS
 from fsgen.types import Token
+from tests.study.ladder import questions, save_ladder
 from tests.tiny import tiny_model, tiny_tokenizer
 
 PROMPT = "the fox"
@@ -302,6 +303,74 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("fsgen.models.bundled.bundled", broken)
     with pytest.raises(KeyError):
         cli.main(["models"])
+
+
+# --- router
+
+
+def test_a_router_is_trained_shown_and_used(run: Any, tmp_path: Path) -> None:
+    models = save_ladder(tmp_path / "models")  # which agree now and then
+    pair = ["--draft", models["small"], "--target", models["large"]]
+    study = {
+        "tasks": [{"name": "pocket_math", "limit": 12, "max_tokens": 24, "data": questions(tmp_path)}],
+        "pairs": [{"draft": models["small"], "target": models["large"]}],
+        "methods": ["oracle"],
+    }
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    assert run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")).status == 0
+    trained = run("router", "train", str(tmp_path / "runs"), "--calls", "0.5", "--kind", "trees")
+    file = tmp_path / "runs" / "routers" / "small-trees.npz"
+    assert trained.status == 0
+    assert trained.out.splitlines()[-1] == f"router: learned:{file}"
+    assert all(word in trained.out for word in ("AUROC", "max-prob", "random", "perfect", "calibration"))
+    shown = json.loads(run("router", "show", str(file)).out)
+    assert (shown["kind"], shown["record"]["budget"]) == ("trees", {"calls": 0.5})
+    written = json.loads(
+        run(
+            "generate",
+            "What is 3?",
+            *pair,
+            "--max-tokens",
+            "24",
+            "--method",
+            "route",
+            "--router",
+            f"learned:{file}",
+            "--json",
+        ).out
+    )
+    assert 0 < written["stats"]["consulted_rate"] < 1
+    checked = run("verify", *pair, "--router", f"learned:{file}", "--prompts", "3", "--max-tokens", "8", "--json")
+    assert (checked.status, json.loads(checked.out)["faults"]) == (0, [])
+    study |= {"methods": ["route"], "routers": [f"learned:{file}"]}
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    assert run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")).status == 0
+    row = json.loads((tmp_path / "runs" / "summary.json").read_text())[-1]
+    assert row["router"].startswith("learned:")
+    assert str(tmp_path) not in row["router"], "its content is its identity"
+    study["pairs"] = [{"draft": models["middle"], "target": models["large"]}]
+    (tmp_path / "study.yaml").write_text(json.dumps(study))
+    refused = run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"))
+    assert refused.status == 2
+    assert "learned on the draft" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "{draft}"], "not the folder of a study"),
+        (["train", "{draft}", "--kind", "forest"], "unknown kind 'forest': choose one of svm, logistic, trees"),
+        (["train", "{draft}", "--calls", "0.1", "--misses", "0.1"], "one budget"),
+        (["train", "{draft}", "--calls", "3"], "a budget of calls of 3 is impossible"),
+        (["show", "{draft}/nothing.npz"], "there is no learned router"),
+        (["show", "{draft}/config.json"], "is no learned router, or is damaged"),
+    ],
+)
+def test_errors_of_routers(run: Any, folders: dict[str, str], arguments: list[str], words: str) -> None:
+    answer = run("router", *(argument.format(**folders) for argument in arguments))
+    assert (answer.status, answer.out) == (2, "")
+    assert answer.err.startswith("error: ")
+    assert words in answer.err
 
 
 # --- help, version, study

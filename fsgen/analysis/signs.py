@@ -14,6 +14,7 @@ import polars as pl
 
 from fsgen.analysis.intervals import Estimate, draws, grouped, percentiles, ratio
 from fsgen.analysis.traces import Frame, collect, prepared
+from fsgen.learned.file import located
 
 MISSED, NEEDLESS, LATE = 0.1, 0.5, 0.25
 """Above these a sign is found, with the whole interval: the share of the mismatches that is passed over, of the
@@ -139,11 +140,30 @@ def _asks(router: str) -> pl.Expr | None:
         case "position":
             start, _, stop = argument.partition("-")
             return pl.col("position").is_between(int(start), int(stop), closed="left")
+        case "learned":
+            return _learned(argument)
         case "random":
             drawn = pl.struct("number", "turn", "position").hash(seed=0) % 1_000_003
             return drawn < float(argument) * 1_000_003
         case _:
             return None
+
+
+def _learned(argument: str) -> pl.Expr | None:
+    """Where a learned router asks; None where its file is not there any more, or is another one."""
+    try:
+        model, threshold = located(argument)
+    except ValueError:
+        return None
+
+    def asks(table: pl.Series) -> pl.Series:
+        columns = table.struct.unnest()
+        probs = columns["draft_top_probs"].list.head(model.top).list.to_array(model.top).to_numpy()
+        scalars = (columns[name].to_numpy() for name in ("draft_prob", "draft_margin", "draft_entropy", "position"))
+        return pl.Series(model.score(probs, *scalars) > threshold)
+
+    read = ("draft_top_probs", "draft_prob", "draft_margin", "draft_entropy", "position")
+    return pl.struct(read).map_batches(asks, return_dtype=pl.Boolean, is_elementwise=True)
 
 
 # ---- the signs of a run

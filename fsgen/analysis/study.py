@@ -20,6 +20,7 @@ from fsgen.analysis.routers import CALLS, MISSES, RoutersResult, check_budgets, 
 from fsgen.analysis.signs import Sign, routed, signs
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.analysis.uncertainty import UncertaintyResult, uncertainty
+from fsgen.learned.file import located
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,14 @@ def analyze(
     study = _Study(Path(folder))
     if not study.rows:
         raise ValueError(f"{str(folder)!r} has no finished run to analyse")
-    rows = study.rows if runs is None else [_find(study.rows, run) for run in runs]
+    rows = study.rows if runs is None else [find(study.rows, run) for run in runs]
     pictured = _pictured(rows) if projections else set()
     found = tuple(_analyze(study, row, calls, misses, row.run in pictured) for row in rows)
     return StudyAnalysis(study.name, tuple(rows), found, _findings(found))
 
 
-def _find(rows: Sequence[SummaryRow], run: str) -> SummaryRow:
+def find(rows: Sequence[SummaryRow], run: str) -> SummaryRow:
+    """The run of a key, or of the beginning of one. Raises ValueError where it fits no run, or several."""
     found = [row for row in rows if row.run == run] or [row for row in rows if row.run.startswith(run)]
     if len(found) != 1:
         why = f"fits {len(found)} runs" if found else "is no run of this study"
@@ -113,14 +115,14 @@ class _Study:
         self.records = {row.run: read_run(folder, row.run) for row in self.rows}
         self._everywhere: dict[str, str] = {}
         for row in self.rows:
-            if _asked_everywhere(row):
+            if asked_everywhere(row):
                 self._everywhere.setdefault(_system(self.records[row.run]), row.run)
         self.texts = cache(lambda run: read_generations(folder, run))
         self.traces = cache(lambda run: prepared(scan_traces(folder, run)))
 
     def everywhere(self, row: SummaryRow) -> str | None:
         """The run of the same task, members, fusion and sampling that asked System 2 everywhere; itself if it did."""
-        return row.run if _asked_everywhere(row) else self._everywhere.get(_system(self.records[row.run]))
+        return row.run if asked_everywhere(row) else self._everywhere.get(_system(self.records[row.run]))
 
     def references(self, run: str) -> pl.DataFrame | None:
         """The right answers of a run's task, where the study keeps them."""
@@ -129,7 +131,8 @@ class _Study:
         return pl.read_parquet(path, columns=["example", "reference"]) if path.is_file() else None
 
 
-def _asked_everywhere(row: SummaryRow) -> bool:
+def asked_everywhere(row: SummaryRow) -> bool:
+    """Whether System 2 was asked at every position of a run."""
     return row.draft is not None and row.router == "always"
 
 
@@ -143,7 +146,7 @@ def _pictured(rows: Iterable[SummaryRow]) -> set[str]:
     """Of each task the run with the median frequency."""
     tasks: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
-        if _asked_everywhere(row) and row.collaboration_frequency is not None:
+        if asked_everywhere(row) and row.collaboration_frequency is not None:
             tasks.setdefault(task_label(row), []).append((row.collaboration_frequency, row.run))
     return {sorted(found)[len(found) // 2][1] for found in tasks.values()}
 
@@ -156,7 +159,7 @@ def _analyze(
     trusting = bool(record["method"]["trusting"]) and row.router not in (None, "always")
     where = unsure = asking = None
     found: tuple[Sign, ...] = ()
-    if _asked_everywhere(row):
+    if asked_everywhere(row):
         counted = histograms(traces)
         where = position(traces, sampled=row.sampling != "greedy")
         unsure = uncertainty(traces, counted)
@@ -164,7 +167,7 @@ def _analyze(
     if row.draft is not None and row.engine == "loop" and (trusting or row.draft_tokens > 1):
         alone = study.alone[row.run]
         router = row.router if trusting else None
-        again = routed(study.traces(everywhere), router) if router and everywhere else None
+        again = routed(study.traces(everywhere), _written(record)) if router and everywhere else None
         found = signs(texts, study.texts(alone) if alone else None, router, again)
     return RunAnalysis(
         run=row.run,
@@ -185,6 +188,18 @@ def _analyze(
         else None,
         signs=found,
     )
+
+
+def _written(record: dict[str, Any]) -> str:
+    """The router as it was given, with its file; that of a learned one only where it is the same as then."""
+    asked: str = record["method"]["router"]
+    if asked.startswith("learned:"):
+        try:
+            model, threshold = located(record["router"].removeprefix("learned:"))
+        except ValueError:
+            return asked
+        return str(record["router"]) if model.identity(threshold) == asked else asked
+    return asked
 
 
 def _label(row: SummaryRow) -> str:

@@ -13,6 +13,7 @@ from rich.text import Text
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import decimal, method_label, short_name, task_label
+from fsgen.analysis.learning import Training
 from fsgen.analysis.position import Effect, Place, PositionResult
 from fsgen.analysis.published import Both
 from fsgen.analysis.routers import RoutersResult
@@ -40,7 +41,32 @@ def show(analysis: StudyAnalysis, console: Console, details: bool = False) -> No
         console: where to.
         details: print all about each run instead of a line.
     """
-    parts = _runs(analysis) if details else _study(analysis)
+    _print(console, _runs(analysis) if details else _study(analysis))
+
+
+def show_training(training: Training, console: Console) -> None:
+    """Print what came of training a router: on what it was trained, and how it does on examples it has not seen."""
+    parts = _table("part", "examples", "positions", "mismatches", left=1)
+    for name, counts in training.counts.items():
+        parts.add_row(name, *(f"{counts[what]:,}" for what in ("examples", "positions", "mismatches")))
+    found = _table("router", "AUROC", "misses, %", "more than learned, %", left=1)
+    for one in training.judged:
+        shares = (_estimate(each, 2, 100) for each in (one.missed, one.beside))
+        found.add_row(one.router, _estimate(one.auroc), *shares)
+    learned = training.judged[0]
+    caught = 1 - learned.missed.value / training.frequency if training.frequency else 1.0
+    _print(
+        console,
+        [
+            parts,
+            f"On the test examples it asks at {_estimate(training.calls, 1, 100)} % of the positions and finds "
+            f"{100 * caught:.1f} % of the mismatches. Others, asking as often:",
+            found,
+        ],
+    )
+
+
+def _print(console: Console, parts: Iterable[RenderableType]) -> None:
     for part in parts:
         if isinstance(part, Table):
             wide = Console(file=console.file, width=10_000, force_terminal=console.is_terminal)

@@ -13,8 +13,9 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.models import Members, Model, load
+from fsgen.models.identity import folder_digest
 from fsgen.study.config import StudyConfig, validated
-from fsgen.study.plan import SCHEMA, Plan, canonical_hash, folder_digest, make_plan
+from fsgen.study.plan import SCHEMA, Plan, canonical_hash, make_plan
 from fsgen.study.progress import Reporter
 from fsgen.study.run import Runner, write_asked
 from fsgen.study.store import Store, atomically
@@ -52,7 +53,7 @@ class Study:
 
     def tokens(self, run: str) -> dict[str, tuple[list[int], list[int]]]:
         """Prompt and completion of each example of a run, as token ids; of a dialogue its first turn."""
-        cell = next(row.cell for row in self.plan.rows if row.cell.key == run)
+        cell = next(cell for cell in self.plan.cells if cell.key == run)
         tokenizer = self.plan.models[cell.members["target"]].tokenizer
         prompts = {example.id: cell.task.prompt(example, tokenizer).ids for example in cell.task.examples}
         first = scan_traces(self._lab.folder, run).filter(pl.col("turn") == 1).select("example", "position", "token")
@@ -146,12 +147,17 @@ class Lab:
             key: all that changes its content, as plain JSON: names and digests of models, the texts' run, settings.
             make: measures it.
         """
-        path = self.folder / "measured" / name / f"{canonical_hash(dict(key))[:16]}.parquet"
+        return pl.read_parquet(
+            self.file(name, key, ".parquet", lambda file: make().write_parquet(file, compression="zstd"))
+        )
+
+    def file(self, name: str, key: Mapping[str, Any], suffix: str, write: Callable[[Path], object]) -> Path:
+        """A file that `write` makes, once for each key; arguments as in `table`, and the `suffix` of the file."""
+        path = self.folder / "measured" / name / f"{canonical_hash(dict(key))[:16]}{suffix}"
         if not path.is_file():
             self._reporter.working(f"{self.name}: {name}")
-            made = make()
-            atomically(path, lambda file: made.write_parquet(file, compression="zstd"))
-        return pl.read_parquet(path)
+            atomically(path, write)
+        return path
 
     def note(self, line: str) -> None:
         """A line of progress that stays."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsgen.models.alignment import first_difference
 from fsgen.models.base import Model
+from fsgen.models.identity import Identity, identity
 
 if TYPE_CHECKING:
     from fsgen.models.checkpoint import Checkpoint
@@ -62,6 +63,10 @@ class Members:
             eos_ids=lead.eos_ids,
         )
 
+    def identity(self, role: str) -> Identity:
+        """What tells the model of a role from others."""
+        return identity(getattr(self, role))
+
     def __iter__(self) -> Iterator[tuple[str, Model]]:
         """The roles that are played, with their models: draft, target, base."""
         for role in ROLES:
@@ -108,6 +113,10 @@ class Plan:
     @property
     def context(self) -> int:
         return min(member.context for member in self._present)
+
+    def identity(self, role: str) -> Identity:
+        """What tells the model of a role from others."""
+        return identity(getattr(self, role))
 
     def load(self, roles: Container[str] = ROLES) -> Members:
         """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""

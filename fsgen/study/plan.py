@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import combinations, product
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +19,7 @@ from fsgen.models import Members, ModelInfo
 from fsgen.models.base import Session
 from fsgen.models.bundled import ladder as bundled_ladder
 from fsgen.models.bundled import model_info
+from fsgen.models.identity import folder_digest
 from fsgen.routers import Random
 from fsgen.study.config import LadderConfig, PairConfig, SamplingConfig, StudyConfig, TaskConfig
 from fsgen.tasks import Task
@@ -29,16 +29,6 @@ SCHEMA = 1
 """Of the tables. Part of every run's key: where the tables change, what is stored is measured again."""
 
 ROLES = ("draft", "target", "base")
-_HASHED_FILES = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-_BLOCK, _BLOCKS = 1 << 16, 1024
-
 
 def canonical_hash(content: Any) -> str:
     """SHA-256 of the canonical JSON of some content, in hex."""
@@ -323,28 +313,6 @@ def _model(name: str, config: StudyConfig, faults: _Faults) -> Unloaded | None:
     )
 
 
-def folder_digest(folder: Path) -> str:
-    """A digest of a model's folder: its settings, and its weights.
-
-    Of a weight file up to 1,024 blocks of 64 KiB are read, evenly over it, so that large models take no time and
-    small ones are read whole.
-    """
-    result = hashlib.sha256()
-    for name in _HASHED_FILES:
-        if (folder / name).is_file():
-            result.update(name.encode() + b"\0" + (folder / name).read_bytes() + b"\0")
-    for file in sorted(folder.glob("*.safetensors")):
-        size = file.stat().st_size
-        blocks = -(-size // _BLOCK)
-        step = max(1, -(-blocks // _BLOCKS))
-        result.update(f"{file.name}\0{size}\0".encode())
-        with file.open("rb") as stream:
-            for block in range(0, blocks, step):
-                stream.seek(block * _BLOCK)
-                result.update(stream.read(_BLOCK))
-    return result.hexdigest()
-
-
 class _Maker:
     """Makes the rows of a plan, checking each cell by what a run would check."""
 
@@ -449,6 +417,6 @@ def canonical_method(method: Method) -> dict[str, Any]:
     fusion: Any = method.fusion
     return {
         "fusion": {"name": method.fusion.name, **asdict(fusion)},
-        "router": str(method.router) if method.drafts else None,
+        "router": method.router.identity if method.drafts else None,
         **{key: getattr(method, key) for key in ("draft_tokens", "trusting", "bonus", "rollback", "verifier")},
     }

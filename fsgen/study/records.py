@@ -11,10 +11,11 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen.generation import Generation
+from fsgen.learned.features import rounded
 from fsgen.metrics import Counts
 from fsgen.models.vocabulary import Vocabulary
 from fsgen.study.plan import Prompt
-from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns, rounded
+from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns
 from fsgen.tasks import Score
 from fsgen.types import Candidates, Token, as_dict
 

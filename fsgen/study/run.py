@@ -16,11 +16,12 @@ from rich.console import Console
 from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
 from fsgen.generation import Generation, generate
 from fsgen.models import Members, Model, load
+from fsgen.models.identity import vocabulary_digest
 from fsgen.models.vocabulary import vocabulary
 from fsgen.replay import replay, replayable
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.machine import hardware, versions
-from fsgen.study.plan import SCHEMA, Cell, Plan, canonical_hash, make_plan
+from fsgen.study.plan import SCHEMA, Cell, Plan, make_plan
 from fsgen.study.progress import Reporter, summary_table
 from fsgen.study.records import Stored, Text, generation_table, stored_texts, trace_table, vocabulary_rows
 from fsgen.study.store import Store
@@ -115,7 +116,7 @@ def write_asked(plan: Plan, store: Store) -> list[dict[str, Any]]:
     keys = {}
     for name, model in plan.models.items():
         known = vocabulary(model.tokenizer)
-        keys[name] = canonical_hash([[text.hex() for text in known.texts], known.special])[:16]
+        keys[name] = vocabulary_digest(known)
         store.write_vocabulary(keys[name], vocabulary_rows(known))
     return [
         {

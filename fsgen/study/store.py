@@ -5,7 +5,7 @@
     generations/run=<run>/part-<from>-<to>.parquet    one row a text
     traces/run=<run>/part-<from>-<to>.parquet         one row a token
     examples/<task>.parquet, vocabularies/<vocabulary>.parquet    what was asked, and what the token ids mean
-    answers/<experiment>.json, measured/<name>/<key>.parquet     of experiments (fsgen.experiments)
+    answers/<experiment>.json, measured/<name>/<key>.parquet or .npz     of experiments (fsgen.experiments)
     summary.json, report.html                     made from the above
 
 A run is written in parts, each for the examples `from` to `to` (excluded). Every file appears under its name only when
@@ -24,11 +24,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _TABLES = ("generations", "traces")
@@ -95,17 +93,6 @@ GENERATION_SCHEMA = pa.schema(
 )
 EXAMPLE_SCHEMA = pa.schema([("example", _NAME), ("prompt", _NAME), ("reference", _NAME)])
 VOCABULARY_SCHEMA = pa.schema([("token", pa.uint32()), ("text", pa.binary()), ("special", pa.bool_())])
-_CANDIDATE_BITS = 11
-"""Significant bits of a candidate's probability: what half precision keeps. The scalars keep all of float32."""
-
-
-def rounded(values: NDArray[np.float32], bits: int = _CANDIDATE_BITS) -> NDArray[np.float32]:
-    """Floats with so many significant bits, ties to even: the zeros behind them cost nothing once compressed."""
-    drop = np.uint32(24 - bits)
-    half = np.uint32((1 << (23 - bits)) - 1)
-    words = values.astype(np.float32).view(np.uint32)
-    words = words + half + ((words >> drop) & np.uint32(1))
-    return (words >> drop << drop).view(np.float32)
 
 
 def columns(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
@@ -160,7 +147,7 @@ class Store:
                 file.unlink()
             _remove_if_empty(self.folder / name)
         for folder in (self.folder / "measured").glob("*"):
-            for file in folder.glob("*.parquet"):
+            for file in [*folder.glob("*.parquet"), *folder.glob("*.npz")]:
                 file.unlink()
             _remove_if_empty(folder)
         for file in (self.folder / "answers").glob("*.json"):

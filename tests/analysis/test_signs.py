@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from fsgen.analysis.signs import Sign, routed, signs
+from fsgen.models.identity import Identity
 from tests.analysis.made_up import places, trace
+from tests.learned import random_router
 
 
 def texts(count: int, seconds: float, score: NDArray[np.bool_] | None = None) -> pl.DataFrame:
@@ -67,6 +70,23 @@ def test_a_router_that_a_trace_does_not_suffice_for() -> None:
     found = signs(texts(2, 1.0), texts(2, 2.0), "learned:a-file", None)
     assert named(found, "too late").found is None
     assert "not known" in named(found, "too few").finding
+
+
+@pytest.mark.parametrize("kind", ["svm", "logistic", "trees"])
+def test_a_learned_router_is_asked_again(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "router.npz"
+    model = random_router(kind, Identity("draft", "d", "v"), top=3)
+    model.write(file)
+    prob = np.random.default_rng(0).uniform(0.05, 0.98, 400)
+    frame = trace(prob, prob < 0.5, 10)
+    columns = (frame[f"draft_{name}"] for name in ("prob", "margin", "entropy"))
+    score = model.score(np.array(frame["draft_top_probs"].to_list()), *columns, frame["position"])
+    middle = float(np.median(score)) + 1e-9
+    for threshold in (middle, 0.0):
+        again = routed(frame, f"learned:{file}@{threshold!r}")
+        assert again is not None
+        assert again.consulted_rate is not None
+        assert again.consulted_rate.value == pytest.approx(float((score > threshold).mean()))
 
 
 def test_too_few() -> None:

@@ -16,7 +16,7 @@ from fsgen.generation import Generation
 from fsgen.metrics import count
 from fsgen.study.plan import Prompt
 from fsgen.study.records import Text, generation_table, stored_texts, trace_table
-from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store, rounded
+from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store
 from fsgen.tasks import Score
 from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import Token
