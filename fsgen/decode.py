@@ -65,6 +65,8 @@ class _Members(_Planned, Protocol):
     def eos_ids(self) -> frozenset[int]: ...
     @property
     def paces(self) -> dict[Any, Pace]: ...
+    def session(self, role: str, rows: int) -> Any: ...
+    def give_back(self, role: str, rows: int, session: Any) -> None: ...
 
 
 def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
@@ -192,7 +194,8 @@ class Decoding:
             for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True))
         ]
         width = min(rows or len(self.rows), len(self.rows))
-        self._sessions: dict[str, _Session] = {role: getattr(members, role).session(width) for role in method.roles}
+        self._members = members
+        self._sessions: dict[str, _Session] = {role: members.session(role, width) for role in method.roles}
         # All logits meet where System 2's are; the draft's small ones travel.
         self._device: torch.device = (members.target if "target" in method.roles else members.draft).device
         self._waiting = self.rows[width:]
@@ -259,6 +262,8 @@ class Decoding:
             yield from given
             self._refill()
         yield from self._give()
+        for role, session in self._sessions.items():
+            self._members.give_back(role, len(self._batch), session)
 
     # ---- the three parts of a round
 

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from fsgen.models.base import ModelInfo
 from fsgen.models.bundled import model_info
-from fsgen.models.cache import Forward
+from fsgen.models.cache import Forward, room
 from fsgen.models.checkpoint import (
     DTYPES,
     INT8,
@@ -23,7 +23,7 @@ from fsgen.models.checkpoint import (
     first_line,
     place,
 )
-from fsgen.models.continuation import Continuation, layer_kinds, text_config, ways_to_continue
+from fsgen.models.continuation import ATTENTION_LAYERS, Continuation, layer_kinds, text_config, ways_to_continue
 from fsgen.models.int8 import quantise
 from fsgen.models.lean import LeanForward, LeanWeights, speaks
 from fsgen.models.proof import check_exact
@@ -153,6 +153,21 @@ class HFModel:
         else:
             forward = TransformersForward(self, batch_size)
         return CachedSession(forward, self.info.name, self.vocab_size, self.context, self.device)
+
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values that a session holds for a row of so many tokens.
+
+        Snapshots of recurrent states have a budget of their own (`fsgen.models.recurrent`).
+        """
+        config = text_config(self.module.config)
+        queries = getattr(config, "num_attention_heads", None) or 0
+        heads: int = getattr(config, "num_key_value_heads", None) or queries
+        width: int = getattr(config, "head_dim", None) or (config.hidden_size // queries if queries else 0)
+        attending = sum(kind in ATTENTION_LAYERS or kind == "hybrid" for kind, _ in self.layers)
+        # A model that is spread over several devices counts as if all of it lay on the first.
+        size: int = self.module.dtype.itemsize
+        return 2 * attending * heads * width * size * room(tokens, self.context)
 
 
 def _info(model: Any, name: str, path: str) -> ModelInfo:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsgen.models.alignment import first_difference
-from fsgen.models.base import Model
+from fsgen.models.base import Model, Session
+from fsgen.models.budget import rows_within
 from fsgen.models.identity import Identity, identity
 
 if TYPE_CHECKING:
@@ -39,6 +41,8 @@ class Members:
     context: int
     eos_ids: frozenset[int]
     paces: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[tuple[str, int], Session] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _keeps: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, draft: Model | None = None, target: Model | None = None, base: Model | None = None) -> Members:
@@ -66,6 +70,36 @@ class Members:
     def identity(self, role: str) -> Identity:
         """What tells the model of a role from others."""
         return identity(getattr(self, role))
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within it, sessions outlive a generation, and the earlier turns of a chat are not computed again.
+
+        A generation takes up the sessions of the last one that wrote as many texts at a time, row by row; their keys
+        and values are held until the end of the block.
+        """
+        outermost = not self._keeps
+        self._keeps.append(True)
+        try:
+            yield
+        finally:
+            self._keeps.pop()
+            if outermost:
+                self._kept.clear()
+
+    def session(self, role: str, rows: int) -> Session:
+        """A session of the model of a role: one that was kept, or a new one. Nobody else has it meanwhile."""
+        kept = self._kept.pop((role, rows), None)
+        return getattr(self, role).session(rows) if kept is None else kept
+
+    def give_back(self, role: str, rows: int, session: Session) -> None:
+        """A session that is no longer used, to be kept where sessions are."""
+        if self._keeps:
+            self._kept[role, rows] = session
+
+    def rows_within(self, roles: Container[str], tokens: int, wanted: int, budget: int | None = None) -> int:
+        """How many texts of up to `tokens` tokens these roles can hold at a time; see `fsgen.models.budget`."""
+        return rows_within((model for role, model in self if role in roles), tokens, wanted, budget)
 
     def __iter__(self) -> Iterator[tuple[str, Model]]:
         """The roles that are played, with their models: draft, target, base."""

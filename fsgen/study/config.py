@@ -72,7 +72,8 @@ class LadderConfig(Keys):
     """Every pair of a ladder of models, the smaller drafting for the larger.
 
     Attributes:
-        ladder: `pocket` for the bundled ladder (its sizes, not tuned, of one family), or a list of models, the smallest first.
+        ladder: `pocket` for the bundled ladder (its sizes, not tuned, of one family), or a list of models, the smallest
+            first.
         target: only the pairs with this target.
     """
 

@@ -30,6 +30,7 @@ SCHEMA = 1
 
 ROLES = ("draft", "target", "base")
 
+
 def canonical_hash(content: Any) -> str:
     """SHA-256 of the canonical JSON of some content, in hex."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
@@ -87,6 +88,9 @@ class Unloaded:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def session(self, batch_size: int) -> Session:
+        raise NotImplementedError(f"the weights of {self.info.name} are not loaded")
+
+    def cache_bytes(self, tokens: int) -> int:
         raise NotImplementedError(f"the weights of {self.info.name} are not loaded")
 
 

@@ -328,7 +328,11 @@ class Runner:
             start = stop
 
     def _write(self, cell: Cell, members: Members, examples: Sequence[Example]) -> list[Text]:
-        """All turns of some examples."""
+        """All turns of some examples; what a turn shares with the one before is not computed again."""
+        with members.keeping():
+            return self._turns(cell, members, examples)
+
+    def _turns(self, cell: Cell, members: Members, examples: Sequence[Example]) -> list[Text]:
         asked = [(example.id, example) for example in examples]
         every: list[Text] = []
         turn = 1

@@ -12,7 +12,6 @@ from fsgen.methods import parse
 from fsgen.pace import Acceptance, Pace, Seconds
 from tests.doubles import trio
 
-
 Drift = Callable[[int], float]
 
 
