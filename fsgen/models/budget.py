@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from fsgen.models.base import Model
+
+if TYPE_CHECKING:
+    import torch
 
 SHARE = 0.6
 """Of the free memory that keys and values may take; logits, traces and the forward passes need some too."""
@@ -57,6 +59,8 @@ def _fitting(rows: int, need: int, room: int, tokens: int, what: str) -> int:
 def free_bytes(device: torch.device) -> int | None:
     """Memory that is free on a device, None where that cannot be told."""
     if device.type == "cuda":
+        import torch  # here, because commands that load no model are quick
+
         return int(torch.cuda.mem_get_info(device)[0])
     if device.type != "cpu":
         return None
