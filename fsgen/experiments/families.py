@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from fsgen.analysis.scaling.laws import CONSTANT, RATIO_ZERO, Law, Sizes
 from fsgen.analysis.scaling.results import as_sizes
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab
-from fsgen.study.config import Keys, LadderConfig, StudyConfig
+from fsgen.models.bundled import ladder as bundled_ladder
+from fsgen.study.config import Keys, LadderConfig
 
 SIMULATED = 999  # under one law for all
 _RESAMPLES = 200  # of the examples; each fits the law without every model
@@ -83,13 +85,13 @@ def _families(lab: Lab, options: Options, others: list[str]) -> dict[tuple[str, 
         raise ValueError(f"two families have one name: {', '.join(names)}")
     if len(names) < 2:
         raise ValueError(f"there is only one family, {', '.join(names)}: nothing to compare it with")
+    for row in lab.plan().rows:
+        if row.cell.method.name != "oracle" or row.cell.sampling.temperature > 0:
+            raise ValueError(f"{row.cell.label}: this experiment has the method oracle, and greedy texts")
     found: dict[tuple[str, str], str] = {}
-    for name, ladder in zip(options.names, ladders, strict=True):
-        one = StudyConfig.model_validate(config.model_dump(exclude_unset=True) | {"pairs": [ladder.model_dump()]})
-        for row in lab.plan(one).rows:
-            if row.cell.method.name != "oracle" or row.cell.sampling.temperature > 0:
-                raise ValueError(f"{row.cell.label}: this experiment has the method oracle, and greedy texts")
-            pair = row.cell.members["draft"], row.cell.members["target"]
+    for name, entry in zip(options.names, ladders, strict=True):
+        models = bundled_ladder() if isinstance(entry.ladder, str) else entry.ladder
+        for pair in combinations(models, 2):
             if found.setdefault(pair, name) != name:
                 raise ValueError(f"the pair {' -> '.join(pair)} is in two families, {found[pair]} and {name}")
     return found
@@ -135,7 +137,8 @@ class Comparison:
     Attributes:
         f: how much less the squared residuals are with a law for each, by parameter, over what is left by degree of
             freedom; None where nothing is left.
-        p: how often it is as large under one law; the largest over what part of the errors is of models.
+        p: how often it is as large under one law; the largest over what part of the errors is of models. None where
+            it was not simulated.
         aicc_one, aicc_each: None with too few pairs.
         one, each: the errors for left-out models, of what was measured and of each resample; empty where too few.
     """
@@ -149,19 +152,22 @@ class Comparison:
     each: Floats
 
 
-def compare(pairs: Pairs, law: Law, seed: int = 0) -> Comparison:
-    """Test one law for all families against one for each; both are fitted by least squares."""
+def compare(pairs: Pairs, law: Law, simulated: bool = True, seed: int = 0) -> Comparison:
+    """Test one law for all families against one for each; both are fitted by least squares.
+
+    Without `simulated` there is no p, and nothing of resampled examples, which takes most of the time.
+    """
     measured = pairs.frequencies[None]
     one = fit(law, pairs.sizes, measured)
     each = [fit(law, pairs.sizes[pairs.of(name)], measured[:, pairs.of(name)]) for name in pairs.names]
     n, k = len(pairs.sizes), len(law.parameters)
     f = _f(pairs, law, measured)
     p = None
-    if f is not None:
+    if f is not None and simulated:
         p = max(_simulated(pairs, law, one, each, float(f[0]), share, seed) for share in _MODEL_SHARES)
     squares = float((one.residuals**2).sum()), sum(float((own.residuals**2).sum()) for own in each)
     aicc = [_aicc(total, n, parameters) for total, parameters in zip(squares, (k, k * len(each)), strict=True)]
-    errors = _held_out(pairs, law)
+    errors = _held_out(pairs, law, pairs.deviations[: _RESAMPLES if simulated else 0])
     return Comparison(law.name, None if f is None else float(f[0]), p, *aicc, *errors)
 
 
@@ -212,13 +218,13 @@ def _aicc(squares: float, n: int, parameters: int) -> float | None:
     return float(n * np.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
-def _held_out(pairs: Pairs, law: Law) -> tuple[Floats, Floats]:
+def _held_out(pairs: Pairs, law: Law, deviations: Floats) -> tuple[Floats, Floats]:
     """The errors for the pairs of each model, foretold from all others, and from the others of its family.
 
     Both of what was measured and of each resample, and of the same models: those without which their family still
     determines the law. Empty where there are none.
     """
-    measured = pairs.frequencies + np.concatenate([np.zeros((1, len(pairs.sizes))), pairs.deviations[:_RESAMPLES]])
+    measured = pairs.frequencies + np.concatenate([np.zeros((1, len(pairs.sizes))), deviations])
     errors: tuple[list[Floats], list[Floats]] = [], []
     for name in pairs.names:
         mine = pairs.of(name)
@@ -253,12 +259,13 @@ def conclude(points: pl.DataFrame, law: str | None = None) -> Answer:
     """
     sets = _sets(points)
     laws = [LAWS[law]] if law is not None else [each for each in LAWS.values() if each is not CONSTANT]
-    compared = {each.name: [compare(pairs, each) for pairs in _large(sets, each)] for each in laws}
+    compared = {each.name: [compare(pairs, each, simulated=False) for pairs in _large(sets, each)] for each in laws}
     compared = {name: found for name, found in compared.items() if found}
     if not compared:
         raise ValueError("no method and task has two families with as many pairs as a law has parameters")
     chosen = law or _choice(compared)
-    pairs, tests = _large(sets, LAWS[chosen]), compared[chosen]
+    pairs = _large(sets, LAWS[chosen])
+    tests = compared[chosen] = [compare(each, LAWS[chosen]) for each in pairs]
     names = list(dict.fromkeys(name for each in pairs for name in each.names))
     errors = [(test.one, test.each) for test in tests if len(test.one)]
     ratio = _estimate(sum(one for one, _ in errors) / sum(each for _, each in errors)) if errors else None
@@ -410,7 +417,8 @@ def _tests(sets: list[Pairs], compared: dict[str, list[Comparison]]) -> Table:
     return Table(
         name="tests",
         title="One law for all against one for each",
-        note="Errors are for models that were left out of the fit, with one law for all and with one for each.",
+        note="Errors are for models that were left out of the fit, with one law for all and with one for each. "
+        "p is simulated for the law of the answer.",
         columns=("task", "method", "law", "F", "p", "AICc, one", "AICc, each", "error, one", "error, each"),
         rows=tuple(sorted(rows, key=lambda row: (str(row[0]), str(row[1])))),
     )
