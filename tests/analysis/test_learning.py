@@ -64,9 +64,9 @@ def test_scores_equal_those_of_scikit_learn(kind: str, known: Positions) -> None
 
 def test_what_is_there_is_found_and_what_is_not_is_not() -> None:
     """Where the second probability decides, trained scores see it and the largest probability does not."""
-    for hidden in (True, False):
-        train, test = (positions(made(200, seed=seed, hidden=hidden)) for seed in (0, 1))
-        for kind in KINDS:
+    for hidden, kinds in ((True, KINDS), (False, ("logistic",))):
+        train, test = (positions(made(100, seed=seed, hidden=hidden)) for seed in (0, 1))
+        for kind in kinds:
             model = learned(learn(train, kind), train)
             calls, judged = judge(model, test)
             by = {one.router: one for one in judged}

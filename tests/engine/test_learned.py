@@ -48,8 +48,9 @@ def members(folders: dict[str, Path]) -> Members:
 @pytest.fixture(params=list(SCORERS))
 def file(request: pytest.FixtureRequest, members: Members, tmp_path: Path) -> Path:
     """A random router of each kind, with a threshold that parts the positions of some texts in the middle."""
-    model = random_router(request.param, members.identity("draft"))
     written = fsgen.generate(members, PROMPTS, "oracle", sampling=GREEDY, candidates=10)
+    x = np.concatenate([features(probs[:, :4], *scalars) for probs, scalars in map(read_off, written)])
+    model = random_router(request.param, members.identity("draft"), mean=np.median(x, axis=0))
     seen = np.unique(np.concatenate([scores(model, text) for text in written]))  # trees have few scores
     middle = float(seen[len(seen) // 2 - 1 : len(seen) // 2 + 1].mean())
     assert len(seen) > 1
@@ -57,11 +58,16 @@ def file(request: pytest.FixtureRequest, members: Members, tmp_path: Path) -> Pa
     return tmp_path / "router.npz"
 
 
-def scores(model: LearnedModel, text: fsgen.Generation) -> Any:
-    """The scores of the positions of a text by its trace, as a study stores it."""
+def read_off(text: fsgen.Generation) -> Any:
+    """What a study's trace of a text keeps: the candidates' probabilities, and the scalars."""
     probs = rounded(np.array([[p for _, p in token.draft_top] for token in text.tokens], dtype=np.float32))
-    scalars = np.array([[t.draft_prob, t.draft_margin, t.draft_entropy, t.position] for t in text.tokens])
-    return model.score(probs, *scalars.T)
+    return probs, np.array([[t.draft_prob, t.draft_margin, t.draft_entropy, t.position] for t in text.tokens]).T
+
+
+def scores(model: LearnedModel, text: fsgen.Generation) -> Any:
+    """The scores of the positions of a text by its trace."""
+    probs, scalars = read_off(text)
+    return model.score(probs, *scalars)
 
 
 def test_the_loop_asks_where_the_trace_says(members: Members, file: Path) -> None:
@@ -214,7 +220,7 @@ def test_what_is_no_router_is_refused(members: Members, tmp_path: Path) -> None:
             parse_router(f"learned:{bad}")
     with pytest.raises(ValueError, match=r"there is no learned router 'nowhere.npz'"):
         parse_router("learned:nowhere.npz")
-    with pytest.raises(ValueError, match="there is no learned router ''"):
+    with pytest.raises(ValueError, match="needs a file, as in learned:FILE"):
         parse_router("learned:")
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fsgen.generation import Generation
+from fsgen.learned.features import rounded
 from fsgen.metrics import count
 from fsgen.study.plan import Prompt
 from fsgen.study.records import Text, generation_table, stored_texts, trace_table

@@ -1,0 +1,163 @@
+"""`threshold`: the knee is where it was put; a threshold carries where tasks are alike, and not where they differ."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from rich.console import Console
+
+import fsgen.experiments.routed as routed
+from fsgen.experiments.config import ExperimentConfig, configured
+from fsgen.experiments.run import run_experiment
+from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, conclude
+from tests.study.ladder import NAMES
+
+EXAMPLES, LENGTH = 200, 50
+TASKS = ("one", "two", "three")
+
+
+def texts(accuracy: dict[float, float], seconds: float = 0.5) -> pl.DataFrame:
+    """Texts of `max-prob` at thresholds that ask as often as they are large, from a draft of 0.1 to a target of 0.9."""
+    luck = {
+        half: np.random.default_rng(i).permutation(EXAMPLES) / EXAMPLES for i, half in enumerate((CHOOSING, JUDGING))
+    }
+    settings = [(DRAFT, None, 0.1, 0.0), (TARGET, None, 0.9, 1.0)]
+    settings += [("max-prob", value, right, value) for value, right in accuracy.items()]
+    return pl.DataFrame(
+        [
+            {"label": "math, a → b", "router": router, "threshold": value, "half": half, "example": f"{half}{i:03d}"}
+            | {"score": float(luck[half][i] < right), "tokens": LENGTH, "consulted": round(asked * LENGTH)}
+            | {"seconds": 2.0 if router == TARGET else seconds + asked}
+            for router, value, right, asked in settings
+            for half in (CHOOSING, JUDGING)
+            for i in range(EXAMPLES)
+        ],
+        schema_overrides={"threshold": pl.Float64},
+        infer_schema_length=None,
+    )
+
+
+def carried(rates: dict[str, float], promised: float = 0.2) -> pl.DataFrame:
+    """What thresholds for a fifth of the positions do: on each task they ask at these shares, from whichever other."""
+    draw = np.random.default_rng(7)
+    rows: list[dict[str, Any]] = []
+    for source in TASKS:
+        for task in TASKS:
+            rate = promised if source == task else rates[task]
+            asked = draw.binomial(LENGTH, rate, EXAMPLES)
+            rows.extend(
+                {"router": "max-prob", "source": source, "task": task, "example": f"{task}{i:03d}", "asked": int(count)}
+                | {"missed": int(task == "three"), "tokens": LENGTH, "threshold": 0.7}
+                | {"promised_calls": promised, "promised_missed": 0.0}
+                for i, count in enumerate(asked)
+            )
+    return pl.DataFrame(rows)
+
+
+ALIKE = dict.fromkeys(TASKS, 0.2)
+CURVE = {0.1: 0.3, 0.2: 0.7, 0.4: 0.75, 0.7: 0.85}  # farthest above the chord, by 0.44, at 0.2
+
+
+def test_the_knee_is_where_it_was_put() -> None:
+    found = conclude(carried(ALIKE), texts(CURVE), 0.2)
+    numbers = found.numbers
+    assert numbers["knee of max-prob: threshold"].value == 0.2
+    assert numbers["knee of max-prob: calls"].value == pytest.approx(0.2)
+    assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.2, abs=0.01)
+    assert numbers["knee of max-prob: accuracy beside the target's"].above(0.0) is False
+    assert numbers["knee of max-prob: seconds beside the target's"].value == pytest.approx(0.35)
+    later = conclude(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
+    assert later.numbers["knee of max-prob: threshold"].value == 0.4
+
+
+def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
+    """On the judging examples another threshold would be the knee; the one that was chosen is what is judged."""
+    chosen, judged = texts(CURVE), texts(CURVE | {0.2: 0.2, 0.4: 0.88})
+    mixed = pl.concat([chosen.filter(half=CHOOSING), judged.filter(half=JUDGING)])
+    numbers = conclude(carried(ALIKE), mixed, 0.2).numbers
+    assert numbers["knee of max-prob: threshold"].value == 0.2
+    assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.7, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rates", "holds"),
+    [
+        (ALIKE, True),
+        ({"one": 0.05, "two": 0.4, "three": 0.6}, False),
+        ({"one": 0.15, "two": 0.25, "three": 0.25}, None),
+    ],
+)
+def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: bool | None) -> None:
+    found = conclude(carried(rates), texts(CURVE), 0.2)
+    assert found.holds is holds
+    away = found.numbers["calls of max-prob on other tasks, off by"]
+    assert away.value == pytest.approx(np.mean([abs(rates[task] - 0.2) for task in TASKS]), abs=0.01)
+    home = found.numbers["calls of max-prob on its own task, off by"]
+    assert home.value == pytest.approx(0.0, abs=0.01)
+    assert home.above(0.05) is False
+    misses = found.numbers["misses of max-prob on other tasks, off by"]
+    assert misses.value == pytest.approx(1 / LENGTH / 3)  # of three tasks one has a miss in each text
+
+
+# ---- run
+
+
+@pytest.fixture
+def config(ladder: dict[str, str], data: str) -> Callable[..., ExperimentConfig]:
+    def config(tasks: int = 2, **options: Any) -> ExperimentConfig:
+        every = [{"name": name, "max_tokens": 8, "data": data, "shots": 0} for name in ("pocket_math", "gsm8k")]
+        study = {
+            "batch_size": 8,
+            "candidates": 2,
+            "tasks": every[:tasks],
+            "pairs": [{"draft": ladder[NAMES[0]], "target": ladder[NAMES[2]]}],
+            "methods": ["oracle"],
+        }
+        given = {"judged": 4, "thresholds": {"max-prob": [0.02, 0.1], "entropy": [4, 2]}} | options
+        return ExperimentConfig.model_validate({"experiment": "threshold", "study": study, "options": given})
+
+    return config
+
+
+def quiet() -> Console:
+    return Console(file=io.StringIO())
+
+
+def test_it_runs_and_resumes(
+    config: Callable[..., ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run_experiment("threshold", config(), tmp_path, console=quiet())
+    bars = next(chart for chart in found.charts if chart.name == "carried")
+    assert {(point.series, point.x, point.panel) for point in bars.points} == {
+        (source, task, router)
+        for source in ("pocket_math", "gsm8k")
+        for task in ("pocket_math", "gsm8k")
+        for router in ("max-prob", "entropy")
+    }
+    monkeypatch.setattr(routed, "generate", None)  # nothing is written again
+    assert run_experiment("threshold", config(), tmp_path, console=quiet()).statement == found.statement
+
+
+def test_what_cannot_run_is_refused_before_anything_runs(
+    config: Callable[..., ExperimentConfig], tmp_path: Path
+) -> None:
+    for asked, words in (
+        (config(tasks=1), "one pair is needed, and two tasks"),
+        (config(on_policy=["mbpp"]), "none of mbpp is a task"),
+        (config(thresholds={"max-prob": [0.5, 1.5]}), "max-prob:1.5 is impossible"),
+        (config(thresholds={"random": [0.5, 0.6]}), "thresholds"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run_experiment("threshold", asked, tmp_path, console=quiet())
+    assert not (tmp_path / "traces").exists()
+
+
+def test_the_shipped_options_are_understood() -> None:
+    options = Options.model_validate(configured("threshold").options)
+    assert next(iter(options.thresholds)) == "max-prob"
