@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
+from rich.console import Console
 
 import fsgen
 from fsgen.beams import beam_search
+from fsgen.experiments import ExperimentConfig, run_experiment
+from fsgen.experiments.strategies import conclude
 from fsgen.models import Members
 from fsgen.strategies import grid_variations, variations
 from fsgen.types import SamplingParams
@@ -182,3 +189,155 @@ def test_a_search_needs_one_target_and_drafts(pairs: list[Members]) -> None:
         beam_search([trio(), trio()], [[1]], 2, 3)
     with pytest.raises(ValueError, match="a draft in each"):
         beam_search([replace(pairs[0], draft=None)], [[1]], 2, 3)
+
+
+# ---- the answer, from made-up tables
+
+
+def counted(effect: float, spread: float = 0.02, bias: float = 0.0, examples: int = 40) -> pl.DataFrame:
+    """Two pairs whose frequency is 0.3, and `effect` more at temperature 1; `bias`: what the loop counts beside it."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for draft, example in product(("a", "b"), range(examples)):
+        mine = 0.3 + spread * rng.normal()
+        for strategy, more in (("greedy", 0.0), ("temperature=1", effect), ("temperature=1,top_k=2", 0.0)):
+            rate = mine + more + spread / 4 * rng.normal()
+            tokens = 50
+            rejected = tokens * rate if strategy == "greedy" else rng.binomial(tokens, np.clip(rate + bias, 0.0, 1.0))
+            rows.append(("t", draft, "x", strategy, f"e{example}", tokens, float(rejected), tokens * rate, 1e-7, 0))
+    names = ["task", "draft", "target", "strategy", "example", "tokens", "rejected", "variation", "apart", "off"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def read(table: pl.DataFrame, off: float) -> pl.DataFrame:
+    """What is read from the greedy text, `off` from each strategy's own."""
+    drawn = pl.when(pl.col("strategy") == "greedy").then(0.0).otherwise(off)
+    read = table.with_columns(text=pl.lit("greedy"), variation=pl.col("variation") + drawn * pl.col("tokens"))
+    return read.drop("rejected", "apart", "off")
+
+
+def searched(effect: float, examples: int = 24) -> pl.DataFrame:
+    """Beams whose continuations a draft replaces at 0.3, and `effect` more with four of them."""
+    rng = np.random.default_rng(4)
+    rows = []
+    for draft, example, scores in product(("a", "b"), range(examples), ("shared", "own")):
+        mine = 0.3 + 0.02 * rng.normal()
+        for width in (1, 4):
+            share = mine + effect * (width > 1) + 0.005 * rng.normal()
+            rows.append(("t", draft, "x", f"e{example}", width, scores, 40, 20, 40 * share, 40, 10))
+    names = ["task", "draft", "target", "example", "width", "scores", "steps", "sets", "replaced", "tokens", "lost"]
+    return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def test_an_effect_that_is_there_is_found() -> None:
+    table = counted(0.1)
+    found = conclude(table, read(table, 0.0), searched(0.0))
+    assert found.holds is True
+    assert "changes how much" in found.statement
+    assert "more under temperature=1 +" in found.statement
+    assert "not to be told apart: temperature=1,top_k=2 " in found.statement
+    gap = found.numbers["temperature=1, less greedy"]
+    assert gap.low is not None
+    assert gap.high is not None
+    assert gap.low < 0.1 < gap.high < 0.12
+    fallen = conclude(counted(-0.1), read(counted(-0.1), 0.0), searched(0.0))
+    assert fallen.holds is True
+    assert "less under temperature=1 -" in fallen.statement
+    of_beams = conclude(counted(0.0), read(counted(0.0), 0.0), searched(0.1))
+    assert of_beams.holds is True
+    assert "more under 4 beams +" in of_beams.statement
+
+
+def test_one_that_is_not_there_is_not() -> None:
+    table = counted(0.0)
+    assert conclude(table, read(table, 0.0), searched(0.0)).holds is False
+    noisy = counted(0.0, spread=0.25, examples=6)
+    assert conclude(noisy, read(noisy, 0.0), searched(0.0)).holds is None
+
+
+def test_what_the_loop_counts_is_held_against_what_is_expected() -> None:
+    name = "counted less expected rejections, all sampled runs"
+    for bias, holds_zero in ((0.0, True), (0.05, False)):
+        table = counted(0.1, bias=bias)
+        found = conclude(table, read(table, 0.0), searched(0.0))
+        assert (found.numbers[name].above(0.0) is None) == holds_zero
+        assert ("in 4 of 4 runs" in found.statement) == holds_zero
+
+
+def test_a_pass_that_differs_from_the_loop_is_told() -> None:
+    table = counted(0.1).with_columns(
+        apart=pl.lit(0.2), off=pl.when(pl.col("strategy") == "temperature=1").then(1).otherwise(0)
+    )
+    found = conclude(table, read(table, 0.0), searched(0.0))
+    assert "to 1e-05 at all but 80 of 8000 positions (2e-01 at most)" in found.statement
+
+
+def test_what_one_text_gets_wrong_is_told() -> None:
+    table = counted(0.1)
+    found = conclude(table, read(table, -0.05), searched(0.0))
+    assert found.numbers["read from the greedy text, mean error"].value == pytest.approx(-0.05)
+    assert "from the greedy text -5.0" in found.statement
+
+
+def test_answers_without_beams_and_without_a_comparison() -> None:
+    table = counted(0.1)
+    found = conclude(table, read(table, 0.0), searched(0.0).filter(pl.col("width") == 1))
+    assert found.holds is True
+    assert "beams" not in {chart.name for chart in found.charts}
+    with pytest.raises(ValueError, match="one other strategy"):
+        conclude(table.filter(pl.col("strategy") == "greedy"), read(table, 0.0), searched(0.0))
+
+
+def test_it_runs_on_tiny_models(
+    ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = {
+        "batch_size": 6,
+        "tasks": [{"name": "pocket_math", "limit": 6, "max_tokens": 8, "data": data}],
+        "pairs": [{"draft": ladder[name], "target": ladder["large"]} for name in ("small", "middle")],
+        "methods": ["oracle"],
+        "sampling": ["greedy", {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}],
+    }
+    options = {
+        "texts": ["greedy", {"temperature": 1.0}],
+        "grid": [{"temperature": 0.5}],
+        "beams": [2],
+        "beam_examples": 3,
+        "beam_tokens": 5,
+    }
+    config = ExperimentConfig.model_validate({"experiment": "strategies", "study": study, "options": options})
+    found = run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+    assert "One pass gives the loop's chance of a rejection to 1e-05 at all " in found.statement
+    assert [chart.name for chart in found.charts] == ["frequency", "counted", "temperature", "beams"]
+    grid = next(table for table in found.tables if table.name == "grid")
+    assert [row[0] for row in grid.rows] == ["greedy", "temperature=1", "temperature=1,top_p=0.8", "temperature=0.5"]
+    # Greedy decoding and one beam are one; the former is measured on more texts.
+    assert found.numbers["greedy"].value > 0
+    monkeypatch.setattr("fsgen.experiments.strategies.variations", lambda *_: pytest.fail("it is measured"))
+    monkeypatch.setattr("fsgen.experiments.strategies.beam_search", lambda *_: pytest.fail("it is measured"))
+    again = run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+    assert again == found
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"methods": ["oracle", "speculative"]}, "method oracle alone"),
+        ({"sampling": [{"temperature": 1.0}, "greedy"]}, "greedy must be the first, not temperature=1"),
+        ({"sampling": ["greedy", {"temperature": 0.5}]}, "temperature=1 is not written; choose from greedy"),
+    ],
+)
+def test_faults_of_a_configuration(
+    changes: dict[str, Any], fault: str, ladder: dict[str, str], data: str, tmp_path: Path
+) -> None:
+    study = {
+        "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 4, "data": data}],
+        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
+        "methods": ["oracle"],
+        "sampling": ["greedy", {"temperature": 1.0}],
+    } | changes
+    options = {"texts": ["greedy", {"temperature": 1.0}]}
+    config = ExperimentConfig.model_validate({"experiment": "strategies", "study": study, "options": options})
+    with pytest.raises(ValueError, match=fault):
+        run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+    assert not (tmp_path / "runs").exists()
