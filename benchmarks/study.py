@@ -65,7 +65,7 @@ def compare(shots: int, count: int, sample: int, max_tokens: int) -> dict[str, A
     sampling = SamplingParams(max_tokens=max_tokens)
 
     started = time.perf_counter()
-    written = fsgen.generate(ladder[0], prompts, "plain", sampling=sampling, batch_size=64)
+    written = fsgen.generate(ladder[0], prompts, "plain", sampling=sampling, batch_size=64, keep_logits=True)
     texts = replay(ladder, prompts, written, batch_size=64)
     ours = time.perf_counter() - started
 

@@ -137,6 +137,7 @@ class Row:
     open: Tensor | None = None  # q's logits at the last record, a bonus, whose p comes with the draft's next call
     confidences: list[float] = field(default_factory=list)  # of this round's drafted tokens, where they set the pace
     chance: float = 1.0  # that all of them stand
+    logits: list[Tensor] = field(default_factory=list)  # q's at each token, where they are kept
 
     @property
     def remaining(self) -> int:
@@ -161,6 +162,7 @@ class Decoding:
         top: how many candidates of p and q each record keeps.
         rows: how many texts are written at a time; all of them where it is not given.
         prompt_traces: records are given out in the round that settles them; else when a text ends.
+        keep_logits: each row keeps q's logits at all its tokens: 4 bytes a token and entry of the vocabulary.
 
     Attributes:
         rows: the state of each text.
@@ -180,14 +182,17 @@ class Decoding:
         top: int = 0,
         rows: int | None = None,
         prompt_traces: bool = True,
+        keep_logits: bool = False,
     ) -> None:
         check(members, method, prompts, sampling)
+        if keep_logits and method.trusting:
+            raise ValueError(f"method {method.name!r} has no logits of q where it trusts the draft: keep_logits=False")
         self.method = method
         self._verifier = method.verifier_for(list(sampling))
         self._vocab = members.vocab_size
         self._eos = members.eos_ids
         self._buffer = TraceBuffer(top)
-        self._prompt_traces = prompt_traces
+        self._prompt_traces, self._keeps_logits = prompt_traces, keep_logits
         self._round = 0
         self.rows = [
             Row(number, list(prompt), len(prompt), params, GrowingText(members.tokenizer, params.stop))
@@ -396,10 +401,14 @@ class Decoding:
                     else:
                         trace["total_variation"] = distances[index][j]
                     token = drafted[unchecked + j] if stands else tokens[index]
+                    if self._keeps_logits:
+                        row.logits.append(q[index, j])
                     self._write(row, token, "accepted" if stands else "recovered", trace)
             if row.active and bonus[index] and accepted[index] == checks[index]:
                 trace = {}
                 buffer.target(trace, q[index, checks[index]])
+                if self._keeps_logits:
+                    row.logits.append(q[index, checks[index]])
                 self._write(row, tokens[index], "bonus", trace)
                 # Where the pace is free, the draft is asked only where it goes on writing anyway.
                 asks = self.method.drafts and (self._pace is None or (drafts is not None and row.active))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from fsgen.decode import Decoding, check
 from fsgen.methods import Method, parse
@@ -13,6 +15,7 @@ from fsgen.types import SamplingParams, StopReason, Token, as_dict
 
 if TYPE_CHECKING:
     import polars as pl
+    from torch import Tensor
 
     from fsgen.models import Members, Plan
     from fsgen.routers import Router
@@ -31,6 +34,7 @@ class Generation:
         stats: counts and metrics (`stats.collaboration_frequency`, ...).
         stop_reason: `eos`, `stop` (a stop string) or `length` (the budget is spent).
         prompt_tokens: how many tokens the prompt has.
+        logits: q's at each token [tokens, vocab], float32, where they were asked for; as they are before any transform.
     """
 
     text: str
@@ -39,6 +43,7 @@ class Generation:
     stats: Counts
     stop_reason: StopReason
     prompt_tokens: int
+    logits: Tensor | None = field(default=None, repr=False, compare=False)
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the text, each token coloured by its source."""
@@ -71,6 +76,7 @@ def generate(
     candidates: int = 0,
     progress: Callable[[int], None] | None = None,
     cache_bytes: int | None = None,
+    keep_logits: bool = False,
 ) -> list[Generation]:
     """Write a completion for every prompt.
 
@@ -86,6 +92,7 @@ def generate(
         progress: called with the number of texts that were finished since the last call.
         cache_bytes: what the keys and values of all models may take together; fewer texts are written at a time where
             it needs that. A share of the free memory if None (`fsgen.models.budget`).
+        keep_logits: keep q's logits with each text, of a method that asks System 2 everywhere.
 
     Returns:
         a `Generation` for each prompt, in order.
@@ -119,6 +126,7 @@ def generate(
         top=candidates,
         rows=width,
         prompt_traces=False,
+        keep_logits=keep_logits,
     )
     tokens: list[list[Token]] = [[] for _ in order]
     for number, token in decoding:
@@ -186,4 +194,5 @@ def finished(decoding: Decoding, row: int, tokens: list[Token]) -> Generation:
         stats=count(tokens, sampled=not state.params.greedy, **costs),
         stop_reason=state.stop_reason,
         prompt_tokens=state.prompt,
+        logits=torch.stack(state.logits) if state.logits else None,
     )

@@ -47,7 +47,8 @@ def replay(
     Args:
         members: one for each draft; all have the same target.
         prompts: as given to `generate`.
-        written: what `generate(..., method="plain")` gave for them, greedy.
+        written: what `generate(..., method="plain")` gave for them, greedy. With `keep_logits=True` the target need not
+            read its texts again.
         method: one for which `replayable` holds.
         candidates: how many of the most likely tokens of p and q each record keeps.
         batch_size: texts in a pass.
@@ -79,7 +80,11 @@ def replay(
     result: list[dict[int, Generation]] = [{} for _ in members]
     for batch in batches:
         texts = [written[i] for i in batch]
-        q, q_seconds = readers[0].read(batch)
+        kept = [text.logits for text in texts if text.logits is not None]
+        if len(kept) == len(texts):  # what the target said when it wrote them
+            q, q_seconds = torch.cat(kept)[:, :vocab], 0.0
+        else:
+            q, q_seconds = readers[0].read(batch)
         targets = summaries(q, "target", candidates)
         for reader, found in zip(readers[1:], result, strict=True):
             p, p_seconds = reader.read(batch)

@@ -274,14 +274,16 @@ def test_a_seed_decides_and_another_differs() -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
+@pytest.mark.parametrize("kept", [False, True])
 @pytest.mark.parametrize("batch", [1, 4])
-def test_replay_equals_the_loop(batch: int) -> None:
+def test_replay_equals_the_loop(batch: int, kept: bool) -> None:
     for seed in range(12):
         members = trio(8, seed=seed, noise=0.8)
         sampling = params(25, stop=("ab",))
         loop = generate(members, PROMPTS, "oracle", sampling=sampling, candidates=4)
-        plain = generate(group(target=members.target), PROMPTS, "plain", sampling=sampling)
+        plain = generate(group(target=members.target), PROMPTS, "plain", sampling=sampling, keep_logits=kept)
         (again,) = replay([members], PROMPTS, plain, candidates=4, batch_size=batch)
+        assert kept == (again[0].stats.system2_seconds == 0)  # what is known is not read again
         for a, b in zip(loop, again, strict=True):
             assert (a.text, a.token_ids, a.stop_reason) == (b.text, b.token_ids, b.stop_reason)
             for x, y in zip(a.tokens, b.tokens, strict=True):
@@ -294,6 +296,19 @@ def test_replay_equals_the_loop(batch: int) -> None:
             same = ("tokens", "known", "differing", "consulted", "accepted", "recovered", "draft_calls",
                     "draft_tokens", "target_calls", "target_tokens")  # fmt: skip
             assert [getattr(a.stats, n) for n in same] == [getattr(b.stats, n) for n in same]
+
+
+@pytest.mark.parametrize("method", ["plain", "oracle", "speculative", "contrastive"])
+def test_logits_of_q_are_kept_where_they_are_asked_for(method: str) -> None:
+    members = trio(8, seed=4)
+    texts = generate(members, PROMPTS, method, sampling=params(12), batch_size=2, keep_logits=True)
+    for text in texts:
+        assert text.logits is not None
+        assert text.logits.shape == (len(text.token_ids), members.vocab_size)
+        assert text.logits.argmax(-1).tolist() == text.token_ids
+    assert all(text.logits is None for text in generate(members, PROMPTS, method, sampling=params(12)))
+    with pytest.raises(ValueError, match="trusts the draft"):
+        generate(members, PROMPTS, "route", keep_logits=True)
 
 
 def test_replay_refuses_what_it_cannot_know() -> None:
