@@ -350,11 +350,9 @@ def _of_one(errors: dict[str, tuple[Estimate, Estimate]]) -> str:
     if not errors:
         return ""
     said = [
-        f"from the {text} text {in_points(mean)} (at most {in_points(most)})" for text, (mean, most) in errors.items()
+        f"{in_points(mean)} from the {text} text (at most {in_points(most)})" for text, (mean, most) in errors.items()
     ]
-    return (
-        f"Read off one text instead of each strategy's own, the others come out too high by: {'; '.join(said)} points."
-    )
+    return f"Read off one text instead of each strategy's own, the others are off by, in points, {', '.join(said)}."
 
 
 def _beam_numbers(beams: pl.DataFrame, widths: list[int]) -> dict[str, Estimate]:

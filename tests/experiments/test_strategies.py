@@ -276,7 +276,7 @@ def test_what_one_text_gets_wrong_is_told() -> None:
     table = counted(0.1)
     found = conclude(table, read(table, -0.05), searched(0.0))
     assert found.numbers["read from the greedy text, mean error"].value == pytest.approx(-0.05)
-    assert "from the greedy text -5.0" in found.statement
+    assert "off by, in points, -5.0" in found.statement
 
 
 def test_answers_without_beams_and_without_a_comparison() -> None:
