@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
+from numpy.typing import NDArray
 from rich.console import Console
 
 from fsgen.analysis.answers import Answer
@@ -180,15 +181,16 @@ def test_mismatches_that_a_kept_choice_made_would_be_counted() -> None:
 
 def test_the_table_of_changes_has_every_change_and_its_router() -> None:
     found = answered(lambda bits, gap, unknown: odds(bits - 3))
-    table = {row[0]: row for row in next(table for table in found.tables if table.name == "changes").rows}
-    assert set(table) == {"none", "temperature", "shaken", "swapped", "blurred"}
-    columns = next(table for table in found.tables if table.name == "changes").columns
-    consulted, missed = columns.index("consulted"), columns.index("missed")
-    assert table["none"][consulted] == pytest.approx(0.3, abs=0.01)
-    assert isinstance(table["temperature"][consulted], float)
-    assert table["temperature"][consulted] > 0.7
-    assert table["temperature"][columns.index("mismatches")] == table["none"][columns.index("mismatches")]
-    assert table["temperature"][missed] < table["none"][missed]  # type: ignore[operator]
+    shown = next(table for table in found.tables if table.name == "changes")
+    rows: dict[Any, dict[str, Any]] = {row[0]: dict(zip(shown.columns, row, strict=True)) for row in shown.rows}
+    assert set(rows) == {"none", "temperature", "shaken", "swapped", "blurred"}
+    none, warmer = rows["none"], rows["temperature"]
+    assert none["consulted"] == pytest.approx(0.3, abs=0.01)
+    assert warmer["consulted"] > 0.7
+    assert warmer["mismatches"] == none["mismatches"]
+    assert warmer["missed"] < none["missed"]
+    assert warmer["AUROC"] == pytest.approx(none["AUROC"])
+    assert rows["shaken"]["AUROC"] < none["AUROC"] - 0.03
 
 
 def logits(rows: int = 200) -> torch.Tensor:
@@ -239,7 +241,7 @@ def test_blurred_prompts_are_nested() -> None:
 # ---- what is measured of causes
 
 
-def table(differs: Floats, **columns: Floats) -> pl.DataFrame:
+def table(differs: NDArray[Any], **columns: Floats) -> pl.DataFrame:
     clusters = np.repeat(np.arange(len(differs) // 10), 10)
     return pl.DataFrame({"cluster": clusters, "differs": differs.astype(bool), **columns})
 
@@ -274,9 +276,13 @@ def test_odds_ratios_are_those_of_the_rule() -> None:
 def test_separation_is_the_area() -> None:
     drawn = np.random.default_rng(0)
     x = drawn.random(4000)
-    assert separation(table(x > 0.5, x=x), "x").value == pytest.approx(1.0, abs=0.01)  # type: ignore[union-attr]
-    assert separation(table(x > 0.5, x=-x), "x", True).value == pytest.approx(1.0, abs=0.01)  # type: ignore[union-attr]
-    assert separation(table(drawn.random(4000) < 0.5, x=x), "x").above(0.5) is None  # type: ignore[union-attr]
+    falling, rising = separation(table(x > 0.5, x=x), "x"), separation(table(x > 0.5, x=-x), "x", True)
+    chance = separation(table(drawn.random(4000) < 0.5, x=x), "x")
+    assert falling is not None
+    assert rising is not None
+    assert chance is not None
+    assert falling.value == pytest.approx(1.0, abs=0.01) == rising.value
+    assert chance.above(0.5) is None
     assert separation(table(np.zeros(4000), x=x), "x") is None
 
 
@@ -312,13 +318,12 @@ def test_it_runs_and_resumes(
     speakers: list[str], ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draft, *_, target = ladder.values()
-    study = StudyConfig.model_validate(
-        {
-            "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 6, "data": data}],
-            "pairs": [{"draft": draft, "target": target}],
-            "methods": ["oracle"],
-        }
-    )
+    asked = {
+        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 6, "data": data}],
+        "pairs": [{"draft": draft, "target": target}],
+        "methods": ["oracle"],
+    }
+    study = StudyConfig.model_validate(asked)
     options = {
         "drafts": speakers[:1],
         "targets": speakers[1:],
@@ -332,12 +337,12 @@ def test_it_runs_and_resumes(
     assert [chart.name for chart in answer.charts] == ["truth", "own", "mismatches", "rejections"]
     monkeypatch.setattr("fsgen.experiments.uncertainty.read", None)  # nothing is read again
     again = run_experiment("uncertainty", config, tmp_path / "out", console=quiet)
-    assert replace(again) == answer
+    assert again == answer
 
     other = config.model_copy(update={"options": options | {"drafts": [draft]}})
     with pytest.raises(ValueError, match="tokenizer"):
         run_experiment("uncertainty", other, tmp_path / "out", console=quiet)
-    two = study.model_copy(update={"tasks": (*study.tasks, study.tasks[0].model_copy(update={"limit": 2}))})
+    two = StudyConfig.model_validate(asked | {"methods": ["oracle", "contrastive"]})
     with pytest.raises(ValueError, match="one oracle run, not 2 runs"):
         run_experiment("uncertainty", config.model_copy(update={"study": two}), tmp_path / "out", console=quiet)
 
