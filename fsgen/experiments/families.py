@@ -499,12 +499,13 @@ def _others(sets: list[Pairs], law: Law) -> Table:
                     float(np.mean(missed)),
                 )
             )
-    columns = ("task", "method", "family", "pairs", "sizes", "mean frequency", "error of its own law")
+    columns = ("task", "method", "family", "pairs", "sizes", "mean", "error, own", "error, others'")
     return Table(
         name="others",
         title=f"Each family by {law.name}: its own, and that of the others",
-        note="Root mean squared errors over its pairs. The last column is what the others' law lacks on average.",
-        columns=(*columns, "error of the others' law", "measured - foretold"),
+        note="The mean frequency, and root mean squared errors over its pairs; how much more is measured, on average, "
+        "than the others' law foretells.",
+        columns=(*columns, "measured - foretold"),
         rows=tuple(rows),
     )
 

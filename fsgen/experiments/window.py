@@ -220,10 +220,11 @@ def conclude(texts: pl.DataFrame) -> Answer:
         None: "Spent where the draft is unsure it is not clearly worth more or less than in the best part",
     }[unsure.above(0.0)]
     return Answer(
-        statement=f"{said}: with the same budget, accuracy with the first part less that with the last is {early}. "
+        statement=f"{said}: with the same budget, the accuracy with help in the first part less that with help in the "
+        f"last is {early}. "
         f"{beyond} (difference {unsure}), with {numbers['consultations per token, where unsure'].value:.3f} "
         f"consultations per token against {numbers['consultations per token, parts'].value:.3f}. "
-        f"The best part: {_named_best(best)}.",
+        f"The best place of the window (0 begins the text, 1 ends it): {_named_best(best)}.",
         holds=holds,
         overturn="Texts whose hard tokens stand elsewhere, as these problems have their calculations at fixed places; "
         "a draft that is sure where it errs; longer texts, in which an early error has more to spoil.",
@@ -287,7 +288,7 @@ def _named_best(best: pl.DataFrame) -> str:
     said = []
     for names, settings in best.group_by("task", "draft", "target", maintain_order=True):
         each = settings.sort("budget").unique("budget", maintain_order=True)
-        places = ", ".join(f"{where} ({share:g})" for where, share in each.select("where", "budget").rows())
+        places = ", ".join(f"{place:g} with budget {share:g}" for place, share in each.select("place", "budget").rows())
         said.append(f"{_pair_label(dict(zip(('task', 'draft', 'target'), names, strict=True)), best)}: {places}")
     return "; ".join(said)
 

@@ -64,7 +64,7 @@ def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -
     assert said in answer.statement
     assert answer.numbers["first part over last"].value == pytest.approx(right[FIRST] - right[LAST])
     best = FIRST if right[FIRST] >= right[LAST] else LAST
-    assert f"small → large: {best} (0.25)" in answer.statement
+    assert f"small → large: {PLACES[best]:g} with budget 0.25" in answer.statement
 
 
 @pytest.mark.parametrize(
