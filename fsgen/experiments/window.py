@@ -359,12 +359,12 @@ def _table(texts: pl.DataFrame) -> Table:
                 gain,
             )
         )
-    columns = ("pair", "budget", "asked", "texts", "asked / tokens", "asked / text", "accuracy", "95 % from", "to")
+    columns = ("pair", "budget", "asked", "texts", "per token", "per text", "accuracy", "95 % from", "to", "gain")
     return Table(
         name="settings",
         title="All settings",
-        note="The last column is the accuracy gained over the draft alone, for each consultation in a text.",
-        columns=(*columns, "gain / consultation"),
+        note="Consultations per token and per text; gain: accuracy over the draft alone, for each of them in a text.",
+        columns=columns,
         rows=tuple(rows),
     )
 

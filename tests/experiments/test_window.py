@@ -82,7 +82,7 @@ def test_what_is_spent_is_counted_and_not_taken_as_planned() -> None:
     assert answer.numbers["consultations per token, parts"].value == pytest.approx(0.25)
     table = answer.tables[0]
     row = next(row for row in table.rows if row[2] == UNSURE)
-    assert row[table.columns.index("gain / consultation")] == pytest.approx((0.9 - 0.1) / 4)
+    assert row[table.columns.index("gain")] == pytest.approx((0.9 - 0.1) / 4)
 
 
 def test_texts_without_a_score_are_left_out_and_none_is_an_error() -> None:
