@@ -297,7 +297,7 @@ def _accuracies(settings: _Settings) -> list[Estimate]:
 
 def _all(settings: _Settings) -> Chart:
     points = [
-        Point(float(cost), score.value, score.low, score.high, kind, name)
+        Point(float(cost), score.value, score.low, score.high, _without_router(kind), name)
         for column, name in COSTS.items()
         for cost, score, kind in zip(_relative(settings, column), _accuracies(settings), settings.kinds, strict=True)
     ]
@@ -312,6 +312,11 @@ def _all(settings: _Settings) -> Chart:
         series="method",
         points=tuple(points),
     )
+
+
+def _without_router(kind: str) -> str:
+    """There are fewer colours than methods with each router."""
+    return kind.partition(" ")[0] + " + rollback" * kind.endswith("rollback")
 
 
 def _frontiers(settings: _Settings, there: Mapping[str, NDArray[np.bool_]]) -> Chart:
