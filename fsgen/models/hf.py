@@ -154,7 +154,6 @@ class HFModel:
             forward = TransformersForward(self, batch_size)
         return CachedSession(forward, self.info.name, self.vocab_size, self.context, self.device)
 
-
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.
 

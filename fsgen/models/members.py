@@ -232,8 +232,8 @@ def load(
             bits a weight, see `fsgen.models.int8`). Greedy texts stay the target's: what is drafted is verified.
 
     Raises:
-        ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state cannot
-            be rewound.
+        ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state no
+            session can keep.
     """
     return plan(draft, target, base, dtype, device, draft_weights).load()
 

@@ -88,6 +88,8 @@ def _drafting(texts: list[list[int]]) -> list[tuple[list[list[int]], int]]:
         ([one[:14], two[:10]], 4),
         ([one[:11] + two[:4], two[:9] + one[:3]], 3),
         ([one[:11] + two[:5], two[:9] + one[:1]], 1),
+        ([one[:11] + two[:9], one[:9]], 1),  # the second starts anew, in the passes of the first
+        ([one[:11] + two[:10], two[:3]], 1),
         ([two, one[:30]], 3),
         ([two[:38] + one[:3], one[:30] + two[:4]], 4),
     ]

@@ -14,6 +14,7 @@ When a state is kept. Pads would enter a state, so it is known only after a pass
   call starts from the snapshot before the draft, and reads the accepted tokens with its own. Once more than PATIENCE
   tokens would be read again, a pass of their own moves the snapshot on.
 - A text that is only read (many positions wanted of a row that is not said to grow) leaves no snapshot.
+- A beginning that several rows share is read once, and its state is kept beside those of the rows.
 - A model that continues its state by one token at a time alone (Continuation.SINGLE) reads a beginning in one pass,
   since that starts from no state, and everything else token by token, each with its snapshot.
 
@@ -33,8 +34,8 @@ from torch import Tensor
 
 from fsgen.models.base import TokenIds
 from fsgen.models.continuation import Continuation
-from fsgen.models.session import WIDE, RowSession, Work
-from fsgen.models.states import EMPTY, StateForward, Step
+from fsgen.models.session import WIDE, WORTH_COPYING, RowSession, Work, common_prefix
+from fsgen.models.states import BEGINNING, EMPTY, StateForward, Step
 
 SNAPSHOTS = 8
 LEAST = 2
@@ -130,8 +131,17 @@ class RecurrentSession(RowSession):
         super().__init__(rows, name, vocab_size, context, device)
         self._forward = forward
         self._single = continuation is Continuation.SINGLE
-        self._snapshots = [_Snapshots([1 + row + rows * i for i in reversed(range(SNAPSHOTS))]) for row in range(rows)]
+        self._snapshots = [_Snapshots([2 + row + rows * i for i in reversed(range(SNAPSHOTS))]) for row in range(rows)]
+        self._beginning: list[
+            int
+        ] = []  # the tokens whose state lies in place BEGINNING, their keys in a row of its own
+        self._new = [True] * rows  # whether the next call may bring another text; always, where none is announced
         self._limit: int | None = None  # how many snapshots a row may have; known once their size is
+
+    def begin(self, row: int, prompt: int, longest: int) -> None:
+        """A new text starts in this row; see `Session.begin`."""
+        super().begin(row, prompt, longest)
+        self._new[row] = True
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor:
@@ -151,6 +161,10 @@ class RecurrentSession(RowSession):
             walks.append(_Walk(item, *snapshots.latest(item.start)))
         if walks:
             self._forward.reserve(max(max(walk.end for walk in walks), *self._longest))
+        if not self._single:
+            self._share(walks)
+        for walk in walks:
+            self._new[walk.work.row] = self._longest[walk.work.row] == 0
         (self._by_single_tokens if self._single else self._by_several)(walks, logits)
         return logits
 
@@ -159,6 +173,45 @@ class RecurrentSession(RowSession):
         return self._forward.snapshot(self._snapshots[row].after[-1][1])
 
     # ---- what runs together
+
+    def _share(self, walks: list[_Walk]) -> None:
+        """What several rows begin with, or one row does twice (worked examples), is read once for all of them."""
+        fresh = [walk for walk in walks if walk.at == 0 and self._new[walk.work.row] and not self._borrowed(walk)]
+        fresh = [walk for walk in fresh if walk.first >= WORTH_COPYING]
+        if not fresh or any(walk.place == BEGINNING for walk in walks):  # which the others are about to go on from
+            return
+        lead = fresh[0]
+        shared = min(walk.first for walk in fresh)
+        if len(fresh) == 1:
+            shared = min(shared, lead.work.agreed)
+        for walk in fresh[1:]:
+            shared = min(shared, common_prefix(lead.work.tokens, walk.work.tokens))
+        if shared < WORTH_COPYING:
+            return
+        self._beginning = []
+        tokens = lead.work.tokens[:shared]
+        ids, positions = torch.tensor([tokens, list(range(shared))], device=self._device)[:, None]
+        row = torch.tensor([self.rows], device=self._device)
+        self._forward.run(Step(ids, positions, row, positions, [EMPTY], [0], [BEGINNING], shared, 1))
+        self._beginning = tokens
+        self._count(lead.work.row, 0, shared)
+        for walk in fresh:
+            self._borrowed(walk)
+
+    def _borrowed(self, walk: _Walk) -> bool:
+        """Whether a row could take over the common beginning."""
+        length = len(self._beginning)
+        if not 0 < length <= walk.first or walk.work.tokens[:length] != self._beginning:
+            return False
+        self._forward.copy(self.rows, walk.work.row, length)
+        walk.at, walk.place = length, BEGINNING
+        return True
+
+    def _count(self, row: int, start: int, stop: int) -> None:
+        """A pass has run these tokens of a row."""
+        counted = stop - max(start, min(self._counted[row], stop))
+        self.usage[row].calls += counted > 0
+        self.usage[row].tokens += counted
 
     def _by_several(self, walks: list[_Walk], logits: Tensor) -> None:
         """Passes of several tokens: to the end where one position is wanted, else up to the draft if that is far."""
@@ -232,10 +285,8 @@ class RecurrentSession(RowSession):
                 column = logits.shape[1] - walk.end
                 wanted = parts[i, start - walk.at - width + keep : own - width + keep]
                 logits[row, column + start : column + stop] = wanted
-            counted = stop - max(walk.at, min(self._counted[row], stop))
-            self.usage[row].calls += counted > 0
-            self.usage[row].tokens += counted
-            walk.at, walk.place = stop, self._snapshots[row].latest(stop)[1]
+            self._count(row, walk.at, stop)
+            walk.at, walk.place = stop, self._snapshots[row].at(stop) or EMPTY  # padded rows are at their end
         if self._limit is None:
             bytes_each = max(1, self._forward.state_bytes * self.rows)
             self._limit = max(LEAST, min(SNAPSHOTS, BUDGET // bytes_each))

@@ -2,7 +2,8 @@
 
 A snapshot is what every recurrent layer of one row remembers after some token: its convolution's last inputs and its
 matrix. They lie in banks, one tensor [places, ...] for each; place 0 holds the empty state, from which a text begins,
-and the others are shared out by the session. A bank grows as higher places are used.
+place 1 a beginning that several rows share, and the others are shared out by the session. A bank grows as higher
+places are used.
 A call takes the snapshot of each of its rows, runs on from them, and puts the states that it ends with into other
 places. Keys and values of hybrid models lie in slots by position (`fsgen.models.cache`) and need no snapshots.
 """
@@ -26,7 +27,8 @@ from fsgen.models.stock import SlotBuffers, attention_masks
 if TYPE_CHECKING:
     from fsgen.models.hf import HFModel
 
-EMPTY = 0  # the place of the empty state
+# The places of the empty state, and of one that a beginning common to several rows has left.
+EMPTY, BEGINNING = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class StateForward:
 
     def __init__(self, model: HFModel, rows: int) -> None:
         self._model = model
-        self.slots = Slots(rows, model.context, self._grow, model.device)
+        self.rows = rows
+        self.slots = Slots(rows + 1, model.context, self._grow, model.device)  # the last holds the common beginning
         number = int(getattr(text_config(model.module.config), "number_of_conv_states", 1))
         layers: list[Any] = []
         for kind, _ in model.layers:
@@ -104,6 +107,12 @@ class StateForward:
         """Makes room for the keys and values of rows of `longest` tokens."""
         if self._attention:
             self.slots.reserve(longest)
+
+    def copy(self, source: int, destination: int, length: int) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another."""
+        for layer in self._attention:
+            layer.keys[destination, :, :length] = layer.keys[source, :, :length]
+            layer.values[destination, :, :length] = layer.values[source, :, :length]
 
     def _grow(self, capacity: int) -> None:
         for layer in self._attention:
@@ -228,8 +237,8 @@ class RowSlotLayer(SlotBuffers):
         self.flat_keys.index_copy_(0, index, key_states.transpose(1, 2).flatten(0, 1))
         self.flat_values.index_copy_(0, index, value_states.transpose(1, 2).flatten(0, 1))
         keys, values = self.keys[:, :, : step.longest], self.values[:, :, : step.longest]
-        if len(rows) == self.forward.slots.rows:
-            return keys, values
+        if len(rows) == self.forward.rows > 1:
+            return keys[:-1], values[:-1]
         return keys.index_select(0, rows), values.index_select(0, rows)
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:

@@ -9,12 +9,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fsgen import Members, SamplingParams, generate, load
 from fsgen.models import continuation, recurrent
-from fsgen.models.continuation import KNOWN, Continuation
+from fsgen.models.cache import Slots
+from fsgen.models.continuation import KNOWN, Continuation, ways_to_continue
 from fsgen.models.hf import HFModel
 from fsgen.models.recurrent import LEAST, SNAPSHOTS, RecurrentSession
+from fsgen.models.states import EMPTY, Step
 from fsgen.replay import replay
 from fsgen.verify import verify
 from tests.models.scripts import LONG, alone, edited
@@ -49,9 +53,9 @@ def session_of(model: HFModel, rows: int) -> RecurrentSession:
     return session
 
 
-def pair(draft: str, target: str) -> Members:
+def pair(draft: str, target: str, noise: float = 0.1) -> Members:
     """A target and a draft that often agrees with it, where both are of one kind."""
-    return Members.of(draft=made(draft, noise=0.1), target=made(target))
+    return Members.of(draft=made(draft, noise=noise), target=made(target))
 
 
 def greedy(model: HFModel, prompt: list[int], budget: int) -> list[int]:
@@ -68,6 +72,21 @@ def test_what_counts_as_known_is_what_is_tested() -> None:
     assert {tiny_config(architecture).model_type for architecture in RECURRENT} == KNOWN.keys()
 
 
+@pytest.mark.parametrize(
+    ("kind", "ways"),
+    [
+        ("LlamaConfig", [Continuation.REWOUND]),
+        ("Mamba2Config", [Continuation.SEVERAL]),
+        ("FalconH1Config", [Continuation.SEVERAL]),
+        ("MambaConfig", [Continuation.SINGLE]),
+        ("OlmoHybridConfig", [Continuation.SEVERAL, Continuation.SINGLE]),
+        ("Qwen3_5TextConfig", [Continuation.SEVERAL, Continuation.SINGLE]),
+    ],
+)
+def test_how_a_model_is_continued_is_told_by_its_configuration(kind: str, ways: list[Continuation]) -> None:
+    assert list(ways_to_continue(getattr(transformers, kind)(), "some/model")) == ways
+
+
 @pytest.mark.parametrize("batch", [1, 4])
 @pytest.mark.parametrize("architecture", RECURRENT)
 def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) -> None:
@@ -78,10 +97,10 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
     for row in range(0, batch, 2):  # the others are not said to grow
         session.begin(row, len(texts[row]), LONG)
     for _ in range(14):
-        given = [None if batch > 1 and dice.random() < 0.25 else text for text in texts]
+        asked = [None if batch > 1 and dice.random() < 0.25 else text for text in texts]
         last = [dice.choice((1, 1, min(6, len(text)), dice.randint(1, len(text)))) for text in texts]
-        logits = session.score(given, last)
-        active = [i for i in range(batch) if given[i] is not None]
+        logits = session.score(asked, last)
+        active = [i for i in range(batch) if asked[i] is not None]
         assert logits.dtype == torch.float32
         assert logits.shape == (batch, max((last[i] for i in active), default=0), 96)
         for i in active:
@@ -91,7 +110,7 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
 
 @pytest.mark.parametrize("architecture", RECURRENT)
 def test_greedy_texts_are_the_models_own(architecture: str) -> None:
-    members = pair(architecture, architecture)
+    members = pair(architecture, architecture, 0.2 if "mamba" in architecture else 0.1)
     target: Any = members.target
     expected = [greedy(target, prompt, 16) for prompt in PROMPTS]
     assert len({len(text) for text in expected}) > 1 or len(expected[0]) == 16
@@ -101,7 +120,8 @@ def test_greedy_texts_are_the_models_own(architecture: str) -> None:
     if architecture != "bamba":  # whose own generate loses the positions of its cache
         assert own == expected[0]
     for method, batch in (("speculative", 1), ("speculative", 4), ("oracle", 1), ("oracle", 4), ("plain", 3)):
-        texts = generate(members, PROMPTS, method, sampling=sampling, batch_size=batch)
+        k = 4 if method == "speculative" else None
+        texts = generate(members, PROMPTS, method, draft_tokens=k, sampling=sampling, batch_size=batch)
         assert [text.token_ids for text in texts] == expected
         if method == "speculative":
             assert sum(text.stats.accepted for text in texts) > 0
@@ -143,6 +163,71 @@ def test_verify_and_replay() -> None:
         assert one.stats.collaboration_frequency == other.stats.collaboration_frequency
         assert (one.stats.draft_calls, one.stats.draft_tokens) == (other.stats.draft_calls, other.stats.draft_tokens)
         assert (one.stats.target_calls, one.stats.target_tokens) == (len(one.tokens), len(one.tokens))
+
+
+class Reading:
+    """A forward pass whose state is the tokens it has read, and whose logit tells them: any mistake is seen."""
+
+    state_bytes = 1
+
+    def __init__(self) -> None:
+        self.slots = Slots(1, LONG, lambda capacity: None)
+        self.held: dict[int, list[int]] = {EMPTY: []}
+
+    @staticmethod
+    def told(tokens: list[int]) -> int:
+        return hash(tuple(tokens)) % 2**24
+
+    def reserve(self, longest: int) -> None: ...
+
+    def copy(self, source: int, destination: int, length: int) -> None: ...
+
+    def run(self, step: Step) -> torch.Tensor:
+        read = [list(self.held[source]) for source in step.sources]
+        columns = []
+        for tokens in step.ids.T.tolist():
+            read = [[*old, token] for old, token in zip(read, tokens, strict=True)]
+            columns.append([self.told(text) for text in read])
+        self.held |= {place: read[row] for row, place in zip(step.ends, step.places, strict=True)}
+        return torch.tensor(columns[len(columns) - step.keep :]).T[..., None].float()
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    rows=st.integers(1, 5),
+    k=st.integers(1, 20),
+    way=st.sampled_from([Continuation.SEVERAL, Continuation.SINGLE]),
+    announced=st.booleans(),
+)
+def test_every_state_is_of_the_tokens_it_should_have_read(
+    seed: int, rows: int, k: int, way: Continuation, announced: bool
+) -> None:
+    dice = random.Random(seed)
+    forward: Any = Reading()
+    session = RecurrentSession(forward, way, rows, "reading", 40, LONG, torch.device("cpu"))
+
+    def some(least: int, most: int) -> list[int]:
+        return [dice.randrange(40) for _ in range(dice.randint(least, most))]
+
+    shots = some(0, 30)
+    texts: list[list[int]] = [[] for _ in range(rows)]
+    for _ in range(25):
+        for row in range(rows):
+            if not texts[row] or len(texts[row]) > LONG - 30 or dice.random() < 0.05:
+                texts[row] = [*shots, *some(1, 20)]
+                if announced:
+                    session.begin(row, len(texts[row]), LONG)
+        drafted = [[*text, *some(k, k)] if dice.random() < 0.8 else text for text in texts]
+        last = [1 + len(whole) - len(text) for whole, text in zip(drafted, texts, strict=True)]
+        active = [dice.random() < 0.8 for _ in range(rows)]
+        logits = session.score([whole if on else None for whole, on in zip(drafted, active, strict=True)], last)
+        for row in range(rows):
+            if active[row]:
+                whole = drafted[row]
+                told = [Reading.told(whole[: len(whole) - last[row] + 1 + j]) for j in range(last[row])]
+                assert logits[row, -last[row] :, 0].tolist() == told
+                texts[row] = [*whole[: len(texts[row]) + dice.randint(0, last[row] - 1)], *some(1, 1)]
 
 
 # ---- what it costs
@@ -236,6 +321,40 @@ def watched(session: RecurrentSession) -> list[int]:
     return widths
 
 
+@pytest.mark.parametrize("architecture", ["mamba2", "falcon-h1", "lfm2"])
+def test_a_shared_beginning_is_read_once(architecture: str) -> None:
+    model = made(architecture)
+    session = session_of(model, 3)
+    shots = [(7 * i) % 96 for i in range(50)]
+    texts = [[*shots, 5, 6], [*shots, 9], [*shots, *range(30)]]
+    for row, text in enumerate(texts):
+        session.begin(row, len(text), LONG)
+    widths = watched(session)
+    logits = session.score(texts, 1)
+    assert widths == [50, 1, 1, 28]
+    # A row that takes up another text finds the beginning again, long after the others have left it.
+    longer = [*shots, 8, 9]
+    session.begin(1, len(longer), LONG)
+    again = session.score([None, longer, None], 1)
+    assert widths[4:] == [2]
+    for i, (got, text) in enumerate(((logits, texts[0]), (again, longer), (logits, texts[2]))):
+        assert (got[i] - alone(model.module, text, 1)).abs().max() < TOLERANCE
+    assert (session.usage[1].calls, session.usage[1].tokens) == (1, 1)
+
+
+def test_a_beginning_that_comes_again_in_one_row_is_kept() -> None:
+    model = made("qwen3-next")
+    session = session_of(model, 1)
+    shots = [(7 * i) % 96 for i in range(40)]
+    widths = watched(session)
+    for turn in range(3):
+        text = [*shots, 50 + turn, *range(5)]
+        logits = session.score([text], 1)
+        assert (logits[0] - alone(model.module, text, 1)).abs().max() < TOLERANCE
+    assert widths == [46, 40, 6, 6]
+    assert (session.usage[0].calls, session.usage[0].tokens) == (4, 98)  # nobody said what of it is a prompt
+
+
 # ---- what it holds
 
 
@@ -255,11 +374,11 @@ def test_snapshots_are_bounded(budget: int, bound: int, monkeypatch: pytest.Monk
         for row, text in enumerate(texts):
             held = session._snapshots[row]
             most = max(most, len(held.after))
-            assert sorted([*held.free, *(place for _, place in held.after)]) == [1 + row + 2 * i for i in range(8)]
+            assert sorted([*held.free, *(place for _, place in held.after)]) == [2 + row + 2 * i for i in range(8)]
             assert (logits[row] - alone(model.module, text, 1)).abs().max() < TOLERANCE
     assert most == bound
     states = [layer.banks.values() for layer in session._forward._states]
-    assert {len(bank) for banks in states for bank in banks} == {1 + 2 * bound}
+    assert {len(bank) for banks in states for bank in banks} == {2 + 2 * bound}
 
 
 def test_the_newest_snapshots_stay_and_the_older_thin_out() -> None:
