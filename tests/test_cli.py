@@ -343,12 +343,15 @@ def test_a_router_is_trained_shown_and_used(run: Any, tmp_path: Path) -> None:
     assert 0 < written["stats"]["consulted_rate"] < 1
     checked = run("verify", *pair, "--router", f"learned:{file}", "--prompts", "3", "--max-tokens", "8", "--json")
     assert (checked.status, json.loads(checked.out)["faults"]) == (0, [])
-    study |= {"methods": ["route"], "routers": [f"learned:{file}"]}
+    study["grids"] = [{"methods": ["oracle"]}, {"methods": ["route"], "routers": [f"learned:{file}"]}]
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     assert run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs")).status == 0
     row = json.loads((tmp_path / "runs" / "summary.json").read_text())[-1]
     assert row["router"].startswith("learned:")
     assert str(tmp_path) not in row["router"], "its content is its identity"
+    analysed = run("analyze", str(tmp_path / "runs"), "--run", row["run"], "--no-pictures", "--json")
+    signs = {sign["sign"]: sign for sign in json.loads(analysed.out)["runs"][0]["signs"]}
+    assert signs["too few"]["numbers"]["missed"] is not None, "it was asked again on the run that asked everywhere"
     study["pairs"] = [{"draft": models["middle"], "target": models["large"]}]
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     refused = run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"))

@@ -294,7 +294,7 @@ def judge(model: LearnedModel, held_out: Positions) -> tuple[Estimate, tuple[Jud
 
     def rates(drawn: Floats) -> Floats:
         """Calls and frequency, [2, resamples]."""
-        total = drawn @ sums
+        total: Floats = drawn @ sums
         shares: Floats = (total[:, :2] / total[:, 2:]).T
         return shares
 

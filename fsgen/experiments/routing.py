@@ -197,6 +197,9 @@ def conclude(measured: Sequence[Measured]) -> Answer:
     for name, routers in ((MAX_PROB, [MAX_PROB] * len(wrote)), ("best other", rivals)):
         lost[name] = _mean([one.below_perfect(router) for one, router in zip(wrote, routers, strict=True)], wrote)
         numbers[f"accuracy beside a perfect router at its calls, {name}"] = lost[name]
+    needed = _mean([one.needed(MAX_PROB) for one in wrote], wrote)
+    numbers["calls of a perfect router"] = calls = _mean([one.perfect_calls() for one in wrote], wrote)
+    numbers["calls of max-prob for the target's accuracy less a point"] = needed
     ranked = [_ranked(one) for one in measured]
     for one, found in zip(measured, ranked, strict=True):
         numbers[f"gain of max-prob, {one.label}"] = found[MAX_PROB].gain
@@ -212,14 +215,14 @@ def conclude(measured: Sequence[Measured]) -> Answer:
         f"{one.label}: max-prob {found[MAX_PROB].gain}, {one.chosen} {_signed(found[one.chosen].over, 1)} beside it"
         for one, found in zip(measured, ranked, strict=True)
     )
-    calls = _mean([one.perfect_calls() for one in wrote], wrote)
     best = max(lost.values(), key=lambda estimate: estimate.value)
     return Answer(
         statement=f"The other router that ranks best on the examples that choose ({', '.join(dict.fromkeys(rivals))}) "
         f"{verb}: {_signed(accuracy, 100)} points of accuracy, as a mean over the budgets. Of the way from chance to "
         f"a perfect router, in the mismatches found on recorded texts: {places}. A perfect router asks at "
-        f"{100 * calls.value:.1f} % of the positions and writes what the target writes; with as many calls the better "
-        f"of the two is {_signed(best, 100)} points of accuracy beside it.",
+        f"{_percent(calls)} % of the positions and writes what the target writes; with as many calls the better of the "
+        f"two is {_signed(best, 100)} points of accuracy beside it, and max-prob comes within one point of it with "
+        f"{_percent(needed)} %.",
         holds=holds,
         overturn="A router that reads more than the draft's distribution, such as its hidden states; more examples to "
         "train on; texts that are sampled; a draft whose probabilities are badly calibrated, so that other candidates "
@@ -293,6 +296,18 @@ class _Texts:
 
         return measure
 
+    def needed(self, router: str) -> Callable[[Floats], Floats]:
+        """The least calls with which its accuracy is within `MARGIN` of the target's, straight between its budgets."""
+        grid = np.linspace(0, 1, 1001)
+
+        def measure(weights: Floats) -> Floats:
+            reached = self.at(router, np.tile(grid, (len(weights), 1)), weights)
+            _, target = self.rates(ALWAYS, weights)
+            calls: Floats = grid[(reached >= target - MARGIN).argmax(1)]
+            return calls
+
+        return measure
+
     def perfect_calls(self) -> Callable[[Floats], Floats]:
         """How often a perfect router asks."""
         return lambda weights: self.rates(PERFECT, weights)[0][:, 0]
@@ -347,25 +362,35 @@ def _signed(estimate: Estimate, scale: float) -> str:
     return f"{scale * estimate.value:+.{digits}f}{ends}"
 
 
+def _percent(estimate: Estimate) -> str:
+    ends = ""
+    if estimate.low is not None and estimate.high is not None:
+        ends = f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
+    return f"{100 * estimate.value:.1f}{ends}"
+
+
 def _accuracies(wrote: Sequence[_Texts]) -> Chart:
     points = []
     for one in wrote:
-        for router in one.routers:
-            if router in (NEVER, ALWAYS, PERFECT):
-                continue
+        for router in one.measured.scores:
             calls, _ = one.rates(router, np.ones((1, len(one.sums))))
-            for i, asked in enumerate(calls[0]):
-                accuracy = one.estimate(one.accuracy(router, i))
-                points.append(Point(float(asked), *_ends(accuracy), router, one.measured.label))
-    points.sort(key=lambda point: (point.panel, point.series, float(point.x)))
+            points += [
+                Point(float(calls[0, i]), *_ends(one.estimate(one.accuracy(router, i))), router, one.measured.label)
+                for i in calls[0].argsort()
+                if calls[0, i] > 0
+            ]
+    alone = ", ".join(
+        f"{100 * one.estimate(one.accuracy(NEVER, 0)).value:.1f} % ({one.measured.label})" for one in wrote
+    )
     return Chart(
         name="accuracy",
         title="Accuracy at each budget of calls",
-        finding="At equal calls the higher line is the better router; all meet where nothing or everything is asked.",
-        note="Each point is a run on examples that chose nothing. A perfect router writes what always asking does, "
-        "with as many calls as there are places where the two differ.",
+        finding="At equal calls the higher line is the better router; all meet where everything is asked.",
+        note=f"Each point is a run on examples that chose nothing. The draft alone has an accuracy of {alone}. A "
+        "perfect router writes what always asking does, with as many calls as there are places where the two differ.",
         x="calls / tokens",
         y="accuracy",
+        log_x=True,
         series="router",
         points=tuple(points),
     )

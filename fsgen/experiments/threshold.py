@@ -45,9 +45,7 @@ class Options(Keys):
     judged: Annotated[int, Field(ge=2)] = 96
     on_policy: tuple[str, ...] = ("pocket_math",)
     calls: _Share = 0.2
-    thresholds: Annotated[dict[_Router, Annotated[tuple[float, ...], Field(min_length=2)]], Field(min_length=1)] = (
-        Field(default_factory=lambda: {"max-prob": (0.3, 0.5, 0.7, 0.9)})
-    )
+    thresholds: Annotated[dict[_Router, Annotated[tuple[float, ...], Field(min_length=2)]], Field(min_length=1)]
 
 
 def run(lab: Lab, options: Options) -> Answer:
@@ -110,7 +108,7 @@ def _written(lab: Lab, study: Study, cell: Cell, options: Options) -> pl.DataFra
     choosing, _ = halves(cell, options.judged)
     chosen = [example.id for example in choosing]
     columns = ("example", "score", pl.col("tokens", "consulted").cast(pl.Int64), "seconds")
-    found = []
+    found: list[tuple[str, float | None, pl.DataFrame]] = []
     for role, name in (("draft", DRAFT), ("target", TARGET)):
         texts = study.texts(study.alone[cell.key][role])
         asked = pl.lit(0) if role == "draft" else pl.col("tokens")
@@ -197,7 +195,8 @@ def conclude(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
             f"A threshold carries where its calls on other tasks are off by less than {100 * TOLERANCE:g} % of the "
             "positions, on average over pairs of tasks. What it does on other tasks is read off recorded texts of the "
             "target; intervals draw the judging examples, the threshold staying as it was chosen.",
-            "Seconds are of this machine and batch size, whatever else ran on it.",
+            "Seconds are of this machine and batch size. What other programs did on it meanwhile is in them, and not in "
+            "their intervals: measure on a machine that does nothing else.",
         ),
     )
 

@@ -181,8 +181,8 @@ def study(folder: Path, runs: dict[str, dict[str, Any]]) -> Path:
 
 
 def generations(frame: pl.DataFrame) -> pl.DataFrame:
-    counts = ("tokens", "known", "differing", "compared", "consulted", "accepted", "recovered", "draft_calls")
-    counts += ("draft_tokens", "target_calls", "target_tokens")
+    counts = ["tokens", "known", "differing", "compared", "consulted", "accepted", "recovered", "draft_calls"]
+    counts += ["draft_tokens", "target_calls", "target_tokens"]
     return (
         frame.group_by("example", maintain_order=True)
         .agg(pl.len().alias("tokens"))

@@ -19,7 +19,7 @@ from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, 
 from fsgen.experiments.run import run_experiment
 from fsgen.learned.file import read
 from fsgen.methods import parse_router
-from tests.study.ladder import NAMES
+from tests.study.ladder import save_model
 
 EXAMPLES, LENGTH = 400, 20
 BUDGETS = (0.1, 0.2, 0.5)
@@ -97,6 +97,9 @@ def test_the_distance_from_a_perfect_router() -> None:
     assert numbers["accuracy beside a perfect router at its calls, best other"] == pytest.approx(
         expected + 0.05, abs=5e-3
     )
+    needed = numbers["calls of max-prob for the target's accuracy less a point"]
+    last = 0.2 + 0.7 * 0.5**0.5  # at half of the calls; from there it is straight to 0.9
+    assert needed == pytest.approx(1 - 0.5 * 0.01 / (0.9 - last), abs=5e-3)
     table = next(table for table in found.tables if table.name == "written")
     assert [row[1] for row in table.rows] == ["logistic", MAX_PROB, RANDOM]
 
@@ -105,13 +108,17 @@ def test_the_distance_from_a_perfect_router() -> None:
 
 
 @pytest.fixture
-def config(ladder: dict[str, str], data: str) -> Callable[..., ExperimentConfig]:
+def config(
+    ladder: dict[str, str], data: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., ExperimentConfig]:
+    draft = save_model(tmp_path_factory.mktemp("draft"), 0.1)  # it agrees half of the time, so that it can be learned
+
     def config(**options: Any) -> ExperimentConfig:
         study = {
             "batch_size": 8,
             "candidates": 4,
-            "tasks": [{"name": "pocket_math", "max_tokens": 12, "data": data}],
-            "pairs": [{"draft": ladder[NAMES[0]], "target": ladder[NAMES[2]]}],
+            "tasks": [{"name": "pocket_math", "max_tokens": 24, "data": data}],
+            "pairs": [{"draft": str(draft), "target": ladder["large"]}],
             "methods": ["oracle"],
         }
         given = {"judged": 4, "budgets": [0.3, 0.6], "kinds": ["logistic", "trees"]} | options

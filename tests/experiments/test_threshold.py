@@ -27,7 +27,7 @@ def texts(accuracy: dict[float, float], seconds: float = 0.5) -> pl.DataFrame:
     luck = {
         half: np.random.default_rng(i).permutation(EXAMPLES) / EXAMPLES for i, half in enumerate((CHOOSING, JUDGING))
     }
-    settings = [(DRAFT, None, 0.1, 0.0), (TARGET, None, 0.9, 1.0)]
+    settings: list[tuple[str, float | None, float, float]] = [(DRAFT, None, 0.1, 0.0), (TARGET, None, 0.9, 1.0)]
     settings += [("max-prob", value, right, value) for value, right in accuracy.items()]
     return pl.DataFrame(
         [
