@@ -195,8 +195,8 @@ def conclude(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
             f"A threshold carries where its calls on other tasks are off by less than {100 * TOLERANCE:g} % of the "
             "positions, on average over pairs of tasks. What it does on other tasks is read off recorded texts of the "
             "target; intervals draw the judging examples, the threshold staying as it was chosen.",
-            "Seconds are of this machine and batch size. What other programs did on it meanwhile is in them, and not in "
-            "their intervals: measure on a machine that does nothing else.",
+            "Seconds are of this machine and batch size. What other programs did on it meanwhile is in them, and not "
+            "in their intervals: measure on a machine that does nothing else.",
         ),
     )
 
