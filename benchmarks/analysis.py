@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store, rounded
+from fsgen.learned.features import rounded
+from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store
 
 CANDIDATES = 10
 TOKENS = 100

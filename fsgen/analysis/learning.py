@@ -300,9 +300,15 @@ def judge(model: LearnedModel, held_out: Positions) -> tuple[Estimate, tuple[Jud
 
     def missed(name: str, drawn: Floats) -> Floats:
         calls, frequency = rates(drawn)
-        if name == "random":
-            return (1 - calls) * frequency
-        return np.maximum(0.0, frequency - calls) if name == "perfect" else rankings[name].missed(calls, drawn)
+        found: Floats
+        match name:
+            case "random":
+                found = (1 - calls) * frequency
+            case "perfect":
+                found = np.maximum(0.0, frequency - calls)
+            case _:
+                found = rankings[name].missed(calls, drawn)
+        return found
 
     def estimated(measured: Callable[[Floats], Floats]) -> Estimate:
         return resampled(measured, len(sums), resamples=RESAMPLES)
