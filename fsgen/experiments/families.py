@@ -16,8 +16,8 @@ from fsgen.analysis.answers import Answer, Chart, Point, Table
 from fsgen.analysis.intervals import Estimate, Floats, percentiles
 from fsgen.analysis.labels import millions, short_name
 from fsgen.analysis.scaling import LAWS, read_points
-from fsgen.analysis.scaling.bootstrap import Texts, determined_frequencies, slopes
-from fsgen.analysis.scaling.fit import Fits, fit
+from fsgen.analysis.scaling.bootstrap import Texts, determined_frequencies
+from fsgen.analysis.scaling.fit import Fits, fit, slopes
 from fsgen.analysis.scaling.laws import CONSTANT, RATIO_ZERO, Law, Sizes
 from fsgen.analysis.scaling.results import as_sizes
 from fsgen.experiments.base import Experiment
@@ -179,10 +179,18 @@ def compare(pairs: Pairs, law: Law, simulated: bool = True, seed: int = 0) -> Co
     p = None
     if f is not None and simulated:
         p = max(_simulated(pairs, law, one, each, float(f[0]), share, seed) for share in _MODEL_SHARES)
-    squares = float((one.residuals**2).sum()), sum(float((own.residuals**2).sum()) for own in each)
-    aicc = [_aicc(total, n, parameters) for total, parameters in zip(squares, (k, k * len(each)), strict=True)]
+    squares = float((one.residuals**2).sum())
+    own_squares = float(sum((own.residuals**2).sum() for own in each))
     errors = _held_out(pairs, law, pairs.deviations[: _RESAMPLES if simulated else 0])
-    return Comparison(law.name, None if f is None else float(f[0]), p, *aicc, *errors)
+    return Comparison(
+        law=law.name,
+        f=None if f is None else float(f[0]),
+        p=p,
+        aicc_one=_aicc(squares, n, k),
+        aicc_each=_aicc(own_squares, n, k * len(each)),
+        one=errors[0],
+        each=errors[1],
+    )
 
 
 def _f(pairs: Pairs, law: Law, frequencies: Floats) -> Floats | None:
@@ -282,7 +290,7 @@ def conclude(points: pl.DataFrame, law: str | None = None) -> Answer:
     tests = compared[chosen] = [compare(each, LAWS[chosen]) for each in pairs]
     names = list(dict.fromkeys(name for each in pairs for name in each.names))
     errors = [(test.one, test.each) for test in tests if len(test.one)]
-    ratio = _estimate(sum(one for one, _ in errors) / sum(each for _, each in errors)) if errors else None
+    ratio = _estimate(np.sum([one for one, _ in errors], 0) / np.sum([own for _, own in errors], 0)) if errors else None
     numbers = {"one law over a law for each, held-out error": ratio} if ratio is not None else {}
     worse = None if ratio is None else ratio.value > 1 if ratio.low is None else ratio.above(1.0)
     known = [(test.p, each) for test, each in zip(tests, pairs, strict=True) if test.p is not None]

@@ -36,7 +36,7 @@ def texts(right: Mapping[str, float], spent: Mapping[str, int] | None = None, ex
     """Texts of 40 tokens; so large a share of them is right, and 10 tokens are asked for where nothing else is said."""
     rng = np.random.default_rng(1)
     hard = rng.permutation(examples)  # the same examples are hard wherever help comes
-    settings = {DRAFT: 0.1, FIRST: 0.3, MIDDLE: 0.3, LAST: 0.3, RANDOM: 0.3, UNSURE: 0.3, TARGET: 0.95} | right
+    settings = {DRAFT: 0.1, FIRST: 0.3, MIDDLE: 0.3, LAST: 0.3, RANDOM: 0.3, UNSURE: 0.3, TARGET: 0.95, **right}
     rows = [
         {
             "task": "t", "draft": "a/small", "target": "large", "where": where,
