@@ -375,6 +375,8 @@ def _less_chart(less: pl.DataFrame | None) -> tuple[Chart, ...]:
         return ()
     charts = []
     for (shots,), some in less.sort("shots").group_by("shots", maintain_order=True):
+        uncut = pl.col("differing").cast(pl.Float64) - pl.col("more").cast(pl.Float64)
+        whole = some.filter(pl.col("window") == pl.col("window").min()).with_columns(differing=uncut)
         charts.append(
             Chart(
                 name=f"window-{shots}",
@@ -385,7 +387,7 @@ def _less_chart(less: pl.DataFrame | None) -> tuple[Chart, ...]:
                 y="collaboration frequency",
                 log_x=True,
                 series="tokens that the draft sees",
-                points=tuple(_profile(some, "window", "{}")),
+                points=(*_profile(some, "window", "{}"), *_profile(whole, "window", "all")),
             )
         )
     return tuple(charts)

@@ -168,6 +168,8 @@ def test_early_collaborations_from_poor_context_are_found() -> None:
     assert gap.high is not None
     assert gap.low < -0.09 < gap.high < 0
     assert [chart.name for chart in found.charts] == ["shots", "window-0"]
+    whole = [point.y for point in found.charts[1].points if point.series == "all"]
+    assert whole == pytest.approx([0.5] * len(PLACES))
     assert [table.name for table in found.tables] == ["by-pair", "cuts"]
     assert len(found.tables[0].rows) == 2 * 3
 
