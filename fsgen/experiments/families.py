@@ -406,7 +406,10 @@ def _alike(two: Mapping[tuple[str, str], list[tuple[Pairs, Comparison]]]) -> str
         return ""
     tested = {names: [(test.p, pairs) for pairs, test in found if test.p is not None] for names, found in two.items()}
     alike = [" and ".join(names) for names, known in tested.items() if known and not _refused(known)]
-    return f" Taken two and two, one law is not refused for {'; '.join(alike) or 'any'}."
+    return (
+        f" Taken two and two, one law is not refused for {'; '.join(alike) or 'any'}"
+        f"{', which may be for want of pairs' if alike else ''}."
+    )
 
 
 def _two_table(two: Mapping[tuple[str, str], list[tuple[Pairs, Comparison]]], law: str) -> Table:
