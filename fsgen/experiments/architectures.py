@@ -246,7 +246,8 @@ def conclude(
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
     """
-    pairs = [Pair(*row) for row in counts.select("draft", "target").unique(maintain_order=True).iter_rows()]
+    pairs = [Pair(*row) for row in counts.select("draft", "target").unique().iter_rows()]
+    pairs.sort(key=lambda pair: (families[pair.target], pair.target, families[pair.draft], -losses[pair.draft]))
     design = Design.of(pairs, families)
     frequencies = _frequencies(counts, pairs)  # the first is what was measured, the others are resamples
     logs = np.log(frequencies).mean(1)  # [1 + resamples, pairs]
@@ -277,7 +278,10 @@ def conclude(
         "its target show elsewhere for other reasons than its family.",
         numbers=numbers,
         charts=(_by_loss(frequencies, pairs, families, losses), _by_families(design, logs, pairs, families)),
-        tables=tuple(_tables(design, frequencies, logs, pairs, families, losses, alone, rewinding)),
+        tables=(
+            _by_task(design, frequencies, list(counts["task"].unique(maintain_order=True))),
+            *_tables(design, frequencies, logs, pairs, families, losses, alone, rewinding),
+        ),
         remarks=(
             "Every draft is paired with targets of several families, and every target with drafts of several. So "
             "neither the loss or the size of a draft nor how hard a target's texts are can make the difference.",
@@ -319,7 +323,6 @@ def _by_loss(
     frequencies: Floats, pairs: Sequence[Pair], families: Mapping[str, str], losses: Mapping[str, float]
 ) -> Chart:
     estimates = [_estimate(drawn) for drawn in frequencies.mean(1).T]
-    order = sorted(range(len(pairs)), key=lambda i: (pairs[i].target, families[pairs[i].draft], losses[pairs[i].draft]))
     return Chart(
         name="losses",
         title="Frequency by the draft's own loss",
@@ -332,14 +335,14 @@ def _by_loss(
         series="family of the draft",
         points=tuple(
             Point(
-                x=losses[pairs[i].draft],
-                y=estimates[i].value,
-                low=estimates[i].low,
-                high=estimates[i].high,
-                series=families[pairs[i].draft],
-                panel=f"{short_name(pairs[i].target)} ({families[pairs[i].target]})",
+                x=losses[pair.draft],
+                y=estimate.value,
+                low=estimate.low,
+                high=estimate.high,
+                series=families[pair.draft],
+                panel=f"{short_name(pair.target)} ({families[pair.target]})",
             )
-            for i in order
+            for pair, estimate in zip(pairs, estimates, strict=True)
         ),
     )
 
@@ -363,6 +366,17 @@ def _by_families(design: Design, logs: Floats, pairs: Sequence[Pair], families: 
         y="frequency / expected",
         kind="bar",
         points=tuple(points),
+    )
+
+
+def _by_task(design: Design, frequencies: Floats, tasks: Sequence[str]) -> Table:
+    found = np.exp(design.effect(np.log(frequencies)))  # [1 + resamples, tasks]
+    return Table(
+        name="tasks",
+        title="The tasks",
+        note="The answer's factor on each task alone, with intervals over its examples.",
+        columns=("task", "one family over two"),
+        rows=tuple((task, str(_estimate(drawn))) for task, drawn in zip(tasks, found.T, strict=True)),
     )
 
 
@@ -396,7 +410,8 @@ def _tables(
             Table(
                 name="alone",
                 title="What each model costs alone",
-                note="Tokens run through the model for each one that it writes, and its time a token in these batches.",
+                note="Tokens run through the model for each one that it writes, and its time a token in these batches, "
+                "which other work on the machine changes.",
                 columns=("model", "family", "parameters", "loss", "tokens run / token", "ms a token"),
                 rows=tuple(
                     (
@@ -407,7 +422,9 @@ def _tables(
                         row["read"],
                         row["milliseconds"],
                     )
-                    for row in alone.iter_rows(named=True)
+                    for row in sorted(
+                        alone.iter_rows(named=True), key=lambda row: (families[row["model"]], row["parameters"])
+                    )
                 ),
             )
         )

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from fsgen.analysis.answers import Answer, Value
 from fsgen.experiments import configured, run_experiment
-from fsgen.experiments.architectures import Design, Pair, conclude
+from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, conclude
+from fsgen.models.bundled import bundled
 
 FAMILIES = ("llama", "neox", "mamba")
 DRAFTS = {f"{family}-{size}": family for family in FAMILIES for size in ("s", "m")}
@@ -141,7 +142,8 @@ def test_charts_and_tables_show_every_pair() -> None:
     assert len(by_family.points) == len(FAMILIES) ** 2
     for point in by_family.points:
         assert (point.y < 1.0) == (point.panel == f"target: {point.x}")
-    [pairs] = answer.tables
+    by_task, pairs = answer.tables
+    assert [row[0] for row in by_task.rows] == ["sums", "words"]
     one = pairs.columns.index("one family")
     assert sum(row[one] == "yes" for row in pairs.rows) == len(DRAFTS)
 
@@ -150,9 +152,11 @@ def test_the_shipped_pairs_can_tell() -> None:
     config = configured("architectures")
     assert config.study is not None
     pairs = [Pair(pair["draft"], pair["target"]) for pair in config.study.model_dump()["pairs"]]
-    names = {name for pair in pairs for name in (pair.draft, pair.target)}
-    families = {name: "-".join(name.split("-")[:-1]) for name in names}
+    families = EXPERIMENT.checked(config).families
     assert len(set(families.values())) == 3
+    assert set(families) == {name for pair in pairs for name in (pair.draft, pair.target)}
+    files = {info.name: info.family for info in bundled()}
+    assert len({(families[name], files[name]) for name in families}) == 3  # they only call the families otherwise
     design = Design.of(pairs, families)
     assert design.by_family(design.same) == pytest.approx(np.ones(3))
 

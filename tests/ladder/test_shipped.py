@@ -1,4 +1,4 @@
-"""What ships: six sizes and two tuned ones, small enough, and as good as the table says."""
+"""What ships: six sizes, distilled, tuned and of other families, small enough, and as good as the table says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from ladder import export
+from fsgen.models.bundled import ladder
+from fsgen.models.checkpoint import context_of
+from ladder import export, families
 from ladder.files import PACKAGE, RESULTS
 from ladder.sizes import CONTEXT, SIZES, VOCAB_SIZE
 
@@ -29,7 +31,8 @@ def test_the_weights_fit() -> None:
 @pytest.mark.parametrize("name", _SHIPPED)
 def test_models_share_one_tokenizer(name: str) -> None:
     config = AutoConfig.from_pretrained(PACKAGE / name)
-    assert (config.vocab_size, config.max_position_embeddings) == (VOCAB_SIZE, CONTEXT)
+    assert config.vocab_size == VOCAB_SIZE
+    assert context_of(config, AutoTokenizer.from_pretrained(PACKAGE / name)) == CONTEXT
     assert (PACKAGE / name / "tokenizer.json").read_bytes() == (PACKAGE / _SHIPPED[0] / "tokenizer.json").read_bytes()
     loaded = AutoTokenizer.from_pretrained(PACKAGE / name)
     text = "Question: Zoë pays 1,250 €.\n\tAnswer:  12 + 7 = 19 ?\n"
@@ -45,6 +48,17 @@ def test_all_sizes_saw_the_same_tokens(results: dict[str, Any]) -> None:
     seen = {results[size.name]["training_tokens"] for size in SIZES}
     assert len(seen) == 1
     assert seen.pop() >= 15_000_000
+
+
+def test_the_ladder_is_of_one_family() -> None:
+    assert ladder() == [size.name for size in SIZES]
+
+
+@pytest.mark.parametrize("sizes", [families.NEOX, families.MAMBA2], ids=["neox", "mamba2"])
+def test_loss_falls_with_size_in_every_family(results: dict[str, Any], sizes: tuple[families.FamilySize, ...]) -> None:
+    losses = [results[size.name]["held_out_loss"]["all"] for size in sizes]
+    assert losses == sorted(set(losses), reverse=True)
+    assert {results[size.name]["training_tokens"] for size in sizes} == {results[SIZES[0].name]["training_tokens"]}
 
 
 def test_pocket_math_spans_the_ladder(results: dict[str, Any]) -> None:
