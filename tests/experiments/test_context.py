@@ -162,7 +162,7 @@ def test_early_collaborations_from_poor_context_are_found() -> None:
     assert found.holds is True
     assert "come, in part, from poor context" in found.statement
     assert found.numbers["first tokens, 2 less 0 worked examples"].above(-0.05) is False
-    assert "under 1 of 2 cuts, at most where it sees the last 32, 0 worked examples: +2" in found.statement
+    assert "under 1 of 2 cuts, at most where it sees the last 32, 0 worked examples: +19." in found.statement
     gap = found.numbers["the same, less that of the later tokens, 8 less 0"]
     assert gap.low is not None
     assert gap.high is not None
