@@ -105,9 +105,9 @@ class Changes:
             title="What each change did",
             note=f"Consulted: at an entropy of {self._threshold:.2f} bits or more, whatever the change. Missed: of the "
             "mismatches, those at which nobody is consulted. Rejected: the mean total variation. AUROC: of the draft's "
-            "entropy, for mismatches. `temperature` divides the logits; `evened` spreads a share of what the first "
-            "choice does not have over all other tokens; `shaken` gives each position a temperature of its own; "
-            "`swapped` exchanges the two likeliest tokens; `blurred` replaces a share of the prompt for the draft.",
+            "entropy, for mismatches. Temperature divides the logits; evened spreads a share of what the first choice "
+            "does not have over all other tokens; shaken gives each position a temperature of its own; swapped "
+            "exchanges the two likeliest tokens; blurred replaces a share of the prompt for the draft alone.",
             columns=(
                 *("change", "level", "draft's entropy (bits)", "its largest probability", "mismatches", "rejected"),
                 *("AUROC", "consulted", "missed"),
