@@ -211,7 +211,7 @@ def conclude(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         holds=holds,
         overturn="Other models, other seeds of them or another language whose mismatches change otherwise with an "
         "entropy that was set while the gap stays; another measure of the gap (here a difference of probabilities: "
-        "at an equal ratio of them other distributions are compared); a language in which less certain words are rarer.",
+        "at an equal ratio of them other distributions are compared); a language in which less sure words are rarer.",
         numbers=numbers | changes.numbers(),
         charts=(by_truth(sizes, twins, causes), by_own(sizes, causes), *changes.charts()),
         tables=(contrasts(sizes), odds(sizes), kinds(spoken), changes.table()),
