@@ -300,7 +300,11 @@ class _Loop:
         gaps = [gap for runs in self._runs.values() for _, gap in runs]
         within = sum(gap.above(0.0) is None for gap in gaps)
         positions, off = self._sampled["tokens"].sum(), self._sampled["off"].sum()
-        but = f"but {off} of {positions} positions ({self._sampled['apart'].max():.0e} at most)" if off else "positions"
+        but = (
+            f"but {off} of {positions} positions ({self._sampled['apart'].to_numpy().max():.0e} at most)"
+            if off
+            else "positions"
+        )
         return (
             f"One pass gives the loop's chance of a rejection to {_EXACT:.0e} at all {but}; the rejections that the "
             f"loop counted differ from it by {in_points(self._together)} points, and in {within} of "
@@ -357,7 +361,7 @@ def _of_one(errors: dict[str, tuple[Estimate, Estimate]]) -> str:
 
 def _beam_numbers(beams: pl.DataFrame, widths: list[int]) -> dict[str, Estimate]:
     """What a draft does to beams, at each width, by either scores."""
-    found = {}
+    found: dict[str, Estimate] = {}
     for score in SCORES if widths else ():
         some = beams.filter(pl.col("scores") == score)
         for kind, columns in _KINDS.items():
