@@ -91,7 +91,7 @@ def _panel(chart: Chart, points: list[Point], series: list[str], colours: list[s
             "x:Q",
             title=chart.x,
             scale=scale,
-            axis=alt.Axis(tickCount=5, grid=False, format="~s" if chart.log_x else "~g"),
+            axis=alt.Axis(tickCount=5, grid=False, format="~s" if chart.log_x else ".4~r"),
         )
     y = alt.Y("y:Q", title=chart.y, scale=alt.Scale(zero=chart.kind == "bar"))
     colour = alt.Color("series:N", title=chart.series or None, sort=None).scale(domain=series, range=colours)
