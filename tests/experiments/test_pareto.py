@@ -73,9 +73,20 @@ def test_one_cost_alone_may_be_worth_it() -> None:
     )
     answer = conclude(texts)
     assert answer.numbers["best over lot, by calls of the target"].above(0.0) is True
-    assert answer.numbers["best over lot, by seconds"].above(0.0) is not True
+    assert answer.numbers["best over lot, by operations"].above(0.0) is not True
     assert answer.holds is not True
     assert shares(texts)["speculative"] == [1.0, 0.0, 0.0, 0.0]
+
+
+def test_seconds_alone_decide_nothing() -> None:
+    slow = setting("route max-prob:0.5", "route max-prob", 0.85, 3.0).with_columns(seconds=pl.lit(90.0))
+    answer = conclude(made(slow))
+    assert answer.holds is True
+    assert answer.numbers["best over lot, by seconds"].value < 0
+    quick = setting("ensemble", "ensemble", 0.15, 8.0).with_columns(seconds=pl.lit(0.1))
+    answer = conclude(made(quick))
+    assert answer.holds is False
+    assert "Never on a frontier: ensemble." in answer.statement
 
 
 def test_frontier() -> None:
