@@ -108,7 +108,7 @@ def _panel(chart: Chart, points: list[Point], series: list[str], colours: list[s
         base = base.encode(xOffset=alt.XOffset("series:N", sort=series))
     layers: list[alt.Chart] = []
     if chart.kind == "line":
-        layers.append(base.mark_line(strokeWidth=1.5).encode(y=y, order=alt.Order("x:Q") if not named else alt.Order()))
+        layers.append(base.mark_line(strokeWidth=1.5).encode(y=y, **({} if named else {"order": alt.Order("x:Q")})))
     if chart.kind == "bar":
         layers.append(base.mark_bar(opacity=0.75).encode(y=y, tooltip=tooltip))
         rules = alt.Chart(alt.Data(values=values)).encode(x=x)
