@@ -237,7 +237,8 @@ class Learned(Router):
 
     def consult(self, logits: Tensor, positions: NDArray[np.int64], seeds: NDArray[np.uint64]) -> list[bool]:
         seen = summarize(logits, self.model.top)  # what a trace keeps
-        probs, scalars = (x.cpu().numpy() for x in (seen.top_probs, torch.stack([seen.prob, seen.margin, seen.entropy])))
+        scalars = torch.stack([seen.prob, seen.margin, seen.entropy]).cpu().numpy()
+        probs = seen.top_probs.cpu().numpy()
         score = self.model.score(probs, scalars[0], scalars[1], scalars[2], positions)
         flags: list[bool] = (score > self.threshold).tolist()
         return flags

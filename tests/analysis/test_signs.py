@@ -79,8 +79,8 @@ def test_a_learned_router_is_asked_again(kind: str, tmp_path: Path) -> None:
     model.write(file)
     prob = np.random.default_rng(0).uniform(0.05, 0.98, 400)
     frame = trace(prob, prob < 0.5, 10)
-    columns = (frame[f"draft_{name}"] for name in ("prob", "margin", "entropy"))
-    score = model.score(np.array(frame["draft_top_probs"].to_list()), *columns, frame["position"])
+    likely = np.array(frame["draft_top_probs"].to_list())
+    score = model.score(likely, frame["draft_prob"], frame["draft_margin"], frame["draft_entropy"], frame["position"])
     middle = float(np.median(score)) + 1e-9
     for threshold in (middle, 0.0):
         again = routed(frame, f"learned:{file}@{threshold!r}")

@@ -39,7 +39,9 @@ def test_parameters_and_names() -> None:
     assert parse(" speculative ").name == "speculative"
 
 
-@pytest.mark.parametrize("text", ["max-prob:0.123456789", "entropy:12", *(r.usage or n for n, r in ROUTERS.items() if n != "learned")])
+@pytest.mark.parametrize(
+    "text", ["max-prob:0.123456789", "entropy:12", *(r.usage or n for n, r in ROUTERS.items() if n != "learned")]
+)
 def test_routers_write_themselves_as_they_are_read(text: str) -> None:
     assert str(parse_router(text)) == text.removesuffix(".0")
 
