@@ -356,7 +356,7 @@ class Runner:
                     sampling=sampling,
                     batch_size=len(chosen),
                     candidates=self.plan.config.candidates,
-                    keep_logits=self._readings[cell.key] > 0,
+                    keep_logits=self._keeps_logits(cell, members, len(chosen)),
                 )
 
             written = _each(attempt, len(asked))
@@ -367,13 +367,16 @@ class Runner:
             turn += 1
         return _by_example(examples, every)
 
+    def _keeps_logits(self, cell: Cell, members: Members, texts: int) -> bool:
+        """Whether what the target says in these texts can wait for the drafts that will read them."""
+        most = 4 * texts * cell.task.max_tokens * members.vocab_size
+        held = sum(one.nbytes for kept in self._logits.values() for one in kept.values())
+        return self._readings[cell.key] > 0 and held + most <= KEPT_LOGITS
+
     def _keep_logits(self, cell: Cell, texts: Sequence[Text]) -> None:
-        """What the target said waits for the drafts that read its texts, as far as there is room."""
         for text in texts:
-            logits = text.generation.logits if text.generation else None
-            held = sum(one.nbytes for kept in self._logits.values() for one in kept.values())
-            if logits is not None and held + logits.nbytes <= KEPT_LOGITS:
-                self._logits.setdefault(cell.key, {})[text.example, text.turn] = logits
+            if text.generation is not None and text.generation.logits is not None:
+                self._logits.setdefault(cell.key, {})[text.example, text.turn] = text.generation.logits
 
     # ---- by replay
 
