@@ -402,6 +402,8 @@ def _show_verdict(verdict: Verdict, prompts: Prompts, tokenizer: Any) -> None:
         rows.insert(
             -2, ("largest gap of a tie", f"{widest.gap:.2g}, of {widest.bound:.2g} that rounding allows; {how}")
         )
+        if nearby := sum(tie.looks > 1 for tie in ties):
+            rows.insert(-2, ("by rounding nearby", f"{nearby:,} of the ties, measured at several positions"))
     table = Table(box=None, pad_edge=False, show_header=False)
     for row in rows:
         table.add_row(*row, style="bold red" if row[0] == "faults" and faults else None)

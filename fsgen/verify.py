@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 # Texts are written so many batches at a time: rows are refilled as they are in a long run, and traces do not pile up.
 BATCHES = 8
+# Where rounding at one position does not explain a difference, it is measured at so many, by plain attention as well.
+# It differs from one position to the next, and a pass in other batches has other errors than the one that is measured.
+LOOKS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,7 @@ class Difference:
         gap, expected_gap: how far the logit of each token lies below the best one, at the place; infinite for a token
             that the fusion rules out, and where a text had ended; NaN where a model gives no finite logits.
         bound: the largest gap that rounding can turn over.
+        looks: at how many positions, this one the last, rounding was measured for it.
     """
 
     prompt: int
@@ -53,6 +57,7 @@ class Difference:
     gap: float
     expected_gap: float
     bound: float
+    looks: int = 1
 
     @property
     def tie(self) -> bool:
@@ -265,6 +270,7 @@ class _Judge:
         self._fusion, self._vocab = fusion, members.vocab_size
         self._fresh = {role: Fresh(getattr(members, role)) for role in roles}
         self._wider: dict[str, Fresh | None] | None = None  # made when first needed: it takes memory
+        self._eager: dict[str, Fresh] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -301,39 +307,59 @@ class _Judge:
             return []
         if self._wider is None:
             self._wider = {role: fresh.wider() for role, fresh in self._fresh.items()}
-        prefixes, last = [place.prefix for place in places], [1] * len(places)
-        near = self._read(self._fresh, prefixes, last)
-        exact = dict(near)
+        found = self._looked(places, 1, [self._fresh])
+        unexplained = [i for i, difference in enumerate(found) if not difference.tie and isfinite(difference.gap)]
+        if unexplained:
+            if self._eager is None:
+                self._eager = {role: fresh.eager() or fresh for role, fresh in self._fresh.items()}
+            again = self._looked([places[i] for i in unexplained], LOOKS, [self._fresh, self._eager])
+            for i, difference in zip(unexplained, again, strict=True):
+                found[i] = difference
+        return found
+
+    def _looked(self, places: Sequence[_Place], looks: int, readers: Sequence[dict[str, Fresh]]) -> list[Difference]:
+        """Each place, with the rounding of these readers at so many positions up to it."""
+        assert self._wider is not None
+        prefixes = [place.prefix for place in places]
+        last = [min(looks, len(prefix)) for prefix in prefixes]
+        nears = [self._read(reader, prefixes, last) for reader in readers]
+        exact = dict(nears[0])
         for role, wider in self._wider.items():
             if wider is not None:
                 exact |= self._read({role: wider}, prefixes, last)
             else:
-                near[role] = [_shaken(self._fresh[role], z) for z in near[role]]
+                for near in nears:
+                    near[role] = [_shaken(self._fresh[role], z) for z in near[role]]
         return [
             self._explained(
                 place,
-                {role: logits[row][0] for role, logits in near.items()},
-                {role: logits[row][0].double() for role, logits in exact.items()},
+                [{role: logits[row] for role, logits in near.items()} for near in nears],
+                {role: logits[row].double() for role, logits in exact.items()},
             )
             for row, place in enumerate(places)
         ]
 
-    def _explained(self, place: _Place, near: dict[str, Tensor], exact: dict[str, Tensor]) -> Difference:
-        """One place, from logits [vocab] by role, as the members compute them and exact ones."""
-        error = {role: (near[role] - exact[role]).abs().amax() for role in exact}
+    def _explained(self, place: _Place, nears: list[dict[str, Tensor]], exact: dict[str, Tensor]) -> Difference:
+        """One place, from logits [positions, vocab] by role, as the members compute them and exact ones."""
+        looks = len(exact["target"])
+        error = {role: max(float((near[role] - exact[role]).abs().amax()) for near in nears) for role in exact}
+        if not all(map(isfinite, error.values())):
+            return Difference(place.prompt, place.position, place.token, place.expected, nan, nan, nan, looks)
         # A threshold of the fusion is itself subject to rounding: a token may be in or out within so much of it.
-        slack = 2.0 * float(error["target"])
-        if not all(bool(off.isfinite()) for off in error.values()):
-            return Difference(place.prompt, place.position, place.token, place.expected, nan, nan, nan)
+        slack = 2.0 * error["target"]
         loose, strict = self._fusion.shifted(slack), self._fusion.shifted(-slack)
-        q_near, q = self._fuse(loose, near), self._fuse(loose, exact)
-        off = (q_near - q)[q_near.isfinite() & q.isfinite()].abs()
-        best = self._fuse(strict, exact).max()
+        q = self._fuse(loose, exact)
+        bound = 0.0
+        for near in nears:
+            q_near = self._fuse(loose, near)
+            off = (q_near - q)[q_near.isfinite() & q.isfinite()].abs()
+            bound = max(bound, 2.0 * float(off.max()))
+        best = self._fuse(strict, exact)[-1].max()
         gap, expected_gap = (
-            inf if token is None else float((best - q[token]).clamp(min=0.0)) for token in (place.token, place.expected)
+            inf if token is None else float((best - q[-1, token]).clamp(min=0.0))
+            for token in (place.token, place.expected)
         )
-        bound = 2.0 * float(off.max())
-        return Difference(place.prompt, place.position, place.token, place.expected, gap, expected_gap, bound)
+        return Difference(place.prompt, place.position, place.token, place.expected, gap, expected_gap, bound, looks)
 
     def _read(
         self, readers: dict[str, Fresh], sequences: Sequence[list[int]], last: Sequence[int]

@@ -75,6 +75,23 @@ class Fresh:
             return None
         return Fresh(self.model, copy.deepcopy(self._module).to(wide))
 
+    def eager(self) -> Fresh | None:
+        """The same weights with attention by plain products, which round at other places than a fused kernel.
+
+        None where there is no other kernel, or no room for a copy.
+        """
+        config = getattr(self._module, "config", None)
+        if self._module is None or getattr(config, "_attn_implementation", "eager") == "eager" or self._has_levels:
+            return None
+        weights = [*self._module.parameters(), *self._module.buffers()]
+        places = {weight.device for weight in weights}
+        size = sum(weight.numel() * weight.itemsize for weight in weights)
+        if len(places) != 1 or size * HEADROOM > _free(places.pop()):
+            return None
+        module: Any = copy.deepcopy(self._module)
+        module.set_attn_implementation("eager")
+        return Fresh(self.model, module)
+
     @torch.inference_mode()
     def read(self, sequences: Sequence[TokenIds], last: Sequence[int]) -> list[Tensor]:
         """Logits [last[i], vocab] at the last positions of each sequence, on the CPU, as wide as they are computed."""
