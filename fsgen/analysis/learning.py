@@ -88,8 +88,12 @@ def positions(traces: pl.DataFrame | pl.LazyFrame | Sequence[pl.DataFrame | pl.L
     """
     frames = [traces] if isinstance(traces, (pl.DataFrame, pl.LazyFrame)) else list(traces)
     wanted = ("example", "position", "differs", "draft_prob", "draft_margin", "draft_entropy", "draft_top_probs")
+    order = ("example", "turn", "position")  # a query gives its rows in any; the same data shall train the same router
     table = pl.concat(
-        [collect(prepared(frame).select(wanted).filter(pl.col("differs").is_not_null())) for frame in frames]
+        [
+            collect(prepared(frame).select(*wanted, "turn").filter(pl.col("differs").is_not_null())).sort(order)
+            for frame in frames
+        ]
     )
     kept = table["draft_top_probs"].list.len().min() if len(table) else 0
     top = int(kept) if isinstance(kept, int) else 0

@@ -246,7 +246,7 @@ def conclude(
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
     """
-    pairs = [Pair(*row) for row in counts.select("draft", "target").unique().iter_rows()]
+    pairs = [Pair(*row) for row in counts.select("draft", "target").unique().sort("target", "draft").iter_rows()]
     pairs.sort(key=lambda pair: (families[pair.target], pair.target, families[pair.draft], -losses[pair.draft]))
     design = Design.of(pairs, families)
     frequencies = _frequencies(counts, pairs)  # the first is what was measured, the others are resamples

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from torch import Tensor
 
 from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
 from fsgen.generation import Generation, generate
@@ -32,9 +30,6 @@ from fsgen.types import Example
 
 SMALL_MODEL = 100_000_000
 """Parameters up to which models stay loaded, and read a target's text together with other drafts."""
-
-KEPT_LOGITS = 2**28
-"""Bytes of a target's logits that wait, all in all, for the drafts that read its texts; beyond, it reads them again."""
 
 
 @dataclass(frozen=True)
@@ -188,8 +183,6 @@ class Runner:
         self._models: dict[str, Model] = {} if models is None else models
         self._groups: dict[tuple[tuple[str, str], ...], Members] = {}
         self._scores: dict[tuple[int, str, int, str], Score] = {}
-        self._readings: Counter[str] = Counter()  # of each target alone, how many steps will read its texts
-        self._logits: dict[str, dict[tuple[str, int], Tensor]] = {}  # of its texts, by example and turn
         self._scorers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "score")
 
     def run(self) -> None:
@@ -206,7 +199,6 @@ class Runner:
         todo = [(step, cell) for step in waiting for cell in step.cells]
         works = {cell.key: (_size(cell) - done[cell.key], self._work(step, cell)) for step, cell in todo}
         self.reporter.begin(works, kept=self.kept)
-        self._readings.update(step.source.key for step in waiting if step.source is not None)
         try:
             for step in waiting:
                 self._step(step)
@@ -356,38 +348,19 @@ class Runner:
                     sampling=sampling,
                     batch_size=len(chosen),
                     candidates=self.plan.config.candidates,
-                    keep_logits=self._keeps_logits(cell, members, len(chosen)),
                 )
 
             written = _each(attempt, len(asked))
             texts = self._scored(cell, turn, asked, prompts, written)
             every += texts
-            self._keep_logits(cell, texts)
             asked = _follow_ups(cell, asked, [text.generation for text in texts])
             turn += 1
         return _by_example(examples, every)
-
-    def _keeps_logits(self, cell: Cell, members: Members, texts: int) -> bool:
-        """Whether what the target says in these texts can wait for the drafts that will read them."""
-        most = 4 * texts * cell.task.max_tokens * members.vocab_size
-        held = sum(one.nbytes for kept in self._logits.values() for one in kept.values())
-        return self._readings[cell.key] > 0 and held + most <= KEPT_LOGITS
-
-    def _keep_logits(self, cell: Cell, texts: Sequence[Text]) -> None:
-        for text in texts:
-            if text.generation is not None and text.generation.logits is not None:
-                self._logits.setdefault(cell.key, {})[text.example, text.turn] = text.generation.logits
 
     # ---- by replay
 
     def _replay(self, cells: Sequence[Cell], source: Cell, groups: dict[str, Members]) -> None:
         stored = stored_texts(self.store.generations(source.key), self.store.traces(source.key))
-        self._readings[source.key] -= 1
-        kept = self._logits.get(source.key, {}) if self._readings[source.key] else self._logits.pop(source.key, {})
-        for place, logits in kept.items():
-            text = stored[place]
-            if text.generation is not None:
-                stored[place] = replace(text, generation=replace(text.generation, logits=logits))
         examples = _ordered(source, groups[cells[0].key])
         done = {cell.key: self._done(cell) for cell in cells}
         while (start := min(done.values())) < len(examples):

@@ -377,23 +377,3 @@ def test_faults_come_before_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot run"):
         run_study(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize(("room", "parts"), [(run.KEPT_LOGITS, 6), (20_000, 2), (0, 0)])
-def test_logits_wait_for_the_drafts_as_far_as_there_is_room(
-    room: int, parts: int, ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    kept: list[bool] = []
-
-    def watched(*given: Any, **options: Any) -> Any:
-        kept.append(options["keep_logits"])
-        return generate(*given, **options)
-
-    monkeypatch.setattr(run, "generate", watched)
-    monkeypatch.setattr(run, "KEPT_LOGITS", room)
-    study = small_study(ladder, data, grids=[{"pairs": [{"ladder": [*ladder.values()]}], "methods": ["oracle"]}])
-    rows = studied(study, tmp_path / str(room)).rows
-    # Two targets write three parts each, of 4, 4 and 2 texts of up to 4 x 6 x 258 bytes; nobody reads a draft alone.
-    assert sum(kept) == parts
-    again = studied(study | {"replay": False}, tmp_path / f"loop-{room}").rows
-    assert [row.collaboration_frequency for row in rows] == [row.collaboration_frequency for row in again]
