@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from fsgen.experiments.made_language import END, LANGUAGE_SEED, VOCAB_SIZE, Language, words
 from fsgen.models.bundled import MADE
 from ladder import export, tokenizer
 from ladder.files import WORK
-from ladder.train import Schedule, fit
+from ladder.sizes import Size
+from ladder.train import Schedule, fit, new_model
 
 CONTEXT = 256
 STATEMENTS = 51  # as many as fit the context
@@ -28,26 +28,12 @@ _SPACE = "▁"
 
 
 @dataclass(frozen=True)
-class MadeSize:
+class MadeSize(Size):
     """Shape of one model, and the seed of its first weights."""
 
-    name: str
-    hidden: int
-    layers: int
-    heads: int
-    ffn: int
+    vocab_size: int = VOCAB_SIZE
+    context: int = CONTEXT
     seed: int = 0
-
-    @property
-    def non_embedding_parameters(self) -> int:
-        """Parameters without the (tied) embedding."""
-        layer = 4 * self.hidden**2 + 3 * self.hidden * self.ffn + 2 * self.hidden
-        return self.layers * layer + self.hidden
-
-    @property
-    def parameters(self) -> int:
-        """All parameters; the tied embedding counts once."""
-        return self.non_embedding_parameters + VOCAB_SIZE * self.hidden
 
 
 SIZES: tuple[MadeSize, ...] = (
@@ -56,17 +42,6 @@ SIZES: tuple[MadeSize, ...] = (
     MadeSize("made-0.7m", hidden=128, layers=3, heads=4, ffn=384),
     MadeSize("made-0.7m-seed1", hidden=128, layers=3, heads=4, ffn=384, seed=1),
 )
-
-
-def new_model(size: MadeSize, attention: str = "ladder_blocks") -> Any:
-    """A fresh model of a size, in float32."""
-    torch.manual_seed(size.seed)
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=size.hidden, intermediate_size=size.ffn, num_hidden_layers=size.layers,
-        num_attention_heads=size.heads, num_key_value_heads=size.heads, max_position_embeddings=CONTEXT,
-        tie_word_embeddings=True, bos_token_id=END, eos_token_id=END, pad_token_id=END, attn_implementation=attention,
-    )  # fmt: skip
-    return LlamaForCausalLM(config)
 
 
 def new_tokenizer() -> Any:
@@ -88,7 +63,7 @@ def batches(steps: int = STEPS) -> list[tuple[torch.Tensor, torch.Tensor]]:
 
 def train(size: MadeSize) -> None:
     """Train one size."""
-    fit(new_model(size), batches(), WORK / "runs" / size.name, Schedule())
+    fit(new_model(size, size.seed), batches(), WORK / "runs" / size.name, Schedule())
 
 
 def ship(size: MadeSize) -> None:
@@ -99,7 +74,7 @@ def ship(size: MadeSize) -> None:
         return
     tokenizer.save(new_tokenizer(), FOLDER)
     state = torch.load(WORK / "runs" / size.name / "final.pt", weights_only=True)
-    model = new_model(size, attention="sdpa")
+    model = new_model(size, size.seed, attention="sdpa")
     model.load_state_dict(state["model"])
     facts: dict[str, Any] = {
         "name": size.name,

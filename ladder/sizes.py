@@ -19,6 +19,8 @@ class Size:
     layers: int
     heads: int
     ffn: int
+    vocab_size: int = VOCAB_SIZE
+    context: int = CONTEXT
 
     @property
     def non_embedding_parameters(self) -> int:
@@ -29,7 +31,7 @@ class Size:
     @property
     def parameters(self) -> int:
         """All parameters; the tied embedding counts once."""
-        return self.non_embedding_parameters + VOCAB_SIZE * self.hidden
+        return self.non_embedding_parameters + self.vocab_size * self.hidden
 
 
 # Few layers for the drafts: at these sizes a forward call costs by the layer, not by the weight.

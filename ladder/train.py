@@ -16,7 +16,7 @@ from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from ladder import stream
 from ladder.files import WORK
-from ladder.sizes import CONTEXT, END_OF_TEXT_ID, VOCAB_SIZE, Size
+from ladder.sizes import END_OF_TEXT_ID, Size
 
 _MICRO_TOKENS = 4096  # what stays in the cache of a core
 _SAVE_EVERY = 150.0  # seconds
@@ -65,8 +65,8 @@ def new_model(size: Size, seed: int = 0, attention: str = "ladder_blocks") -> An
     """A fresh model of a size, in float32."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=VOCAB_SIZE, hidden_size=size.hidden, intermediate_size=size.ffn, num_hidden_layers=size.layers,
-        num_attention_heads=size.heads, num_key_value_heads=size.heads, max_position_embeddings=CONTEXT,
+        vocab_size=size.vocab_size, hidden_size=size.hidden, intermediate_size=size.ffn, num_hidden_layers=size.layers,
+        num_attention_heads=size.heads, num_key_value_heads=size.heads, max_position_embeddings=size.context,
         tie_word_embeddings=True, bos_token_id=END_OF_TEXT_ID, eos_token_id=END_OF_TEXT_ID, pad_token_id=END_OF_TEXT_ID,
         attn_implementation=attention,
     )  # fmt: skip

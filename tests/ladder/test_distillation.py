@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ from ladder.sizes import Size
 
 _TEACHER = Size("pocket-teacher", hidden=64, layers=2, heads=2, ffn=64)
 _DRAFT = Size("pocket-draft", hidden=32, layers=1, heads=2, ffn=48)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _rows(*shape: int) -> torch.Tensor:

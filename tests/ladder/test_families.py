@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,6 @@ from ladder.sizes import SIZES, size_named
 
 _NEOX = NeoXSize("pocket-neox-test", hidden=32, layers=2, heads=2, ffn=48)
 _MAMBA2 = Mamba2Size("pocket-mamba2-test", hidden=32, layers=2, heads=2, state=16)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _ids(*shape: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ from fsgen.experiments.uncertainty import read_made
 from fsgen.models import load
 from fsgen.models.bundled import MADE, bundled, bundled_path
 from ladder import made_language as recipe
+from ladder.train import new_model
 
 
 @pytest.mark.parametrize(("bits", "gap"), made.GRID)
@@ -109,7 +110,7 @@ def test_the_recipe_reads_whole_texts() -> None:
     steps = recipe.batches(steps=2)
     assert [tuple(ids.shape) for ids, _ in steps] == [(32, 256), (32, 256)]
     for size in recipe.SIZES:
-        assert sum(weights.numel() for weights in recipe.new_model(size).parameters()) == size.parameters
+        assert sum(weights.numel() for weights in new_model(size).parameters()) == size.parameters
 
 
 def test_the_models_ship_and_are_no_sizes_of_the_ladder() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,14 +15,6 @@ from ladder.sizes import Size
 from ladder.train import Schedule, fit, new_model
 
 _TINY = Size("pocket-test", hidden=32, layers=2, heads=2, ffn=48)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _batches(steps: int = 6) -> list[tuple[torch.Tensor, torch.Tensor]]:
