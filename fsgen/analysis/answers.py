@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from fsgen.analysis.intervals import Estimate
 
@@ -31,6 +31,11 @@ class Point:
     high: float | None = None
     series: str = ""
     panel: str = ""
+
+    @classmethod
+    def of(cls, x: float | str, y: Estimate, series: str = "", panel: str = "") -> Self:
+        """The mark of an estimate."""
+        return cls(x, y.value, y.low, y.high, series, panel)
 
 
 @dataclass(frozen=True)

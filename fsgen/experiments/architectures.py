@@ -355,7 +355,7 @@ def _by_families(design: Design, logs: Floats, pairs: Sequence[Pair], families: 
             chosen = [i for i, p in enumerate(pairs) if (families[p.draft], families[p.target]) == (draft, target)]
             if chosen:
                 one = _estimate(np.exp(left[:, chosen].mean(1)))
-                points.append(Point(draft, one.value, one.low, one.high, panel=f"target: {target}"))
+                points.append(Point.of(draft, one, panel=f"target: {target}"))
     return Chart(
         name="families",
         title="What is left of the frequency beside draft and target",

@@ -351,7 +351,7 @@ def _profile(frame: pl.DataFrame, series: str, name: str) -> list[Point]:
             rates = Rates(some, "place", "differing")
             for place in sorted(some["place"].unique().to_list()):
                 rate = rates.estimate(place)
-                points.append(Point(place + 1, rate.value, rate.low, rate.high, name.format(value), str(task)))
+                points.append(Point.of(place + 1, rate, name.format(value), str(task)))
     return points
 
 

@@ -120,7 +120,7 @@ class Changes:
         entropy = {key: mean(rows, "draft_bits") for key, rows in self._frames.items()}
 
         def points(rates: dict[tuple[str, float], Estimate]) -> list[Point]:
-            return [Point(entropy[key], rate.value, rate.low, rate.high, key[0]) for key, rate in rates.items()]
+            return [Point.of(entropy[key], rate, key[0]) for key, rate in rates.items()]
 
         start = self._rates["none", 0.0].value
         told = [

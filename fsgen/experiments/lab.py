@@ -13,7 +13,7 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.models import Members, Model, load
-from fsgen.models.identity import folder_digest
+from fsgen.models.identity import identity
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import SCHEMA, Plan, canonical_hash, make_plan
 from fsgen.study.progress import Reporter
@@ -136,8 +136,7 @@ class Lab:
 
     def digest(self, name: str) -> str:
         """What tells the weights of a model from others, for the `key` of a table."""
-        path = Path(self.model(name).info.path)
-        return folder_digest(path) if path.is_dir() else name
+        return identity(self.model(name)).digest or name
 
     def table(self, name: str, key: Mapping[str, Any], make: Callable[[], pl.DataFrame]) -> pl.DataFrame:
         """A measured table: made once, and read from the folder from then on.

@@ -88,7 +88,7 @@ def _lines(frame: pl.DataFrame, by: str, x: str, name: str, panel: str = "") -> 
     """The share of mismatches at each value of x, a line for each value of `by`."""
     for (line, place), rows in frame.sort(by, x).partition_by(by, x, maintain_order=True, as_dict=True).items():
         share = rate(rows)
-        yield Point(float(place), share.value, share.low, share.high, name.format(line), panel)
+        yield Point.of(float(place), share, name.format(line), panel)
 
 
 def by_truth(sizes: pl.DataFrame, twins: pl.DataFrame, causes: Causes) -> Chart:

@@ -302,7 +302,7 @@ def _accuracies(settings: _Settings) -> list[Estimate]:
 
 def _all(settings: _Settings) -> Chart:
     points = [
-        Point(float(cost), score.value, score.low, score.high, _without_router(kind), name)
+        Point.of(float(cost), score, _without_router(kind), name)
         for column, name in COSTS.items()
         for cost, score, kind in zip(_relative(settings, column), _accuracies(settings), settings.kinds, strict=True)
     ]
@@ -330,7 +330,7 @@ def _frontiers(settings: _Settings, there: Mapping[str, NDArray[np.bool_]]) -> C
         spent, accuracies = _relative(settings, column), _accuracies(settings)
         for number in sorted(np.flatnonzero(there[column]), key=lambda i: float(spent[i])):
             score = accuracies[number]
-            points.append(Point(float(spent[number]), score.value, score.low, score.high, name))
+            points.append(Point.of(float(spent[number]), score, name))
     return Chart(
         name="frontiers",
         title="The frontiers",

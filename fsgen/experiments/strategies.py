@@ -323,7 +323,7 @@ class _Loop:
             kind="point",
             series="draft",
             points=tuple(
-                Point(_label(name), gap.value, gap.low, gap.high, series=draft, panel=task)
+                Point.of(_label(name), gap, series=draft, panel=task)
                 for name in self._drawn
                 for (task, draft, _), gap in self._runs[name]
             ),
@@ -402,7 +402,7 @@ def _by_strategy(expected: Rates, written: list[str]) -> Chart:
         kind="bar",
         series="draft",
         points=tuple(
-            Point(_label(name), rate.value, rate.low, rate.high, series=draft, panel=task)
+            Point.of(_label(name), rate, series=draft, panel=task)
             for name in written
             for (task, draft, _), rate in expected.each(name)
         ),
@@ -423,7 +423,7 @@ def _sweeps(read: pl.DataFrame) -> tuple[Chart, ...]:
         rates = Rates(read.filter(pl.col("text") == text).with_columns(task=pl.lit("all")), "strategy", "variation")
         for name, temperature in sorted(known.items(), key=lambda item: item[1]):
             points += [
-                Point(temperature, rate.value, rate.low, rate.high, series=draft, panel=f"read off the {text} text")
+                Point.of(temperature, rate, series=draft, panel=f"read off the {text} text")
                 for (_, draft, _), rate in rates.each(name)
             ]
     return (
@@ -448,7 +448,7 @@ def _by_width(shared: pl.DataFrame, widths: list[int]) -> tuple[Chart, ...]:
     for kind, columns in _KINDS.items():
         rates = Rates(shared.with_columns(task=pl.lit("all")), "width", *columns)
         points += [
-            Point(width, rate.value, rate.low, rate.high, series=draft, panel=kind)
+            Point.of(width, rate, series=draft, panel=kind)
             for width in (1, *widths)
             for (_, draft, _), rate in rates.each(width)
         ]

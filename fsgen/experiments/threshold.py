@@ -351,7 +351,7 @@ def _points(texts: pl.DataFrame, routers: Sequence[str], part: int) -> list[Poin
                     return found[:, i] if part == 1 else found[:, i] / found[:, -1]
 
                 y = judged.estimate(measure)
-                points.append(Point(float(asked), y.value, y.low, y.high, router, label))
+                points.append(Point.of(float(asked), y, router, label))
     return points
 
 
@@ -392,7 +392,7 @@ def _carrying(moved: dict[str, _Moved]) -> Chart:
         kind="bar",
         series="chosen on",
         points=tuple(
-            Point(task, calls.value, calls.low, calls.high, source, router)
+            Point.of(task, calls, source, router)
             for router, found in moved.items()
             for (source, task), calls in found.calls.items()
         ),

@@ -305,9 +305,7 @@ def _spending(texts: pl.DataFrame) -> Chart:
     for row, where, _, _, settings in _settings(texts):
         if where in (DRAFT, FIRST, MIDDLE, LAST, RANDOM, UNSURE):
             score = _mean(settings)
-            points.append(
-                Point(_rate(settings).value, score.value, score.low, score.high, where, _pair_label(row, texts))
-            )
+            points.append(Point.of(_rate(settings).value, score, where, _pair_label(row, texts)))
     return Chart(
         name="spending",
         title="Accuracy by what was spent, and where",
@@ -325,7 +323,7 @@ def _placing(parts: pl.DataFrame) -> Chart:
     for row, _, share, place, settings in _settings(parts):
         assert place is not None
         score = _mean(settings)
-        points.append(Point(place, score.value, score.low, score.high, f"{share:g}", _pair_label(row, parts)))
+        points.append(Point.of(place, score, f"{share:g}", _pair_label(row, parts)))
     return Chart(
         name="placing",
         title="Accuracy by the place of the window",

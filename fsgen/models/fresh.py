@@ -68,10 +68,7 @@ class Fresh:
         if self._module is None or self._has_levels or self.dtype == torch.float64:
             return None
         wide = torch.float64 if self.dtype == torch.float32 else torch.float32
-        weights = [*self._module.parameters(), *self._module.buffers()]
-        places = {weight.device for weight in weights}
-        size = sum(weight.numel() for weight in weights) * wide.itemsize
-        if len(places) != 1 or size * HEADROOM > _free(places.pop()):
+        if not _can_copy(self._module, wide.itemsize):
             return None
         return Fresh(self.model, copy.deepcopy(self._module).to(wide))
 
@@ -83,10 +80,7 @@ class Fresh:
         config = getattr(self._module, "config", None)
         if self._module is None or getattr(config, "_attn_implementation", "eager") == "eager" or self._has_levels:
             return None
-        weights = [*self._module.parameters(), *self._module.buffers()]
-        places = {weight.device for weight in weights}
-        size = sum(weight.numel() * weight.itemsize for weight in weights)
-        if len(places) != 1 or size * HEADROOM > _free(places.pop()):
+        if not _can_copy(self._module, self.dtype.itemsize):
             return None
         module: Any = copy.deepcopy(self._module)
         module.set_attn_implementation("eager")
@@ -148,6 +142,14 @@ def rounding(reader: Fresh, logits: Tensor) -> float:
     add as their squares do.
     """
     return math.sqrt(reader.layers) * reader.eps * float(logits.abs().max())
+
+
+def _can_copy(module: torch.nn.Module, itemsize: int) -> bool:
+    """Whether the weights lie on one device that has room for them once more, in a type of so many bytes."""
+    weights = [*module.parameters(), *module.buffers()]
+    places = {weight.device for weight in weights}
+    size = sum(weight.numel() for weight in weights) * itemsize
+    return len(places) == 1 and size * HEADROOM <= _free(places.pop())
 
 
 def _free(device: torch.device) -> int:

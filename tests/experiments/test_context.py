@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from itertools import product
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 import fsgen
 from fsgen import tasks
@@ -21,12 +19,9 @@ from fsgen.experiments.context import conclude, decide, short_data, windowed
 from fsgen.models import plan
 from fsgen.study.config import TaskConfig
 from tests.doubles import Table
+from tests.experiments.conftest import quiet
 
 PLACES = (0, 1, 2, 4, 8, 16, 32)
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
 
 
 # ---- windows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 import fsgen.experiments.routed as routed
 from fsgen.analysis.answers import Answer
@@ -19,6 +17,7 @@ from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, 
 from fsgen.experiments.run import run_experiment
 from fsgen.learned.file import read
 from fsgen.methods import parse_router
+from tests.experiments.conftest import quiet
 from tests.study.ladder import save_model
 
 EXAMPLES, LENGTH = 400, 20
@@ -125,10 +124,6 @@ def config(
         return ExperimentConfig.model_validate({"experiment": "routing", "study": study, "options": given})
 
     return config
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
 
 
 def test_it_runs_and_resumes(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 import fsgen.experiments.routed as routed
 from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.run import run_experiment
 from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, conclude
+from tests.experiments.conftest import quiet
 from tests.study.ladder import NAMES
 
 EXAMPLES, LENGTH = 200, 50
@@ -123,10 +122,6 @@ def config(ladder: dict[str, str], data: str) -> Callable[..., ExperimentConfig]
         return ExperimentConfig.model_validate({"experiment": "threshold", "study": study, "options": given})
 
     return config
-
-
-def quiet() -> Console:
-    return Console(file=io.StringIO())
 
 
 def test_it_runs_and_resumes(
