@@ -59,3 +59,8 @@ def millions(parameters: int | None) -> str:
         if parameters >= size or (unit == "M" and parameters >= 5e4):
             return f"{parameters / size:.3g} {unit}"
     return str(parameters)
+
+
+def set_label(task: str, method: str, several: bool) -> str:
+    """A set of pairs: its task, and its method where there are several methods."""
+    return f"{task}, {method}" if several else task

@@ -14,7 +14,7 @@ from pydantic import field_validator
 
 from fsgen.analysis.answers import Answer, Chart, Point, Table
 from fsgen.analysis.intervals import Estimate, Floats, percentiles
-from fsgen.analysis.labels import millions, short_name
+from fsgen.analysis.labels import millions, set_label, short_name
 from fsgen.analysis.scaling import LAWS, read_points
 from fsgen.analysis.scaling.bootstrap import Texts, determined_frequencies
 from fsgen.analysis.scaling.fit import Fits, fit, slopes
@@ -453,7 +453,7 @@ def _chart(sets: list[Pairs]) -> Chart:
                 float(np.exp(pairs.sizes.log_ratio[i])),
                 float(pairs.frequencies[i]),
                 series=str(pairs.families[i]),
-                panel=f"{pairs.task}, {pairs.method}" if several else pairs.task,
+                panel=set_label(pairs.task, pairs.method, several),
             )
             for pairs in sets
             for i in range(len(pairs.sizes))

@@ -7,7 +7,7 @@ import polars as pl
 
 from fsgen.analysis.answers import Answer, Chart, Point, Table
 from fsgen.analysis.intervals import Estimate, Floats, percentiles
-from fsgen.analysis.labels import short_name
+from fsgen.analysis.labels import set_label, short_name
 from fsgen.analysis.scaling import LAWS, Scaling, compare_laws, read_points
 from fsgen.analysis.scaling.bootstrap import Texts
 from fsgen.analysis.scaling.compare import held_out_errors
@@ -100,7 +100,7 @@ def _chart(points: pl.DataFrame) -> Chart:
                 x=row["target_parameters"] / row["draft_parameters"],
                 y=row["collaboration_frequency"],
                 series=short_name(row["target"]),
-                panel=f"{row['task']}, {row['method']}" if several else row["task"],
+                panel=set_label(row["task"], row["method"], several),
             )
             for row in rows
         ),

@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
-from fsgen.analysis.labels import method_label, short_name, task_label
+from fsgen.analysis.labels import method_label, set_label, short_name, task_label
 from fsgen.analysis.scaling import LAWS, Parameter, Scaling, findings
 from fsgen.report.figure import COLOURS, Data, Figure, Key, intervals, listed
 from fsgen.report.frequency import measured
@@ -38,7 +38,7 @@ def laws(sets: Sequence[Scaling], rows: Sequence[SummaryRow]) -> Figure | None:
     )
     shown = [short_name(name) for name in targets]
     several = len({one.method for one in sets}) > 1
-    names = [f"{one.task}, {one.method}" if several else one.task for one in sets]
+    names = [set_label(one.task, one.method, several) for one in sets]
     panels = {name: _panel(one, chosen, targets, shown) for name, one in zip(names, sets, strict=True)}
     legend = [Key(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(shown)]
     legend += [Key("the law that was chosen", mark="line"), Key(f"{PAPER}, the paper's", mark="dash")]
