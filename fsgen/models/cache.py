@@ -9,38 +9,11 @@ written to the last slot of the buffer, which no query ever sees.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor
 
 GRAIN = 64  # buffers are a multiple of so many slots
 GROWTH = 1.5
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One forward pass over the rows first .. first + rows - 1 of a session; new tokens stand at the right.
-
-    Attributes:
-        ids: [rows, width] token ids.
-        positions: [rows, width], or [1, width] where all rows agree.
-        slots: [rows, width] where each new token is written, pads in the trash slot; None where the new tokens of every
-            row are start .. start + width - 1.
-        first: the first row.
-        start: position of the first new token, where all rows agree.
-        longest: tokens of the longest row, once the call is done.
-        keep: logits are wanted of so many last columns.
-    """
-
-    ids: Tensor
-    positions: Tensor
-    slots: Tensor | None
-    first: int
-    start: int
-    longest: int
-    keep: int
 
 
 def room(longest: int, context: int) -> int:
@@ -80,17 +53,3 @@ class Slots:
         self._grow(capacity)
         self.capacity = capacity
         self.counting = torch.arange(capacity, device=self.counting.device)
-
-
-class Forward(Protocol):
-    """What computes a session's calls, and holds its keys and values."""
-
-    slots: Slots
-
-    def run(self, call: Call) -> Tensor:
-        """Logits [rows, keep, vocab] of the last columns, float32, where the tokens are."""
-        ...
-
-    def copy(self, source: int, destination: int, length: int) -> None:
-        """The keys and values of the first `length` tokens of a row become those of another."""
-        ...

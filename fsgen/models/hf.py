@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from fsgen.models.base import ModelInfo
 from fsgen.models.bundled import model_info
-from fsgen.models.cache import Forward, room
+from fsgen.models.cache import room
 from fsgen.models.checkpoint import (
     DTYPES,
     INT8,
@@ -24,8 +24,10 @@ from fsgen.models.checkpoint import (
     place,
 )
 from fsgen.models.continuation import ATTENTION_LAYERS, Continuation, layer_kinds, text_config, ways_to_continue
+from fsgen.models.forward import Forward
 from fsgen.models.int8 import quantise
-from fsgen.models.lean import LeanForward, LeanWeights, speaks
+from fsgen.models.lean.forward import LeanForward
+from fsgen.models.lean.weights import LeanWeights, speaks
 from fsgen.models.proof import check_exact
 from fsgen.models.recurrent import RecurrentSession
 from fsgen.models.session import CachedSession
@@ -120,7 +122,7 @@ class HFModel:
         # Only scaled_dot_product_attention reads a boolean mask; everywhere else a mask is added to the scores.
         self.boolean_masks = config._attn_implementation == "sdpa"
         self.keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
-        self._lean = LeanWeights(model, self.kinds, self.layers) if speaks(model) else None
+        self._lean = LeanWeights(model, [self.kinds[kind] for kind, _ in self.layers]) if speaks(model) else None
         for self.continuation in ways:
             try:
                 if config.model_type not in PROVEN:
@@ -159,6 +161,8 @@ class HFModel:
 
         Snapshots of recurrent states have a budget of their own (`fsgen.models.recurrent`).
         """
+        if self._lean is not None:
+            return self._lean.cache_bytes(tokens, self.context)
         config = text_config(self.module.config)
         queries = getattr(config, "num_attention_heads", None) or 0
         heads: int = getattr(config, "num_key_value_heads", None) or queries

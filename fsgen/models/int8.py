@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,8 @@ class Int8Linear(nn.Module):
     """A linear layer of int8 weights, one scale an output; each row of its input is rounded by a scale of its own.
 
     So no row depends on its neighbours, as it would with one scale for a whole batch, and since the sums are whole
-    numbers the result is the same in any batch, to the last bit.
+    numbers the result is the same in any batch, to the last bit. (The compiled forward pass, `fsgen.models.lean`, reads
+    these weights and rounds no inputs.)
 
     Args:
         weight: int8 [outputs, inputs].
@@ -41,16 +41,6 @@ class Int8Linear(nn.Module):
         bias = None if layer.bias is None else layer.bias.detach().float()
         return cls((weight / scales).round_().to(torch.int8), scales.squeeze(1), bias)
 
-    @classmethod
-    def joining(cls, layers: Sequence[Int8Linear]) -> Int8Linear:
-        """Layers of the same input as one. They keep views of the joined weight, so nothing is held twice."""
-        weight = torch.cat([layer.weight for layer in layers])
-        parts = torch.split(weight, [len(layer.weight) for layer in layers])
-        for layer, part in zip(layers, parts, strict=True):
-            layer.weight = part
-        biases = [layer.bias for layer in layers if layer.bias is not None]
-        return cls(weight, torch.cat([layer.scales for layer in layers]), torch.cat(biases) if biases else None)
-
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., inputs] to float32 [..., outputs]."""
         rows = x.flatten(0, -2)
@@ -58,11 +48,6 @@ class Int8Linear(nn.Module):
         sums = torch._int_mm((rows / scales).round_().to(torch.int8), self.weight.t())  # int32
         product: torch.Tensor = (sums * scales).mul_(self.scales).view(*x.shape[:-1], -1)
         return product if self.bias is None else product.add_(self.bias)
-
-    def add_to(self, rest: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-        """rest + W x + b."""
-        product: torch.Tensor = self(x).add_(rest)
-        return product
 
 
 def _scales(rows: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,9 @@ from torch import Tensor
 
 from fsgen.models.base import TokenIds
 from fsgen.models.continuation import Continuation
-from fsgen.models.session import WIDE, WORTH_COPYING, RowSession, Work, common_prefix
+from fsgen.models.forward import Work
+from fsgen.models.padded import WIDE
+from fsgen.models.session import WORTH_COPYING, RowSession, common_prefix
 from fsgen.models.states import BEGINNING, EMPTY, StateForward, Step
 
 SNAPSHOTS = 8

@@ -3,42 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fsgen.models.base import TokenIds, Usage
-from fsgen.models.cache import Call, Forward
+from fsgen.models.forward import Forward, Work
 
 # A beginning of so many tokens that another row holds is copied instead of computed.
 WORTH_COPYING = 16
-# Rows with more new tokens than this, and twice those of others, run apart, so that others are not padded to them.
-WIDE = 16
-
-
-@dataclass(slots=True)
-class Work:
-    """What a row needs.
-
-    Attributes:
-        row: of the session.
-        tokens: its whole sequence.
-        start: the first position that has to run.
-        wanted: of how many last positions logits are wanted.
-        agreed: how many tokens are those that the row held before.
-    """
-
-    row: int
-    tokens: list[int]
-    start: int
-    wanted: int
-    agreed: int
-
-    @property
-    def new(self) -> int:
-        return len(self.tokens) - self.start
 
 
 class RowSession:
@@ -97,9 +70,7 @@ class RowSession:
 class CachedSession(RowSession):
     """The tokens and the key-value state of one batch (see `fsgen.models.base.Session`).
 
-    A call runs one forward pass over the rows from the first active one to the last; rows that have far more to run
-    than others have a pass of their own. What is new in each row stands at the right of the input; the pads before it
-    are written where nothing reads them. A beginning that another row holds is copied.
+    A call runs what is new in each row; a beginning that another row holds is copied.
 
     Args:
         forward: computes, and holds the keys and values.
@@ -107,7 +78,7 @@ class CachedSession(RowSession):
     """
 
     def __init__(self, forward: Forward, name: str, vocab_size: int, context: int, device: torch.device) -> None:
-        super().__init__(forward.slots.rows, name, vocab_size, context, device)
+        super().__init__(forward.rows, name, vocab_size, context, device)
         self._forward = forward
         self._expected = 0  # tokens of the longest row there will be
 
@@ -128,20 +99,7 @@ class CachedSession(RowSession):
         keep = max(item.wanted for item in work)
         if any(item.new - item.wanted >= WORTH_COPYING for item in work):
             self._share(work)
-        groups = _alike(work)
-        if len(groups) == 1 and work[-1].row - work[0].row + 1 == self.rows:
-            logits = self._run(work, keep)
-        else:
-            logits = torch.zeros(self.rows, keep, self._vocab, device=self._device)
-            for group in groups:
-                first, end = group[0].row, group[-1].row + 1
-                wanted = max(item.wanted for item in group)
-                part = self._run(group, wanted)
-                if end - first == len(group):
-                    logits[first:end, keep - wanted :] = part
-                else:  # rows between them may be another group's
-                    rows = [item.row for item in group]
-                    logits[rows, keep - wanted :] = part[[row - first for row in rows]]
+        logits = self._run(work, keep)
         for item in work:
             usage = self.usage[item.row]
             usage.calls += 1
@@ -178,54 +136,14 @@ class CachedSession(RowSession):
             item.start = length
 
     def _run(self, work: list[Work], keep: int) -> Tensor:
-        """Runs the new tokens of these rows: logits [rows from the first to the last, keep, vocab], float32."""
+        """Runs the new tokens of these rows: logits [rows, keep, vocab], float32."""
+        self._forward.reserve(max(self._expected, *(len(item.tokens) for item in work)))
         for item in work:
-            del self._known[item.row][item.start :]  # should the call fail, these slots are no longer trusted
-        logits = self._forward.run(self._call(work, keep))
+            del self._known[item.row][item.start :]  # should the call fail, these are no longer trusted
+        logits = self._forward.run(work, keep)
         for item in work:
             self._known[item.row] = item.tokens
         return logits
-
-    def _call(self, work: list[Work], keep: int) -> Call:
-        lead, slots, device = work[0], self._forward.slots, self._device
-        first, rows = lead.row, work[-1].row - lead.row + 1
-        width, longest, even = lead.new, len(lead.tokens), len(work) == rows
-        for item in work[1:]:
-            even = even and item.start == lead.start and len(item.tokens) == longest
-            width = max(width, item.new)
-            longest = max(longest, len(item.tokens))
-        slots.reserve(max(longest, self._expected))
-        if even:  # every row gets the same positions: no pads, no slots, often no mask
-            ids = torch.tensor([item.tokens[item.start :] for item in work], device=device)
-            positions = slots.counting[lead.start : longest][None]
-            return Call(ids, positions, None, first, lead.start, longest, keep)
-        inputs = np.zeros((3, rows, width), dtype=np.int64)  # ids, positions, slots; a pad is token 0 at position 0
-        inputs[2] = slots.trash
-        for item in work:
-            column, end = width - item.new, len(item.tokens)
-            inputs[0, item.row - first, column:] = item.tokens[item.start :]
-            inputs[1:, item.row - first, column:] = np.arange(item.start, end)
-        ids, positions, where = torch.from_numpy(inputs).to(device, non_blocking=True)
-        return Call(ids, positions, where, first, lead.start, longest, keep)
-
-
-def _alike(work: list[Work]) -> list[list[Work]]:
-    """Groups of rows that share a pass: those with few new tokens, and neighbours with about as many."""
-    widest, narrowest = max(item.new for item in work), min(item.new for item in work)
-    if widest <= max(WIDE, 2 * narrowest):
-        return [work]
-    bound = max(WIDE, 2 * narrowest)
-    groups = [[item for item in work if item.new <= bound]]
-    for item in work:
-        if item.new <= bound:
-            continue
-        group = groups[-1] if len(groups) > 1 else []
-        adjoins = bool(group) and item.row == group[-1].row + 1
-        if adjoins and max(item.new, group[0].new) <= 2 * min(item.new, group[0].new):
-            group.append(item)
-        else:
-            groups.append([item])
-    return groups
 
 
 def _as_list(tokens: TokenIds) -> list[int]:

@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from fsgen.models.cache import Call, Forward, Slots
+from fsgen.models.cache import Slots
+from fsgen.models.padded import Call, PaddedForward
 
 if TYPE_CHECKING:
     from fsgen.models.hf import HFModel
 
 
-class TransformersForward(Forward):
+class TransformersForward(PaddedForward):
     """Runs the module as it is, for one session.
 
     Args:
@@ -25,7 +26,8 @@ class TransformersForward(Forward):
     def __init__(self, model: HFModel, rows: int) -> None:
         self._model = model
         self._cache = SlotCache(len(model.layers))
-        self.slots = self._cache.slots = Slots(rows, model.context, self._cache.grow, model.device)
+        self._cache.slots = Slots(rows, model.context, self._cache.grow, model.device)
+        super().__init__(self._cache.slots, model.vocab_size, model.device)
         self._smallest_window = min((w for w in model.kinds.values() if w is not None), default=model.context)
 
     def copy(self, source: int, destination: int, length: int) -> None:
@@ -33,7 +35,7 @@ class TransformersForward(Forward):
             layer.keys[destination, :, :length] = layer.keys[source, :, :length]
             layer.values[destination, :, :length] = layer.values[source, :, :length]
 
-    def run(self, call: Call) -> Tensor:
+    def one_pass(self, call: Call) -> Tensor:
         model = self._model
         width = call.ids.shape[1]
         self._cache.aim(call)

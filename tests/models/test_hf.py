@@ -9,12 +9,12 @@ import pytest
 import torch
 import transformers
 
-from fsgen.models import lean
 from fsgen.models.base import Model
-from fsgen.models.cache import Call
 from fsgen.models.checkpoint import context_of
 from fsgen.models.continuation import ways_to_continue
+from fsgen.models.forward import Work
 from fsgen.models.hf import PROVEN, HFModel
+from fsgen.models.padded import Call
 from fsgen.models.proof import check_exact
 from fsgen.models.session import CachedSession, common_prefix
 from fsgen.models.stock import TransformersForward
@@ -57,64 +57,50 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
     assert longest > 64  # the buffers grew, far beyond the sliding windows of five tokens
 
 
-@pytest.mark.parametrize("batch", [1, 5])
-@pytest.mark.parametrize("biases", [False, True])
-def test_packed_weights_multiply_alike(batch: int, biases: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lean, "PACK_FROM", 0)
-    assert lean.can_pack(torch.float32)
-    module = tiny_model("llama", attention_bias=biases)
-    session = HFModel(module).session(batch)
-    dice = random.Random(batch)
-    texts: list[list[int]] = [[dice.randrange(96) for _ in range(dice.randint(1, 60))] for _ in range(batch)]
-    for _ in range(16):
-        logits = session.score(texts, 1)
-        for i, text in enumerate(texts):
-            assert (logits[i, -1:] - alone(module, text, 1)).abs().max() < TOLERANCE
-            texts[i] = edited(text, dice)
-
-
-def test_a_shared_beginning_is_computed_once() -> None:
-    module = tiny_model("llama")
+@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])  # a lean forward pass, and transformers' own
+def test_a_shared_beginning_is_computed_once(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model(architecture)
     session = HFModel(module).session(3)
     assert isinstance(session, CachedSession)
     shots = [(7 * i) % 96 for i in range(50)]
     texts = [[*shots, 5, 6], [*shots, 9], [*shots, *range(30)]]
-    widths: list[tuple[int, ...]] = []
+    runs: list[list[int]] = []
     run = session._forward.run
 
-    def watched(call: Call) -> torch.Tensor:
-        widths.append(tuple(call.ids.shape))
-        return run(call)
+    def watched(work: list[Work], keep: int) -> torch.Tensor:
+        runs.append([item.new for item in work])
+        return run(work, keep)
 
-    session._forward.run = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(session._forward, "run", watched)
     logits = session.score(texts, 1)
-    assert widths == [(1, 50), (2, 2), (1, 30)]
+    assert runs == [[50], [2, 1, 30]]
     for i, text in enumerate(texts):
         assert (logits[i] - alone(module, text, 1)).abs().max() < TOLERANCE
     # A row that takes up another text finds the beginning in a neighbour, and in what it held itself.
     longer = [*shots, *range(30), 8]
     session.begin(1, len(longer), 100)
     logits = session.score([None, longer, None], 1)
-    assert widths[3:] == [(1, 1)]
+    assert runs[2:] == [[1]]
     assert (logits[1] - alone(module, longer, 1)).abs().max() < TOLERANCE
     assert (session.usage[1].calls, session.usage[1].tokens) == (1, 1)
 
 
-def test_a_long_row_does_not_widen_the_others() -> None:
-    module = tiny_model("llama")
+def test_a_long_row_does_not_widen_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model("gpt-neox")
     session = HFModel(module).session(4)
     assert isinstance(session, CachedSession)
+    assert isinstance(session._forward, TransformersForward)
     texts = [[i + 1, 2, 3] for i in range(4)]
     session.score(texts, 1)
     texts = [[*texts[0], 4], [90 - i for i in range(60)], [*texts[2], 4, 5], [i % 7 for i in range(40)]]
     widths: list[tuple[int, ...]] = []
-    run = session._forward.run
+    one_pass = session._forward.one_pass
 
     def watched(call: Call) -> torch.Tensor:
         widths.append(tuple(call.ids.shape))
-        return run(call)
+        return one_pass(call)
 
-    session._forward.run = watched  # type: ignore[method-assign]
+    monkeypatch.setattr(session._forward, "one_pass", watched)
     logits = session.score(texts, [1, 2, 2, 1])
     assert widths == [(3, 2), (1, 60), (1, 40)]
     for i, n in enumerate([1, 2, 2, 1]):
@@ -191,8 +177,8 @@ def test_a_failed_call_leaves_a_valid_session(architecture: str, monkeypatch: py
     session.score(first, 1)
     run = session._forward.run
 
-    def fail(call: Call) -> None:
-        run(call)
+    def fail(work: list[Work], keep: int) -> None:
+        run(work, keep)
         raise RuntimeError("out of memory")
 
     monkeypatch.setattr(session._forward, "run", fail)

@@ -1,0 +1,53 @@
+"""What a session asks of the forward pass behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Work:
+    """What a row needs.
+
+    Attributes:
+        row: of the session.
+        tokens: its whole sequence.
+        start: the first position that has to run.
+        wanted: of how many last positions logits are wanted.
+        agreed: how many tokens are those that the row held before.
+    """
+
+    row: int
+    tokens: list[int]
+    start: int
+    wanted: int
+    agreed: int
+
+    @property
+    def new(self) -> int:
+        return len(self.tokens) - self.start
+
+
+class Forward(Protocol):
+    """What computes a session's calls, and holds its keys and values.
+
+    Attributes:
+        rows: of the session.
+    """
+
+    rows: int
+
+    def reserve(self, longest: int) -> None:
+        """Makes room for rows of so many tokens."""
+        ...
+
+    def run(self, work: list[Work], keep: int) -> Tensor:
+        """Logits [rows, keep, vocab], float32, of the last positions of these rows; what nobody wanted is finite."""
+        ...
+
+    def copy(self, source: int, destination: int, length: int) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another."""
+        ...

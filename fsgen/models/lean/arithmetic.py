@@ -1,0 +1,115 @@
+"""What is done to the numbers of one token, compiled; all of it in float32."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import carray, njit, types
+from numba.extending import overload
+
+from fsgen.models.lean.panel import at, bits_of_float, float_of_bits
+
+# Sums may be taken in any order, the same one each time; NaN and infinity stay what they are.
+OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}}
+inlined = njit(**OPTIONS)
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+LOG2E = np.float32(1.4426950408889634)
+# 2^x on [-1/2, 1/2]: its series.
+C1, C2, C3 = np.float32(0.69314718056), np.float32(0.24022650696), np.float32(0.05550410866)
+C4, C5, C6 = np.float32(0.00961812911), np.float32(0.00133335581), np.float32(0.00015403530)
+LEAST, MOST = np.float32(-126), np.float32(126)
+
+
+def widen(number):
+    """float32 of a float32 or of the bits of a bfloat16."""
+    raise NotImplementedError
+
+
+@overload(widen)
+def _widen(number):
+    if number == types.uint16:
+        return lambda number: float_of_bits(np.uint32(number) << np.uint32(16))
+    return lambda number: number
+
+
+def narrow(number, like):
+    """What an array that holds `like` takes of a float32: itself, or the bits of the nearest bfloat16."""
+    raise NotImplementedError
+
+
+@overload(narrow)
+def _narrow(number, like):
+    if like == types.uint16:
+
+        def rounded(number, like):
+            bits = bits_of_float(number)
+            even = (bits >> np.uint32(16)) & np.uint32(1)
+            return np.uint16((bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+
+        return rounded
+    return lambda number, like: number
+
+
+@inlined
+def view(array, offset, length):
+    """Part of an array, counted from its first entry; a slice would take longer to make than to read."""
+    return carray(at(array, offset), length)
+
+
+@inlined
+def exp(x):
+    """e^x within a few units of the last place, in a form that runs on many numbers at a time."""
+    power = min(max(x * LOG2E, LEAST), MOST)
+    whole = np.floor(power + HALF)
+    r = power - whole
+    part = ONE + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
+    return part * float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+
+
+@inlined
+def rms(x, n, weight, eps, out):
+    """out = x / rms(x) * weight, for one token."""
+    total = ZERO
+    for i in range(n):
+        total += x[i] * x[i]
+    scale = ONE / np.sqrt(total / np.float32(n) + eps)
+    for i in range(n):
+        out[i] = x[i] * scale * weight[i]
+
+
+@inlined
+def turn(head, norm, eps, cos, sin, c0, factor, room, out):
+    """A head of one token: normed where its family does that, times a factor, and turned by its position."""
+    n, half = len(head), len(head) // 2
+    if len(norm):
+        rms(head, n, norm, eps, room)
+        head = room
+    left, right, low, high = view(head, 0, half), view(head, half, half), view(out, 0, half), view(out, half, half)
+    cos, sin = view(cos, c0, half), view(sin, c0, half)
+    for i in range(half):  # in two loops, since the compiler gives up on telling more arrays apart
+        low[i] = factor * (left[i] * cos[i] - right[i] * sin[i])
+    for i in range(half):
+        high[i] = factor * (right[i] * cos[i] + left[i] * sin[i])
+
+
+@inlined
+def softmax(scores):
+    """Scores become weights."""
+    top = scores[0]
+    for i in range(len(scores)):
+        top = scores[i] if scores[i] > top else top
+    total = ZERO
+    for i in range(len(scores)):
+        scores[i] = exp(scores[i] - top)
+        total += scores[i]
+    scale = ONE / total
+    for i in range(len(scores)):
+        scores[i] *= scale
+
+
+@inlined
+def clear(numbers):
+    for i in range(len(numbers)):
+        numbers[i] = ZERO

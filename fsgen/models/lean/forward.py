@@ -1,0 +1,164 @@
+"""Runs the compiled forward pass for one session."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fsgen.models.cache import GROWTH
+from fsgen.models.forward import Work
+from fsgen.models.lean import kernels as k
+from fsgen.models.lean.panel import LANES
+from fsgen.models.lean.weights import LeanWeights
+
+# Tokens of one pass: with more, what lies between two products would not stay in a core's own cache.
+MOST = 256
+# Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
+ALONE = 2_000_000
+
+Piece = tuple[Work, int, int]  # what a row needs, and which of its positions a pass runs: from .. to - 1
+
+
+class LeanForward:
+    """The keys and values of a session, and its calls (see `fsgen.models.forward.Forward`).
+
+    Args:
+        weights: shared by all sessions of a model.
+        rows, context: of the session; the longest row there can be, in tokens.
+    """
+
+    def __init__(self, weights: LeanWeights, rows: int, context: int) -> None:
+        self._w = w = weights
+        self.rows, self._context = rows, context
+        self.capacity = 0
+        self._function = k.forward(w.kind)
+        # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]
+        self._keys = self._values = torch.empty(0)
+        self._inputs = np.zeros((2, MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
+        self._pieces = np.zeros((4, MOST), dtype=np.int64)
+        self._scratch = torch.empty(0)
+        self._tokens = 0  # that the scratch has room for
+        self._arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
+        numbers = {
+            k.LAYERS: w.layers, k.HIDDEN: w.hidden, k.HEADS: w.heads, k.KV_HEADS: w.kv_heads, k.HEAD_DIM: w.head_dim,
+            k.VALUE_DIM: w.value_dim, k.INNER: w.inner, k.ROWS: rows, k.VOCAB: w.vocab, k.NORMED: w.normed,
+            k.BIASED: w.biased, k.QKV_PANELS: w.qkv.shape[1], k.OUT_PANELS: w.out.shape[1],
+            k.GATE_UP_PANELS: w.gate_up.shape[1], k.HEAD_PANELS: len(w.head),
+            k.IDS: self._inputs[0].ctypes.data, k.PICK: self._inputs[1].ctypes.data,
+        }  # fmt: skip
+        fields = (k.PIECE_ROW, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START)
+        numbers |= {field: row.ctypes.data for field, row in zip(fields, self._pieces, strict=True)}
+        held = {
+            k.WINDOWS: w.windows, k.EMBEDDING: w.embedding, k.QKV: w.qkv, k.OUT: w.out, k.GATE_UP: w.gate_up,
+            k.DOWN: w.down, k.HEAD: w.head, k.ENTER: w.enter, k.LEAVE: w.leave, k.LAST: w.last, k.Q_NORM: w.q_norm,
+            k.K_NORM: w.k_norm, k.QKV_BIAS: w.qkv_bias, k.OUT_BIAS: w.out_bias, k.EPS: w.eps,
+        }  # fmt: skip
+        for name, scales in w.scales.items():
+            held[getattr(k, f"{name.upper()}_SCALES")] = scales
+        numbers |= {field: tensor.data_ptr() for field, tensor in held.items()}
+        a[list(numbers)] = list(numbers.values())
+
+    def reserve(self, longest: int) -> None:
+        """Makes room for rows of so many tokens."""
+        if longest <= self.capacity:
+            return
+        w, old = self._w, self.capacity
+        self.capacity = w.slots(max(longest, int(GROWTH * old)), self._context)
+        shape = (w.layers, self.rows, w.kv_heads)
+        keys = torch.empty(*shape, self.capacity // k.BLOCK, w.head_dim, k.BLOCK, dtype=w.dtype)
+        values = torch.empty(*shape, self.capacity, w.value_dim, dtype=w.dtype)
+        if old:
+            keys[:, :, :, : old // k.BLOCK] = self._keys
+            values[:, :, :, :old] = self._values
+        self._keys, self._values, self._tokens = keys, values, 0
+        w.reach(self.capacity)
+        a = self._arguments
+        a[k.CAPACITY], a[k.KEYS], a[k.VALUES] = self.capacity, keys.data_ptr(), values.data_ptr()
+
+    def copy(self, source: int, destination: int, length: int) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another."""
+        blocks = -(-length // k.BLOCK)
+        self._keys[:, destination, :, :blocks] = self._keys[:, source, :, :blocks]
+        self._values[:, destination, :, :length] = self._values[:, source, :, :length]
+
+    def run(self, work: list[Work], keep: int) -> Tensor:
+        """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
+        width = k.PANEL * len(self._w.head)
+        wanted = [item.wanted for item in work]
+        total = sum(wanted)
+        whole = total == self.rows * keep
+        logits = torch.empty(total, width)
+        done = 0
+        for pieces in _passes(work):
+            done += self._one_pass(pieces, logits, done)
+        if not whole:
+            places = [item.row * keep + keep - item.wanted + i for item in work for i in range(item.wanted)]
+            some, logits = logits, torch.zeros(self.rows * keep, width)
+            logits[places] = some
+        return logits.view(self.rows, keep, width)[..., : self._w.vocab]
+
+    def _one_pass(self, pieces: list[Piece], logits: Tensor, done: int) -> int:
+        """Runs some positions of some rows, and writes the logits wanted of them: how many there were."""
+        a, (ids, pick) = self._arguments, self._inputs
+        tokens = picks = 0
+        for number, (item, start, end) in enumerate(pieces):
+            new = end - start
+            ids[tokens : tokens + new] = item.tokens[start:end]
+            self._pieces[:, number] = item.row, tokens, new, start
+            for position in range(max(start, len(item.tokens) - item.wanted), end):
+                pick[picks] = tokens + position - start
+                picks += 1
+            tokens += new
+        if tokens > self._tokens:
+            self._make_scratch(tokens)
+        a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
+        a[k.LOGITS] = logits.data_ptr() + 4 * done * logits.shape[1]
+        self._function(a.ctypes.data, alone=tokens * self._w.products < ALONE)
+        return picks
+
+    def _make_scratch(self, tokens: int) -> None:
+        """Room for what lies between the products of a pass of so many tokens, or a few more."""
+        w, team = self._w, torch.get_num_threads()
+        self._tokens = tokens = min(MOST, 1 << (tokens - 1).bit_length())
+        widest = k.PANEL * max(w.qkv.shape[1], w.out.shape[1], w.gate_up.shape[1], len(w.head))
+        sizes = {
+            k.X: tokens * k.PANEL * w.out.shape[1],
+            k.NORM: tokens * w.hidden,
+            k.ASKED: tokens * k.PANEL * w.qkv.shape[1],
+            k.SEEN: tokens * w.heads * w.head_dim,
+            k.GATES: tokens * k.PANEL * w.gate_up.shape[1],
+            k.GATED: tokens * w.inner,
+            k.QUERIES: team * k.ASKS * w.head_dim,
+            k.SCORES: team * k.ASKS * self.capacity,
+            k.MIXED: team * k.ASKS * w.value_dim,
+            k.ZEROS: max(widest, self.capacity),
+        }
+        sizes = {field: -(-size // LANES) * LANES for field, size in sizes.items()}
+        self._scratch = torch.zeros(sum(sizes.values()))
+        address = self._scratch.data_ptr()
+        for field, size in sizes.items():
+            self._arguments[field] = address
+            address += 4 * size
+        self._arguments[k.COS], self._arguments[k.SIN] = w.cos.data_ptr(), w.sin.data_ptr()
+        self._tables = (w.cos, w.sin)  # another session may make longer ones; these are this one's
+
+
+def _passes(work: list[Work]) -> Iterator[list[Piece]]:
+    """What is to run, row after row, in passes of `MOST` tokens at most."""
+    pieces: list[Piece] = []
+    free = MOST
+    for item in work:
+        start, end = item.start, len(item.tokens)
+        while start < end:
+            until = min(end, start + free)
+            pieces.append((item, start, until))
+            free -= until - start
+            start = until
+            if not free:
+                yield pieces
+                pieces, free = [], MOST
+    if pieces:
+        yield pieces

@@ -1,0 +1,272 @@
+"""The forward pass of Llama-like models on a CPU, compiled: one function, which every thread runs on its share.
+
+All sums are taken in float32; keys and values are float32, or bfloat16, which numpy holds as the uint16 of its bits.
+No sum depends on what else is computed in the same call (`panel`), nor on the number of threads. So a token's logits
+are the same to the last bit whether it comes alone, among drafted ones, in a prompt, or in a batch.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import carray, cfunc, types
+from numba.extending import intrinsic
+
+from fsgen.models.lean.arithmetic import (
+    ONE,
+    OPTIONS,
+    clear,
+    exp,
+    inlined,
+    narrow,
+    rms,
+    softmax,
+    turn,
+    view,
+    widen,
+)
+from fsgen.models.lean.panel import LANES, at, double, quadruple, single
+from fsgen.models.lean.threads import Team, barrier, team, thread
+
+PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
+BLOCK = 32  # slots whose keys lie together, [head_dim, BLOCK]
+ASKS = 8  # queries that are taken at a time
+
+
+@inlined
+def share(things):
+    """Which of so many things are this thread's: from .. to - 1."""
+    me, all_of_us = np.int64(thread()), np.int64(team())
+    return things * me // all_of_us, things * (me + 1) // all_of_us
+
+
+@inlined
+def panels(
+    tokens, inputs, x, x0, x_stride, w, w0, w_stride, jump, count, scales, s0, first, f0, first_stride,
+    out, o0, out_stride,
+):  # fmt: skip
+    """out = first + x w for `count` times 16 columns. Arrays come with the offset of their first entry and a stride."""
+    for t in range(0, tokens, 8):
+        many = min(8, tokens - t)
+        xt, ft, ot = at(x, x0 + t * x_stride), f0 + t * first_stride, o0 + t * out_stride
+        c = 0
+        while c < count:
+            wc, sc = at(w, w0 + c // 2 * jump), at(scales, s0 + c * LANES)
+            fc, oc = at(first, ft + c * LANES), at(out, ot + c * LANES)
+            if many <= 4 and count - c >= 4:
+                quadruple(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
+                c += 4
+            elif count - c >= 2:
+                double(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
+                c += 2
+            else:
+                single(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
+                c += 1
+
+
+@inlined
+def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride, out, out_stride):
+    """out = first + x w for this thread's share of a weight's `many` panels, which begin at w0."""
+    begin, end = share(many)
+    size, step = inputs * PANEL, 1
+    if tokens <= 8:  # all panels in one go; else each stays in the core's cache while the tokens pass by
+        step = max(1, end - begin)
+    for number in range(begin, end, step):
+        panels(
+            tokens, inputs, x, 0, inputs, w, w0 + number * size, PANEL, size, 2 * step, scales, s0 + number * PANEL,
+            first, f0 + number * PANEL, first_stride, out, number * PANEL, out_stride,
+        )  # fmt: skip
+
+
+# What a call is told, in this order: numbers, and the addresses of arrays.
+(
+    TOKENS, PIECES, PICKS, LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VALUE_DIM, INNER, ROWS, CAPACITY,
+    VOCAB, QKV_PANELS, OUT_PANELS, GATE_UP_PANELS, HEAD_PANELS, NORMED, BIASED,
+    IDS, PIECE_ROW, PIECE_AT, PIECE_COUNT, PIECE_START, PICK, WINDOWS,
+    EMBEDDING, QKV, OUT, GATE_UP, DOWN, HEAD, KEYS, VALUES,
+    QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
+    ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
+    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS, ARGUMENTS,
+) = range(61)  # fmt: skip
+
+
+def _pointer(kind: Any) -> Any:
+    @intrinsic
+    def pointer(context: Any, address: Any) -> Any:
+        def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(kind)))
+
+        return types.CPointer(kind)(types.int64), code
+
+    return pointer
+
+
+_floats, _halves, _wholes = _pointer(types.float32), _pointer(types.uint16), _pointer(types.int64)
+_bytes = _pointer(types.int8)
+
+
+@inlined
+def attend(
+    piece, h, a, layer, rows, counts, starts, offsets, windows, asked, cos, sin, q_norm, k_norm, eps, keys, values,
+    zeros, queries, scores, mixed, seen,
+):  # fmt: skip
+    """The new tokens of one row, for one of its heads of keys and values: these are written, and attended to."""
+    heads, kv_heads, n, wide, capacity = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[VALUE_DIM], a[CAPACITY]
+    group, stride, half = heads // kv_heads, a[QKV_PANELS] * PANEL, n // 2
+    new, start, t0, window = counts[piece], starts[piece], offsets[piece], windows[layer]
+    k_norm, q_norm = view(k_norm, layer * n, len(k_norm[0])), view(q_norm, layer * n, len(q_norm[0]))
+    held = (layer * a[ROWS] + rows[piece]) * kv_heads + h
+    k_base, v_base = held * n * capacity, held * wide * capacity
+    factor, room, turned = ONE / np.sqrt(np.float32(n)), view(mixed, 0, n), view(queries, 0, n)
+    for j in range(new):
+        token, s = (t0 + j) * stride, start + j
+        turn(view(asked, token + (heads + h) * n, n), k_norm, eps, cos, sin, s * half, ONE, room, turned)
+        taken = view(keys, k_base + s // BLOCK * (n * BLOCK) + s % BLOCK, n * BLOCK)
+        for d in range(n):
+            taken[d * BLOCK] = narrow(turned[d], taken[0])
+        v, kept = view(asked, token + (heads + kv_heads + h) * n, n), view(values, v_base + s * wide, n)
+        for d in range(n):
+            kept[d] = narrow(v[d], kept[0])
+    asks = group * new
+    for a0 in range(0, asks, ASKS):
+        many = min(ASKS, asks - a0)
+        end = start + (a0 + many - 1) // group + 1
+        low = max(0, start + a0 // group + 1 - window) if window else 0
+        first_block = low // BLOCK
+        for i in range(many):
+            j, g = (a0 + i) // group, (a0 + i) % group
+            head = (t0 + j) * stride + (h * group + g) * n
+            turn(view(asked, head, n), q_norm, eps, cos, sin, (start + j) * half, factor, room, view(queries, i * n, n))
+        panels(
+            many, n, queries, 0, n, keys, k_base + first_block * n * BLOCK, BLOCK, n * BLOCK,
+            2 * ((end + BLOCK - 1) // BLOCK - first_block), zeros, 0, zeros, 0, 0,
+            scores, first_block * BLOCK, capacity,
+        )  # fmt: skip
+        for i in range(many):
+            last = start + (a0 + i) // group + 1
+            begin = max(0, last - window) if window else 0
+            softmax(view(scores, i * capacity + begin, last - begin))
+            clear(view(scores, i * capacity + low, begin - low))
+            clear(view(scores, i * capacity + last, end - last))
+        panels(
+            many, end - low, scores, low, capacity, values, v_base + low * wide, wide, 2 * LANES, wide // LANES,
+            zeros, 0, zeros, 0, 0, mixed, 0, wide,
+        )  # fmt: skip
+        for i in range(many):
+            j, g = (a0 + i) // group, (a0 + i) % group
+            done, weighed = view(seen, ((t0 + j) * heads + h * group + g) * n, n), view(mixed, i * wide, n)
+            for d in range(n):
+                done[d] = weighed[d]
+
+
+def _forward(weights: Any, held: Any) -> Any:
+    """The forward pass for weights of a type, and for another one of embeddings, keys and values."""
+
+    def forward(arguments):
+        a = carray(arguments, ARGUMENTS)
+        tokens, pieces, picks, layers, hidden = a[TOKENS], a[PIECES], a[PICKS], a[LAYERS], a[HIDDEN]
+        heads, kv_heads, n, inner = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[INNER]
+        qkv_columns, out_columns = a[QKV_PANELS] * PANEL, a[OUT_PANELS] * PANEL
+        gate_up_columns, head_columns = a[GATE_UP_PANELS] * PANEL, a[HEAD_PANELS] * PANEL
+        me, norms = np.int64(thread()), n if a[NORMED] else 0
+        ids, pick = carray(_wholes(a[IDS]), tokens), carray(_wholes(a[PICK]), picks)
+        rows, offsets = carray(_wholes(a[PIECE_ROW]), pieces), carray(_wholes(a[PIECE_AT]), pieces)
+        counts, starts = carray(_wholes(a[PIECE_COUNT]), pieces), carray(_wholes(a[PIECE_START]), pieces)
+        windows = carray(_wholes(a[WINDOWS]), layers)
+        # Of what is read by offsets alone, the length does not matter.
+        qkv, out, head = carray(weights(a[QKV]), 1), carray(weights(a[OUT]), 1), carray(weights(a[HEAD]), 1)
+        gate_up, down = carray(weights(a[GATE_UP]), 1), carray(weights(a[DOWN]), 1)
+        qkv_scales, out_scales = carray(_floats(a[QKV_SCALES]), 1), carray(_floats(a[OUT_SCALES]), 1)
+        gate_up_scales, down_scales = carray(_floats(a[GATE_UP_SCALES]), 1), carray(_floats(a[DOWN_SCALES]), 1)
+        head_scales, logits = carray(_floats(a[HEAD_SCALES]), 1), carray(_floats(a[LOGITS]), 1)
+        keys, values, zeros = carray(held(a[KEYS]), 1), carray(held(a[VALUES]), 1), carray(_floats(a[ZEROS]), 1)
+        qkv_bias, out_bias = carray(_floats(a[QKV_BIAS]), 1), carray(_floats(a[OUT_BIAS]), (layers, out_columns))
+        cos, sin, eps = carray(_floats(a[COS]), 1), carray(_floats(a[SIN]), 1), carray(_floats(a[EPS]), 1)[0]
+        enter, leave = carray(_floats(a[ENTER]), (layers, hidden)), carray(_floats(a[LEAVE]), (layers, hidden))
+        q_norm, k_norm = carray(_floats(a[Q_NORM]), (layers, norms)), carray(_floats(a[K_NORM]), (layers, norms))
+        last, embedding = carray(_floats(a[LAST]), hidden), carray(held(a[EMBEDDING]), (a[VOCAB], hidden))
+        x, norm = carray(_floats(a[X]), (tokens, out_columns)), carray(_floats(a[NORM]), (tokens, hidden))
+        asked, seen = carray(_floats(a[ASKED]), 1), carray(_floats(a[SEEN]), 1)
+        gates, gated = carray(_floats(a[GATES]), 1), carray(_floats(a[GATED]), 1)
+        queries = view(carray(_floats(a[QUERIES]), 1), me * ASKS * n, ASKS * n)
+        scores = view(carray(_floats(a[SCORES]), 1), me * ASKS * a[CAPACITY], ASKS * a[CAPACITY])
+        mixed = view(carray(_floats(a[MIXED]), 1), me * ASKS * a[VALUE_DIM], ASKS * a[VALUE_DIM])
+
+        first_token, last_token = share(tokens)
+        first_column, last_column = share(a[OUT_PANELS])
+        first_gate, last_gate = share(a[GATE_UP_PANELS])
+        first_item, last_item = share(pieces * kv_heads)
+        first_pick, last_pick = share(picks)
+        for t in range(first_token, last_token):
+            here, token = x[t], embedding[ids[t]]
+            for i in range(hidden):
+                here[i] = widen(token[i])
+        for layer in range(layers):
+            for t in range(first_token, last_token):
+                rms(x[t], hidden, enter[layer], eps, norm[t])
+            barrier()
+            start = layer * qkv_columns
+            product(
+                tokens, hidden, norm, qkv, start * hidden, a[QKV_PANELS], qkv_scales, start, qkv_bias, start, 0,
+                asked, qkv_columns,
+            )  # fmt: skip
+            barrier()
+            for item in range(first_item, last_item):
+                attend(
+                    item // kv_heads, item % kv_heads, a, layer, rows, counts, starts, offsets, windows, asked,
+                    cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, mixed, seen,
+                )  # fmt: skip
+            if a[BIASED]:  # of the output, on this thread's columns
+                for t in range(tokens):
+                    here, more = x[t], out_bias[layer]
+                    for i in range(first_column * PANEL, last_column * PANEL):
+                        here[i] += more[i]
+            barrier()
+            start = layer * out_columns
+            product(
+                tokens, heads * n, seen, out, start * heads * n, a[OUT_PANELS], out_scales, start, x, 0, out_columns,
+                x, out_columns,
+            )  # fmt: skip
+            barrier()
+            for t in range(first_token, last_token):
+                rms(x[t], hidden, leave[layer], eps, norm[t])
+            barrier()
+            start = layer * gate_up_columns
+            product(
+                tokens, hidden, norm, gate_up, start * hidden, a[GATE_UP_PANELS], gate_up_scales, start, zeros, 0, 0,
+                gates, gate_up_columns,
+            )  # fmt: skip
+            for t in range(tokens):
+                for number in range(first_gate, last_gate):  # a panel has 16 columns of each
+                    both = view(gates, t * gate_up_columns + number * PANEL, PANEL)
+                    done = view(gated, t * inner + number * LANES, LANES)
+                    for i in range(LANES):
+                        done[i] = both[i] / (ONE + exp(-both[i])) * both[LANES + i]
+            barrier()
+            start = layer * out_columns
+            product(
+                tokens, inner, gated, down, start * inner, a[OUT_PANELS], down_scales, start, x, 0, out_columns,
+                x, out_columns,
+            )  # fmt: skip
+            barrier()
+        if picks == 0:
+            return
+        for k in range(first_pick, last_pick):
+            rms(x[pick[k]], hidden, last, eps, norm[k])
+        barrier()
+        product(
+            picks, hidden, norm, head, 0, a[HEAD_PANELS], head_scales, 0, zeros, 0, 0, logits, head_columns,
+        )  # fmt: skip
+
+    return cfunc(types.void(types.CPointer(types.int64)), cache=True, **OPTIONS)(forward)
+
+
+_KINDS = {"float32": (_floats, _floats), "bfloat16": (_halves, _halves), "int8": (_bytes, _floats)}
+
+
+@cache
+def forward(weights: str) -> Team:
+    """The compiled forward pass for weights of float32, bfloat16, or int8 beside float32."""
+    return Team(_forward(*_KINDS[weights]))

@@ -1,0 +1,151 @@
+"""The product that everything else is made of, as vector instructions.
+
+    out[t, c] = first[t, c] + scale[c] * sum over i of x[t, i] * w[i, c]      t < T tokens, c < 16 C columns
+
+Weights are float32, bfloat16 (uint16, its bits) or int8; only int8 ones have a scale.
+
+The sums stay in registers, and each runs over i in order, by fused multiply-adds. So a sum is the same to the last bit
+however many tokens or columns are computed beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+LANES = 16
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_INTS = ir.VectorType(ir.IntType(32), LANES)
+_I32, _I64 = ir.IntType(32), ir.IntType(64)
+
+
+@intrinsic
+def at(context: Any, array: Any, offset: Any) -> Any:
+    """The address of an entry of an array, counted from its first one."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        held = context.make_array(array)(context, builder, arguments[0])
+        return builder.gep(held.data, [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, types.int64), code
+
+
+@intrinsic
+def float_of_bits(context: Any, bits: Any) -> Any:
+    """The float32 that has these 32 bits."""
+
+    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), code
+
+
+@intrinsic
+def bits_of_float(context: Any, number: Any) -> Any:
+    """The 32 bits of a float32."""
+
+    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], _I32)
+
+    return types.uint32(types.float32), code
+
+
+def _wide(builder: Any, pointer: Any, kind: Any) -> Any:
+    """Sixteen weights from memory, as float32."""
+    if kind == types.float32:
+        return _vector(builder, pointer)
+    if kind == types.int8:
+        bytes_ = builder.load(builder.bitcast(pointer, ir.VectorType(ir.IntType(8), LANES).as_pointer()), align=1)
+        return builder.sitofp(builder.sext(bytes_, _INTS), _FLOATS)
+    halves = builder.load(builder.bitcast(pointer, ir.VectorType(ir.IntType(16), LANES).as_pointer()), align=2)
+    bits = builder.shl(builder.zext(halves, _INTS), ir.Constant(_INTS, [16] * LANES))
+    return builder.bitcast(bits, _FLOATS)
+
+
+def _vector(builder: Any, pointer: Any) -> Any:
+    return builder.load(builder.bitcast(pointer, _FLOATS.as_pointer()), align=4)
+
+
+def _everywhere(builder: Any, number: Any) -> Any:
+    nothing = ir.Constant(_FLOATS, ir.Undefined)
+    one = builder.insert_element(nothing, number, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(one, nothing, ir.Constant(_INTS, [0] * LANES))
+
+
+def _emit(builder: Any, tokens: int, columns: int, kind: Any, arguments: Any) -> None:
+    """The product for so many tokens and vectors of columns."""
+    inputs, x, x_stride, weights, w_stride, jump, scale, first, first_stride, out, out_stride = arguments
+    zero = ir.Constant(_FLOATS, [0.0] * LANES)
+    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(columns)] for _ in range(tokens)]
+    starts = [builder.gep(x, [builder.mul(x_stride, _I64(t))]) for t in range(tokens)]
+    with cgutils.for_range(builder, inputs, intp=_I64) as loop:
+        row = builder.gep(weights, [builder.mul(loop.index, w_stride)])
+        vectors = []
+        for c in range(columns):
+            offset = _I64(c % 2 * LANES)
+            if c > 1:
+                offset = builder.add(offset, jump)
+            vectors.append(_wide(builder, builder.gep(row, [offset]), kind))
+        for t in range(tokens):
+            number = _everywhere(builder, builder.load(builder.gep(starts[t], [loop.index])))
+            for c, vector in enumerate(vectors):
+                product = builder.fmul(number, vector, flags=("contract",))
+                total = builder.fadd(builder.load(sums[t][c]), product, flags=("contract",))
+                builder.store(total, sums[t][c])
+    for t in range(tokens):
+        for c in range(columns):
+            given = builder.gep(first, [builder.add(builder.mul(first_stride, _I64(t)), _I64(c * LANES))])
+            taken = builder.gep(out, [builder.add(builder.mul(out_stride, _I64(t)), _I64(c * LANES))])
+            total = builder.load(sums[t][c])
+            if kind == types.int8:
+                total = builder.fmul(total, _vector(builder, builder.gep(scale, [_I64(c * LANES)])))
+            total = builder.fadd(_vector(builder, given), total)
+            builder.store(total, builder.bitcast(taken, _FLOATS.as_pointer()), align=4)
+
+
+def _panel(columns: int, most: int) -> Any:
+    """The product for 1 to `most` tokens and some vectors of columns; vectors 2 and 3 stand `jump` after 0 and 1."""
+
+    @intrinsic
+    def panel(
+        context: Any,
+        tokens: Any,
+        inputs: Any,
+        x: Any,
+        x_stride: Any,
+        w: Any,
+        w_stride: Any,
+        jump: Any,
+        scale: Any,
+        first: Any,
+        first_stride: Any,
+        out: Any,
+        out_stride: Any,
+    ) -> Any:
+        whole, floats = types.int64, types.CPointer(types.float32)
+        signature = types.void(whole, whole, floats, whole, w, whole, whole, floats, floats, whole, floats, whole)
+
+        def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+            tokens, *rest = arguments
+            done = builder.append_basic_block("done")
+            choice = builder.switch(tokens, done)
+            for count in range(1, most + 1):
+                block = builder.append_basic_block(f"tokens.{count}")
+                choice.add_case(_I64(count), block)
+                builder.position_at_end(block)
+                _emit(builder, count, columns, w.dtype, rest)
+                builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
+
+        return signature, code
+
+    return panel
+
+
+# As many sums as fill half of the registers at most, and enough to keep the multipliers busy.
+quadruple, double, single = _panel(4, 4), _panel(2, 8), _panel(1, 8)

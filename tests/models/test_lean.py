@@ -1,0 +1,205 @@
+"""The compiled forward pass: what transformers computes, and the same last bit however the work is cut."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fsgen.models import ModelInfo, int8
+from fsgen.models.hf import HFModel
+from fsgen.models.lean import arithmetic, forward, kernels, weights
+from fsgen.models.lean.weights import interleaved, panelled, speaks
+from tests.models.scripts import alone
+from tests.tiny import tiny_model, tiny_tokenizer
+
+# Sizes that fill no panel, block or vector, beside those that do.
+ODD: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 50, "num_attention_heads": 3, "num_key_value_heads": 3}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, odd sizes": ("llama", {**ODD, "vocab_size": 97}),
+    "llama, wide heads": ("llama", {"head_dim": 48, "attention_bias": True}),
+    "llama, stretched": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}),
+    "mistral, a window": ("mistral-sliding", {}),
+    "qwen2, a window in one layer": ("qwen2-sliding", {}),
+    "qwen3": ("qwen3", {}),
+}
+
+
+def model_of(kind: str, dtype: torch.dtype = torch.float32) -> HFModel:
+    name, sizes = KINDS[kind]
+    module = tiny_model(name, 3, **sizes).to(dtype)
+    model = HFModel(module, tiny_tokenizer())
+    assert isinstance(model.session(1)._forward, forward.LeanForward)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_computes_what_transformers_does(kind: str) -> None:
+    model = model_of(kind)
+    dice = random.Random(1)
+    texts = [[dice.randrange(96) for _ in range(n)] for n in (120, 37, 64)]
+    logits = model.session(3).score(texts, [5, 37, 1])
+    for row, last in enumerate((5, 37, 1)):
+        assert (logits[row, -last:] - alone(model.module, texts[row], last)).abs().max() < 1e-4
+
+
+def test_bfloat16_is_as_near_to_float32_as_transformers_is() -> None:
+    model, text = model_of("qwen3", torch.bfloat16), list(range(1, 90))
+    exact = model_of("qwen3")
+    for parameter, rounded in zip(exact.module.parameters(), model.module.parameters(), strict=True):
+        parameter.data.copy_(rounded)
+    wanted = alone(exact.module, text, 60)
+    ours = (model.session(1).score([text], 60)[0] - wanted).abs().mean()
+    theirs = (alone(model.module, text, 60).float() - wanted).abs().mean()
+    assert 0 < ours < theirs
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["llama, odd sizes", "mistral, a window", "qwen3", "llama, wide heads"]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    seed=st.integers(0, 10**6),
+    threads=st.integers(1, 3),
+    most=st.sampled_from([3, 17, 256]),
+)
+def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, dtype: torch.dtype, seed: int, threads: int, most: int) -> None:
+    model, dice = _models(kind, dtype), random.Random(seed)
+    rows = dice.randint(1, 6)
+    texts = [[dice.randrange(96) for _ in range(dice.randint(1, 120))] for _ in range(rows)]
+    expected = [model.session(1).score([text], len(text))[0] for text in texts]  # each alone, in one call
+    session, before, passes, alone = model.session(rows), torch.get_num_threads(), forward.MOST, forward.ALONE
+    try:
+        torch.set_num_threads(threads)
+        forward.MOST, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
+        lengths = [0] * rows
+        while any(length < len(text) for length, text in zip(lengths, texts, strict=True)):
+            steps = [dice.choice((0, 1, 1, 2, 5, 40)) for _ in texts]
+            new = [min(len(text), length + step) for text, length, step in zip(texts, lengths, steps, strict=True)]
+            if new == lengths:
+                continue
+            given_ = [text[:n] if n > length else None for text, n, length in zip(texts, new, lengths, strict=True)]
+            last = [max(1, dice.randint(0, n - length)) for n, length in zip(new, lengths, strict=True)]
+            logits = session.score(given_, last)
+            for row, text in enumerate(given_):
+                if text is not None:
+                    got = logits[row, logits.shape[1] - last[row] :]
+                    assert torch.equal(got, expected[row][len(text) - last[row] : len(text)])
+            lengths = new
+    finally:
+        torch.set_num_threads(before)
+        forward.MOST, forward.ALONE = passes, alone
+
+
+_made: dict[tuple[str, torch.dtype], HFModel] = {}
+
+
+def _models(kind: str, dtype: torch.dtype) -> HFModel:
+    if (kind, dtype) not in _made:
+        _made[kind, dtype] = model_of(kind, dtype)
+    return _made[kind, dtype]
+
+
+def test_nobody_is_asked_for_logits_that_are_not_there() -> None:
+    model = model_of("llama")
+    logits = model.session(4).score([None, [4, 5, 6], None, [7]], [1, 2, 1, 1])
+    assert logits.shape == (4, 2, 96)
+    assert not logits[0].any()
+    assert not logits[2].any()
+    assert not logits[3, 0].any()
+    assert logits[1].all()
+    assert logits[3, 1].all()
+
+
+def test_a_copied_beginning_is_the_computed_one() -> None:
+    model = model_of("qwen3")
+    text = [(5 * i) % 96 for i in range(100)]
+    session = model.session(2)
+    session.score([text, None], 1)
+    for length in (40, 64, 99):
+        with torch.inference_mode():
+            session._forward.copy(0, 1, length)
+        session._known[1] = text[:length]
+        assert torch.equal(session.score([None, text], 1)[1], session.score([text, None], 1)[0])
+
+
+def test_nan_is_not_hidden() -> None:
+    model = model_of("llama")
+    model.module.model.norm.weight.data.fill_(float("nan"))
+    broken = HFModel(model.module, tiny_tokenizer())
+    assert broken.session(1).score([[1, 2, 3]], 1).isnan().all()
+
+
+@given(st.floats(-87, 87, width=32))
+def test_exp(x: float) -> None:
+    assert abs(float(arithmetic.exp(np.float32(x))) / np.exp(float(np.float32(x))) - 1) < 1e-7 * max(4, abs(x))
+
+
+@arithmetic.inlined
+def _rounded(numbers: Any, halves: Any) -> None:
+    for i in range(len(numbers)):
+        halves[i] = arithmetic.narrow(numbers[i], halves[i])  # type: ignore[no-untyped-call]
+
+
+def test_rounding_to_bfloat16_is_torchs() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    numbers = bits.view(np.float32)[~np.isnan(bits.view(np.float32))]
+    halves = np.empty(len(numbers), np.uint16)
+    _rounded(numbers, halves)
+    assert (halves == torch.from_numpy(numbers).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)).all()
+
+
+def test_panels() -> None:
+    weight = torch.arange(70.0 * 3).view(70, 3)
+    held = panelled(weight, 5)
+    assert held.shape == (3, 5, kernels.PANEL)
+    assert torch.equal(held.transpose(1, 2).reshape(96, 5)[:70, :3], weight)
+    assert held.sum() == weight.sum()  # and 0 for the rest
+    both = interleaved(torch.full((17, 2), 1.0), torch.full((17, 2), 2.0))
+    assert both[:, 0].tolist() == [1.0] * 16 + [2.0] * 16 + [1.0] + [0.0] * 15 + [2.0] + [0.0] * 15
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"mlp_bias": True}),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+        ("olmo2", {}),
+        ("gemma", {}),
+    ],
+)
+def test_other_models_run_as_transformers_has_them(kind: str, sizes: dict[str, Any]) -> None:
+    module = tiny_model(kind, **sizes)
+    assert not speaks(module)
+    text = list(range(2, 40))
+    assert (HFModel(module).session(1).score([text], 3)[0] - alone(module, text, 3)).abs().max() < 1e-4
+
+
+def test_what_is_too_large_or_of_another_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model("llama")
+    assert speaks(module)
+    assert not speaks(tiny_model("llama").to(torch.float16))
+    mixed = tiny_model("llama")
+    mixed.lm_head.to(torch.bfloat16)
+    assert not speaks(mixed)
+    partly = tiny_model("llama")
+    partly.lm_head = int8.Int8Linear.rounding(partly.lm_head)
+    assert not speaks(partly)
+    monkeypatch.setattr(weights, "LARGEST", 10_000)
+    assert not speaks(module)
+
+
+def test_eight_bits_hang_on_no_neighbour_either() -> None:
+    module = tiny_model("qwen2")
+    int8.quantise(module, "some")
+    model = HFModel(module, tiny_tokenizer(), info=ModelInfo("some", "", "qwen2", 1, 1))
+    texts = [[(3 * i + r) % 96 for i in range(20 + r)] for r in range(5)]
+    together = model.session(5).score(texts, 2)
+    for row, text in enumerate(texts):
+        assert torch.equal(together[row], model.session(1).score([text], 2)[0])
