@@ -55,7 +55,7 @@ def panels(
         while c < count:
             wc, sc = at(w, w0 + c // 2 * jump), at(scales, s0 + c * LANES)
             fc, oc = at(first, ft + c * LANES), at(out, ot + c * LANES)
-            if many <= 4 and count - c >= 4:
+            if many <= 2 and count - c >= 4:
                 quadruple(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
                 c += 4
             elif count - c >= 2:
