@@ -127,7 +127,11 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
 
 def entropy(log_probs: Tensor) -> Tensor:
     """Entropy in nats over the last axis; a token of probability 0 adds nothing."""
-    return -(log_probs.exp() * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
+    return _entropy(log_probs.exp(), log_probs)
+
+
+def _entropy(probs: Tensor, log_probs: Tensor) -> Tensor:
+    return -(probs * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
 class Summary(NamedTuple):
@@ -151,7 +155,7 @@ def summarize(logits: Tensor, top: int = 0) -> Summary:
         token=logits.argmax(-1),
         prob=best.values[..., 0],
         margin=best.values[..., 0] - best.values[..., 1],
-        entropy=entropy(log_probs),
+        entropy=_entropy(probs, log_probs),
         top_ids=best.indices[..., :top],
         top_probs=best.values[..., :top],
     )

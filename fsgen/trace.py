@@ -12,7 +12,7 @@ from fsgen.types import Candidates
 
 Trace = dict[str, Any]
 
-CHUNK = 2**22  # logits that are summarised at a time: 16 MiB, of each of a few intermediate tensors
+CHUNK = 2**18  # logits that are summarised at a time: 1 MiB, which the intermediate tensors share a core's cache with
 HOLD = 2**23  # logits that may wait to be summarised
 
 
