@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -38,6 +38,15 @@ class _Session(Protocol):
     def begin(self, row: int, prompt: int, longest: int) -> None: ...
 
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor: ...
+
+
+@runtime_checkable
+class _Writer(Protocol):
+    """A session that can write greedy tokens by itself (`models.base.Writer`)."""
+
+    def write(
+        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int]
+    ) -> tuple[Tensor, Tensor, list[list[int]]]: ...
 
 
 class _Planned(Protocol):
@@ -101,6 +110,15 @@ class _Record:
     round: int
     end: int
     trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """A token that the draft has written in every row: p's logits [rows, vocab], the ids, and, for a pace, their p."""
+
+    logits: Tensor
+    tokens: list[int]
+    sure: list[float] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -191,6 +209,7 @@ class Decoding:
         self._verifier = method.verifier_for(list(sampling))
         self._vocab = members.vocab_size
         self._eos = members.eos_ids
+        self._draft_is_whole = method.drafts and members.draft.vocab_size == members.vocab_size
         self._buffer = TraceBuffer(top)
         self._prompt_traces, self._keeps_logits = prompt_traces, keep_logits
         self._round = 0
@@ -296,7 +315,9 @@ class Decoding:
             pace.begin_round()
             for row in rows:
                 row.confidences, row.chance = [], 1.0
-        steps: list[Tensor] = []
+        taken = 0
+        written: list[Tensor] = []  # p's logits [rows, n, vocab], as they came
+        ahead: list[_Step] = []  # written, and not taken yet
         for step in range(MAX_PACED if pace is not None else self.method.draft_tokens):
             writing = [self._may_draft(row) for row in rows]
             if pace is not None and not pace.goes_on(
@@ -306,27 +327,72 @@ class Decoding:
             opened = [step == 0 and row.open is not None for row in rows]
             if not (any(writing) or any(opened)):
                 break
-            # A row that ended with a bonus takes part once more, without it, for what the draft would have chosen.
-            sequences = [
-                row.ids if writes else row.ids[:-1] if opens else None
-                for row, writes, opens in zip(rows, writing, opened, strict=True)
-            ]
-            last = [1 + (writes and opens) for writes, opens in zip(writing, opened, strict=True)]
-            before = self._spent["draft"]
-            logits = self._score("draft", sequences, last)
-            if pace is not None and step > 0:
-                pace.draft_call.learn(1, self._spent["draft"] - before)
-            if any(opened):
-                self._close(logits, writing)
+            if not ahead:
+                z, ahead = self._write_ahead(step, writing, opened)
+                written.append(z)
             if not any(writing):
                 break
-            z = logits[:, -1]
-            steps.append(z)
-            self._append_drafted(z, writing)
-        if pace is not None and not steps:
+            self._append_drafted(ahead.pop(0), writing)
+            taken += 1
+        if pace is not None and not taken:
             for row in rows:
                 row.open = None  # where the draft is left alone, it is not asked what it would have chosen either
-        return torch.stack(steps, dim=1) if steps else None
+        if not taken:
+            return None
+        return (torch.cat(written, 1) if len(written) > 1 else written[0])[:, :taken]
+
+    def _write_ahead(self, step: int, writing: list[bool], opened: list[bool]) -> tuple[Tensor, list[_Step]]:
+        """The draft's next token in every row, and, where nothing is to be asked in between, some that follow.
+
+        Returns:
+            p's logits [rows, n, vocab], and the n steps.
+        """
+        pace, session = self._pace, self._sessions["draft"]
+        # A row that ended with a bonus takes part once more, without it, for what the draft would have chosen.
+        sequences = [
+            row.ids if writes else row.ids[:-1] if opens else None
+            for row, writes, opens in zip(self._batch, writing, opened, strict=True)
+        ]
+        last = [1 + (writes and opens) for writes, opens in zip(writing, opened, strict=True)]
+        count = 1
+        # The likeliest token of padded logits might be none of the tokens that all members know.
+        unasked = self._transforms.all_greedy and self.method.watcher is None and self._draft_is_whole
+        if unasked and isinstance(session, _Writer):
+            count = pace.ahead(step) if pace is not None else self.method.draft_tokens
+        started = time.perf_counter()
+        tokens: list[list[int]] = []
+        if count > 1 and isinstance(session, _Writer):
+            counts = [
+                writes * min(count, row.remaining - row.drafted)
+                for row, writes in zip(self._batch, writing, strict=True)
+            ]
+            logits, further, tokens = session.write(sequences, last, counts)
+            z = torch.cat([logits[:, -1:], further], 1)
+        else:
+            logits = session.score(sequences, last)
+            z = logits[:, -1:]
+        logits, z = (x[..., : self._vocab].to(self._device) for x in (logits, z))
+        elapsed = time.perf_counter() - started
+        self._spent["draft"] += elapsed
+        if pace is not None and (step > 0 or z.shape[1] > 1):
+            pace.draft_call.learn(1, elapsed / z.shape[1])
+        if any(opened):
+            self._close(logits, writing)
+        if not tokens and self._transforms.all_greedy:
+            tokens = z.argmax(-1).tolist()
+        elif not tokens:
+            positions = np.array([[row.written + row.drafted] for row in self._batch])
+            tokens = sample(self._transforms.drawn(z), self._uniforms(positions, DRAFT)).tolist()
+        sure = z.softmax(-1).amax(-1).tolist() if pace is not None else None
+        nothing = self.rows[0].ids[0]  # in the place of what a row did not write
+        return z, [
+            _Step(
+                z[:, n],
+                [row[n] if n < len(row) else nothing for row in tokens],
+                None if sure is None else [row[n] for row in sure],
+            )
+            for n in range(z.shape[1])
+        ]
 
     def _may_draft(self, row: Row) -> bool:
         return row.active and not row.flagged and row.drafted < row.remaining and not self._draft_ends_text(row)
@@ -334,28 +400,20 @@ class Decoding:
     def _draft_ends_text(self, row: Row) -> bool:
         return row.drafted > 0 and self._ends(row, row.ids[-1])
 
-    def _append_drafted(self, z: Tensor, writing: list[bool]) -> None:
-        sure: list[float] = []
+    def _append_drafted(self, step: _Step, writing: list[bool]) -> None:
         watcher = self.method.watcher
-        if watcher is not None or not self._transforms.all_greedy:
+        flags = None
+        if watcher is not None:
             positions = np.array([row.written + row.drafted for row in self._batch])
-        if self._pace is not None:
-            best = z.softmax(-1).max(-1)
-            tokens, sure = best.indices.tolist(), best.values.tolist()
-        elif self._transforms.all_greedy:
-            tokens = z.argmax(-1).tolist()
-        else:
-            draws = self._uniforms(positions, DRAFT)
-            tokens = sample(self._transforms.drawn(z[:, None])[:, 0], draws).tolist()
-        flags = watcher.consult(z, positions, self._seeds) if watcher is not None else None
+            flags = watcher.consult(step.logits, positions, self._seeds)
         for index, row in enumerate(self._batch):
             if writing[index]:
-                row.ids.append(tokens[index])
+                row.ids.append(step.tokens[index])
                 row.drafted += 1
                 row.flagged = flags is not None and flags[index]
-                if self._pace is not None:
-                    row.confidences.append(sure[index])
-                    row.chance *= self._pace.acceptance.chance(sure[index])
+                if self._pace is not None and step.sure is not None:
+                    row.confidences.append(step.sure[index])
+                    row.chance *= self._pace.acceptance.chance(step.sure[index])
 
     def _decide(self, drafts: Tensor | None) -> None:
         """Ask System 2 where the method wants it, and write what stands."""

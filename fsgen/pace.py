@@ -20,6 +20,7 @@ PRIOR = 2.0  # tokens' worth of belief in what nothing is known of
 TRIAL = 3  # rounds of a trial that count; the first one, in which the draft catches up, does not
 PATIENCE = 8  # rounds that a trial may take, where some of them tell nothing
 UNKNOWING = 3  # tokens to draft while nothing is known
+USUAL = 0.1  # weight of a round in what rounds usually draft
 SHARE = 0.01  # of the time may go into trials
 GAIN = 0.97  # of the time for a token, or less, is worth a change
 LEARNT = 3  # rounds after which a way of doing it is known
@@ -149,6 +150,7 @@ class Pace:
         self._rate = Rate()  # of rounds done that way
         self._trial: _Trial | None = None
         self._caught_up = False  # the draft has read all but the last few tokens
+        self._usual = float(UNKNOWING)  # tokens that a round drafts, of late
         self._cost = 0.0  # seconds that the last trial took beyond what its tokens are worth
         self._since = 0.0  # seconds since it
 
@@ -179,6 +181,10 @@ class Pace:
         price = self.draft_call.of(1) + self.system2_call.slope
         return self.acceptance.usual * sum(chances) * self._rate.seconds > price
 
+    def ahead(self, drafted: int) -> int:
+        """How many tokens to draft before `goes_on` is asked again: as many as usual, then one by one."""
+        return max(1, round(self._usual) - drafted)
+
     def end_round(self, seconds: float, tokens: int, drafted: int, usual: bool, draft_seconds: float) -> None:
         """Learn what a round took, of all rows together.
 
@@ -196,6 +202,8 @@ class Pace:
             # What the draft took to read new prompts is a price of drafting.
             rate.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
         self._caught_up = bool(drafted)
+        if drafted:
+            self._usual += USUAL * (drafted - self._usual)
         if trial is None:
             self._since += seconds
             return

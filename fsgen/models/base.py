@@ -62,6 +62,29 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class Writer(Protocol):
+    """A session that can write greedy tokens by itself, which spares a call for each."""
+
+    def write(
+        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+        """Scores as `Session.score` does, and lets each row go on by its likeliest tokens.
+
+        Args:
+            sequences, last: as there.
+            steps: how many tokens each row writes; of the last one no logits are computed.
+
+        Returns:
+            the logits of `score`, the first token's among them; [rows, max(steps) - 1, vocab] those of the tokens after
+            it, from the left, 0 where a row writes fewer; and the tokens of each row.
+
+        Raises:
+            ValueError: as there, or a row would be longer than the context window.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """A model as lists and run records show it."""

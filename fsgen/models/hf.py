@@ -27,6 +27,7 @@ from fsgen.models.continuation import ATTENTION_LAYERS, Continuation, layer_kind
 from fsgen.models.forward import Forward
 from fsgen.models.int8 import quantise
 from fsgen.models.lean.forward import LeanForward
+from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import LeanWeights, speaks
 from fsgen.models.proof import check_exact
 from fsgen.models.recurrent import RecurrentSession
@@ -150,11 +151,12 @@ class HFModel:
                 self.device,
             )
         forward: Forward
+        kind = CachedSession
         if self._lean is not None:
-            forward = LeanForward(self._lean, batch_size, self.context)
+            forward, kind = LeanForward(self._lean, batch_size, self.context), LeanSession
         else:
             forward = TransformersForward(self, batch_size)
-        return CachedSession(forward, self.info.name, self.vocab_size, self.context, self.device)
+        return kind(forward, self.info.name, self.vocab_size, self.context, self.device)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.

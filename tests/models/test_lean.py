@@ -73,10 +73,10 @@ def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, dtype: torch.dtype, seed
     rows = dice.randint(1, 6)
     texts = [[dice.randrange(96) for _ in range(dice.randint(1, 120))] for _ in range(rows)]
     expected = [model.session(1).score([text], len(text))[0] for text in texts]  # each alone, in one call
-    session, before, passes, alone = model.session(rows), torch.get_num_threads(), forward.MOST, forward.ALONE
+    session, before, passes, alone = model.session(rows), torch.get_num_threads(), kernels.MOST, forward.ALONE
     try:
         torch.set_num_threads(threads)
-        forward.MOST, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
+        kernels.MOST, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
         lengths = [0] * rows
         while any(length < len(text) for length, text in zip(lengths, texts, strict=True)):
             steps = [dice.choice((0, 1, 1, 2, 5, 40)) for _ in texts]
@@ -93,7 +93,7 @@ def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, dtype: torch.dtype, seed
             lengths = new
     finally:
         torch.set_num_threads(before)
-        forward.MOST, forward.ALONE = passes, alone
+        kernels.MOST, forward.ALONE = passes, alone
 
 
 _made: dict[tuple[str, torch.dtype], HFModel] = {}

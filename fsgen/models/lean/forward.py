@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,11 +14,10 @@ from fsgen.models.lean import kernels as k
 from fsgen.models.lean.panel import LANES
 from fsgen.models.lean.weights import LeanWeights
 
-# Tokens of one pass: with more, what lies between two products would not stay in a core's own cache.
-MOST = 256
 # Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
 
+Written = tuple[Tensor, list[list[int]]]
 Piece = tuple[Work, int, int]  # what a row needs, and which of its positions a pass runs: from .. to - 1
 
 
@@ -37,8 +36,8 @@ class LeanForward:
         self._function = k.forward(w.kind)
         # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]
         self._keys = self._values = torch.empty(0)
-        self._inputs = np.zeros((2, MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
-        self._pieces = np.zeros((4, MOST), dtype=np.int64)
+        self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
+        self._pieces = np.zeros((5, k.MOST), dtype=np.int64)
         self._scratch = torch.empty(0)
         self._tokens = 0  # that the scratch has room for
         self._arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
@@ -49,7 +48,7 @@ class LeanForward:
             k.GATE_UP_PANELS: w.gate_up.shape[1], k.HEAD_PANELS: len(w.head),
             k.IDS: self._inputs[0].ctypes.data, k.PICK: self._inputs[1].ctypes.data,
         }  # fmt: skip
-        fields = (k.PIECE_ROW, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START)
+        fields = (k.PIECE_ROW, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START, k.LEFT)
         numbers |= {field: row.ctypes.data for field, row in zip(fields, self._pieces, strict=True)}
         held = {
             k.WINDOWS: w.windows, k.EMBEDDING: w.embedding, k.QKV: w.qkv, k.OUT: w.out, k.GATE_UP: w.gate_up,
@@ -107,7 +106,7 @@ class LeanForward:
         for number, (item, start, end) in enumerate(pieces):
             new = end - start
             ids[tokens : tokens + new] = item.tokens[start:end]
-            self._pieces[:, number] = item.row, tokens, new, start
+            self._pieces[:4, number] = item.row, tokens, new, start
             for position in range(max(start, len(item.tokens) - item.wanted), end):
                 pick[picks] = tokens + position - start
                 picks += 1
@@ -119,10 +118,36 @@ class LeanForward:
         self._function(a.ctypes.data, alone=tokens * self._w.products < ALONE)
         return picks
 
+    def write(self, rows: Sequence[int], tokens: Sequence[int], starts: Sequence[int], steps: Sequence[int]) -> Written:
+        """Lets rows go on by their likeliest tokens, without coming back in between.
+
+        Args:
+            rows: of the session, those with the most steps first, `kernels.MOST` at most.
+            tokens, starts: of each row its next token and where it stands.
+            steps: of each row, tokens to run: `tokens`, and those that follow.
+
+        Returns:
+            logits [max(steps), rows, vocab] after each token, and the likeliest one of each: [step][row].
+        """
+        count, longest, width = len(rows), steps[0], k.PANEL * len(self._w.head)
+        logits = torch.empty(longest, count, width)
+        written = np.empty((longest, k.MOST), dtype=np.int64)
+        a, numbers = self._arguments, np.arange(count)
+        self._inputs[0, :count], self._inputs[1, :count] = tokens, numbers
+        self._pieces[:, :count] = rows, numbers, np.ones_like(numbers), starts, steps
+        if count > self._tokens:
+            self._make_scratch(count)
+        a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count
+        a[k.LOGITS], a[k.LOGITS_STEP] = logits.data_ptr(), 4 * count * width
+        a[k.STEPS], a[k.WRITTEN] = longest, written.ctypes.data
+        self._function(a.ctypes.data, alone=count * self._w.products < ALONE)
+        a[k.STEPS] = 0
+        return logits[..., : self._w.vocab], written[:, :count].tolist()
+
     def _make_scratch(self, tokens: int) -> None:
         """Room for what lies between the products of a pass of so many tokens, or a few more."""
         w, team = self._w, torch.get_num_threads()
-        self._tokens = tokens = min(MOST, 1 << (tokens - 1).bit_length())
+        self._tokens = tokens = min(k.MOST, 1 << (tokens - 1).bit_length())
         widest = k.PANEL * max(w.qkv.shape[1], w.out.shape[1], w.gate_up.shape[1], len(w.head))
         sizes = {
             k.X: tokens * k.PANEL * w.out.shape[1],
@@ -147,9 +172,9 @@ class LeanForward:
 
 
 def _passes(work: list[Work]) -> Iterator[list[Piece]]:
-    """What is to run, row after row, in passes of `MOST` tokens at most."""
+    """What is to run, row after row, in passes of `kernels.MOST` tokens at most."""
     pieces: list[Piece] = []
-    free = MOST
+    free = k.MOST
     for item in work:
         start, end = item.start, len(item.tokens)
         while start < end:
@@ -159,6 +184,6 @@ def _passes(work: list[Work]) -> Iterator[list[Piece]]:
             start = until
             if not free:
                 yield pieces
-                pieces, free = [], MOST
+                pieces, free = [], k.MOST
     if pieces:
         yield pieces

@@ -33,6 +33,7 @@ from fsgen.models.lean.threads import Team, barrier, team, thread
 PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
 BLOCK = 32  # slots whose keys lie together, [head_dim, BLOCK]
 ASKS = 8  # queries that are taken at a time
+MOST = 256  # tokens of one pass: with more, what lies between two products would not stay in a core's own cache
 
 
 @inlined
@@ -88,8 +89,9 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     EMBEDDING, QKV, OUT, GATE_UP, DOWN, HEAD, KEYS, VALUES,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
-    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS, ARGUMENTS,
-) = range(61)  # fmt: skip
+    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS,
+    STEPS, LEFT, WRITTEN, LOGITS_STEP, ARGUMENTS,
+) = range(65)  # fmt: skip
 
 
 def _pointer(kind: Any) -> Any:
@@ -161,11 +163,42 @@ def attend(
                 done[d] = weighed[d]
 
 
+@inlined
+def choose(a, step):
+    """Each row's likeliest token becomes its next one."""
+    rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
+    ids, starts = carray(_wholes(a[IDS]), rows), carray(_wholes(a[PIECE_START]), rows)
+    logits, written = carray(_floats(a[LOGITS]), 1), carray(_wholes(a[WRITTEN]), (step + 1, MOST))[step]
+    begin, end = share(rows)
+    for row in range(begin, end):
+        here = view(logits, row * columns, a[VOCAB])
+        top = here[0]
+        for i in range(len(here)):
+            top = here[i] if here[i] > top else top
+        token = 0
+        while token < len(here) - 1 and here[token] != top:
+            token += 1
+        ids[row] = written[row] = token
+        starts[row] += 1
+
+
+@inlined
+def advance(a):
+    """Rows that have written all they were to, the last ones, drop out."""
+    left, rows = carray(_wholes(a[LEFT]), a[PIECES]), a[PIECES]
+    for row in range(rows):
+        left[row] -= 1
+    while rows > 0 and left[rows - 1] == 0:
+        rows -= 1
+    a[TOKENS] = a[PIECES] = a[PICKS] = rows
+    a[LOGITS] += a[LOGITS_STEP]
+
+
 def _forward(weights: Any, held: Any) -> Any:
     """The forward pass for weights of a type, and for another one of embeddings, keys and values."""
 
-    def forward(arguments):
-        a = carray(arguments, ARGUMENTS)
+    @inlined
+    def one_pass(a):
         tokens, pieces, picks, layers, hidden = a[TOKENS], a[PIECES], a[PICKS], a[LAYERS], a[HIDDEN]
         heads, kv_heads, n, inner = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[INNER]
         qkv_columns, out_columns = a[QKV_PANELS] * PANEL, a[OUT_PANELS] * PANEL
@@ -259,6 +292,20 @@ def _forward(weights: Any, held: Any) -> Any:
         product(
             picks, hidden, norm, head, 0, a[HEAD_PANELS], head_scales, 0, zeros, 0, 0, logits, head_columns,
         )  # fmt: skip
+
+    def forward(arguments):
+        a = carray(arguments, ARGUMENTS)
+        if a[STEPS] == 0:
+            one_pass(a)
+            return
+        for step in range(a[STEPS]):
+            one_pass(a)
+            barrier()
+            choose(a, step)
+            barrier()
+            if thread() == 0:
+                advance(a)
+            barrier()
 
     return cfunc(types.void(types.CPointer(types.int64)), cache=True, **OPTIONS)(forward)
 
