@@ -11,9 +11,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fsgen
+from fsgen import SamplingParams
 from fsgen.models import ModelInfo, int8
+from fsgen.models.base import Writer
 from fsgen.models.hf import HFModel
 from fsgen.models.lean import arithmetic, forward, kernels, weights
+from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
 from tests.models.scripts import alone
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -203,3 +207,81 @@ def test_eight_bits_hang_on_no_neighbour_either() -> None:
     together = model.session(5).score(texts, 2)
     for row, text in enumerate(texts):
         assert torch.equal(together[row], model.session(1).score([text], 2)[0])
+
+
+def test_it_writes_what_it_would_write_step_by_step() -> None:
+    model, dice = model_of("llama"), random.Random(5)
+    for rows in (1, 4):
+        texts = [[dice.randrange(96) for _ in range(n)] for n in (30, 7, 70, 1)[:rows]]
+        session = model.session(rows)
+        assert isinstance(session, Writer)
+        for steps in ((3, 3, 3, 3), (1, 5, 0, 2), (1, 1, 1, 1)):
+            last = [min(2, len(text)) for text in texts]
+            given_ = [text if n else None for text, n in zip(texts, steps, strict=False)]
+            logits, further, tokens = session.write(given_, last, steps[:rows])
+            assert further.shape[1] == max(steps[:rows]) - 1
+            for row, text in enumerate(texts):
+                assert len(tokens[row]) == steps[row]
+                alone_ = model.session(1)
+                for n, token in enumerate(tokens[row]):
+                    expected = alone_.score([text], 1)[0, -1]
+                    assert torch.equal(logits[row, -1] if n == 0 else further[row, n - 1], expected)
+                    assert token == int(expected.argmax())
+                    text = [*text, token]
+                texts[row] = [*text[:-1], 5] if steps[row] > 2 else text  # what is written may be taken back
+
+
+def test_what_is_written_counts_as_calls_and_tokens() -> None:
+    session = model_of("llama").session(2)
+    assert isinstance(session, Writer)
+    session.begin(0, 10, 30)
+    session.write([list(range(10)), None], [1, 1], [4, 0])
+    assert (session.usage[0].calls, session.usage[0].tokens) == (4, 4)  # of the prompt only the last token counts
+    assert session.usage[1].calls == 0
+
+
+def test_nothing_is_written_beyond_the_context() -> None:
+    session = model_of("llama").session(1)
+    assert isinstance(session, Writer)
+    with pytest.raises(ValueError, match="rows of 129 tokens would be written, and LlamaForCausalLM takes 128"):
+        session.write([[3] * 120], [1], [10])
+    assert len(session.write([[3] * 120], [1], [9])[2][0]) == 9
+
+
+def test_more_rows_than_a_pass_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("qwen3")
+    texts = [[row + 1, 2, 3] for row in range(7)]
+    expected = model.session(7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])  # type: ignore[union-attr]
+    monkeypatch.setattr(kernels, "MOST", 3)
+    got = model.session(7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])  # type: ignore[union-attr]
+    assert torch.equal(expected[1], got[1])
+    assert expected[2] == got[2]
+
+
+def test_a_draft_that_has_logits_of_padding_writes_none_of_it() -> None:
+    tokenizer = tiny_tokenizer()
+    draft = HFModel(tiny_model("llama", 1, vocab_size=200), tokenizer)
+    target = HFModel(tiny_model("llama", 2), tokenizer)
+    members, sampling = fsgen.load(draft=draft, target=target), SamplingParams(max_tokens=30, ignore_eos=True)
+    prompts = ["abc", "de", "f"]
+    plain, *others = (
+        [text.token_ids for text in fsgen.generate(members, prompts, method, draft_tokens=k, sampling=sampling)]
+        for method, k in (("plain", None), ("speculative", 4), ("speculative", "auto"))
+    )
+    assert others == [plain, plain]
+
+
+@pytest.mark.parametrize("method", ["speculative", "contrastive"])
+def test_what_is_written_ahead_changes_no_record(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_tokenizer()
+    draft, target = (HFModel(tiny_model("llama", seed), tokenizer) for seed in (1, 2))
+    members, prompts = fsgen.load(draft=draft, target=target), ["abc", "de", "f", "ghijkl", "m"]
+    sampling = [SamplingParams(max_tokens=n, ignore_eos=n % 2 == 0) for n in (30, 7, 21, 1, 16)]
+
+    def records() -> list[Any]:
+        texts = fsgen.generate(members, prompts, method, draft_tokens=4, sampling=sampling, batch_size=3, candidates=2)
+        return [text.tokens for text in texts]
+
+    ahead = records()
+    monkeypatch.delattr(LeanSession, "write")
+    assert records() == ahead

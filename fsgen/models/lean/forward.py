@@ -127,11 +127,11 @@ class LeanForward:
             steps: of each row, tokens to run: `tokens`, and those that follow.
 
         Returns:
-            logits [max(steps), rows, vocab] after each token, and the likeliest one of each: [step][row].
+            logits [max(steps), rows, vocab] after each token, 0 where a row has fewer, and the likeliest one of each: [step][row].
         """
         count, longest, width = len(rows), steps[0], k.PANEL * len(self._w.head)
-        logits = torch.empty(longest, count, width)
-        written = np.empty((longest, k.MOST), dtype=np.int64)
+        logits = (torch.empty if steps[-1] == longest else torch.zeros)(longest, count, width)
+        written = np.empty((longest, count), dtype=np.int64)
         a, numbers = self._arguments, np.arange(count)
         self._inputs[0, :count], self._inputs[1, :count] = tokens, numbers
         self._pieces[:, :count] = rows, numbers, np.ones_like(numbers), starts, steps
@@ -139,10 +139,10 @@ class LeanForward:
             self._make_scratch(count)
         a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count
         a[k.LOGITS], a[k.LOGITS_STEP] = logits.data_ptr(), 4 * count * width
-        a[k.STEPS], a[k.WRITTEN] = longest, written.ctypes.data
+        a[k.STEPS], a[k.WRITTEN], a[k.WRITTEN_STEP] = longest, written.ctypes.data, 8 * count
         self._function(a.ctypes.data, alone=count * self._w.products < ALONE)
         a[k.STEPS] = 0
-        return logits[..., : self._w.vocab], written[:, :count].tolist()
+        return logits[..., : self._w.vocab], written.tolist()
 
     def _make_scratch(self, tokens: int) -> None:
         """Room for what lies between the products of a pass of so many tokens, or a few more."""

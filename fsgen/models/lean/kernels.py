@@ -90,8 +90,8 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS,
-    STEPS, LEFT, WRITTEN, LOGITS_STEP, ARGUMENTS,
-) = range(65)  # fmt: skip
+    STEPS, LEFT, WRITTEN, LOGITS_STEP, WRITTEN_STEP, ARGUMENTS,
+) = range(66)  # fmt: skip
 
 
 def _pointer(kind: Any) -> Any:
@@ -164,11 +164,11 @@ def attend(
 
 
 @inlined
-def choose(a, step):
+def choose(a):
     """Each row's likeliest token becomes its next one."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
     ids, starts = carray(_wholes(a[IDS]), rows), carray(_wholes(a[PIECE_START]), rows)
-    logits, written = carray(_floats(a[LOGITS]), 1), carray(_wholes(a[WRITTEN]), (step + 1, MOST))[step]
+    logits, written = carray(_floats(a[LOGITS]), 1), carray(_wholes(a[WRITTEN]), rows)
     begin, end = share(rows)
     for row in range(begin, end):
         here = view(logits, row * columns, a[VOCAB])
@@ -192,6 +192,7 @@ def advance(a):
         rows -= 1
     a[TOKENS] = a[PIECES] = a[PICKS] = rows
     a[LOGITS] += a[LOGITS_STEP]
+    a[WRITTEN] += a[WRITTEN_STEP]
 
 
 def _forward(weights: Any, held: Any) -> Any:
@@ -298,10 +299,10 @@ def _forward(weights: Any, held: Any) -> Any:
         if a[STEPS] == 0:
             one_pass(a)
             return
-        for step in range(a[STEPS]):
+        for _ in range(a[STEPS]):
             one_pass(a)
             barrier()
-            choose(a, step)
+            choose(a)
             barrier()
             if thread() == 0:
                 advance(a)
