@@ -127,7 +127,8 @@ class LeanForward:
             steps: of each row, tokens to run: `tokens`, and those that follow.
 
         Returns:
-            logits [max(steps), rows, vocab] after each token, 0 where a row has fewer, and the likeliest one of each: [step][row].
+            logits [max(steps), rows, vocab] after each token, 0 where a row has fewer; and the likeliest token of each,
+            by step and row.
         """
         count, longest, width = len(rows), steps[0], k.PANEL * len(self._w.head)
         logits = (torch.empty if steps[-1] == longest else torch.zeros)(longest, count, width)
