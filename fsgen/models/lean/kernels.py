@@ -7,7 +7,9 @@ are the same to the last bit whether it comes alone, among drafted ones, in a pr
 
 from __future__ import annotations
 
+import hashlib
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,19 +96,23 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
 ) = range(66)  # fmt: skip
 
 
-def _pointer(kind: Any) -> Any:
-    @intrinsic
-    def pointer(context: Any, address: Any) -> Any:
-        def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-            return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(kind)))
-
-        return types.CPointer(kind)(types.int64), code
-
-    return pointer
+# What an address is of.
+FLOATS, HALVES, BYTES, WHOLES = np.float32(0), np.uint16(0), np.int8(0), np.int64(0)
 
 
-_floats, _halves, _wholes = _pointer(types.float32), _pointer(types.uint16), _pointer(types.int64)
-_bytes = _pointer(types.int8)
+@intrinsic
+def pointer(context: Any, address: Any, like: Any) -> Any:
+    """An address, as that of numbers of a type."""
+
+    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
+        return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(like)))
+
+    return types.CPointer(like)(types.int64, like), code
+
+
+@inlined
+def array(address, like, shape):
+    return carray(pointer(address, like), shape)
 
 
 @inlined
@@ -167,8 +173,8 @@ def attend(
 def choose(a):
     """Each row's likeliest token becomes its next one."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
-    ids, starts = carray(_wholes(a[IDS]), rows), carray(_wholes(a[PIECE_START]), rows)
-    logits, written = carray(_floats(a[LOGITS]), 1), carray(_wholes(a[WRITTEN]), rows)
+    ids, starts = array(a[IDS], WHOLES, rows), array(a[PIECE_START], WHOLES, rows)
+    logits, written = array(a[LOGITS], FLOATS, 1), array(a[WRITTEN], WHOLES, rows)
     begin, end = share(rows)
     for row in range(begin, end):
         here = view(logits, row * columns, a[VOCAB])
@@ -185,7 +191,7 @@ def choose(a):
 @inlined
 def advance(a):
     """Rows that have written all they were to, the last ones, drop out."""
-    left, rows = carray(_wholes(a[LEFT]), a[PIECES]), a[PIECES]
+    left, rows = array(a[LEFT], WHOLES, a[PIECES]), a[PIECES]
     for row in range(rows):
         left[row] -= 1
     while rows > 0 and left[rows - 1] == 0:
@@ -195,126 +201,135 @@ def advance(a):
     a[WRITTEN] += a[WRITTEN_STEP]
 
 
-def _forward(weights: Any, held: Any) -> Any:
-    """The forward pass for weights of a type, and for another one of embeddings, keys and values."""
+@inlined
+def one_pass(a, weights, held):
+    """All layers for the tokens of a call: weights of one type; embeddings, keys and values of another."""
+    tokens, pieces, picks, layers, hidden = a[TOKENS], a[PIECES], a[PICKS], a[LAYERS], a[HIDDEN]
+    heads, kv_heads, n, inner = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[INNER]
+    qkv_columns, out_columns = a[QKV_PANELS] * PANEL, a[OUT_PANELS] * PANEL
+    gate_up_columns, head_columns = a[GATE_UP_PANELS] * PANEL, a[HEAD_PANELS] * PANEL
+    me, norms = np.int64(thread()), n if a[NORMED] else 0
+    ids, pick = array(a[IDS], WHOLES, tokens), array(a[PICK], WHOLES, picks)
+    rows, offsets = array(a[PIECE_ROW], WHOLES, pieces), array(a[PIECE_AT], WHOLES, pieces)
+    counts, starts = array(a[PIECE_COUNT], WHOLES, pieces), array(a[PIECE_START], WHOLES, pieces)
+    windows = array(a[WINDOWS], WHOLES, layers)
+    # Of what is read by offsets alone, the length does not matter.
+    qkv, out, head = array(a[QKV], weights, 1), array(a[OUT], weights, 1), array(a[HEAD], weights, 1)
+    gate_up, down = array(a[GATE_UP], weights, 1), array(a[DOWN], weights, 1)
+    qkv_scales, out_scales = array(a[QKV_SCALES], FLOATS, 1), array(a[OUT_SCALES], FLOATS, 1)
+    gate_up_scales, down_scales = array(a[GATE_UP_SCALES], FLOATS, 1), array(a[DOWN_SCALES], FLOATS, 1)
+    head_scales, logits = array(a[HEAD_SCALES], FLOATS, 1), array(a[LOGITS], FLOATS, 1)
+    keys, values, zeros = array(a[KEYS], held, 1), array(a[VALUES], held, 1), array(a[ZEROS], FLOATS, 1)
+    qkv_bias, out_bias = array(a[QKV_BIAS], FLOATS, 1), array(a[OUT_BIAS], FLOATS, (layers, out_columns))
+    cos, sin, eps = array(a[COS], FLOATS, 1), array(a[SIN], FLOATS, 1), array(a[EPS], FLOATS, 1)[0]
+    enter, leave = array(a[ENTER], FLOATS, (layers, hidden)), array(a[LEAVE], FLOATS, (layers, hidden))
+    q_norm, k_norm = array(a[Q_NORM], FLOATS, (layers, norms)), array(a[K_NORM], FLOATS, (layers, norms))
+    last, embedding = array(a[LAST], FLOATS, hidden), array(a[EMBEDDING], held, (a[VOCAB], hidden))
+    x, norm = array(a[X], FLOATS, (tokens, out_columns)), array(a[NORM], FLOATS, (tokens, hidden))
+    asked, seen = array(a[ASKED], FLOATS, 1), array(a[SEEN], FLOATS, 1)
+    gates, gated = array(a[GATES], FLOATS, 1), array(a[GATED], FLOATS, 1)
+    queries = view(array(a[QUERIES], FLOATS, 1), me * ASKS * n, ASKS * n)
+    scores = view(array(a[SCORES], FLOATS, 1), me * ASKS * a[CAPACITY], ASKS * a[CAPACITY])
+    mixed = view(array(a[MIXED], FLOATS, 1), me * ASKS * a[VALUE_DIM], ASKS * a[VALUE_DIM])
 
-    @inlined
-    def one_pass(a):
-        tokens, pieces, picks, layers, hidden = a[TOKENS], a[PIECES], a[PICKS], a[LAYERS], a[HIDDEN]
-        heads, kv_heads, n, inner = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[INNER]
-        qkv_columns, out_columns = a[QKV_PANELS] * PANEL, a[OUT_PANELS] * PANEL
-        gate_up_columns, head_columns = a[GATE_UP_PANELS] * PANEL, a[HEAD_PANELS] * PANEL
-        me, norms = np.int64(thread()), n if a[NORMED] else 0
-        ids, pick = carray(_wholes(a[IDS]), tokens), carray(_wholes(a[PICK]), picks)
-        rows, offsets = carray(_wholes(a[PIECE_ROW]), pieces), carray(_wholes(a[PIECE_AT]), pieces)
-        counts, starts = carray(_wholes(a[PIECE_COUNT]), pieces), carray(_wholes(a[PIECE_START]), pieces)
-        windows = carray(_wholes(a[WINDOWS]), layers)
-        # Of what is read by offsets alone, the length does not matter.
-        qkv, out, head = carray(weights(a[QKV]), 1), carray(weights(a[OUT]), 1), carray(weights(a[HEAD]), 1)
-        gate_up, down = carray(weights(a[GATE_UP]), 1), carray(weights(a[DOWN]), 1)
-        qkv_scales, out_scales = carray(_floats(a[QKV_SCALES]), 1), carray(_floats(a[OUT_SCALES]), 1)
-        gate_up_scales, down_scales = carray(_floats(a[GATE_UP_SCALES]), 1), carray(_floats(a[DOWN_SCALES]), 1)
-        head_scales, logits = carray(_floats(a[HEAD_SCALES]), 1), carray(_floats(a[LOGITS]), 1)
-        keys, values, zeros = carray(held(a[KEYS]), 1), carray(held(a[VALUES]), 1), carray(_floats(a[ZEROS]), 1)
-        qkv_bias, out_bias = carray(_floats(a[QKV_BIAS]), 1), carray(_floats(a[OUT_BIAS]), (layers, out_columns))
-        cos, sin, eps = carray(_floats(a[COS]), 1), carray(_floats(a[SIN]), 1), carray(_floats(a[EPS]), 1)[0]
-        enter, leave = carray(_floats(a[ENTER]), (layers, hidden)), carray(_floats(a[LEAVE]), (layers, hidden))
-        q_norm, k_norm = carray(_floats(a[Q_NORM]), (layers, norms)), carray(_floats(a[K_NORM]), (layers, norms))
-        last, embedding = carray(_floats(a[LAST]), hidden), carray(held(a[EMBEDDING]), (a[VOCAB], hidden))
-        x, norm = carray(_floats(a[X]), (tokens, out_columns)), carray(_floats(a[NORM]), (tokens, hidden))
-        asked, seen = carray(_floats(a[ASKED]), 1), carray(_floats(a[SEEN]), 1)
-        gates, gated = carray(_floats(a[GATES]), 1), carray(_floats(a[GATED]), 1)
-        queries = view(carray(_floats(a[QUERIES]), 1), me * ASKS * n, ASKS * n)
-        scores = view(carray(_floats(a[SCORES]), 1), me * ASKS * a[CAPACITY], ASKS * a[CAPACITY])
-        mixed = view(carray(_floats(a[MIXED]), 1), me * ASKS * a[VALUE_DIM], ASKS * a[VALUE_DIM])
-
-        first_token, last_token = share(tokens)
-        first_column, last_column = share(a[OUT_PANELS])
-        first_gate, last_gate = share(a[GATE_UP_PANELS])
-        first_item, last_item = share(pieces * kv_heads)
-        first_pick, last_pick = share(picks)
+    first_token, last_token = share(tokens)
+    first_column, last_column = share(a[OUT_PANELS])
+    first_gate, last_gate = share(a[GATE_UP_PANELS])
+    first_item, last_item = share(pieces * kv_heads)
+    first_pick, last_pick = share(picks)
+    for t in range(first_token, last_token):
+        here, token = x[t], embedding[ids[t]]
+        for i in range(hidden):
+            here[i] = widen(token[i])
+    for layer in range(layers):
         for t in range(first_token, last_token):
-            here, token = x[t], embedding[ids[t]]
-            for i in range(hidden):
-                here[i] = widen(token[i])
-        for layer in range(layers):
-            for t in range(first_token, last_token):
-                rms(x[t], hidden, enter[layer], eps, norm[t])
-            barrier()
-            start = layer * qkv_columns
-            product(
-                tokens, hidden, norm, qkv, start * hidden, a[QKV_PANELS], qkv_scales, start, qkv_bias, start, 0,
-                asked, qkv_columns,
-            )  # fmt: skip
-            barrier()
-            for item in range(first_item, last_item):
-                attend(
-                    item // kv_heads, item % kv_heads, a, layer, rows, counts, starts, offsets, windows, asked,
-                    cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, mixed, seen,
-                )  # fmt: skip
-            if a[BIASED]:  # of the output, on this thread's columns
-                for t in range(tokens):
-                    here, more = x[t], out_bias[layer]
-                    for i in range(first_column * PANEL, last_column * PANEL):
-                        here[i] += more[i]
-            barrier()
-            start = layer * out_columns
-            product(
-                tokens, heads * n, seen, out, start * heads * n, a[OUT_PANELS], out_scales, start, x, 0, out_columns,
-                x, out_columns,
-            )  # fmt: skip
-            barrier()
-            for t in range(first_token, last_token):
-                rms(x[t], hidden, leave[layer], eps, norm[t])
-            barrier()
-            start = layer * gate_up_columns
-            product(
-                tokens, hidden, norm, gate_up, start * hidden, a[GATE_UP_PANELS], gate_up_scales, start, zeros, 0, 0,
-                gates, gate_up_columns,
-            )  # fmt: skip
-            for t in range(tokens):
-                for number in range(first_gate, last_gate):  # a panel has 16 columns of each
-                    both = view(gates, t * gate_up_columns + number * PANEL, PANEL)
-                    done = view(gated, t * inner + number * LANES, LANES)
-                    for i in range(LANES):
-                        done[i] = both[i] / (ONE + exp(-both[i])) * both[LANES + i]
-            barrier()
-            start = layer * out_columns
-            product(
-                tokens, inner, gated, down, start * inner, a[OUT_PANELS], down_scales, start, x, 0, out_columns,
-                x, out_columns,
-            )  # fmt: skip
-            barrier()
-        if picks == 0:
-            return
-        for k in range(first_pick, last_pick):
-            rms(x[pick[k]], hidden, last, eps, norm[k])
+            rms(x[t], hidden, enter[layer], eps, norm[t])
         barrier()
+        start = layer * qkv_columns
         product(
-            picks, hidden, norm, head, 0, a[HEAD_PANELS], head_scales, 0, zeros, 0, 0, logits, head_columns,
+            tokens, hidden, norm, qkv, start * hidden, a[QKV_PANELS], qkv_scales, start, qkv_bias, start, 0,
+            asked, qkv_columns,
         )  # fmt: skip
+        barrier()
+        for item in range(first_item, last_item):
+            attend(
+                item // kv_heads, item % kv_heads, a, layer, rows, counts, starts, offsets, windows, asked,
+                cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, mixed, seen,
+            )  # fmt: skip
+        if a[BIASED]:  # of the output, on this thread's columns
+            for t in range(tokens):
+                here, more = x[t], out_bias[layer]
+                for i in range(first_column * PANEL, last_column * PANEL):
+                    here[i] += more[i]
+        barrier()
+        start = layer * out_columns
+        product(
+            tokens, heads * n, seen, out, start * heads * n, a[OUT_PANELS], out_scales, start, x, 0, out_columns,
+            x, out_columns,
+        )  # fmt: skip
+        barrier()
+        for t in range(first_token, last_token):
+            rms(x[t], hidden, leave[layer], eps, norm[t])
+        barrier()
+        start = layer * gate_up_columns
+        product(
+            tokens, hidden, norm, gate_up, start * hidden, a[GATE_UP_PANELS], gate_up_scales, start, zeros, 0, 0,
+            gates, gate_up_columns,
+        )  # fmt: skip
+        for t in range(tokens):
+            for number in range(first_gate, last_gate):  # a panel has 16 columns of each
+                both = view(gates, t * gate_up_columns + number * PANEL, PANEL)
+                done = view(gated, t * inner + number * LANES, LANES)
+                for i in range(LANES):
+                    done[i] = both[i] / (ONE + exp(-both[i])) * both[LANES + i]
+        barrier()
+        start = layer * out_columns
+        product(
+            tokens, inner, gated, down, start * inner, a[OUT_PANELS], down_scales, start, x, 0, out_columns,
+            x, out_columns,
+        )  # fmt: skip
+        barrier()
+    if picks == 0:
+        return
+    for k in range(first_pick, last_pick):
+        rms(x[pick[k]], hidden, last, eps, norm[k])
+    barrier()
+    product(
+        picks, hidden, norm, head, 0, a[HEAD_PANELS], head_scales, 0, zeros, 0, 0, logits, head_columns,
+    )  # fmt: skip
 
-    def forward(arguments):
-        a = carray(arguments, ARGUMENTS)
-        if a[STEPS] == 0:
-            one_pass(a)
-            return
-        for _ in range(a[STEPS]):
-            one_pass(a)
-            barrier()
-            choose(a)
-            barrier()
-            if thread() == 0:
-                advance(a)
-            barrier()
 
-    return cfunc(types.void(types.CPointer(types.int64)), cache=True, **OPTIONS)(forward)
+@inlined
+def run(a, weights, held):
+    """One pass; or as many as there are steps, each row's likeliest token going into the next one."""
+    if a[STEPS] == 0:
+        one_pass(a, weights, held)
+        return
+    for _ in range(a[STEPS]):
+        one_pass(a, weights, held)
+        barrier()
+        choose(a)
+        barrier()
+        if thread() == 0:
+            advance(a)
+        barrier()
 
 
-_KINDS = {"float32": (_floats, _floats), "bfloat16": (_halves, _halves), "int8": (_bytes, _floats)}
+_KINDS = {"float32": (FLOATS, FLOATS), "bfloat16": (HALVES, HALVES), "int8": (BYTES, FLOATS)}
 
 
 @cache
-def forward(weights: str) -> Team:
-    """The compiled forward pass for weights of float32, bfloat16, or int8 beside float32."""
-    return Team(_forward(*_KINDS[weights]))
+def forward(kind: str) -> Team:
+    """The compiled forward pass for weights of float32, bfloat16, or int8 beside float32.
+
+    Compiled once a machine: what is kept is told by these variables, which all have to be plain values.
+    """
+    weights, held = _KINDS[kind]
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    source = int(hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:15], 16)
+
+    def forward(arguments):
+        source  # noqa: B018 - other code is another function
+        run(carray(arguments, ARGUMENTS), weights, held)
+
+    return Team(cfunc(types.void(types.CPointer(types.int64)), cache=True, **OPTIONS)(forward))
