@@ -24,7 +24,6 @@ from fsgen.models.checkpoint import (
     place,
 )
 from fsgen.models.continuation import ATTENTION_LAYERS, Continuation, layer_kinds, text_config, ways_to_continue
-from fsgen.models.forward import Forward
 from fsgen.models.int8 import quantise
 from fsgen.models.lean.forward import LeanForward
 from fsgen.models.lean.session import LeanSession
@@ -150,13 +149,10 @@ class HFModel:
                 self.context,
                 self.device,
             )
-        forward: Forward
-        kind = CachedSession
+        about = (self.info.name, self.vocab_size, self.context, self.device)
         if self._lean is not None:
-            forward, kind = LeanForward(self._lean, batch_size, self.context), LeanSession
-        else:
-            forward = TransformersForward(self, batch_size)
-        return kind(forward, self.info.name, self.vocab_size, self.context, self.device)
+            return LeanSession(LeanForward(self._lean, batch_size, self.context), *about)
+        return CachedSession(TransformersForward(self, batch_size), *about)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.

@@ -135,11 +135,15 @@ class CachedSession(RowSession):
             self._known[item.row] = item.tokens[:length]
             item.start = length
 
+    def _place(self, work: list[Work]) -> None:
+        """Last thoughts before a pass, when `_known` says what each row will still hold."""
+
     def _run(self, work: list[Work], keep: int) -> Tensor:
         """Runs the new tokens of these rows: logits [rows, keep, vocab], float32."""
         self._forward.reserve(max(self._expected, *(len(item.tokens) for item in work)))
         for item in work:
             del self._known[item.row][item.start :]  # should the call fail, these are no longer trusted
+        self._place(work)
         logits = self._forward.run(work, keep)
         for item in work:
             self._known[item.row] = item.tokens

@@ -17,6 +17,7 @@ from fsgen.models import ModelInfo, int8
 from fsgen.models.base import Writer
 from fsgen.models.hf import HFModel
 from fsgen.models.lean import arithmetic, forward, kernels, weights
+from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
 from tests.models.scripts import alone
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -228,6 +229,45 @@ def test_it_writes_what_it_would_write_step_by_step() -> None:
                     assert token == int(expected.argmax())
                     text = [*text, token]
                 texts[row] = [*text[:-1], 5] if steps[row] > 2 else text  # what is written may be taken back
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "mistral-sliding"])
+def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(kind: str, dtype: torch.dtype) -> None:
+    window = {"sliding_window": 90} if kind == "mistral-sliding" else {}
+    model = HFModel(tiny_model(kind, 3, max_position_embeddings=400, **window).to(dtype), tiny_tokenizer())
+    dice, shared = random.Random(7), 0
+    beginnings = [[dice.randrange(96) for _ in range(n)] for n in (150, 70, 100)]
+    beginnings.append([*beginnings[0][:110], *beginnings[1]])  # one that leaves another on its way
+
+    def text() -> list[int]:
+        return [*dice.choice(beginnings), *(dice.randrange(96) for _ in range(dice.randint(1, 40)))]
+
+    session = model.session(5)
+    assert isinstance(session, LeanSession)
+    texts = [text() for _ in range(5)]
+    for _ in range(40):
+        given_ = [one if dice.random() < 0.8 else None for one in texts]
+        steps = [dice.choice((1, 1, 3)) if one else 0 for one in given_]
+        last = [dice.randint(1, 3) for _ in texts]
+        logits, further, tokens = session.write(given_, last, steps)
+        for row, one in enumerate(given_):
+            if one is None:
+                continue
+            shared += (session._leads[row] or (0, 0))[1]
+            whole = [*one, *tokens[row][:-1]]
+            expected = model.session(1).score([whole], last[row] + steps[row] - 1)[0]
+            assert torch.equal(logits[row, logits.shape[1] - last[row] :], expected[: last[row]])
+            assert torch.equal(further[row, : steps[row] - 1], expected[last[row] :])
+            change = dice.random()
+            if change < 0.15:  # another text takes the row
+                texts[row] = text()
+                session.begin(row, len(texts[row]), 300)
+            elif change < 0.3:  # another one without a word, or one that is cut off
+                texts[row] = dice.choice((text(), texts[row][: dice.randint(3, len(texts[row]))]))
+            else:
+                texts[row] = [*one, *tokens[row], dice.randrange(96)]
+    assert shared > 40 * 64
 
 
 def test_what_is_written_counts_as_calls_and_tokens() -> None:

@@ -37,7 +37,7 @@ class LeanForward:
         # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]
         self._keys = self._values = torch.empty(0)
         self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
-        self._pieces = np.zeros((5, k.MOST), dtype=np.int64)
+        self._pieces = np.zeros((7, k.MOST), dtype=np.int64)
         self._scratch = torch.empty(0)
         self._tokens = 0  # that the scratch has room for
         self._arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
@@ -48,7 +48,7 @@ class LeanForward:
             k.GATE_UP_PANELS: w.gate_up.shape[1], k.HEAD_PANELS: len(w.head),
             k.IDS: self._inputs[0].ctypes.data, k.PICK: self._inputs[1].ctypes.data,
         }  # fmt: skip
-        fields = (k.PIECE_ROW, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START, k.LEFT)
+        fields = (k.PIECE_ROW, k.PIECE_LEAD, k.PIECE_SHARED, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START, k.LEFT)
         numbers |= {field: row.ctypes.data for field, row in zip(fields, self._pieces, strict=True)}
         held = {
             k.WINDOWS: w.windows, k.EMBEDDING: w.embedding, k.QKV: w.qkv, k.OUT: w.out, k.GATE_UP: w.gate_up,
@@ -106,7 +106,7 @@ class LeanForward:
         for number, (item, start, end) in enumerate(pieces):
             new = end - start
             ids[tokens : tokens + new] = item.tokens[start:end]
-            self._pieces[:4, number] = item.row, tokens, new, start
+            self._pieces[:6, number] = item.row, *item.lead, tokens, new, start
             for position in range(max(start, len(item.tokens) - item.wanted), end):
                 pick[picks] = tokens + position - start
                 picks += 1
@@ -118,11 +118,19 @@ class LeanForward:
         self._function(a.ctypes.data, alone=tokens * self._w.products < ALONE)
         return picks
 
-    def write(self, rows: Sequence[int], tokens: Sequence[int], starts: Sequence[int], steps: Sequence[int]) -> Written:
+    def write(
+        self,
+        rows: Sequence[int],
+        leads: Sequence[tuple[int, int]],
+        tokens: Sequence[int],
+        starts: Sequence[int],
+        steps: Sequence[int],
+    ) -> Written:
         """Lets rows go on by their likeliest tokens, without coming back in between.
 
         Args:
             rows: of the session, those with the most steps first, `kernels.MOST` at most.
+            leads: as in `Work`.
             tokens, starts: of each row its next token and where it stands.
             steps: of each row, tokens to run: `tokens`, and those that follow.
 
@@ -135,7 +143,9 @@ class LeanForward:
         written = np.empty((longest, count), dtype=np.int64)
         a, numbers = self._arguments, np.arange(count)
         self._inputs[0, :count], self._inputs[1, :count] = tokens, numbers
-        self._pieces[:, :count] = rows, numbers, np.ones_like(numbers), starts, steps
+        self._pieces[[0, 5, 6], :count] = rows, starts, steps
+        self._pieces[1:3, :count] = np.array(leads).T
+        self._pieces[3, :count], self._pieces[4, :count] = numbers, 1
         if count > self._tokens:
             self._make_scratch(count)
         a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count

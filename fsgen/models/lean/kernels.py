@@ -48,7 +48,7 @@ def share(things):
 @inlined
 def panels(
     tokens, inputs, x, x0, x_stride, w, w0, w_stride, jump, count, scales, s0, first, f0, first_stride,
-    out, o0, out_stride,
+    out, o0, out_stride, onward,
 ):  # fmt: skip
     """out = first + x w for `count` times 16 columns. Arrays come with the offset of their first entry and a stride."""
     for t in range(0, tokens, 8):
@@ -59,13 +59,13 @@ def panels(
             wc, sc = at(w, w0 + c // 2 * jump), at(scales, s0 + c * LANES)
             fc, oc = at(first, ft + c * LANES), at(out, ot + c * LANES)
             if many <= 2 and count - c >= 4:
-                quadruple(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
+                quadruple(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride, onward)
                 c += 4
             elif count - c >= 2:
-                double(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
+                double(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride, onward)
                 c += 2
             else:
-                single(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride)
+                single(many, inputs, xt, x_stride, wc, w_stride, jump, sc, fc, first_stride, oc, out_stride, onward)
                 c += 1
 
 
@@ -79,7 +79,7 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     for number in range(begin, end, step):
         panels(
             tokens, inputs, x, 0, inputs, w, w0 + number * size, PANEL, size, 2 * step, scales, s0 + number * PANEL,
-            first, f0 + number * PANEL, first_stride, out, number * PANEL, out_stride,
+            first, f0 + number * PANEL, first_stride, out, number * PANEL, out_stride, 0,
         )  # fmt: skip
 
 
@@ -87,13 +87,13 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
 (
     TOKENS, PIECES, PICKS, LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VALUE_DIM, INNER, ROWS, CAPACITY,
     VOCAB, QKV_PANELS, OUT_PANELS, GATE_UP_PANELS, HEAD_PANELS, NORMED, BIASED,
-    IDS, PIECE_ROW, PIECE_AT, PIECE_COUNT, PIECE_START, PICK, WINDOWS,
+    IDS, PIECE_ROW, PIECE_AT, PIECE_COUNT, PIECE_START, PIECE_LEAD, PIECE_SHARED, PICK, WINDOWS,
     EMBEDDING, QKV, OUT, GATE_UP, DOWN, HEAD, KEYS, VALUES,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS,
     STEPS, LEFT, WRITTEN, LOGITS_STEP, WRITTEN_STEP, ARGUMENTS,
-) = range(66)  # fmt: skip
+) = range(68)  # fmt: skip
 
 
 # What an address is of.
@@ -117,8 +117,8 @@ def array(address, like, shape):
 
 @inlined
 def attend(
-    piece, h, a, layer, rows, counts, starts, offsets, windows, asked, cos, sin, q_norm, k_norm, eps, keys, values,
-    zeros, queries, scores, mixed, seen,
+    piece, h, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked, cos, sin, q_norm, k_norm, eps,
+    keys, values, zeros, queries, scores, mixed, seen,
 ):  # fmt: skip
     """The new tokens of one row, for one of its heads of keys and values: these are written, and attended to."""
     heads, kv_heads, n, wide, capacity = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[VALUE_DIM], a[CAPACITY]
@@ -126,7 +126,10 @@ def attend(
     new, start, t0, window = counts[piece], starts[piece], offsets[piece], windows[layer]
     k_norm, q_norm = view(k_norm, layer * n, len(k_norm[0])), view(q_norm, layer * n, len(q_norm[0]))
     held = (layer * a[ROWS] + rows[piece]) * kv_heads + h
+    lead = (layer * a[ROWS] + leads[piece]) * kv_heads + h
     k_base, v_base = held * n * capacity, held * wide * capacity
+    k_lead, v_lead = lead * n * capacity, lead * wide * capacity
+    own_block = shared[piece] // BLOCK
     factor, room, turned = ONE / np.sqrt(np.float32(n)), view(mixed, 0, n), view(queries, 0, n)
     for j in range(new):
         token, s = (t0 + j) * stride, start + j
@@ -147,21 +150,25 @@ def attend(
             j, g = (a0 + i) // group, (a0 + i) % group
             head = (t0 + j) * stride + (h * group + g) * n
             turn(view(asked, head, n), q_norm, eps, cos, sin, (start + j) * half, factor, room, view(queries, i * n, n))
-        panels(
-            many, n, queries, 0, n, keys, k_base + first_block * n * BLOCK, BLOCK, n * BLOCK,
-            2 * ((end + BLOCK - 1) // BLOCK - first_block), zeros, 0, zeros, 0, 0,
-            scores, first_block * BLOCK, capacity,
-        )  # fmt: skip
+        for part in range(2):  # the beginning that a neighbour holds too is read there, where others read it as well
+            block, until = max(first_block, own_block * part), own_block if part == 0 else (end + BLOCK - 1) // BLOCK
+            panels(
+                many, n, queries, 0, n, keys, (k_base if part else k_lead) + block * n * BLOCK, BLOCK, n * BLOCK,
+                2 * (until - block), zeros, 0, zeros, 0, 0, scores, block * BLOCK, capacity, 0,
+            )  # fmt: skip
         for i in range(many):
             last = start + (a0 + i) // group + 1
             begin = max(0, last - window) if window else 0
             softmax(view(scores, i * capacity + begin, last - begin))
             clear(view(scores, i * capacity + low, begin - low))
             clear(view(scores, i * capacity + last, end - last))
-        panels(
-            many, end - low, scores, low, capacity, values, v_base + low * wide, wide, 2 * LANES, wide // LANES,
-            zeros, 0, zeros, 0, 0, mixed, 0, wide,
-        )  # fmt: skip
+        clear(view(mixed, 0, many * wide))
+        for part in range(2):
+            slot, until = max(low, own_block * BLOCK * part), own_block * BLOCK if part == 0 else end
+            panels(
+                many, until - slot, scores, slot, capacity, values, (v_base if part else v_lead) + slot * wide, wide,
+                2 * LANES, wide // LANES, zeros, 0, mixed, 0, wide, mixed, 0, wide, 1,
+            )  # fmt: skip
         for i in range(many):
             j, g = (a0 + i) // group, (a0 + i) % group
             done, weighed = view(seen, ((t0 + j) * heads + h * group + g) * n, n), view(mixed, i * wide, n)
@@ -212,6 +219,7 @@ def one_pass(a, weights, held):
     ids, pick = array(a[IDS], WHOLES, tokens), array(a[PICK], WHOLES, picks)
     rows, offsets = array(a[PIECE_ROW], WHOLES, pieces), array(a[PIECE_AT], WHOLES, pieces)
     counts, starts = array(a[PIECE_COUNT], WHOLES, pieces), array(a[PIECE_START], WHOLES, pieces)
+    leads, shared = array(a[PIECE_LEAD], WHOLES, pieces), array(a[PIECE_SHARED], WHOLES, pieces)
     windows = array(a[WINDOWS], WHOLES, layers)
     # Of what is read by offsets alone, the length does not matter.
     qkv, out, head = array(a[QKV], weights, 1), array(a[OUT], weights, 1), array(a[HEAD], weights, 1)
@@ -253,7 +261,7 @@ def one_pass(a, weights, held):
         barrier()
         for item in range(first_item, last_item):
             attend(
-                item // kv_heads, item % kv_heads, a, layer, rows, counts, starts, offsets, windows, asked,
+                item % pieces, item // pieces, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked,
                 cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, mixed, seen,
             )  # fmt: skip
         if a[BIASED]:  # of the output, on this thread's columns

@@ -2,7 +2,8 @@
 
     out[t, c] = first[t, c] + scale[c] * sum over i of x[t, i] * w[i, c]      t < T tokens, c < 16 C columns
 
-Weights are float32, bfloat16 (uint16, its bits) or int8; only int8 ones have a scale.
+Where a sum goes `onward`, it starts from `first` instead, so that one can be taken in parts. Weights are float32,
+bfloat16 (uint16, its bits) or int8; only int8 ones have a scale.
 
 The sums stay in registers, and each runs over i in order, by fused multiply-adds. So a sum is the same to the last bit
 however many tokens or columns are computed beside it.
@@ -91,9 +92,16 @@ def _everywhere(builder: Any, number: Any) -> Any:
 
 def _emit(builder: Any, tokens: int, columns: int, kind: Any, arguments: Any) -> None:
     """The product for so many tokens and vectors of columns."""
-    inputs, x, x_stride, weights, w_stride, jump, scale, first, first_stride, out, out_stride = arguments
-    zero = ir.Constant(_FLOATS, [0.0] * LANES)
-    sums = [[cgutils.alloca_once_value(builder, zero) for _ in range(columns)] for _ in range(tokens)]
+    inputs, x, x_stride, weights, w_stride, jump, scale, first, first_stride, out, out_stride, onward = arguments
+    zero, goes_on = ir.Constant(_FLOATS, [0.0] * LANES), builder.icmp_signed("!=", onward, _I64(0))
+    given = [
+        [
+            _vector(builder, builder.gep(first, [builder.add(builder.mul(first_stride, _I64(t)), _I64(c * LANES))]))
+            for c in range(columns)
+        ]
+        for t in range(tokens)
+    ]
+    sums = [[cgutils.alloca_once_value(builder, builder.select(goes_on, one, zero)) for one in row] for row in given]
     starts = [builder.gep(x, [builder.mul(x_stride, _I64(t))]) for t in range(tokens)]
     with cgutils.for_range(builder, inputs, intp=_I64) as loop:
         row = builder.gep(weights, [builder.mul(loop.index, w_stride)])
@@ -115,12 +123,11 @@ def _emit(builder: Any, tokens: int, columns: int, kind: Any, arguments: Any) ->
                 builder.store(total, sums[t][c])
     for t in range(tokens):
         for c in range(columns):
-            given = builder.gep(first, [builder.add(builder.mul(first_stride, _I64(t)), _I64(c * LANES))])
             taken = builder.gep(out, [builder.add(builder.mul(out_stride, _I64(t)), _I64(c * LANES))])
             total = builder.load(sums[t][c])
             if kind == types.int8:
                 total = builder.fmul(total, _vector(builder, builder.gep(scale, [_I64(c * LANES)])))
-            total = builder.fadd(_vector(builder, given), total)
+            total = builder.fadd(builder.select(goes_on, zero, given[t][c]), total)
             builder.store(total, builder.bitcast(taken, _FLOATS.as_pointer()), align=4)
 
 
@@ -142,9 +149,12 @@ def _panel(columns: int, most: int) -> Any:
         first_stride: Any,
         out: Any,
         out_stride: Any,
+        onward: Any,
     ) -> Any:
         whole, floats = types.int64, types.CPointer(types.float32)
-        signature = types.void(whole, whole, floats, whole, w, whole, whole, floats, floats, whole, floats, whole)
+        signature = types.void(
+            whole, whole, floats, whole, w, whole, whole, floats, floats, whole, floats, whole, whole
+        )
 
         def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
             tokens, *rest = arguments
