@@ -12,6 +12,8 @@ from fsgen.models.forward import Forward, Work
 
 # A beginning of so many tokens that another row holds is copied instead of computed.
 WORTH_COPYING = 16
+# Drafted tokens that fell part two lists within so many of their ends, which is looked at first.
+NEAR = 16
 
 
 class RowSession:
@@ -160,6 +162,9 @@ def common_prefix(known: list[int], tokens: list[int]) -> int:
     low, high = 0, min(len(known), len(tokens))
     if known[:high] == tokens[:high]:
         return high
+    near = high - NEAR
+    if near > 0 and known[:near] == tokens[:near]:
+        low = near
     while high - low > 1:  # they agree before low, and differ somewhere in low .. high - 1
         middle = (low + high) // 2
         if known[low:middle] == tokens[low:middle]:

@@ -132,6 +132,19 @@ def test_a_copied_beginning_is_the_computed_one() -> None:
         assert torch.equal(session.score([None, text], 1)[1], session.score([text, None], 1)[0])
 
 
+def test_threads_may_become_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "ALONE", 0)
+    model, text, before = model_of("llama"), [(5 * i) % 96 for i in range(100)], torch.get_num_threads()
+    session = model.session(1)
+    try:
+        for threads, end in ((1, 40), (4, 80), (2, 100)):
+            torch.set_num_threads(threads)
+            got = session.score([text[:end]], 10)
+            assert torch.equal(got, model.session(1).score([text[:end]], 10))
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_nan_is_not_hidden() -> None:
     model = model_of("llama")
     model.module.model.norm.weight.data.fill_(float("nan"))

@@ -39,7 +39,7 @@ class LeanForward:
         self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
         self._pieces = np.zeros((7, k.MOST), dtype=np.int64)
         self._scratch = torch.empty(0)
-        self._tokens = 0  # that the scratch has room for
+        self._tokens = self._team = 0  # tokens and threads that the scratch has room for
         self._arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
         numbers = {
             k.LAYERS: w.layers, k.HIDDEN: w.hidden, k.HEADS: w.heads, k.KV_HEADS: w.kv_heads, k.HEAD_DIM: w.head_dim,
@@ -101,18 +101,19 @@ class LeanForward:
 
     def _one_pass(self, pieces: list[Piece], logits: Tensor, done: int) -> int:
         """Runs some positions of some rows, and writes the logits wanted of them: how many there were."""
-        a, (ids, pick) = self._arguments, self._inputs
-        tokens = picks = 0
-        for number, (item, start, end) in enumerate(pieces):
-            new = end - start
-            ids[tokens : tokens + new] = item.tokens[start:end]
-            self._pieces[:6, number] = item.row, *item.lead, tokens, new, start
-            for position in range(max(start, len(item.tokens) - item.wanted), end):
-                pick[picks] = tokens + position - start
-                picks += 1
-            tokens += new
-        if tokens > self._tokens:
-            self._make_scratch(tokens)
+        a = self._arguments
+        ids: list[int] = []
+        pick: list[int] = []
+        rows: list[tuple[int, ...]] = []
+        for item, start, end in pieces:
+            first = max(start, len(item.tokens) - item.wanted)  # of which logits are wanted
+            pick += range(len(ids) + first - start, len(ids) + end - start)
+            rows.append((item.row, *item.lead, len(ids), end - start, start))
+            ids += item.tokens[start:end]
+        tokens, picks = len(ids), len(pick)
+        self._inputs[0, :tokens], self._inputs[1, :picks] = ids, pick
+        self._pieces[:6, : len(rows)] = np.array(rows).T
+        self._make_room(tokens)
         a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
         a[k.LOGITS] = logits.data_ptr() + 4 * done * logits.shape[1]
         self._function(a.ctypes.data, alone=tokens * self._w.products < ALONE)
@@ -146,8 +147,7 @@ class LeanForward:
         self._pieces[[0, 5, 6], :count] = rows, starts, steps
         self._pieces[1:3, :count] = np.array(leads).T
         self._pieces[3, :count], self._pieces[4, :count] = numbers, 1
-        if count > self._tokens:
-            self._make_scratch(count)
+        self._make_room(count)
         a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count
         a[k.LOGITS], a[k.LOGITS_STEP] = logits.data_ptr(), 4 * count * width
         a[k.STEPS], a[k.WRITTEN], a[k.WRITTEN_STEP] = longest, written.ctypes.data, 8 * count
@@ -155,10 +155,13 @@ class LeanForward:
         a[k.STEPS] = 0
         return logits[..., : self._w.vocab], written.tolist()
 
-    def _make_scratch(self, tokens: int) -> None:
-        """Room for what lies between the products of a pass of so many tokens, or a few more."""
+    def _make_room(self, tokens: int) -> None:
+        """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""
         w, team = self._w, torch.get_num_threads()
-        self._tokens = tokens = min(k.MOST, 1 << (tokens - 1).bit_length())
+        if tokens <= self._tokens and team <= self._team:
+            return
+        self._tokens = tokens = max(self._tokens, min(k.MOST, 1 << (tokens - 1).bit_length()))
+        self._team = team
         widest = k.PANEL * max(w.qkv.shape[1], w.out.shape[1], w.gate_up.shape[1], len(w.head))
         sizes = {
             k.X: tokens * k.PANEL * w.out.shape[1],

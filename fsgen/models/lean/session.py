@@ -29,6 +29,7 @@ class LeanSession(CachedSession):
         super().__init__(forward, name, vocab_size, context, device)
         # Where each row reads its beginning, and of how many tokens; None where that is to be found out.
         self._leads: list[tuple[int, int] | None] = [None] * self.rows
+        self._read = [0] * self.rows  # tokens of each row that others read there
 
     def begin(self, row: int, prompt: int, longest: int) -> None:
         """A new text starts in this row; see `Session.begin`."""
@@ -38,17 +39,21 @@ class LeanSession(CachedSession):
     def _plan(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> list[Work]:
         work = super()._plan(sequences, last)
         for item in work:  # a beginning that is about to change is nobody's any more
-            if item.new >= WORTH_SHARING:
+            lead = self._leads[item.row]
+            if item.new >= WORTH_SHARING or (lead is not None and item.start < lead[1]):
                 self._leads[item.row] = None
-            for row, lead in enumerate(self._leads):
-                if lead is not None and item.start < lead[1] and item.row in (row, lead[0]):
+            if item.start < self._read[item.row]:
+                readers = (row for row, lead in enumerate(self._leads) if lead is not None and lead[0] == item.row)
+                for row in readers:
                     self._leads[row] = None
+                self._read[item.row] = 0
         return work
 
     def _place(self, work: list[Work]) -> None:
         for item in work:
-            item.lead = self._leads[item.row] or self._find_lead(item)
+            item.lead = row, length = self._leads[item.row] or self._find_lead(item)
             self._leads[item.row] = item.lead
+            self._read[row] = max(self._read[row], length)
 
     def _find_lead(self, item: Work) -> tuple[int, int]:
         """The first row that holds the most of this one's beginning, in whole blocks; itself where none does."""
