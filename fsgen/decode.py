@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsgen.methods import MAX_PACED, Method
-from fsgen.pace import Pace
+from fsgen.pace import UNKNOWING, Pace
 from fsgen.probs import ACCEPT, DECIDE, DRAFT, Transforms, left_aligned, sample, total_variation, uniforms, window
 from fsgen.text import GrowingText
 from fsgen.trace import Trace, TraceBuffer
-from fsgen.types import SamplingParams, Source, StopReason, Token
+from fsgen.types import Limit, SamplingParams, Source, StopReason, Token
 
 TokenIds = Sequence[int]
 
@@ -45,8 +45,12 @@ class _Writer(Protocol):
     """A session that can write greedy tokens by itself (`models.base.Writer`)."""
 
     def write(
-        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int]
-    ) -> tuple[Tensor, Tensor, list[list[int]]]: ...
+        self,
+        sequences: Sequence[TokenIds | None],
+        last: Sequence[int],
+        steps: Sequence[int],
+        limit: Limit | None = None,
+    ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]: ...
 
 
 class _Planned(Protocol):
@@ -114,11 +118,11 @@ class _Record:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """A token that the draft has written in every row: p's logits [rows, vocab], the ids, and, for a pace, their p."""
+    """A token that the draft has written in every row: p's logits [rows, vocab], the ids, and their p."""
 
     logits: Tensor
     tokens: list[int]
-    sure: list[float] | None
+    sure: list[float]
 
 
 @dataclass(slots=True, eq=False)
@@ -354,20 +358,20 @@ class Decoding:
             for row, writes, opens in zip(self._batch, writing, opened, strict=True)
         ]
         last = [1 + (writes and opens) for writes, opens in zip(writing, opened, strict=True)]
-        count = 1
         # The likeliest token of padded logits might be none of the tokens that all members know.
         unasked = self._transforms.all_greedy and self.method.watcher is None and self._draft_is_whole
-        if unasked and isinstance(session, _Writer):
-            count = pace.ahead(step) if pace is not None else self.method.draft_tokens
         started = time.perf_counter()
         tokens: list[list[int]] = []
-        if count > 1 and isinstance(session, _Writer):
+        sure: list[list[float]] = []
+        if unasked and isinstance(session, _Writer):
+            limit = pace.limit if pace is not None else None
+            most = self.method.draft_tokens if pace is None else UNKNOWING if limit is None else MAX_PACED
             counts = [
-                writes * min(count, row.remaining - row.drafted)
+                writes * min(most - step, row.remaining - row.drafted)
                 for row, writes in zip(self._batch, writing, strict=True)
             ]
-            logits, further, tokens = session.write(sequences, last, counts)
-            z = torch.cat([logits[:, -1:], further], 1)
+            logits, further, tokens, sure = session.write(sequences, last, counts, limit)
+            z = torch.cat([logits[:, -1:], further], 1) if further.shape[1] else logits[:, -1:]
         else:
             logits = session.score(sequences, last)
             z = logits[:, -1:]
@@ -379,17 +383,18 @@ class Decoding:
         if any(opened):
             self._close(logits, writing)
         if not tokens and self._transforms.all_greedy:
-            tokens = z.argmax(-1).tolist()
+            best = z.softmax(-1).max(-1)
+            tokens, sure = best.indices.tolist(), best.values.tolist()
         elif not tokens:
             positions = np.array([[row.written + row.drafted] for row in self._batch])
             tokens = sample(self._transforms.drawn(z), self._uniforms(positions, DRAFT)).tolist()
-        sure = z.softmax(-1).amax(-1).tolist() if pace is not None else None
+            sure = [[0.0]] * len(tokens)  # which nobody asks for
         nothing = self.rows[0].ids[0]  # in the place of what a row did not write
         return z, [
             _Step(
                 z[:, n],
                 [row[n] if n < len(row) else nothing for row in tokens],
-                None if sure is None else [row[n] for row in sure],
+                [row[n] if n < len(row) else 0.0 for row in sure],
             )
             for n in range(z.shape[1])
         ]
@@ -411,7 +416,7 @@ class Decoding:
                 row.ids.append(step.tokens[index])
                 row.drafted += 1
                 row.flagged = flags is not None and flags[index]
-                if self._pace is not None and step.sure is not None:
+                if self._pace is not None:
                     row.confidences.append(step.sure[index])
                     row.chance *= self._pace.acceptance.chance(step.sure[index])
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fsgen.types import Limit
+
 BINS = 10
 # Seen tokens and calls count the less the longer ago they are.
 KEEP_TOKEN, KEEP_CALL = 0.98, 0.8
@@ -20,7 +22,6 @@ PRIOR = 2.0  # tokens' worth of belief in what nothing is known of
 TRIAL = 3  # rounds of a trial that count; the first one, in which the draft catches up, does not
 PATIENCE = 8  # rounds that a trial may take, where some of them tell nothing
 UNKNOWING = 3  # tokens to draft while nothing is known
-USUAL = 0.1  # weight of a round in what rounds usually draft
 SHARE = 0.01  # of the time may go into trials
 GAIN = 0.97  # of the time for a token, or less, is worth a change
 LEARNT = 3  # rounds after which a way of doing it is known
@@ -44,6 +45,14 @@ class Acceptance:
     def usual(self) -> float:
         """The share of verified tokens that stood, of late."""
         return (self._all_stood + 0.5 * PRIOR) / (self._all_seen + PRIOR)
+
+    def lines(self) -> tuple[tuple[float, float], ...]:
+        """`chance` as a line for each bin of confidences: (a, b) of a + b times the confidence."""
+        found = []
+        for stood, seen in zip(self._stood, self._seen, strict=True):
+            half = 0.5 * PRIOR / (seen + PRIOR)
+            found.append((stood / (seen + PRIOR) + half * self.usual, half))
+        return tuple(found)
 
     def learn(self, confidence: float, stood: bool) -> None:
         b = min(BINS - 1, int(confidence * BINS))
@@ -150,7 +159,6 @@ class Pace:
         self._rate = Rate()  # of rounds done that way
         self._trial: _Trial | None = None
         self._caught_up = False  # the draft has read all but the last few tokens
-        self._usual = float(UNKNOWING)  # tokens that a round drafts, of late
         self._cost = 0.0  # seconds that the last trial took beyond what its tokens are worth
         self._since = 0.0  # seconds since it
 
@@ -178,12 +186,19 @@ class Pace:
             return drafted < UNKNOWING
         if drafted < max(1, self._least):
             return True
-        price = self.draft_call.of(1) + self.system2_call.slope
-        return self.acceptance.usual * sum(chances) * self._rate.seconds > price
+        return self.acceptance.usual * sum(chances) * self._rate.seconds > self._price
 
-    def ahead(self, drafted: int) -> int:
-        """How many tokens to draft before `goes_on` is asked again: as many as usual, then one by one."""
-        return max(1, round(self._usual) - drafted)
+    @property
+    def _price(self) -> float:
+        """Seconds that a further drafted token costs."""
+        return self.draft_call.of(1) + self.system2_call.slope
+
+    @property
+    def limit(self) -> Limit | None:
+        """When `goes_on` will say no, for whoever drafts without asking; None while nothing is known."""
+        if not (self.draft_call.known and self.system2_call.known and self._rate.known):
+            return None
+        return Limit(self.acceptance.lines(), self._price / max(1e-12, self.acceptance.usual * self._rate.seconds))
 
     def end_round(self, seconds: float, tokens: int, drafted: int, usual: bool, draft_seconds: float) -> None:
         """Learn what a round took, of all rows together.
@@ -202,8 +217,6 @@ class Pace:
             # What the draft took to read new prompts is a price of drafting.
             rate.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
         self._caught_up = bool(drafted)
-        if drafted:
-            self._usual += USUAL * (drafted - self._usual)
         if trial is None:
             self._since += seconds
             return

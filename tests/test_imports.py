@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "routers": {"types", "probs", "learned"},
     "verifiers": {"types", "probs"},
     "methods": {"types", "probs", *PARTS},
-    "pace": set(),
+    "pace": {"types"},
     "decode": {"types", "probs", "methods", "pace", "text", "trace"},
     "generation": {"types", "methods", "metrics", "decode", "render"},
     "replay": {"types", "probs", "methods", "metrics", "trace", "generation"},

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import torch
 
+from fsgen.types import Limit
+
 TokenIds = Sequence[int]
 
 
@@ -67,17 +69,22 @@ class Writer(Protocol):
     """A session that can write greedy tokens by itself, which spares a call for each."""
 
     def write(
-        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]]]:
+        self,
+        sequences: Sequence[TokenIds | None],
+        last: Sequence[int],
+        steps: Sequence[int],
+        limit: Limit | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]], list[list[float]]]:
         """Scores as `Session.score` does, and lets each row go on by its likeliest tokens.
 
         Args:
             sequences, last: as there.
-            steps: how many tokens each row writes; of the last one no logits are computed.
+            steps: how many tokens each row writes at the most; of its last one no logits are computed.
+            limit: when to end before that.
 
         Returns:
-            the logits of `score`, the first token's among them; [rows, max(steps) - 1, vocab] those of the tokens after
-            it, from the left, 0 where a row writes fewer; and the tokens of each row.
+            the logits of `score`, the first token's among them; [rows, most tokens of a row - 1, vocab] those of the
+            tokens after it, from the left, 0 where a row wrote fewer; the tokens of each row; their probabilities.
 
         Raises:
             ValueError: as there, or a row would be longer than the context window.

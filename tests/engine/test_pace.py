@@ -110,14 +110,17 @@ def test_where_the_fusion_reads_the_draft_at_least_one_token_is_drafted() -> Non
     assert sum(lengths[100:]) < 1.5 * len(lengths[100:])
 
 
-def test_as_many_tokens_are_written_ahead_as_rounds_usually_draft() -> None:
-    pace = Pace()
-    assert pace.ahead(0) == 3  # nothing is known
-    _, lengths = run(pace, 300, draft=0.02, call=1.0, chance=0.95)
-    usual = sum(lengths[-30:]) / 30
-    assert 0.7 * usual < pace.ahead(0) < 1.4 * usual
-    assert pace.ahead(2) == pace.ahead(0) - 2
-    assert pace.ahead(100) == 1
+def test_the_limit_is_where_going_on_ends() -> None:
+    pace, dice = Pace(), random.Random(4)
+    assert pace.limit is None  # nothing is known
+    run(pace, 300, draft=0.1, call=1.0, chance=0.7)
+    limit = pace.limit
+    assert limit is not None
+    for _ in range(200):
+        confidences = [dice.random() for _ in range(dice.randint(1, 4))]
+        chances = [limit.chance(confidence) for confidence in confidences]
+        assert chances == pytest.approx([pace.acceptance.chance(confidence) for confidence in confidences])
+        assert pace.goes_on(1, chances) == (sum(chances) > limit.least)
 
 
 def test_confidences_are_translated_into_the_acceptances_they_had() -> None:

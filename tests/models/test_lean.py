@@ -19,6 +19,7 @@ from fsgen.models.hf import HFModel
 from fsgen.models.lean import arithmetic, forward, kernels, weights
 from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
+from fsgen.types import Limit
 from tests.models.scripts import alone
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -41,6 +42,13 @@ def model_of(kind: str, dtype: torch.dtype = torch.float32) -> HFModel:
     model = HFModel(module, tiny_tokenizer())
     assert isinstance(model.session(1)._forward, forward.LeanForward)
     return model
+
+
+def writer(model: HFModel, rows: int) -> LeanSession:
+    session = model.session(rows)
+    assert isinstance(session, LeanSession)
+    assert isinstance(session, Writer)
+    return session
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -226,12 +234,11 @@ def test_it_writes_what_it_would_write_step_by_step() -> None:
     model, dice = model_of("llama"), random.Random(5)
     for rows in (1, 4):
         texts = [[dice.randrange(96) for _ in range(n)] for n in (30, 7, 70, 1)[:rows]]
-        session = model.session(rows)
-        assert isinstance(session, Writer)
+        session = writer(model, rows)
         for steps in ((3, 3, 3, 3), (1, 5, 0, 2), (1, 1, 1, 1)):
             last = [min(2, len(text)) for text in texts]
             given_ = [text if n else None for text, n in zip(texts, steps, strict=False)]
-            logits, further, tokens = session.write(given_, last, steps[:rows])
+            logits, further, tokens, sure = session.write(given_, last, steps[:rows])
             assert further.shape[1] == max(steps[:rows]) - 1
             for row, text in enumerate(texts):
                 assert len(tokens[row]) == steps[row]
@@ -240,6 +247,7 @@ def test_it_writes_what_it_would_write_step_by_step() -> None:
                     expected = alone_.score([text], 1)[0, -1]
                     assert torch.equal(logits[row, -1] if n == 0 else further[row, n - 1], expected)
                     assert token == int(expected.argmax())
+                    assert sure[row][n] == pytest.approx(float(expected.softmax(-1).max()), rel=1e-5)
                     text = [*text, token]
                 texts[row] = [*text[:-1], 5] if steps[row] > 2 else text  # what is written may be taken back
 
@@ -256,14 +264,13 @@ def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(kind: s
     def text() -> list[int]:
         return [*dice.choice(beginnings), *(dice.randrange(96) for _ in range(dice.randint(1, 40)))]
 
-    session = model.session(5)
-    assert isinstance(session, LeanSession)
+    session = writer(model, 5)
     texts = [text() for _ in range(5)]
     for _ in range(40):
         given_ = [one if dice.random() < 0.8 else None for one in texts]
         steps = [dice.choice((1, 1, 3)) if one else 0 for one in given_]
         last = [dice.randint(1, 3) for _ in texts]
-        logits, further, tokens = session.write(given_, last, steps)
+        logits, further, tokens, _ = session.write(given_, last, steps)
         for row, one in enumerate(given_):
             if one is None:
                 continue
@@ -283,9 +290,33 @@ def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(kind: s
     assert shared > 40 * 64
 
 
+def test_writing_ends_where_few_tokens_would_stand() -> None:
+    model, dice = model_of("llama"), random.Random(2)
+    texts = [[dice.randrange(96) for _ in range(n)] for n in (20, 9, 33)]
+    steps = [9, 9, 4]
+    whole = writer(model, 3).write(texts, [1, 1, 1], steps)
+    for least in (0.0, 0.3, 0.8, 1.5, 2.5, 4.0):
+        limit = Limit(tuple((0.1, 0.05 * n) for n in range(10)), least)
+        standing, length = [1.0] * 3, 0
+        while length < max(steps):
+            standing = [
+                chance * limit.chance(whole[3][row][length]) if length < steps[row] else 0.0
+                for row, chance in enumerate(standing)
+            ]
+            length += 1
+            if sum(chance for chance, most in zip(standing, steps, strict=True) if length < most) <= least:
+                break
+        session = writer(model, 3)
+        logits, further, tokens, sure = session.write(texts, [1, 1, 1], steps, limit)
+        assert tokens == [row[:length] for row in whole[2]]
+        assert sure == [row[:length] for row in whole[3]]
+        assert torch.equal(logits, whole[0])
+        assert torch.equal(further, whole[1][:, : length - 1])
+        assert torch.equal(session.score(texts, 1), model.session(3).score(texts, 1))  # it knows what it has run
+
+
 def test_what_is_written_counts_as_calls_and_tokens() -> None:
-    session = model_of("llama").session(2)
-    assert isinstance(session, Writer)
+    session = writer(model_of("llama"), 2)
     session.begin(0, 10, 30)
     session.write([list(range(10)), None], [1, 1], [4, 0])
     assert (session.usage[0].calls, session.usage[0].tokens) == (4, 4)  # of the prompt only the last token counts
@@ -293,8 +324,7 @@ def test_what_is_written_counts_as_calls_and_tokens() -> None:
 
 
 def test_nothing_is_written_beyond_the_context() -> None:
-    session = model_of("llama").session(1)
-    assert isinstance(session, Writer)
+    session = writer(model_of("llama"), 1)
     with pytest.raises(ValueError, match="rows of 129 tokens would be written, and LlamaForCausalLM takes 128"):
         session.write([[3] * 120], [1], [10])
     assert len(session.write([[3] * 120], [1], [9])[2][0]) == 9
@@ -303,9 +333,9 @@ def test_nothing_is_written_beyond_the_context() -> None:
 def test_more_rows_than_a_pass_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
     model = model_of("qwen3")
     texts = [[row + 1, 2, 3] for row in range(7)]
-    expected = model.session(7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])  # type: ignore[union-attr]
+    expected = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
     monkeypatch.setattr(kernels, "MOST", 3)
-    got = model.session(7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])  # type: ignore[union-attr]
+    got = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
     assert torch.equal(expected[1], got[1])
     assert expected[2] == got[2]
 

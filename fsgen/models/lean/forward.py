@@ -13,11 +13,12 @@ from fsgen.models.forward import Work
 from fsgen.models.lean import kernels as k
 from fsgen.models.lean.panel import LANES
 from fsgen.models.lean.weights import LeanWeights
+from fsgen.types import Limit
 
 # Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
 
-Written = tuple[Tensor, list[list[int]]]
+Written = tuple[Tensor, list[list[int]], list[list[float]]]
 Piece = tuple[Work, int, int]  # what a row needs, and which of its positions a pass runs: from .. to - 1
 
 
@@ -126,6 +127,8 @@ class LeanForward:
         tokens: Sequence[int],
         starts: Sequence[int],
         steps: Sequence[int],
+        chances: Sequence[float],
+        limit: Limit | None,
     ) -> Written:
         """Lets rows go on by their likeliest tokens, without coming back in between.
 
@@ -134,14 +137,21 @@ class LeanForward:
             leads: as in `Work`.
             tokens, starts: of each row its next token and where it stands.
             steps: of each row, tokens to run: `tokens`, and those that follow.
+            chances: of each row, that all it has written so far will stand.
+            limit: as in `fsgen.models.base.Writer`.
 
         Returns:
-            logits [max(steps), rows, vocab] after each token, 0 where a row has fewer; and the likeliest token of each,
-            by step and row.
+            logits [steps done, rows, vocab] after each token, 0 where a row has fewer; and the likeliest token of each,
+            and its probability, by step and row.
         """
         count, longest, width = len(rows), steps[0], k.PANEL * len(self._w.head)
         logits = (torch.empty if steps[-1] == longest else torch.zeros)(longest, count, width)
-        written = np.empty((longest, count), dtype=np.int64)
+        written = np.zeros((longest, count), dtype=np.int64)
+        sure = np.zeros((longest, count), dtype=np.float32)
+        standing = np.array(chances, dtype=np.float32)
+        lines = np.array(
+            [0.0] if limit is None else [limit.least, *(n for line in limit.lines for n in line)], np.float32
+        )
         a, numbers = self._arguments, np.arange(count)
         self._inputs[0, :count], self._inputs[1, :count] = tokens, numbers
         self._pieces[[0, 5, 6], :count] = rows, starts, steps
@@ -150,10 +160,13 @@ class LeanForward:
         self._make_room(count)
         a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count
         a[k.LOGITS], a[k.LOGITS_STEP] = logits.data_ptr(), 4 * count * width
-        a[k.STEPS], a[k.WRITTEN], a[k.WRITTEN_STEP] = longest, written.ctypes.data, 8 * count
+        a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
+        a[k.LIMITED], a[k.CHANCES] = limit is not None, standing.ctypes.data
+        a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
+        a[k.STEPS], a[k.DONE] = longest, 0
         self._function(a.ctypes.data, alone=count * self._w.products < ALONE)
-        a[k.STEPS] = 0
-        return logits[..., : self._w.vocab], written.tolist()
+        a[k.STEPS], done = 0, int(a[k.DONE])
+        return logits[:done, :, : self._w.vocab], written[:done].tolist(), sure[:done].tolist()
 
     def _make_room(self, tokens: int) -> None:
         """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""

@@ -19,6 +19,7 @@ from numba.extending import intrinsic
 from fsgen.models.lean.arithmetic import (
     ONE,
     OPTIONS,
+    ZERO,
     clear,
     exp,
     inlined,
@@ -35,6 +36,7 @@ from fsgen.models.lean.threads import Team, barrier, team, thread
 PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
 BLOCK = 32  # slots whose keys lie together, [head_dim, BLOCK]
 ASKS = 8  # queries that are taken at a time
+BINS = 10  # of confidences, each with a line that tells how often such tokens stand
 MOST = 256  # tokens of one pass: with more, what lies between two products would not stay in a core's own cache
 
 
@@ -92,8 +94,8 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS,
-    STEPS, LEFT, WRITTEN, LOGITS_STEP, WRITTEN_STEP, ARGUMENTS,
-) = range(68)  # fmt: skip
+    STEPS, DONE, LEFT, WRITTEN, SURE, LOGITS_STEP, WRITTEN_STEP, LIMITED, CHANCES, LINES, FLOOR, ARGUMENTS,
+) = range(74)  # fmt: skip
 
 
 # What an address is of.
@@ -181,7 +183,7 @@ def choose(a):
     """Each row's likeliest token becomes its next one."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
     ids, starts = array(a[IDS], WHOLES, rows), array(a[PIECE_START], WHOLES, rows)
-    logits, written = array(a[LOGITS], FLOATS, 1), array(a[WRITTEN], WHOLES, rows)
+    logits, written, sure = array(a[LOGITS], FLOATS, 1), array(a[WRITTEN], WHOLES, rows), array(a[SURE], FLOATS, rows)
     begin, end = share(rows)
     for row in range(begin, end):
         here = view(logits, row * columns, a[VOCAB])
@@ -191,21 +193,35 @@ def choose(a):
         token = 0
         while token < len(here) - 1 and here[token] != top:
             token += 1
-        ids[row] = written[row] = token
+        total = ZERO
+        for i in range(len(here)):
+            total += exp(here[i] - top)
+        ids[row], written[row], sure[row] = token, token, ONE / total
         starts[row] += 1
 
 
 @inlined
 def advance(a):
-    """Rows that have written all they were to, the last ones, drop out."""
-    left, rows = array(a[LEFT], WHOLES, a[PIECES]), a[PIECES]
+    """Rows that have written all they were to, the last ones, drop out; and all, where few more tokens would stand."""
+    rows = a[PIECES]
+    left, sure, chances = array(a[LEFT], WHOLES, rows), array(a[SURE], FLOATS, rows), array(a[CHANCES], FLOATS, rows)
     for row in range(rows):
         left[row] -= 1
+    if a[LIMITED]:
+        lines, standing = array(a[LINES], FLOATS, (BINS, 2)), ZERO
+        for row in range(rows):
+            line = lines[min(BINS - 1, int(sure[row] * BINS))]
+            chances[row] *= line[0] + line[1] * sure[row]
+            standing += chances[row] if left[row] > 0 else ZERO
+        if standing <= array(a[FLOOR], FLOATS, 1)[0]:
+            a[PIECES] = 0
+            return
     while rows > 0 and left[rows - 1] == 0:
         rows -= 1
     a[TOKENS] = a[PIECES] = a[PICKS] = rows
     a[LOGITS] += a[LOGITS_STEP]
-    a[WRITTEN] += a[WRITTEN_STEP]
+    a[WRITTEN] += 2 * a[WRITTEN_STEP]
+    a[SURE] += a[WRITTEN_STEP]
 
 
 @inlined
@@ -319,8 +335,11 @@ def run(a, weights, held):
         choose(a)
         barrier()
         if thread() == 0:
+            a[DONE] += 1
             advance(a)
         barrier()
+        if a[PIECES] == 0:
+            break
 
 
 _KINDS = {"float32": (FLOATS, FLOATS), "bfloat16": (HALVES, HALVES), "int8": (BYTES, FLOATS)}

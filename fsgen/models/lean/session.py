@@ -13,6 +13,7 @@ from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
 from fsgen.models.session import CachedSession, common_prefix
+from fsgen.types import Limit
 
 # A beginning of fewer tokens is not worth looking for in a neighbour.
 WORTH_SHARING = 2 * kernels.BLOCK
@@ -67,21 +68,33 @@ class LeanSession(CachedSession):
 
     @torch.inference_mode()
     def write(
-        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int]
-    ) -> tuple[Tensor, Tensor, list[list[int]]]:
+        self,
+        sequences: Sequence[TokenIds | None],
+        last: Sequence[int],
+        steps: Sequence[int],
+        limit: Limit | None = None,
+    ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
         """Scores, and lets each row write; see `Writer.write`."""
         logits = self.score(sequences, last)
         tokens: list[list[int]] = [[] for _ in sequences]
+        sure: list[list[float]] = [[] for _ in sequences]
         active = [row for row, sequence in enumerate(sequences) if sequence is not None and steps[row]]
+        further = logits[:, :0]
         if not active:
-            return logits, logits[:, :0], tokens
-        for row, token in zip(active, logits[active, -1].argmax(-1).tolist(), strict=True):
+            return logits, further, tokens, sure
+        whole = len(active) == self.rows
+        best = (logits[:, -1] if whole else logits[active, -1]).softmax(-1).max(-1)
+        for row, token, probability in zip(active, best.indices.tolist(), best.values.tolist(), strict=True):
             tokens[row].append(token)
+            sure[row].append(probability)
         going = sorted((row for row in active if steps[row] > 1), key=lambda row: -steps[row])
-        most = max(steps[row] for row in active) - 1
-        forward = cast("LeanForward", self._forward)
+        chances = {row: 1.0 if limit is None else limit.chance(sure[row][0]) for row in going}
+        if not going or (limit is not None and sum(chances.values()) <= limit.least):
+            return logits, further, tokens, sure
         whole = len(going) == self.rows <= kernels.MOST and min(steps) == max(steps)
-        further = logits[:, :0] if whole else logits.new_zeros(self.rows, most, logits.shape[-1])
+        if not whole:
+            further = logits.new_zeros(self.rows, max(steps[row] for row in going) - 1, logits.shape[-1])
+        forward = cast("LeanForward", self._forward)
         for start in range(0, len(going), kernels.MOST):
             rows = going[start : start + kernels.MOST]
             lengths = [len(self._known[row]) for row in rows]
@@ -91,14 +104,17 @@ class LeanSession(CachedSession):
                 raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
             forward.reserve(max(self._expected, longest))
             leads = [self._leads[row] or (row, 0) for row in rows]
-            more, written = forward.write(rows, leads, [tokens[row][0] for row in rows], lengths, counts)
+            first, standing = [tokens[row][0] for row in rows], [chances[row] for row in rows]
+            more, written, probabilities = forward.write(rows, leads, first, lengths, counts, standing, limit)
             if whole:  # sorted, they are still in the order of the session
                 further = more.transpose(0, 1)
             else:
-                further[rows, : counts[0]] = more.transpose(0, 1)
+                further[rows, : len(more)] = more.transpose(0, 1)
             for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
-                tokens[row] += [step[index] for step in written[:count]]
+                done = min(count, len(more))
+                tokens[row] += [step[index] for step in written[:done]]
+                sure[row] += [step[index] for step in probabilities[:done]]
                 self._known[row] = self._known[row] + tokens[row][:-1]
-                self.usage[row].calls += count
-                self.usage[row].tokens += count
-        return logits, further, tokens
+                self.usage[row].calls += done
+                self.usage[row].tokens += done
+        return logits, further[:, : max(map(len, tokens)) - 1], tokens, sure
