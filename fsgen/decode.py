@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from fsgen.pace import UNKNOWING, Pace
 from fsgen.probs import ACCEPT, DECIDE, DRAFT, Transforms, left_aligned, sample, total_variation, uniforms, window
 from fsgen.text import GrowingText
 from fsgen.trace import Trace, TraceBuffer
-from fsgen.types import Limit, SamplingParams, Source, StopReason, Token
+from fsgen.types import SamplingParams, Source, StopReason, Token
+
+if TYPE_CHECKING:
+    from fsgen.models.base import Writer
 
 TokenIds = Sequence[int]
 
@@ -38,19 +41,6 @@ class _Session(Protocol):
     def begin(self, row: int, prompt: int, longest: int) -> None: ...
 
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor: ...
-
-
-@runtime_checkable
-class _Writer(Protocol):
-    """A session that can write greedy tokens by itself (`models.base.Writer`)."""
-
-    def write(
-        self,
-        sequences: Sequence[TokenIds | None],
-        last: Sequence[int],
-        steps: Sequence[int],
-        limit: Limit | None = None,
-    ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]: ...
 
 
 class _Planned(Protocol):
@@ -363,14 +353,14 @@ class Decoding:
         started = time.perf_counter()
         tokens: list[list[int]] = []
         sure: list[list[float]] = []
-        if unasked and isinstance(session, _Writer):
+        if unasked and hasattr(session, "write"):
             limit = pace.limit if pace is not None else None
             most = self.method.draft_tokens if pace is None else UNKNOWING if limit is None else MAX_PACED
             counts = [
                 writes * min(most - step, row.remaining - row.drafted)
                 for row, writes in zip(self._batch, writing, strict=True)
             ]
-            logits, further, tokens, sure = session.write(sequences, last, counts, limit)
+            logits, further, tokens, sure = cast("Writer", session).write(sequences, last, counts, limit)
             z = torch.cat([logits[:, -1:], further], 1) if further.shape[1] else logits[:, -1:]
         else:
             logits = session.score(sequences, last)
@@ -383,12 +373,12 @@ class Decoding:
         if any(opened):
             self._close(logits, writing)
         if not tokens and self._transforms.all_greedy:
-            best = z.softmax(-1).max(-1)
-            tokens, sure = best.indices.tolist(), best.values.tolist()
+            tokens = z.argmax(-1).tolist()
         elif not tokens:
             positions = np.array([[row.written + row.drafted] for row in self._batch])
             tokens = sample(self._transforms.drawn(z), self._uniforms(positions, DRAFT)).tolist()
-            sure = [[0.0]] * len(tokens)  # which nobody asks for
+        if not sure and pace is not None:
+            sure = z.softmax(-1).amax(-1).tolist()
         nothing = self.rows[0].ids[0]  # in the place of what a row did not write
         return z, [
             _Step(
@@ -567,9 +557,10 @@ class Decoding:
         return True
 
     def _score(self, role: str, sequences: Sequence[TokenIds | None], last: list[int]) -> Tensor:
+        """Logits of a member of System 2."""
         started = time.perf_counter()
         logits = self._sessions[role].score(sequences, last)[..., : self._vocab].to(self._device)
-        self._spent["draft" if role == "draft" else "system2"] += time.perf_counter() - started
+        self._spent["system2"] += time.perf_counter() - started
         return logits
 
     def _uniforms(self, positions: NDArray[np.int64], stream: int) -> Tensor:

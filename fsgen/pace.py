@@ -37,22 +37,23 @@ class Acceptance:
 
     def chance(self, confidence: float) -> float:
         """The chance that a drafted token of this probability stands."""
-        b = min(BINS - 1, int(confidence * BINS))
-        believed = 0.5 * (confidence + self.usual)
-        return (self._stood[b] + PRIOR * believed) / (self._seen[b] + PRIOR)
+        a, b = self._line(min(BINS - 1, int(confidence * BINS)))
+        return a + b * confidence
+
+    def lines(self) -> tuple[tuple[float, float], ...]:
+        """`chance` as a line for each bin of confidences: (a, b) of a + b times the confidence."""
+        return tuple(map(self._line, range(BINS)))
+
+    def _line(self, number: int) -> tuple[float, float]:
+        """What is believed of a bin, half the confidence and half what is usual, counts as `PRIOR` tokens of it."""
+        half = 0.5 * PRIOR
+        seen = self._seen[number] + PRIOR
+        return (self._stood[number] + half * self.usual) / seen, half / seen
 
     @property
     def usual(self) -> float:
         """The share of verified tokens that stood, of late."""
         return (self._all_stood + 0.5 * PRIOR) / (self._all_seen + PRIOR)
-
-    def lines(self) -> tuple[tuple[float, float], ...]:
-        """`chance` as a line for each bin of confidences: (a, b) of a + b times the confidence."""
-        found = []
-        for stood, seen in zip(self._stood, self._seen, strict=True):
-            half = 0.5 * PRIOR / (seen + PRIOR)
-            found.append((stood / (seen + PRIOR) + half * self.usual, half))
-        return tuple(found)
 
     def learn(self, confidence: float, stood: bool) -> None:
         b = min(BINS - 1, int(confidence * BINS))

@@ -152,7 +152,7 @@ class Limit:
     """When writing ends: once fewer tokens than this can be expected to stand.
 
     Attributes:
-        lines: for ten bins of a token's probability, the chance that it stands as a line a + b p: (a, b) each.
+        lines: for equal bins of a token's probability, the chance that it stands as a line a + b p: (a, b) each.
         least: writing goes on while the chances that all of a row stands, over the rows, sum to more.
     """
 

@@ -87,8 +87,7 @@ class LeanForward:
     def run(self, work: list[Work], keep: int) -> Tensor:
         """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
         width = k.PANEL * len(self._w.head)
-        wanted = [item.wanted for item in work]
-        total = sum(wanted)
+        total = sum(item.wanted for item in work)
         whole = total == self.rows * keep
         logits = torch.empty(total, width)
         done = 0
@@ -161,7 +160,7 @@ class LeanForward:
         a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count
         a[k.LOGITS], a[k.LOGITS_STEP] = logits.data_ptr(), 4 * count * width
         a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
-        a[k.LIMITED], a[k.CHANCES] = limit is not None, standing.ctypes.data
+        a[k.BINS], a[k.CHANCES] = 0 if limit is None else len(limit.lines), standing.ctypes.data
         a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
         a[k.STEPS], a[k.DONE] = longest, 0
         self._function(a.ctypes.data, alone=count * self._w.products < ALONE)

@@ -36,7 +36,6 @@ from fsgen.models.lean.threads import Team, barrier, team, thread
 PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
 BLOCK = 32  # slots whose keys lie together, [head_dim, BLOCK]
 ASKS = 8  # queries that are taken at a time
-BINS = 10  # of confidences, each with a line that tells how often such tokens stand
 MOST = 256  # tokens of one pass: with more, what lies between two products would not stay in a core's own cache
 
 
@@ -94,7 +93,7 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS,
-    STEPS, DONE, LEFT, WRITTEN, SURE, LOGITS_STEP, WRITTEN_STEP, LIMITED, CHANCES, LINES, FLOOR, ARGUMENTS,
+    STEPS, DONE, LEFT, WRITTEN, SURE, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR, ARGUMENTS,
 ) = range(74)  # fmt: skip
 
 
@@ -207,10 +206,11 @@ def advance(a):
     left, sure, chances = array(a[LEFT], WHOLES, rows), array(a[SURE], FLOATS, rows), array(a[CHANCES], FLOATS, rows)
     for row in range(rows):
         left[row] -= 1
-    if a[LIMITED]:
-        lines, standing = array(a[LINES], FLOATS, (BINS, 2)), ZERO
+    bins = a[BINS]  # of probabilities, each with a line that tells how often such tokens stand; 0 without a limit
+    if bins:
+        lines, standing = array(a[LINES], FLOATS, (bins, 2)), ZERO
         for row in range(rows):
-            line = lines[min(BINS - 1, int(sure[row] * BINS))]
+            line = lines[min(bins - 1, int(sure[row] * bins))]
             chances[row] *= line[0] + line[1] * sure[row]
             standing += chances[row] if left[row] > 0 else ZERO
         if standing <= array(a[FLOOR], FLOATS, 1)[0]:

@@ -83,8 +83,9 @@ class LeanSession(CachedSession):
         if not active:
             return logits, further, tokens, sure
         whole = len(active) == self.rows
-        best = (logits[:, -1] if whole else logits[active, -1]).softmax(-1).max(-1)
-        for row, token, probability in zip(active, best.indices.tolist(), best.values.tolist(), strict=True):
+        z = logits[:, -1] if whole else logits[active, -1]
+        likeliest, probabilities = z.argmax(-1).tolist(), z.softmax(-1).amax(-1).tolist()
+        for row, token, probability in zip(active, likeliest, probabilities, strict=True):
             tokens[row].append(token)
             sure[row].append(probability)
         going = sorted((row for row in active if steps[row] > 1), key=lambda row: -steps[row])
@@ -105,7 +106,7 @@ class LeanSession(CachedSession):
             forward.reserve(max(self._expected, longest))
             leads = [self._leads[row] or (row, 0) for row in rows]
             first, standing = [tokens[row][0] for row in rows], [chances[row] for row in rows]
-            more, written, probabilities = forward.write(rows, leads, first, lengths, counts, standing, limit)
+            more, written, found = forward.write(rows, leads, first, lengths, counts, standing, limit)
             if whole:  # sorted, they are still in the order of the session
                 further = more.transpose(0, 1)
             else:
@@ -113,7 +114,7 @@ class LeanSession(CachedSession):
             for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
                 done = min(count, len(more))
                 tokens[row] += [step[index] for step in written[:done]]
-                sure[row] += [step[index] for step in probabilities[:done]]
+                sure[row] += [step[index] for step in found[:done]]
                 self._known[row] = self._known[row] + tokens[row][:-1]
                 self.usage[row].calls += done
                 self.usage[row].tokens += done

@@ -81,6 +81,7 @@ class LeanWeights:
     Attributes:
         kind: of the weights: float32, bfloat16 or int8.
         qkv, out, gate_up, down: [layers, panels, inputs, PANEL]; head: [panels, inputs, PANEL].
+        products: multiplications that a token takes, without its attention.
         scales: by the names of these, [layers, panels * PANEL] float32, of int8 weights; else none.
         enter, leave: [layers, hidden]; last: [hidden]; q_norm, k_norm: [layers, head_dim]; qkv_bias, out_bias: [layers,
             panels * PANEL]; all float32.
@@ -120,6 +121,8 @@ class LeanWeights:
         self.gate_up = torch.stack([panelled(gate_up(part, "weight")) for part in parts])
         self.down = torch.stack([panelled(part["down_proj"].weight.detach(), self.inner) for part in parts])
         self.head = panelled(module.lm_head.weight.detach())
+        held = (self.qkv, self.out, self.gate_up, self.down, self.head)
+        self.products = sum(weight.numel() for weight in held)
         self.scales: dict[str, Tensor] = {}
         if self.kind == "int8":
             self.scales = {
@@ -140,12 +143,6 @@ class LeanWeights:
         self.k_norm = _floats(layer.self_attn.k_norm for layer in stack) if self.normed else torch.empty(0)
         self._rotary = module.model.rotary_emb
         self.cos = self.sin = torch.empty(0, self.head_dim)
-
-    @property
-    def products(self) -> int:
-        """Multiplications that a token takes, without its attention."""
-        held = (self.qkv, self.out, self.gate_up, self.down, self.head)
-        return sum(weight.numel() for weight in held)
 
     @staticmethod
     def slots(longest: int, context: int) -> int:
