@@ -368,7 +368,8 @@ class Decoding:
         logits, z = (x[..., : self._vocab].to(self._device) for x in (logits, z))
         elapsed = time.perf_counter() - started
         self._spent["draft"] += elapsed
-        if pace is not None and (step > 0 or z.shape[1] > 1):
+        # Where the draft reads more than the last tokens first, its time tells nothing of what one more token takes.
+        if pace is not None and (step > 0 or (z.shape[1] > 1 and pace.caught_up and not self._fresh)):
             pace.draft_call.learn(1, elapsed / z.shape[1])
         if any(opened):
             self._close(logits, writing)

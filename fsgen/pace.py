@@ -159,7 +159,7 @@ class Pace:
         self._way = True  # to draft, or to leave the draft alone
         self._rate = Rate()  # of rounds done that way
         self._trial: _Trial | None = None
-        self._caught_up = False  # the draft has read all but the last few tokens
+        self.caught_up = False  # the draft has read all but the last few tokens
         self._cost = 0.0  # seconds that the last trial took beyond what its tokens are worth
         self._since = 0.0  # seconds since it
 
@@ -212,12 +212,12 @@ class Pace:
         """
         trial = self._trial
         rate = self._rate if trial is None else trial.rate
-        if usual and (self._caught_up or not drafted):
+        if usual and (self.caught_up or not drafted):
             rate.learn(seconds, tokens)
-        elif drafted and self._caught_up and self.draft_call.known:
+        elif drafted and self.caught_up and self.draft_call.known:
             # What the draft took to read new prompts is a price of drafting.
             rate.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
-        self._caught_up = bool(drafted)
+        self.caught_up = bool(drafted)
         if trial is None:
             self._since += seconds
             return
