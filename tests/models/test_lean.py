@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from fsgen.models import ModelInfo, int8
 from fsgen.models.base import Writer
 from fsgen.models.hf import HFModel
 from fsgen.models.lean import arithmetic, forward, kernels, weights
+from fsgen.models.lean.panel import HAS_PAIRS
 from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
 from fsgen.types import Limit
@@ -36,11 +41,19 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def model_of(kind: str, dtype: torch.dtype = torch.float32) -> HFModel:
+# Of weights; the last one only where the processor has the instruction.
+HELD = ["float32", "bfloat16", *["bfloat16 pairs"] * HAS_PAIRS]
+
+
+def model_of(kind: str, held: str = "float32") -> HFModel:
     name, sizes = KINDS[kind]
-    module = tiny_model(name, 3, **sizes).to(dtype)
-    model = HFModel(module, tiny_tokenizer())
-    assert isinstance(model.session(1)._forward, forward.LeanForward)
+    module = tiny_model(name, 3, **sizes).to(getattr(torch, held.split()[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "HAS_PAIRS", held == "bfloat16 pairs")
+        model = HFModel(module, tiny_tokenizer())
+        found = model.session(1)._forward
+    assert isinstance(found, forward.LeanForward)
+    assert found._w.kind == held
     return model
 
 
@@ -61,8 +74,9 @@ def test_it_computes_what_transformers_does(kind: str) -> None:
         assert (logits[row, -last:] - alone(model.module, texts[row], last)).abs().max() < 1e-4
 
 
-def test_bfloat16_is_as_near_to_float32_as_transformers_is() -> None:
-    model, text = model_of("qwen3", torch.bfloat16), list(range(1, 90))
+@pytest.mark.parametrize("held", HELD[1:])
+def test_bfloat16_is_as_near_to_float32_as_transformers_is(held: str) -> None:
+    model, text = model_of("qwen3", held), list(range(1, 90))
     exact = model_of("qwen3")
     for parameter, rounded in zip(exact.module.parameters(), model.module.parameters(), strict=True):
         parameter.data.copy_(rounded)
@@ -75,13 +89,13 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is() -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(["llama, odd sizes", "mistral, a window", "qwen3", "llama, wide heads"]),
-    dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    held=st.sampled_from(HELD),
     seed=st.integers(0, 10**6),
     threads=st.integers(1, 3),
     most=st.sampled_from([3, 17, 256]),
 )
-def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, dtype: torch.dtype, seed: int, threads: int, most: int) -> None:
-    model, dice = _models(kind, dtype), random.Random(seed)
+def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, held: str, seed: int, threads: int, most: int) -> None:
+    model, dice = _models(kind, held), random.Random(seed)
     rows = dice.randint(1, 6)
     texts = [[dice.randrange(96) for _ in range(dice.randint(1, 120))] for _ in range(rows)]
     expected = [model.session(1).score([text], len(text))[0] for text in texts]  # each alone, in one call
@@ -108,13 +122,13 @@ def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, dtype: torch.dtype, seed
         kernels.MOST, forward.ALONE = passes, alone
 
 
-_made: dict[tuple[str, torch.dtype], HFModel] = {}
+_made: dict[tuple[str, str], HFModel] = {}
 
 
-def _models(kind: str, dtype: torch.dtype) -> HFModel:
-    if (kind, dtype) not in _made:
-        _made[kind, dtype] = model_of(kind, dtype)
-    return _made[kind, dtype]
+def _models(kind: str, held: str) -> HFModel:
+    if (kind, held) not in _made:
+        _made[kind, held] = model_of(kind, held)
+    return _made[kind, held]
 
 
 def test_nobody_is_asked_for_logits_that_are_not_there() -> None:
@@ -128,8 +142,9 @@ def test_nobody_is_asked_for_logits_that_are_not_there() -> None:
     assert logits[3, 1].all()
 
 
-def test_a_copied_beginning_is_the_computed_one() -> None:
-    model = model_of("qwen3")
+@pytest.mark.parametrize("held", HELD)
+def test_a_copied_beginning_is_the_computed_one(held: str) -> None:
+    model = model_of("qwen3", held)
     text = [(5 * i) % 96 for i in range(100)]
     session = model.session(2)
     session.score([text, None], 1)
@@ -182,9 +197,12 @@ def test_rounding_to_bfloat16_is_torchs() -> None:
 def test_panels() -> None:
     weight = torch.arange(70.0 * 3).view(70, 3)
     held = panelled(weight, 5)
-    assert held.shape == (3, 5, kernels.PANEL)
+    assert held.shape == (3, 5, kernels.PANEL, 1)
     assert torch.equal(held.transpose(1, 2).reshape(96, 5)[:70, :3], weight)
     assert held.sum() == weight.sum()  # and 0 for the rest
+    pairs = panelled(weight, 4, per=2)
+    assert pairs.shape == (3, 2, kernels.PANEL, 2)
+    assert pairs[1, 1, 7].tolist() == [weight[39, 2], 0]
     both = interleaved(torch.full((17, 2), 1.0), torch.full((17, 2), 2.0))
     assert both[:, 0].tolist() == [1.0] * 16 + [2.0] * 16 + [1.0] + [0.0] * 15 + [2.0] + [0.0] * 15
 
@@ -367,3 +385,19 @@ def test_what_is_written_ahead_changes_no_record(method: str, monkeypatch: pytes
     ahead = records()
     monkeypatch.delattr(LeanSession, "write")
     assert records() == ahead
+
+
+def test_a_process_that_compiles_agrees_with_those_that_read_what_it_kept(tmp_path: Path) -> None:
+    code = """
+import hashlib, torch
+from tests.models.test_lean import model_of
+logits = model_of("qwen3").session(1).score([[(5 * i) % 96 for i in range(120)]], 120)
+print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    seen = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert list(tmp_path.rglob("*.nbc"))  # so the second one had nothing to compile
+    assert seen[0] == seen[1]

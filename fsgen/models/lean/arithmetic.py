@@ -12,7 +12,9 @@ from fsgen.models.lean.panel import at, bits_of_float, float_of_bits
 
 # Sums may be taken in any order, the same one each time; NaN and infinity stay what they are.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}}
-inlined = njit(**OPTIONS)
+# What has sums becomes part of the one function that is kept: else a process that compiles it would link to other
+# copies of these parts than one that reads it from the disk, which the compiler may have given another order of sums.
+inlined = njit(forceinline=True, **OPTIONS)
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 LOG2E = np.float32(1.4426950408889634)
@@ -76,7 +78,7 @@ def rms(x, n, weight, eps, out):
         total += x[i] * x[i]
     scale = ONE / np.sqrt(total / np.float32(n) + eps)
     for i in range(n):
-        out[i] = x[i] * scale * weight[i]
+        out[i] = narrow(x[i] * scale * weight[i], out[0])
 
 
 @inlined
@@ -89,14 +91,14 @@ def turn(head, norm, eps, cos, sin, c0, factor, room, out):
     left, right, low, high = view(head, 0, half), view(head, half, half), view(out, 0, half), view(out, half, half)
     cos, sin = view(cos, c0, half), view(sin, c0, half)
     for i in range(half):  # in two loops, since the compiler gives up on telling more arrays apart
-        low[i] = factor * (left[i] * cos[i] - right[i] * sin[i])
+        low[i] = narrow(factor * (left[i] * cos[i] - right[i] * sin[i]), out[0])
     for i in range(half):
-        high[i] = factor * (right[i] * cos[i] + left[i] * sin[i])
+        high[i] = narrow(factor * (right[i] * cos[i] + left[i] * sin[i]), out[0])
 
 
 @inlined
-def softmax(scores):
-    """Scores become weights."""
+def softmax(scores, out):
+    """Of scores, which are lost."""
     top = scores[0]
     for i in range(len(scores)):
         top = scores[i] if scores[i] > top else top
@@ -106,10 +108,10 @@ def softmax(scores):
         total += scores[i]
     scale = ONE / total
     for i in range(len(scores)):
-        scores[i] *= scale
+        out[i] = narrow(scores[i] * scale, out[0])
 
 
 @inlined
 def clear(numbers):
     for i in range(len(numbers)):
-        numbers[i] = ZERO
+        numbers[i] = 0

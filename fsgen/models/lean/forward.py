@@ -35,7 +35,8 @@ class LeanForward:
         self.rows, self._context = rows, context
         self.capacity = 0
         self._function = k.forward(w.kind)
-        # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]
+        # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]; where
+        # numbers lie in pairs, `per` neighbours of head_dim, and of the slots, come last
         self._keys = self._values = torch.empty(0)
         self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
         self._pieces = np.zeros((7, k.MOST), dtype=np.int64)
@@ -69,10 +70,11 @@ class LeanForward:
         self.capacity = w.slots(max(longest, int(GROWTH * old)), self._context)
         shape = (w.layers, self.rows, w.kv_heads)
         keys = torch.empty(*shape, self.capacity // k.BLOCK, w.head_dim, k.BLOCK, dtype=w.dtype)
-        values = torch.empty(*shape, self.capacity, w.value_dim, dtype=w.dtype)
+        # What has never been written is read where it shares a pair, with weight 0.
+        values = torch.zeros(*shape, self.capacity // w.per, w.value_dim, w.per, dtype=w.dtype)
         if old:
             keys[:, :, :, : old // k.BLOCK] = self._keys
-            values[:, :, :, :old] = self._values
+            values[:, :, :, : old // w.per] = self._values
         self._keys, self._values, self._tokens = keys, values, 0
         w.reach(self.capacity)
         a = self._arguments
@@ -82,7 +84,8 @@ class LeanForward:
         """The keys and values of the first `length` tokens of a row become those of another."""
         blocks = -(-length // k.BLOCK)
         self._keys[:, destination, :, :blocks] = self._keys[:, source, :, :blocks]
-        self._values[:, destination, :, :length] = self._values[:, source, :, :length]
+        together = -(-length // self._w.per)
+        self._values[:, destination, :, :together] = self._values[:, source, :, :together]
 
     def run(self, work: list[Work], keep: int) -> Tensor:
         """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
@@ -184,6 +187,7 @@ class LeanForward:
             k.GATED: tokens * w.inner,
             k.QUERIES: team * k.ASKS * w.head_dim,
             k.SCORES: team * k.ASKS * self.capacity,
+            k.SHARES: team * k.ASKS * self.capacity,
             k.MIXED: team * k.ASKS * w.value_dim,
             k.ZEROS: max(widest, self.capacity),
         }

@@ -1,6 +1,8 @@
 """The forward pass of Llama-like models on a CPU, compiled: one function, which every thread runs on its share.
 
 All sums are taken in float32; keys and values are float32, or bfloat16, which numpy holds as the uint16 of its bits.
+Where the processor multiplies pairs of bfloat16 (`panel.HAS_PAIRS`), a bfloat16 model rounds what goes into a product,
+as torch does, and two neighbours of a sum (inputs of a weight, entries of a key, slots of the values) lie together.
 No sum depends on what else is computed in the same call (`panel`), nor on the number of threads. So a token's logits
 are the same to the last bit whether it comes alone, among drafted ones, in a prompt, or in a batch.
 """
@@ -13,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, types
+from numba import carray, cfunc, njit, types
 from numba.extending import intrinsic
 
 from fsgen.models.lean.arithmetic import (
@@ -36,7 +38,12 @@ from fsgen.models.lean.threads import Team, barrier, team, thread
 PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
 BLOCK = 32  # slots whose keys lie together, [head_dim, BLOCK]
 ASKS = 8  # queries that are taken at a time
+# Of the type that all other counts have; a product would be compiled anew for each number it is given as it stands.
+NONE, ONWARD, WIDTH = np.int64(0), np.int64(1), np.int64(PANEL)
 MOST = 256  # tokens of one pass: with more, what lies between two products would not stay in a core's own cache
+
+
+part = njit(inline="always", **OPTIONS)  # of the one function, from the start: it is not compiled on its own
 
 
 @inlined
@@ -46,7 +53,7 @@ def share(things):
     return things * me // all_of_us, things * (me + 1) // all_of_us
 
 
-@inlined
+@njit(**OPTIONS)  # on its own, for it is long; `panel` leaves the compiler no choice of orders
 def panels(
     tokens, inputs, x, x0, x_stride, w, w0, w_stride, jump, count, scales, s0, first, f0, first_stride,
     out, o0, out_stride, onward,
@@ -72,15 +79,16 @@ def panels(
 
 @inlined
 def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride, out, out_stride):
-    """out = first + x w for this thread's share of a weight's `many` panels, which begin at w0."""
+    """out = first + x w for this thread's share of a weight's `many` panels, which begin at column w0."""
+    w0 *= inputs
     begin, end = share(many)
     size, step = inputs * PANEL, 1
     if tokens <= 8:  # all panels in one go; else each stays in the core's cache while the tokens pass by
         step = max(1, end - begin)
     for number in range(begin, end, step):
         panels(
-            tokens, inputs, x, 0, inputs, w, w0 + number * size, PANEL, size, 2 * step, scales, s0 + number * PANEL,
-            first, f0 + number * PANEL, first_stride, out, number * PANEL, out_stride, 0,
+            tokens, inputs, x, NONE, inputs, w, w0 + number * size, WIDTH, size, 2 * step, scales, s0 + number * PANEL,
+            first, f0 + number * PANEL, first_stride, out, number * PANEL, out_stride, NONE,
         )  # fmt: skip
 
 
@@ -92,13 +100,13 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     EMBEDDING, QKV, OUT, GATE_UP, DOWN, HEAD, KEYS, VALUES,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
-    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, MIXED, LOGITS,
+    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOGITS,
     STEPS, DONE, LEFT, WRITTEN, SURE, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR, ARGUMENTS,
-) = range(74)  # fmt: skip
+) = range(75)  # fmt: skip
 
 
 # What an address is of.
-FLOATS, HALVES, BYTES, WHOLES = np.float32(0), np.uint16(0), np.int8(0), np.int64(0)
+FLOATS, HALVES, PAIRS, BYTES, WHOLES = np.float32(0), np.uint16(0), np.uint32(0), np.int8(0), np.int64(0)
 
 
 @intrinsic
@@ -117,11 +125,20 @@ def array(address, like, shape):
 
 
 @inlined
+def alike(numbers, like):
+    """The same memory, as numbers of another type."""
+    return carray(pointer(numbers.ctypes.data, like), 1)
+
+
+@part
 def attend(
     piece, h, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked, cos, sin, q_norm, k_norm, eps,
-    keys, values, zeros, queries, scores, mixed, seen,
+    keys, values, zeros, queries, scores, shares, mixed, seen, per, kept, read,
 ):  # fmt: skip
-    """The new tokens of one row, for one of its heads of keys and values: these are written, and attended to."""
+    """The new tokens of one row, for one of its heads of keys and values: these are written, and attended to.
+
+    Products read `per` numbers together, as one of the type `kept` (keys and values) or `read` (the rest).
+    """
     heads, kv_heads, n, wide, capacity = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[VALUE_DIM], a[CAPACITY]
     group, stride, half = heads // kv_heads, a[QKV_PANELS] * PANEL, n // 2
     new, start, t0, window = counts[piece], starts[piece], offsets[piece], windows[layer]
@@ -131,22 +148,26 @@ def attend(
     k_base, v_base = held * n * capacity, held * wide * capacity
     k_lead, v_lead = lead * n * capacity, lead * wide * capacity
     own_block = shared[piece] // BLOCK
-    factor, room, turned = ONE / np.sqrt(np.float32(n)), view(mixed, 0, n), view(queries, 0, n)
+    factor, room, turned = ONE / np.sqrt(np.float32(n)), view(mixed, 0, n), view(scores, 0, n)
+    keys_in, values_in = array(a[KEYS], kept, 1), array(a[VALUES], kept, 1)
+    queries_in, shares_in = alike(queries, read), alike(shares, read)
     for j in range(new):
         token, s = (t0 + j) * stride, start + j
         turn(view(asked, token + (heads + h) * n, n), k_norm, eps, cos, sin, s * half, ONE, room, turned)
-        taken = view(keys, k_base + s // BLOCK * (n * BLOCK) + s % BLOCK, n * BLOCK)
+        taken = view(keys, k_base + s // BLOCK * (n * BLOCK) + s % BLOCK * per, n * BLOCK)
+        for d in range(n // per):
+            for i in range(per):
+                taken[d * per * BLOCK + i] = narrow(turned[d * per + i], taken[0])
+        v = view(asked, token + (heads + kv_heads + h) * n, n)
+        put = view(values, v_base + s // per * (per * wide) + s % per, per * n)
         for d in range(n):
-            taken[d * BLOCK] = narrow(turned[d], taken[0])
-        v, kept = view(asked, token + (heads + kv_heads + h) * n, n), view(values, v_base + s * wide, n)
-        for d in range(n):
-            kept[d] = narrow(v[d], kept[0])
+            put[d * per] = narrow(v[d], put[0])
     asks = group * new
     for a0 in range(0, asks, ASKS):
         many = min(ASKS, asks - a0)
         end = start + (a0 + many - 1) // group + 1
-        low = max(0, start + a0 // group + 1 - window) if window else 0
-        first_block = low // BLOCK
+        low = max(0, start + a0 // group + 1 - window) // per * per if window else 0
+        first_block, whole = low // BLOCK, (end + per - 1) // per * per
         for i in range(many):
             j, g = (a0 + i) // group, (a0 + i) % group
             head = (t0 + j) * stride + (h * group + g) * n
@@ -154,30 +175,32 @@ def attend(
         for part in range(2):  # the beginning that a neighbour holds too is read there, where others read it as well
             block, until = max(first_block, own_block * part), own_block if part == 0 else (end + BLOCK - 1) // BLOCK
             panels(
-                many, n, queries, 0, n, keys, (k_base if part else k_lead) + block * n * BLOCK, BLOCK, n * BLOCK,
-                2 * (until - block), zeros, 0, zeros, 0, 0, scores, block * BLOCK, capacity, 0,
+                many, n // per, queries_in, NONE, n // per, keys_in,
+                ((k_base if part else k_lead) + block * n * BLOCK) // per, WIDTH, n // per * BLOCK, 2 * (until - block),
+                zeros, NONE, zeros, NONE, NONE, scores, block * BLOCK, capacity, NONE,
             )  # fmt: skip
         for i in range(many):
             last = start + (a0 + i) // group + 1
             begin = max(0, last - window) if window else 0
-            softmax(view(scores, i * capacity + begin, last - begin))
-            clear(view(scores, i * capacity + low, begin - low))
-            clear(view(scores, i * capacity + last, end - last))
+            softmax(view(scores, i * capacity + begin, last - begin), view(shares, i * capacity + begin, last - begin))
+            clear(view(shares, i * capacity + low, begin - low))
+            clear(view(shares, i * capacity + last, whole - last))
         clear(view(mixed, 0, many * wide))
         for part in range(2):
-            slot, until = max(low, own_block * BLOCK * part), own_block * BLOCK if part == 0 else end
+            slot, until = max(low, own_block * BLOCK * part), own_block * BLOCK if part == 0 else whole
             panels(
-                many, until - slot, scores, slot, capacity, values, (v_base if part else v_lead) + slot * wide, wide,
-                2 * LANES, wide // LANES, zeros, 0, mixed, 0, wide, mixed, 0, wide, 1,
+                many, (until - slot) // per, shares_in, slot // per, capacity // per, values_in,
+                ((v_base if part else v_lead) + slot * wide) // per, wide, 2 * LANES, wide // LANES,
+                zeros, NONE, mixed, NONE, wide, mixed, NONE, wide, ONWARD,
             )  # fmt: skip
         for i in range(many):
             j, g = (a0 + i) // group, (a0 + i) % group
             done, weighed = view(seen, ((t0 + j) * heads + h * group + g) * n, n), view(mixed, i * wide, n)
             for d in range(n):
-                done[d] = weighed[d]
+                done[d] = narrow(weighed[d], done[0])
 
 
-@inlined
+@part
 def choose(a):
     """Each row's likeliest token becomes its next one."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
@@ -199,7 +222,7 @@ def choose(a):
         starts[row] += 1
 
 
-@inlined
+@part
 def advance(a):
     """Rows that have written all they were to, the last ones, drop out; and all, where few more tokens would stand."""
     rows = a[PIECES]
@@ -224,9 +247,13 @@ def advance(a):
     a[SURE] += a[WRITTEN_STEP]
 
 
-@inlined
-def one_pass(a, weights, held):
-    """All layers for the tokens of a call: weights of one type; embeddings, keys and values of another."""
+@part
+def one_pass(a, weights, held, kept, given, read, per):
+    """All layers for the tokens of a call.
+
+    Types: of weights; of embeddings, keys and values; of the latter as products read them; of what else goes into
+    products, as it is written and as it is read.
+    """
     tokens, pieces, picks, layers, hidden = a[TOKENS], a[PIECES], a[PICKS], a[LAYERS], a[HIDDEN]
     heads, kv_heads, n, inner = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[INNER]
     qkv_columns, out_columns = a[QKV_PANELS] * PANEL, a[OUT_PANELS] * PANEL
@@ -249,11 +276,13 @@ def one_pass(a, weights, held):
     enter, leave = array(a[ENTER], FLOATS, (layers, hidden)), array(a[LEAVE], FLOATS, (layers, hidden))
     q_norm, k_norm = array(a[Q_NORM], FLOATS, (layers, norms)), array(a[K_NORM], FLOATS, (layers, norms))
     last, embedding = array(a[LAST], FLOATS, hidden), array(a[EMBEDDING], held, (a[VOCAB], hidden))
-    x, norm = array(a[X], FLOATS, (tokens, out_columns)), array(a[NORM], FLOATS, (tokens, hidden))
-    asked, seen = array(a[ASKED], FLOATS, 1), array(a[SEEN], FLOATS, 1)
-    gates, gated = array(a[GATES], FLOATS, 1), array(a[GATED], FLOATS, 1)
-    queries = view(array(a[QUERIES], FLOATS, 1), me * ASKS * n, ASKS * n)
+    x, norm = array(a[X], FLOATS, (tokens, out_columns)), array(a[NORM], given, (tokens, hidden))
+    x_in, asked, seen = array(a[X], FLOATS, 1), array(a[ASKED], FLOATS, 1), array(a[SEEN], given, 1)
+    gates, gated = array(a[GATES], FLOATS, 1), array(a[GATED], given, 1)
+    norm_in, seen_in, gated_in = array(a[NORM], read, 1), array(a[SEEN], read, 1), array(a[GATED], read, 1)
+    queries = view(array(a[QUERIES], given, 1), me * ASKS * n, ASKS * n)
     scores = view(array(a[SCORES], FLOATS, 1), me * ASKS * a[CAPACITY], ASKS * a[CAPACITY])
+    shares = view(array(a[SHARES], given, 1), me * ASKS * a[CAPACITY], ASKS * a[CAPACITY])
     mixed = view(array(a[MIXED], FLOATS, 1), me * ASKS * a[VALUE_DIM], ASKS * a[VALUE_DIM])
 
     first_token, last_token = share(tokens)
@@ -271,14 +300,15 @@ def one_pass(a, weights, held):
         barrier()
         start = layer * qkv_columns
         product(
-            tokens, hidden, norm, qkv, start * hidden, a[QKV_PANELS], qkv_scales, start, qkv_bias, start, 0,
+            tokens, hidden // per, norm_in, qkv, start, a[QKV_PANELS], qkv_scales, start, qkv_bias, start, NONE,
             asked, qkv_columns,
         )  # fmt: skip
         barrier()
         for item in range(first_item, last_item):
             attend(
                 item % pieces, item // pieces, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked,
-                cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, mixed, seen,
+                cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, shares, mixed, seen,
+                per, kept, read,
             )  # fmt: skip
         if a[BIASED]:  # of the output, on this thread's columns
             for t in range(tokens):
@@ -288,8 +318,8 @@ def one_pass(a, weights, held):
         barrier()
         start = layer * out_columns
         product(
-            tokens, heads * n, seen, out, start * heads * n, a[OUT_PANELS], out_scales, start, x, 0, out_columns,
-            x, out_columns,
+            tokens, heads * n // per, seen_in, out, start, a[OUT_PANELS], out_scales, start, x_in, NONE, out_columns,
+            x_in, out_columns,
         )  # fmt: skip
         barrier()
         for t in range(first_token, last_token):
@@ -297,7 +327,7 @@ def one_pass(a, weights, held):
         barrier()
         start = layer * gate_up_columns
         product(
-            tokens, hidden, norm, gate_up, start * hidden, a[GATE_UP_PANELS], gate_up_scales, start, zeros, 0, 0,
+            tokens, hidden // per, norm_in, gate_up, start, a[GATE_UP_PANELS], gate_up_scales, start, zeros, NONE, NONE,
             gates, gate_up_columns,
         )  # fmt: skip
         for t in range(tokens):
@@ -305,12 +335,12 @@ def one_pass(a, weights, held):
                 both = view(gates, t * gate_up_columns + number * PANEL, PANEL)
                 done = view(gated, t * inner + number * LANES, LANES)
                 for i in range(LANES):
-                    done[i] = both[i] / (ONE + exp(-both[i])) * both[LANES + i]
+                    done[i] = narrow(both[i] / (ONE + exp(-both[i])) * both[LANES + i], done[0])
         barrier()
         start = layer * out_columns
         product(
-            tokens, inner, gated, down, start * inner, a[OUT_PANELS], down_scales, start, x, 0, out_columns,
-            x, out_columns,
+            tokens, inner // per, gated_in, down, start, a[OUT_PANELS], down_scales, start, x_in, NONE, out_columns,
+            x_in, out_columns,
         )  # fmt: skip
         barrier()
     if picks == 0:
@@ -319,18 +349,18 @@ def one_pass(a, weights, held):
         rms(x[pick[k]], hidden, last, eps, norm[k])
     barrier()
     product(
-        picks, hidden, norm, head, 0, a[HEAD_PANELS], head_scales, 0, zeros, 0, 0, logits, head_columns,
+        picks, hidden // per, norm_in, head, NONE, a[HEAD_PANELS], head_scales, NONE, zeros, NONE, NONE,
+        logits, head_columns,
     )  # fmt: skip
 
 
-@inlined
-def run(a, weights, held):
+@part
+def run(a, weights, held, kept, given, read, per):
     """One pass; or as many as there are steps, each row's likeliest token going into the next one."""
-    if a[STEPS] == 0:
-        one_pass(a, weights, held)
-        return
-    for _ in range(a[STEPS]):
-        one_pass(a, weights, held)
+    for _ in range(max(1, a[STEPS])):
+        one_pass(a, weights, held, kept, given, read, per)
+        if a[STEPS] == 0:
+            break
         barrier()
         choose(a)
         barrier()
@@ -342,21 +372,27 @@ def run(a, weights, held):
             break
 
 
-_KINDS = {"float32": (FLOATS, FLOATS), "bfloat16": (HALVES, HALVES), "int8": (BYTES, FLOATS)}
+# See `one_pass`.
+_KINDS = {
+    "float32": (FLOATS, FLOATS, FLOATS, FLOATS, FLOATS, 1),
+    "bfloat16": (HALVES, HALVES, HALVES, FLOATS, FLOATS, 1),
+    "bfloat16 pairs": (PAIRS, HALVES, PAIRS, HALVES, PAIRS, 2),
+    "int8": (BYTES, FLOATS, FLOATS, FLOATS, FLOATS, 1),
+}
 
 
 @cache
 def forward(kind: str) -> Team:
-    """The compiled forward pass for weights of float32, bfloat16, or int8 beside float32.
+    """The compiled forward pass for weights of float32, bfloat16 (one by one, or in pairs), or int8 beside float32.
 
     Compiled once a machine: what is kept is told by these variables, which all have to be plain values.
     """
-    weights, held = _KINDS[kind]
+    weights, held, kept, given, read, per = _KINDS[kind]
     files = sorted(Path(__file__).parent.glob("*.py"))
     source = int(hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:15], 16)
 
     def forward(arguments):
         source  # noqa: B018 - other code is another function
-        run(carray(arguments, ARGUMENTS), weights, held)
+        run(carray(arguments, ARGUMENTS), weights, held, kept, given, read, per)
 
     return Team(cfunc(types.void(types.CPointer(types.int64)), cache=True, **OPTIONS)(forward))

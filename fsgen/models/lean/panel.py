@@ -3,7 +3,8 @@
     out[t, c] = first[t, c] + scale[c] * sum over i of x[t, i] * w[i, c]      t < T tokens, c < 16 C columns
 
 Where a sum goes `onward`, it starts from `first` instead, so that one can be taken in parts. Weights are float32,
-bfloat16 (uint16, its bits) or int8; only int8 ones have a scale.
+bfloat16 (uint16, its bits) or int8; only int8 ones have a scale. Or they are pairs (uint32): bfloat16 of two
+neighbouring inputs. Then the inputs are pairs too, i counts them, and one instruction multiplies and adds both.
 
 The sums stay in registers, and each runs over i in order, by fused multiply-adds. So a sum is the same to the last bit
 however many tokens or columns are computed beside it.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -22,9 +23,24 @@ LANES = 16
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_SIZES = {types.float32: 4, types.uint16: 2, types.int8: 1}
+_SIZES = {types.float32: 4, types.uint16: 2, types.int8: 1, types.uint32: 4}
+# Whether the processor multiplies pairs of bfloat16.
+HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512bf16", False))
 # Weights are asked for so many inputs before they are needed: the processor's own foresight ends with a page of memory.
 AHEAD = 64
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
+    """LLVM's bfloat, for which llvmlite has no name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
 
 
 @intrinsic
@@ -59,9 +75,11 @@ def bits_of_float(context: Any, number: Any) -> Any:
 
 
 def _wide(builder: Any, pointer: Any, kind: Any) -> Any:
-    """Sixteen weights from memory, as float32."""
+    """Sixteen weights from memory, as float32; or sixteen pairs of them, as they are."""
     if kind == types.float32:
         return _vector(builder, pointer)
+    if kind == types.uint32:
+        return builder.load(builder.bitcast(pointer, _INTS.as_pointer()), align=4)
     if kind == types.int8:
         bytes_ = builder.load(builder.bitcast(pointer, ir.VectorType(ir.IntType(8), LANES).as_pointer()), align=1)
         return builder.sitofp(builder.sext(bytes_, _INTS), _FLOATS)
@@ -85,9 +103,20 @@ def _prefetch(builder: Any, pointer: Any) -> None:
 
 
 def _everywhere(builder: Any, number: Any) -> Any:
-    nothing = ir.Constant(_FLOATS, ir.Undefined)
+    nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
     one = builder.insert_element(nothing, number, ir.Constant(_I32, 0))
     return builder.shuffle_vector(one, nothing, ir.Constant(_INTS, [0] * LANES))
+
+
+def _plus_product(builder: Any, total: Any, number: Any, vector: Any, kind: Any) -> Any:
+    """total + number * vector, in one rounding for each product."""
+    if kind == types.uint32:
+        name, halves = "llvm.x86.avx512bf16.dpbf16ps.512", ir.VectorType(_BFloat(), 2 * LANES)
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(_FLOATS, [_FLOATS, halves, halves]), name
+        )
+        return builder.call(function, [total, builder.bitcast(number, halves), builder.bitcast(vector, halves)])
+    return builder.fadd(total, builder.fmul(number, vector, flags=("contract",)), flags=("contract",))
 
 
 def _emit(builder: Any, tokens: int, columns: int, kind: Any, arguments: Any) -> None:
@@ -118,9 +147,7 @@ def _emit(builder: Any, tokens: int, columns: int, kind: Any, arguments: Any) ->
         for t in range(tokens):
             number = _everywhere(builder, builder.load(builder.gep(starts[t], [loop.index])))
             for c, vector in enumerate(vectors):
-                product = builder.fmul(number, vector, flags=("contract",))
-                total = builder.fadd(builder.load(sums[t][c]), product, flags=("contract",))
-                builder.store(total, sums[t][c])
+                builder.store(_plus_product(builder, builder.load(sums[t][c]), number, vector, kind), sums[t][c])
     for t in range(tokens):
         for c in range(columns):
             taken = builder.gep(out, [builder.add(builder.mul(out_stride, _I64(t)), _I64(c * LANES))])
@@ -152,9 +179,7 @@ def _panel(columns: int, most: int) -> Any:
         onward: Any,
     ) -> Any:
         whole, floats = types.int64, types.CPointer(types.float32)
-        signature = types.void(
-            whole, whole, floats, whole, w, whole, whole, floats, floats, whole, floats, whole, whole
-        )
+        signature = types.void(whole, whole, x, whole, w, whole, whole, floats, floats, whole, floats, whole, whole)
 
         def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
             tokens, *rest = arguments

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fsgen.models.int8 import Int8Linear
 from fsgen.models.lean.kernels import BLOCK, PANEL
-from fsgen.models.lean.panel import LANES
+from fsgen.models.lean.panel import HAS_PAIRS, LANES
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # whose tables do not depend on how long a text is
@@ -51,16 +51,17 @@ def _linears(layer: Any) -> dict[str, Any]:
     }
 
 
-def panelled(weight: Tensor, inputs: int | None = None) -> Tensor:
-    """[outputs, inputs] as [panels, inputs, PANEL]; what is missing is 0.
+def panelled(weight: Tensor, inputs: int | None = None, per: int = 1) -> Tensor:
+    """[outputs, inputs] as [panels, inputs / per, PANEL, per]; what is missing is 0.
 
     Args:
         inputs: how many there shall be, where that is more.
+        per: neighbouring inputs that lie together.
     """
     outputs, given = weight.shape
     padded = weight.new_zeros(-(-outputs // PANEL) * PANEL, inputs or given)
     padded[:outputs, :given] = weight
-    return padded.view(-1, PANEL, padded.shape[1]).transpose(1, 2).contiguous()
+    return padded.view(-1, PANEL, padded.shape[1] // per, per).transpose(1, 2).contiguous()
 
 
 def interleaved(gate: Tensor, up: Tensor) -> Tensor:
@@ -79,8 +80,9 @@ class LeanWeights:
         windows: of each layer, positions that a query sees; None for all.
 
     Attributes:
-        kind: of the weights: float32, bfloat16 or int8.
-        qkv, out, gate_up, down: [layers, panels, inputs, PANEL]; head: [panels, inputs, PANEL].
+        kind: of the weights: float32, bfloat16, bfloat16 pairs, or int8.
+        per: numbers of a sum that lie together.
+        qkv, out, gate_up, down: [layers, panels, inputs / per, PANEL, per]; head: [panels, inputs / per, PANEL, per].
         products: multiplications that a token takes, without its attention.
         scales: by the names of these, [layers, panels * PANEL] float32, of int8 weights; else none.
         enter, leave: [layers, hidden]; last: [hidden]; q_norm, k_norm: [layers, head_dim]; qkv_bias, out_bias: [layers,
@@ -107,6 +109,9 @@ class LeanWeights:
         self.windows = torch.tensor([window or 0 for window in windows])
 
         self.kind = "int8" if isinstance(module.lm_head, Int8Linear) else str(self.dtype).removeprefix("torch.")
+        if HAS_PAIRS and self.kind == "bfloat16" and self.hidden % 2 == 0:
+            self.kind = "bfloat16 pairs"
+        self.per = per = 2 if self.kind == "bfloat16 pairs" else 1
         parts = [_linears(layer) for layer in stack]
 
         def qkv(part: dict[str, Any], name: str) -> Tensor:
@@ -116,11 +121,11 @@ class LeanWeights:
             gate, up = (getattr(part[f"{one}_proj"], name).detach() for one in ("gate", "up"))
             return interleaved(gate, up) if gate.ndim == 2 else interleaved(gate[:, None], up[:, None])[:, 0]
 
-        self.qkv = torch.stack([panelled(qkv(part, "weight")) for part in parts])
-        self.out = torch.stack([panelled(part["o_proj"].weight.detach()) for part in parts])
-        self.gate_up = torch.stack([panelled(gate_up(part, "weight")) for part in parts])
-        self.down = torch.stack([panelled(part["down_proj"].weight.detach(), self.inner) for part in parts])
-        self.head = panelled(module.lm_head.weight.detach())
+        self.qkv = torch.stack([panelled(qkv(part, "weight"), per=per) for part in parts])
+        self.out = torch.stack([panelled(part["o_proj"].weight.detach(), per=per) for part in parts])
+        self.gate_up = torch.stack([panelled(gate_up(part, "weight"), per=per) for part in parts])
+        self.down = torch.stack([panelled(part["down_proj"].weight.detach(), self.inner, per) for part in parts])
+        self.head = panelled(module.lm_head.weight.detach(), per=per)
         held = (self.qkv, self.out, self.gate_up, self.down, self.head)
         self.products = sum(weight.numel() for weight in held)
         self.scales: dict[str, Tensor] = {}
