@@ -120,6 +120,9 @@ class Reader:
         started = time.perf_counter()
         if self._session is None:  # the first batch is the largest
             self._session = self._model.session(len(batch))
+            longest = max(map(len, self._sequences))
+            for row in range(len(batch)):
+                self._session.begin(row, longest, longest)
         idle = len(self._session.usage) - len(batch)
         sequences = [*(self._sequences[i] for i in batch), *[None] * idle]
         lengths = [self._lengths[i] for i in batch]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -112,7 +112,7 @@ class CachedSession(RowSession):
         """Copies beginnings that another row holds; what several rows are about to compute, one of them does first."""
         long = [item for item in work if item.new - item.wanted >= WORTH_COPYING]
         for item in long:
-            self._borrow(item)
+            self._borrow(item, range(self.rows))
         long = [item for item in long if item.new - item.wanted >= WORTH_COPYING]
         if len(long) < 2:
             return
@@ -124,18 +124,23 @@ class CachedSession(RowSession):
         self._run([Work(lead.row, lead.tokens[:shared], lead.start, 1, lead.agreed)], 1)
         lead.start = shared
         for item in long[1:]:
-            self._borrow(item)
+            self._borrow(item, [lead.row])
 
-    def _borrow(self, item: Work) -> None:
+    def _borrow(self, item: Work, donors: Iterable[int]) -> None:
         """Takes the keys and values of the row that holds the longest beginning of this one, if that is worth it."""
-        bound = len(item.tokens) - item.wanted
-        length, donor = max(
-            (min(common_prefix(known, item.tokens), bound), row) for row, known in enumerate(self._known)
-        )
+        bound, length, donor = len(item.tokens) - item.wanted, 0, item.row
+        for row in donors:
+            known = self._known[row]
+            if min(len(known), bound) > length and (shared := min(common_prefix(known, item.tokens), bound)) > length:
+                length, donor = shared, row
         if length - item.start >= WORTH_COPYING:
-            self._forward.copy(donor, item.row, length)
+            self._take(donor, item.row, length)
             self._known[item.row] = item.tokens[:length]
             item.start = length
+
+    def _take(self, donor: int, row: int, length: int) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another."""
+        self._forward.copy(donor, row, length)
 
     def _place(self, work: list[Work]) -> None:
         """Last thoughts before a pass, when `_known` says what each row will still hold."""

@@ -97,11 +97,24 @@ def turn(head, norm, eps, cos, sin, c0, factor, room, out):
 
 
 @inlined
+def ordered(bits):
+    """The bits of a float32 as a number in the order of the floats, or back."""
+    return bits ^ (np.int32(bits) >> np.int32(31) & np.int32(0x7FFFFFFF))
+
+
+@inlined
+def highest(numbers):
+    """Of some float32; by whole numbers, of which the compiler looks at many at a time."""
+    top = np.int32(-0x80000000)
+    for i in range(len(numbers)):
+        top = max(top, ordered(np.int32(bits_of_float(numbers[i]))))
+    return float_of_bits(np.uint32(ordered(top)))
+
+
+@inlined
 def softmax(scores, out):
     """Of scores, which are lost."""
-    top = scores[0]
-    for i in range(len(scores)):
-        top = scores[i] if scores[i] > top else top
+    top = highest(scores)
     total = ZERO
     for i in range(len(scores)):
         scores[i] = exp(scores[i] - top)

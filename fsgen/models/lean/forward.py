@@ -41,6 +41,7 @@ class LeanForward:
         self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
         self._pieces = np.zeros((7, k.MOST), dtype=np.int64)
         self._scratch = torch.empty(0)
+        self._lots = np.zeros((0, 0), dtype=np.int64)
         self._tokens = self._team = 0  # tokens and threads that the scratch has room for
         self._arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
         numbers = {
@@ -71,7 +72,8 @@ class LeanForward:
         shape = (w.layers, self.rows, w.kv_heads)
         keys = torch.empty(*shape, self.capacity // k.BLOCK, w.head_dim, k.BLOCK, dtype=w.dtype)
         # What has never been written is read where it shares a pair, with weight 0.
-        values = torch.zeros(*shape, self.capacity // w.per, w.value_dim, w.per, dtype=w.dtype)
+        made = torch.empty if w.per == 1 else torch.zeros
+        values = made(*shape, self.capacity // w.per, w.value_dim, w.per, dtype=w.dtype)
         if old:
             keys[:, :, :, : old // k.BLOCK] = self._keys
             values[:, :, :, : old // w.per] = self._values
@@ -80,26 +82,34 @@ class LeanForward:
         a = self._arguments
         a[k.CAPACITY], a[k.KEYS], a[k.VALUES] = self.capacity, keys.data_ptr(), values.data_ptr()
 
-    def copy(self, source: int, destination: int, length: int) -> None:
-        """The keys and values of the first `length` tokens of a row become those of another."""
-        blocks = -(-length // k.BLOCK)
-        self._keys[:, destination, :, :blocks] = self._keys[:, source, :, :blocks]
-        together = -(-length // self._w.per)
-        self._values[:, destination, :, :together] = self._values[:, source, :, :together]
+    def copy(self, source: int, destination: int, length: int, start: int = 0) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another.
+
+        Args:
+            start: a multiple of `kernels.BLOCK`, from which on they are wanted.
+        """
+        for held, together in ((self._keys, k.BLOCK), (self._values, self._w.per)):
+            part = slice(start // together, -(-length // together))
+            held[:, destination, :, part] = held[:, source, :, part]
 
     def run(self, work: list[Work], keep: int) -> Tensor:
         """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
         width = k.PANEL * len(self._w.head)
         total = sum(item.wanted for item in work)
-        whole = total == self.rows * keep
-        logits = torch.empty(total, width)
+        logits = torch.empty(total + 1, width)
         done = 0
         for pieces in _passes(work):
             done += self._one_pass(pieces, logits, done)
-        if not whole:
-            places = [item.row * keep + keep - item.wanted + i for item in work for i in range(item.wanted)]
-            some, logits = logits, torch.zeros(self.rows * keep, width)
-            logits[places] = some
+        if total == self.rows * keep:
+            logits = logits[:total]
+        else:
+            logits[total] = 0
+            sources = np.full((self.rows, keep), total)
+            done = 0
+            for item in work:
+                sources[item.row, keep - item.wanted :] = range(done, done + item.wanted)
+                done += item.wanted
+            logits = logits.index_select(0, torch.from_numpy(sources.ravel()))
         return logits.view(self.rows, keep, width)[..., : self._w.vocab]
 
     def _one_pass(self, pieces: list[Piece], logits: Tensor, done: int) -> int:
@@ -197,6 +207,8 @@ class LeanForward:
         for field, size in sizes.items():
             self._arguments[field] = address
             address += 4 * size
+        self._lots = np.zeros((team, k.LOTS_ROOM), dtype=np.int64)
+        self._arguments[k.LOTS] = self._lots.ctypes.data
         self._arguments[k.COS], self._arguments[k.SIN] = w.cos.data_ptr(), w.sin.data_ptr()
         self._tables = (w.cos, w.sin)  # another session may make longer ones; these are this one's
 

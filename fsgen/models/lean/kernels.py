@@ -24,6 +24,7 @@ from fsgen.models.lean.arithmetic import (
     ZERO,
     clear,
     exp,
+    highest,
     inlined,
     narrow,
     rms,
@@ -42,6 +43,7 @@ ASKS = 8  # queries that are taken at a time
 NONE, ONWARD, WIDTH = np.int64(0), np.int64(1), np.int64(PANEL)
 MOST = 256  # tokens of one pass: with more, what lies between two products would not stay in a core's own cache
 
+LOTS_ROOM = MOST + 1
 
 part = njit(inline="always", **OPTIONS)  # of the one function, from the start: it is not compiled on its own
 
@@ -100,9 +102,9 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     EMBEDDING, QKV, OUT, GATE_UP, DOWN, HEAD, KEYS, VALUES,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
-    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOGITS,
+    X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOTS, LOGITS,
     STEPS, DONE, LEFT, WRITTEN, SURE, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR, ARGUMENTS,
-) = range(75)  # fmt: skip
+) = range(76)  # fmt: skip
 
 
 # What an address is of.
@@ -131,73 +133,136 @@ def alike(numbers, like):
 
 
 @part
-def attend(
-    piece, h, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked, cos, sin, q_norm, k_norm, eps,
-    keys, values, zeros, queries, scores, shares, mixed, seen, per, kept, read,
+def remember(
+    piece, h, a, layer, rows, counts, starts, offsets, asked, cos, sin, k_norm, eps, keys, values, room, turned, per
 ):  # fmt: skip
-    """The new tokens of one row, for one of its heads of keys and values: these are written, and attended to.
-
-    Products read `per` numbers together, as one of the type `kept` (keys and values) or `read` (the rest).
-    """
+    """Writes the keys and values of a row's new tokens, for one head."""
     heads, kv_heads, n, wide, capacity = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[VALUE_DIM], a[CAPACITY]
-    group, stride, half = heads // kv_heads, a[QKV_PANELS] * PANEL, n // 2
-    new, start, t0, window = counts[piece], starts[piece], offsets[piece], windows[layer]
-    k_norm, q_norm = view(k_norm, layer * n, len(k_norm[0])), view(q_norm, layer * n, len(q_norm[0]))
-    held = (layer * a[ROWS] + rows[piece]) * kv_heads + h
-    lead = (layer * a[ROWS] + leads[piece]) * kv_heads + h
-    k_base, v_base = held * n * capacity, held * wide * capacity
-    k_lead, v_lead = lead * n * capacity, lead * wide * capacity
-    own_block = shared[piece] // BLOCK
-    factor, room, turned = ONE / np.sqrt(np.float32(n)), view(mixed, 0, n), view(scores, 0, n)
-    keys_in, values_in = array(a[KEYS], kept, 1), array(a[VALUES], kept, 1)
-    queries_in, shares_in = alike(queries, read), alike(shares, read)
-    for j in range(new):
-        token, s = (t0 + j) * stride, start + j
-        turn(view(asked, token + (heads + h) * n, n), k_norm, eps, cos, sin, s * half, ONE, room, turned)
-        taken = view(keys, k_base + s // BLOCK * (n * BLOCK) + s % BLOCK * per, n * BLOCK)
+    held, k_norm = (layer * a[ROWS] + rows[piece]) * kv_heads + h, view(k_norm, layer * n, len(k_norm[0]))
+    for j in range(counts[piece]):
+        token, s = (offsets[piece] + j) * a[QKV_PANELS] * PANEL, starts[piece] + j
+        turn(view(asked, token + (heads + h) * n, n), k_norm, eps, cos, sin, s * (n // 2), ONE, room, turned)
+        taken = view(keys, held * n * capacity + s // BLOCK * (n * BLOCK) + s % BLOCK * per, n * BLOCK)
         for d in range(n // per):
             for i in range(per):
                 taken[d * per * BLOCK + i] = narrow(turned[d * per + i], taken[0])
         v = view(asked, token + (heads + kv_heads + h) * n, n)
-        put = view(values, v_base + s // per * (per * wide) + s % per, per * n)
+        put = view(values, held * wide * capacity + s // per * (per * wide) + s % per, per * n)
         for d in range(n):
             put[d * per] = narrow(v[d], put[0])
-    asks = group * new
+
+
+@inlined
+def asked_by(piece, first, each, a0, many):
+    """Of the queries a0 .. a0 + many - 1 of rows with `each` of them, those of one (from .. to - 1): its own from."""
+    before = a0 - (piece - first) * each
+    begin, end = max(0, -before), min(many, each - before)
+    return begin, end, begin + before
+
+
+@inlined
+def earliest(position, window, per):
+    """The first slot that a query sees, or one of its pair."""
+    return max(0, position + 1 - window) // per * per if window else 0
+
+
+@part
+def attend(
+    first, count, h, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked, cos, sin, q_norm, eps,
+    zeros, queries, scores, shares, mixed, seen, per, kept, read,
+):  # fmt: skip
+    """What some rows' new tokens see, by one of the heads of keys and values.
+
+    Rows that read their beginning in one neighbour, `count` of them, do so together; each goes on by itself. Products
+    read `per` numbers together, as one of the type `kept` (keys and values) or `read` (the rest).
+    """
+    heads, kv_heads, n, wide, capacity = a[HEADS], a[KV_HEADS], a[HEAD_DIM], a[VALUE_DIM], a[CAPACITY]
+    group, stride, window = heads // kv_heads, a[QKV_PANELS] * PANEL, windows[layer]
+    q_norm, factor, room = view(q_norm, layer * n, len(q_norm[0])), ONE / np.sqrt(np.float32(n)), view(mixed, 0, n)
+    keys_in, values_in = array(a[KEYS], kept, 1), array(a[VALUES], kept, 1)
+    queries_in, shares_in = alike(queries, read), alike(shares, read)
+    lead = (layer * a[ROWS] + leads[first]) * kv_heads + h
+    own_block, each = shared[first] // BLOCK, group * counts[first]
+    own_slot, asks = own_block * BLOCK, count * each
     for a0 in range(0, asks, ASKS):
-        many = min(ASKS, asks - a0)
-        end = start + (a0 + many - 1) // group + 1
-        low = max(0, start + a0 // group + 1 - window) // per * per if window else 0
-        first_block, whole = low // BLOCK, (end + per - 1) // per * per
-        for i in range(many):
-            j, g = (a0 + i) // group, (a0 + i) % group
-            head = (t0 + j) * stride + (h * group + g) * n
-            turn(view(asked, head, n), q_norm, eps, cos, sin, (start + j) * half, factor, room, view(queries, i * n, n))
-        for part in range(2):  # the beginning that a neighbour holds too is read there, where others read it as well
-            block, until = max(first_block, own_block * part), own_block if part == 0 else (end + BLOCK - 1) // BLOCK
+        many, low = min(ASKS, asks - a0), capacity
+        here, there = first + a0 // each, first + (a0 + min(ASKS, asks - a0) - 1) // each + 1
+        for piece in range(here, there):
+            begin, end, mine = asked_by(piece, first, each, a0, many)
+            low = min(low, earliest(starts[piece] + mine // group, window, per))
+            for i in range(begin, end):
+                j, g = (mine + i - begin) // group, (mine + i - begin) % group
+                head, place = (offsets[piece] + j) * stride + (h * group + g) * n, (starts[piece] + j) * (n // 2)
+                turn(view(asked, head, n), q_norm, eps, cos, sin, place, factor, room, view(queries, i * n, n))
+        block = low // BLOCK
+        panels(
+            many, n // per, queries_in, NONE, n // per, keys_in, (lead * capacity + block * BLOCK) * n // per, WIDTH,
+            n // per * BLOCK, 2 * (own_block - block), zeros, NONE, zeros, NONE, NONE, scores, block * BLOCK, capacity,
+            NONE,
+        )  # fmt: skip
+        for piece in range(here, there):
+            begin, end, mine = asked_by(piece, first, each, a0, many)
+            held = (layer * a[ROWS] + rows[piece]) * kv_heads + h
+            block = max(own_block, earliest(starts[piece] + mine // group, window, per) // BLOCK)
+            last = starts[piece] + (mine + end - begin - 1) // group + 1
             panels(
-                many, n // per, queries_in, NONE, n // per, keys_in,
-                ((k_base if part else k_lead) + block * n * BLOCK) // per, WIDTH, n // per * BLOCK, 2 * (until - block),
-                zeros, NONE, zeros, NONE, NONE, scores, block * BLOCK, capacity, NONE,
+                end - begin, n // per, queries_in, begin * n // per, n // per, keys_in,
+                (held * capacity + block * BLOCK) * n // per, WIDTH, n // per * BLOCK,
+                2 * ((last + BLOCK - 1) // BLOCK - block), zeros, NONE, zeros, NONE, NONE,
+                scores, begin * capacity + block * BLOCK, capacity, NONE,
             )  # fmt: skip
-        for i in range(many):
-            last = start + (a0 + i) // group + 1
-            begin = max(0, last - window) if window else 0
-            softmax(view(scores, i * capacity + begin, last - begin), view(shares, i * capacity + begin, last - begin))
-            clear(view(shares, i * capacity + low, begin - low))
-            clear(view(shares, i * capacity + last, whole - last))
+            whole = (last + per - 1) // per * per
+            for i in range(begin, end):
+                until, row = starts[piece] + (mine + i - begin) // group + 1, i * capacity
+                since = max(0, until - window) if window else 0
+                softmax(view(scores, row + since, until - since), view(shares, row + since, until - since))
+                clear(view(shares, row + low, since - low))
+                clear(view(shares, row + until, whole - until))
         clear(view(mixed, 0, many * wide))
-        for part in range(2):
-            slot, until = max(low, own_block * BLOCK * part), own_block * BLOCK if part == 0 else whole
+        panels(
+            many, (own_slot - low) // per, shares_in, low // per, capacity // per, values_in,
+            (lead * capacity + low) * wide // per, wide, 2 * LANES, wide // LANES,
+            zeros, NONE, mixed, NONE, wide, mixed, NONE, wide, ONWARD,
+        )  # fmt: skip
+        for piece in range(here, there):
+            begin, end, mine = asked_by(piece, first, each, a0, many)
+            held = (layer * a[ROWS] + rows[piece]) * kv_heads + h
+            slot = max(own_slot, earliest(starts[piece] + mine // group, window, per))
+            last = starts[piece] + (mine + end - begin - 1) // group + 1
             panels(
-                many, (until - slot) // per, shares_in, slot // per, capacity // per, values_in,
-                ((v_base if part else v_lead) + slot * wide) // per, wide, 2 * LANES, wide // LANES,
-                zeros, NONE, mixed, NONE, wide, mixed, NONE, wide, ONWARD,
+                end - begin, ((last + per - 1) // per * per - slot) // per, shares_in, (begin * capacity + slot) // per,
+                capacity // per, values_in, (held * capacity + slot) * wide // per, wide, 2 * LANES, wide // LANES,
+                zeros, NONE, mixed, begin * wide, wide, mixed, begin * wide, wide, ONWARD,
             )  # fmt: skip
-        for i in range(many):
-            j, g = (a0 + i) // group, (a0 + i) % group
-            done, weighed = view(seen, ((t0 + j) * heads + h * group + g) * n, n), view(mixed, i * wide, n)
-            for d in range(n):
-                done[d] = narrow(weighed[d], done[0])
+            for i in range(begin, end):
+                j, g = (mine + i - begin) // group, (mine + i - begin) % group
+                done = view(seen, ((offsets[piece] + j) * heads + h * group + g) * n, n)
+                weighed = view(mixed, i * wide, n)
+                for d in range(n):
+                    done[d] = narrow(weighed[d], done[0])
+
+
+@inlined
+def make_lots(a, leads, shared, counts, lots):
+    """Joins rows, next to each other, that read the same beginning: how many lots there are, and where each starts."""
+    pieces, group = a[PIECES], a[HEADS] // a[KV_HEADS]
+    most = max(1, pieces * a[KV_HEADS] // np.int64(team()))  # or other threads would have nothing to do
+    made, piece = 0, 0
+    while piece < pieces:
+        first, lots[made] = piece, piece
+        room = min(most, ASKS // (group * counts[piece])) if shared[piece] else 1
+        piece += 1
+        while (
+            piece < pieces
+            and piece - first < room
+            and leads[piece] == leads[first]
+            and shared[piece] == shared[first]
+            and counts[piece] == counts[first]
+        ):
+            piece += 1
+        made += 1
+    lots[made] = pieces
+    return made
 
 
 @part
@@ -209,10 +274,7 @@ def choose(a):
     begin, end = share(rows)
     for row in range(begin, end):
         here = view(logits, row * columns, a[VOCAB])
-        top = here[0]
-        for i in range(len(here)):
-            top = here[i] if here[i] > top else top
-        token = 0
+        top, token = highest(here), 0
         while token < len(here) - 1 and here[token] != top:
             token += 1
         total = ZERO
@@ -288,7 +350,9 @@ def one_pass(a, weights, held, kept, given, read, per):
     first_token, last_token = share(tokens)
     first_column, last_column = share(a[OUT_PANELS])
     first_gate, last_gate = share(a[GATE_UP_PANELS])
-    first_item, last_item = share(pieces * kv_heads)
+    lots = view(array(a[LOTS], WHOLES, 1), me * LOTS_ROOM, LOTS_ROOM)
+    many = make_lots(a, leads, shared, counts, lots)
+    first_item, last_item = share(many * kv_heads)
     first_pick, last_pick = share(picks)
     for t in range(first_token, last_token):
         here, token = x[t], embedding[ids[t]]
@@ -305,10 +369,15 @@ def one_pass(a, weights, held, kept, given, read, per):
         )  # fmt: skip
         barrier()
         for item in range(first_item, last_item):
+            h, lot = item // many, item % many
+            for piece in range(lots[lot], lots[lot + 1]):
+                remember(
+                    piece, h, a, layer, rows, counts, starts, offsets, asked, cos, sin, k_norm, eps, keys, values,
+                    view(mixed, 0, n), view(scores, 0, n), per,
+                )  # fmt: skip
             attend(
-                item % pieces, item // pieces, a, layer, rows, leads, shared, counts, starts, offsets, windows, asked,
-                cos, sin, q_norm, k_norm, eps, keys, values, zeros, queries, scores, shares, mixed, seen,
-                per, kept, read,
+                lots[lot], lots[lot + 1] - lots[lot], h, a, layer, rows, leads, shared, counts, starts, offsets,
+                windows, asked, cos, sin, q_norm, eps, zeros, queries, scores, shares, mixed, seen, per, kept, read,
             )  # fmt: skip
         if a[BIASED]:  # of the output, on this thread's columns
             for t in range(tokens):

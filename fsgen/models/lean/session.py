@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,31 +23,71 @@ class LeanSession(CachedSession):
 
     Rows that begin alike (worked examples, the instructions of a chat) read their beginning from one of them, so that
     it stays in the processor's cache instead of passing by once for each. That changes no bit of what they compute.
+    They copy it when that one is about to write something else there, if ever.
     """
 
     def __init__(self, forward: LeanForward, name: str, vocab_size: int, context: int, device: torch.device) -> None:
         super().__init__(forward, name, vocab_size, context, device)
+        self._lean = forward
         # Where each row reads its beginning, and of how many tokens; None where that is to be found out.
         self._leads: list[tuple[int, int] | None] = [None] * self.rows
+        self._owed = [0] * self.rows  # tokens of these that it does not hold itself
         self._read = [0] * self.rows  # tokens of each row that others read there
+        self._kept = [0] * self.rows  # tokens of each row that this call leaves as they are
 
     def begin(self, row: int, prompt: int, longest: int) -> None:
         """A new text starts in this row; see `Session.begin`."""
         super().begin(row, prompt, longest)
-        self._leads[row] = None
+        if not self._owed[row]:
+            self._leads[row] = None
 
     def _plan(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> list[Work]:
         work = super()._plan(sequences, last)
+        self._kept = [len(known) for known in self._known]
+        for item in work:
+            self._kept[item.row] = item.start
         for item in work:  # a beginning that is about to change is nobody's any more
             lead = self._leads[item.row]
-            if item.new >= WORTH_SHARING or (lead is not None and item.start < lead[1]):
+            if lead is not None and item.start < lead[1]:
+                self._settle(item.row)
+            elif item.new >= WORTH_SHARING and not self._owed[item.row]:
                 self._leads[item.row] = None
             if item.start < self._read[item.row]:
-                readers = (row for row, lead in enumerate(self._leads) if lead is not None and lead[0] == item.row)
-                for row in readers:
-                    self._leads[row] = None
+                for row, lead in enumerate(self._leads):
+                    if lead is not None and lead[0] == item.row:
+                        self._settle(row)
                 self._read[item.row] = 0
         return work
+
+    def _settle(self, row: int) -> None:
+        """A row has no lead any more, and holds all its tokens itself."""
+        lead = self._leads[row]
+        if lead is not None and self._owed[row]:
+            self._lean.copy(lead[0], row, self._owed[row])
+        self._leads[row], self._owed[row] = None, 0
+
+    def _take(self, donor: int, row: int, length: int) -> None:
+        """Whole blocks are read where they are; see `CachedSession._take`."""
+        holder, held = self._holder(donor, length)
+        if held < WORTH_SHARING or holder == row:
+            held = 0
+        if held < self._owed[donor]:  # what is copied has to be there
+            self._settle(donor)
+        self._lean.copy(donor, row, length, held)
+        self._leads[row], self._owed[row] = (holder, held) if held else None, held
+        self._read[holder] = max(self._read[holder], held)
+
+    def _holder(self, row: int, length: int) -> tuple[int, int]:
+        """Who holds the beginning of a row, and how many of its first `length` tokens, in whole blocks."""
+        lead = self._leads[row]
+        holder, held = lead if lead is not None and self._owed[row] else (row, length)
+        return holder, min(held, length, self._kept[holder]) // kernels.BLOCK * kernels.BLOCK
+
+    def _run(self, work: list[Work], keep: int) -> Tensor:
+        logits = super()._run(work, keep)
+        for item in work:
+            self._kept[item.row] = len(item.tokens)
+        return logits
 
     def _place(self, work: list[Work]) -> None:
         for item in work:
@@ -58,13 +97,15 @@ class LeanSession(CachedSession):
 
     def _find_lead(self, item: Work) -> tuple[int, int]:
         """The first row that holds the most of this one's beginning, in whole blocks; itself where none does."""
-        best = (item.row, 0)
+        best, most = (item.row, 0), item.start // kernels.BLOCK * kernels.BLOCK
         for row, known in enumerate(self._known):
             if row != item.row and len(known) >= WORTH_SHARING:
-                blocks = min(common_prefix(known, item.tokens), item.start) // kernels.BLOCK * kernels.BLOCK
-                if blocks >= WORTH_SHARING and blocks > best[1]:
-                    best = (row, blocks)
-        return best if best[0] < item.row else (item.row, 0)
+                holder, blocks = self._holder(row, min(common_prefix(known, item.tokens), item.start))
+                if blocks >= WORTH_SHARING and blocks > best[1] and holder < item.row:
+                    best = (holder, blocks)
+                    if blocks == most:
+                        break
+        return best
 
     @torch.inference_mode()
     def write(
@@ -95,7 +136,6 @@ class LeanSession(CachedSession):
         whole = len(going) == self.rows <= kernels.MOST and min(steps) == max(steps)
         if not whole:
             further = logits.new_zeros(self.rows, max(steps[row] for row in going) - 1, logits.shape[-1])
-        forward = cast("LeanForward", self._forward)
         for start in range(0, len(going), kernels.MOST):
             rows = going[start : start + kernels.MOST]
             lengths = [len(self._known[row]) for row in rows]
@@ -103,10 +143,10 @@ class LeanSession(CachedSession):
             longest = max(length + count for length, count in zip(lengths, counts, strict=True))
             if longest > self._context:
                 raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
-            forward.reserve(max(self._expected, longest))
+            self._lean.reserve(max(self._expected, longest))
             leads = [self._leads[row] or (row, 0) for row in rows]
             first, standing = [tokens[row][0] for row in rows], [chances[row] for row in rows]
-            more, written, found = forward.write(rows, leads, first, lengths, counts, standing, limit)
+            more, written, found = self._lean.write(rows, leads, first, lengths, counts, standing, limit)
             if whole:  # sorted, they are still in the order of the session
                 further = more.transpose(0, 1)
             else:
