@@ -4,13 +4,15 @@
 
 The double loop calls the draft and the target for every token, for each draft anew, with the caches of `transformers`:
 so the collaboration frequency is commonly measured. It is run on every `--sample`-th prompt and its time is scaled up;
-`--sample 1` runs all of it. On its prompts both ways have to count the same.
+`--sample 1` runs all of it. On its prompts both ways have to count the same. Both start from token ids, with models in
+memory. As in a study, the target's logits are kept for the drafts; how it is without that is shown too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -65,12 +67,12 @@ def compare(shots: int, count: int, sample: int, max_tokens: int) -> dict[str, A
     sampling = SamplingParams(max_tokens=max_tokens)
 
     seconds = []
-    for keep in (False, False, True):  # the first one warms up
+    for keep in (False, False, True, False, True, False, True):  # the first one warms up
         started = time.perf_counter()
-        written = fsgen.generate(ladder[0], prompts, "plain", sampling=sampling, batch_size=64, keep_logits=keep)
-        texts = replay(ladder, prompts, written, batch_size=64)
+        written = fsgen.generate(ladder[0], ids, "plain", sampling=sampling, batch_size=64, keep_logits=keep)
+        texts = replay(ladder, ids, written, batch_size=64)
         seconds.append(time.perf_counter() - started)
-    _, ours, kept = seconds
+    anew, ours = statistics.median(seconds[1::2]), statistics.median(seconds[2::2])
 
     chosen = range(0, count, sample)
     started = time.perf_counter()
@@ -87,7 +89,7 @@ def compare(shots: int, count: int, sample: int, max_tokens: int) -> dict[str, A
         "double_loop_seconds": double,
         "seconds": ours,
         "ratio": double / ours,
-        "kept_ratio": double / kept,
+        "anew_ratio": double / anew,
     }
 
 
@@ -100,10 +102,10 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = [compare(shots, arguments.prompts, arguments.sample, arguments.max_tokens) for shots in (0, 8)]
     table = Table(title=f"oracle cells of {len(LADDER)} drafts for {TARGET}, GSM8K", title_justify="left")
-    for column in ("worked examples", "prompt tokens", "double loop, s", "replay, s", "ratio", "ratio, logits kept"):
+    for column in ("worked examples", "prompt tokens", "double loop, s", "ours, s", "ratio", "ratio, target read anew"):
         table.add_column(column, justify="right")
     for figure in figures:
-        names = ("prompt_tokens", "double_loop_seconds", "seconds", "ratio", "kept_ratio")
+        names = ("prompt_tokens", "double_loop_seconds", "seconds", "ratio", "anew_ratio")
         values = [figure[name] for name in names]
         table.add_row(str(figure["shots"]), *(f"{value:.1f}" for value in values))
     Console().print(table)

@@ -135,6 +135,11 @@ class HFModel:
     def __repr__(self) -> str:
         return f"HFModel({self.info.name!r})"
 
+    @property
+    def repeats(self) -> bool:
+        """Whether a token's logits are the same to the last bit, however the work is cut into calls."""
+        return self._lean is not None
+
     def session(self, batch_size: int) -> CachedSession | RecurrentSession:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
@@ -28,8 +29,14 @@ from fsgen.study.store import Store
 from fsgen.tasks import Score
 from fsgen.types import Example
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 SMALL_MODEL = 100_000_000
 """Parameters up to which models stay loaded, and read a target's text together with other drafts."""
+
+KEPT_LOGITS = 2**29
+"""Bytes of the targets' logits that are kept for the drafts that read their texts; beyond, a target reads them anew."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +190,8 @@ class Runner:
         self._models: dict[str, Model] = {} if models is None else models
         self._groups: dict[tuple[tuple[str, str], ...], Members] = {}
         self._scores: dict[tuple[int, str, int, str], Score] = {}
+        self._readings: Counter[str] = Counter()  # of a cell's texts by drafts, which are still to come
+        self._logits: dict[tuple[str, str, int], Tensor] = {}  # of a cell, an example and a turn
         self._scorers = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "score")
 
     def run(self) -> None:
@@ -196,6 +205,7 @@ class Runner:
             if (cells := tuple(cell for cell in step.cells if done[cell.key] < _size(cell) or not self._finished(cell)))
         ]
         self.kept = len(self.plan.cells) - sum(len(step.cells) for step in waiting)
+        self._readings = Counter(step.source.key for step in waiting if step.source is not None)
         todo = [(step, cell) for step in waiting for cell in step.cells]
         works = {cell.key: (_size(cell) - done[cell.key], self._work(step, cell)) for step, cell in todo}
         self.reporter.begin(works, kept=self.kept)
@@ -232,6 +242,9 @@ class Runner:
                 self._loop(step.cells[0], groups[step.cells[0].key])
             else:
                 self._replay(step.cells, step.source, groups)
+                self._readings[step.source.key] -= 1
+                if not self._readings[step.source.key]:
+                    self._logits = {key: held for key, held in self._logits.items() if key[0] != step.source.key}
         except (ValueError, RuntimeError, OSError, MemoryError) as caught:
             error = _named(caught)
         for cell in step.cells:
@@ -324,7 +337,11 @@ class Runner:
         start = self._done(cell)
         while start < len(examples):
             stop = min(start + self.plan.config.batch_size, len(examples))
-            self._save(cell, start, stop, self._write(cell, members, examples[start:stop]))
+            texts = self._write(cell, members, examples[start:stop])
+            self._save(cell, start, stop, texts)
+            for text in texts:
+                if text.generation is not None and text.generation.logits is not None:
+                    self._logits[cell.key, text.example, text.turn] = text.generation.logits
             start = stop
 
     def _write(self, cell: Cell, members: Members, examples: Sequence[Example]) -> list[Text]:
@@ -348,6 +365,7 @@ class Runner:
                     sampling=sampling,
                     batch_size=len(chosen),
                     candidates=self.plan.config.candidates,
+                    keep_logits=self._keeps_logits(cell, members),
                 )
 
             written = _each(attempt, len(asked))
@@ -356,6 +374,12 @@ class Runner:
             asked = _follow_ups(cell, asked, [text.generation for text in texts])
             turn += 1
         return _by_example(examples, every)
+
+    def _keeps_logits(self, cell: Cell, members: Members) -> bool:
+        """Only where reading again would give the same bits: a study that was interrupted ends with the same tables."""
+        held = sum(logits.nbytes for logits in self._logits.values())
+        repeats = getattr(members.target, "repeats", False)
+        return self._readings[cell.key] > 0 and repeats and held < KEPT_LOGITS
 
     # ---- by replay
 
@@ -366,7 +390,7 @@ class Runner:
         while (start := min(done.values())) < len(examples):
             stop = min(start + self.plan.config.batch_size, len(examples))
             now = [cell for cell in cells if done[cell.key] == start]
-            found = self._read(now, groups, examples[start:stop], stored)
+            found = self._read(now, source, groups, examples[start:stop], stored)
             for cell in now:
                 self._save(cell, start, stop, found[cell.key])
                 done[cell.key] = stop
@@ -374,6 +398,7 @@ class Runner:
     def _read(
         self,
         cells: Sequence[Cell],
+        source: Cell,
         groups: dict[str, Members],
         examples: Sequence[Example],
         stored: dict[tuple[str, int], Stored],
@@ -385,7 +410,7 @@ class Runner:
         turn = 1
         while asked:
             prompts = [lead.task.prompt(example, groups[lead.key].tokenizer) for _, example in asked]
-            given = [stored[name, turn] for name, _ in asked]
+            given = [self._with_logits(source, name, turn, stored[name, turn]) for name, _ in asked]
             good = [i for i, text in enumerate(given) if text.generation is not None]
 
             def attempt(chosen: Sequence[int], given: Any = given, good: Any = good, prompts: Any = prompts) -> Any:
@@ -419,6 +444,12 @@ class Runner:
             asked = _follow_ups(lead, asked, [text.generation for text in given])
             turn += 1
         return {key: _by_example(examples, texts) for key, texts in every.items()}
+
+    def _with_logits(self, source: Cell, example: str, turn: int, text: Stored) -> Stored:
+        logits = self._logits.get((source.key, example, turn))
+        if logits is None or text.generation is None:
+            return text
+        return replace(text, generation=replace(text.generation, logits=logits))
 
     # ---- both
 
