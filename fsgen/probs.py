@@ -125,6 +125,24 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
     return 0.5 * (p - q).abs().sum(-1)
 
 
+def variation(p: Tensor | Sequence[Tensor], q: Tensor | Sequence[Tensor]) -> Tensor:
+    """The total variation [n] at temperature 1 of n positions' logits, given as for `summarize`."""
+    if in_memory(p) and in_memory(q):
+        from fsgen.compiled import summary
+
+        return torch.from_numpy(summary.variation(p, q))
+    p, q = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (p, q))
+    return total_variation(p.softmax(-1), q.softmax(-1))
+
+
+def in_memory(logits: Tensor | Sequence[Tensor]) -> bool:
+    """Whether these are some that compiled code reads: float32, on a CPU, each position in one piece."""
+    if not len(logits):
+        return False
+    one = logits[0]
+    return one.device.type == "cpu" and one.dtype == torch.float32 and one.stride(-1) == 1
+
+
 def entropy(log_probs: Tensor) -> Tensor:
     """Entropy in nats over the last axis; a token of probability 0 adds nothing."""
     return _entropy(log_probs.exp(), log_probs)
@@ -145,8 +163,24 @@ class Summary(NamedTuple):
     top_probs: Tensor
 
 
-def summarize(logits: Tensor, top: int = 0) -> Summary:
-    """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits."""
+def summarize(logits: Tensor | Sequence[Tensor], top: int = 0) -> Summary:
+    """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits.
+
+    On a CPU by compiled code, which computes the same (`fsgen.compiled.summary`). Logits of n positions may come as n
+    tensors [vocab].
+    """
+    if isinstance(logits, Tensor) and logits.ndim != 2:
+        flat = summarize(logits.reshape(-1, logits.shape[-1]), top)
+        return Summary(*(x.view(logits.shape[:-1] + x.shape[1:]) for x in flat))
+    if in_memory(logits):
+        from fsgen.compiled.summary import summary
+
+        token, (prob, margin, entropy), *best = summary(logits, top)
+        return Summary(*map(torch.from_numpy, (token, prob, margin, entropy, *best)))
+    return _summarize(logits if isinstance(logits, Tensor) else torch.stack(list(logits)), top)
+
+
+def _summarize(logits: Tensor, top: int) -> Summary:
     log_probs = logits.log_softmax(-1)
     probs = log_probs.exp()
     best = probs.topk(min(max(2, top), probs.shape[-1]), dim=-1)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from fsgen.probs import summarize, total_variation
+from fsgen.probs import summarize, variation
 from fsgen.types import Candidates
 
 Trace = dict[str, Any]
@@ -57,12 +57,12 @@ class TraceBuffer:
         """Complete all records."""
         for side, entries in (("draft", self._draft), ("target", self._target)):
             for part in _chunks(entries):
-                fields = summaries(torch.stack([logits for _, logits in part]), side, self._top)
+                fields = summaries([logits for _, logits in part], side, self._top)
                 for (trace, _), more in zip(part, fields, strict=True):
                     trace.update(more)
         for pairs in _chunks(self._logits):
-            p, q = torch.stack([p for _, p, _ in pairs]), torch.stack([q for _, _, q in pairs])
-            for (trace, _, _), distance in zip(pairs, distances(p, q), strict=True):
+            apart = variation([p for _, p, _ in pairs], [q for _, _, q in pairs]).tolist()
+            for (trace, _, _), distance in zip(pairs, apart, strict=True):
                 trace["total_variation"] = distance
         self._draft, self._target, self._logits, self._held = [], [], [], 0
 
@@ -70,10 +70,10 @@ class TraceBuffer:
 FIELDS = {"draft": ("token", "prob", "margin", "entropy"), "target": ("token", "prob", None, "entropy")}
 
 
-def summaries(logits: Tensor, side: str, top: int) -> list[Trace]:
-    """What a trace keeps of p (`draft`) or q (`target`) at each position of [n, vocab] logits."""
+def summaries(logits: Tensor | Sequence[Tensor], side: str, top: int) -> list[Trace]:
+    """What a trace keeps of p (`draft`) or q (`target`) at each position of [n, vocab] logits, or n times [vocab]."""
     records: list[Trace] = []
-    for part in torch.split(logits, _rows(logits)):
+    for part in _parts(logits):
         *columns, ids, probs = (x.tolist() for x in summarize(part, top))
         kept = {f"{side}_{name}": values for name, values in zip(FIELDS[side], columns, strict=True) if name}
         tops: list[Candidates] = [tuple(zip(*pair, strict=True)) for pair in zip(ids, probs, strict=True)]
@@ -84,15 +84,14 @@ def summaries(logits: Tensor, side: str, top: int) -> list[Trace]:
 
 def distances(p: Tensor, q: Tensor) -> list[float]:
     """Total variation at temperature 1 of [n, vocab] logits."""
-    found: list[float] = []
-    for p_part, q_part in zip(torch.split(p, _rows(p)), torch.split(q, _rows(q)), strict=True):
-        found += total_variation(p_part.softmax(-1), q_part.softmax(-1)).tolist()
-    return found
+    pairs = zip(_parts(p), _parts(q), strict=True)
+    return [distance for p_part, q_part in pairs for distance in variation(p_part, q_part).tolist()]
 
 
-def _rows(logits: Tensor) -> int:
-    """So many positions make a chunk."""
-    return max(1, CHUNK // logits.shape[-1])
+def _parts(logits: Tensor | Sequence[Tensor]) -> Iterator[Tensor | Sequence[Tensor]]:
+    size = max(1, CHUNK // logits[0].shape[-1]) if len(logits) else 1
+    for start in range(0, len(logits), size):
+        yield logits[start : start + size]
 
 
 def _chunks(entries: list[Any]) -> list[list[Any]]:

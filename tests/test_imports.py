@@ -24,7 +24,8 @@ ENGINE = {"types", "text", "probs", "metrics", "trace", *PARTS, "methods", "pace
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "text": set(),
-    "probs": {"types"},
+    "compiled": set(),
+    "probs": {"types", "compiled"},
     "metrics": {"types"},
     "trace": {"types", "probs"},
     "fusions": {"types", "probs"},
@@ -39,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "strategies": {"types", "probs", "trace", "replay"},
     "beams": set(),
     "verify": {"types", "fusions", "routers", "methods", "decode", "generation", "models"},
-    "models": {"types", "probs"},
+    "models": {"types", "probs", "compiled"},
     "tasks": {"types"},
     "study": {*ENGINE, "learned", "models", "tasks", "analysis"},
     "experiments": {*ENGINE, "learned", "strategies", "beams", "models", "tasks", "study", "analysis"},

@@ -102,11 +102,14 @@ class CachedSession(RowSession):
         if any(item.new - item.wanted >= WORTH_COPYING for item in work):
             self._share(work)
         logits = self._run(work, keep)
+        self._count(work)
+        return logits
+
+    def _count(self, work: list[Work]) -> None:
         for item in work:
             usage = self.usage[item.row]
             usage.calls += 1
             usage.tokens += len(item.tokens) - max(item.start, min(self._counted[item.row], len(item.tokens)))
-        return logits
 
     def _share(self, work: list[Work]) -> None:
         """Copies beginnings that another row holds; what several rows are about to compute, one of them does first."""
@@ -142,15 +145,15 @@ class CachedSession(RowSession):
         """The keys and values of the first `length` tokens of a row become those of another."""
         self._forward.copy(donor, row, length)
 
-    def _place(self, work: list[Work]) -> None:
-        """Last thoughts before a pass, when `_known` says what each row will still hold."""
+    def _prepare(self, work: list[Work], longest: int) -> None:
+        """Makes room for rows of so many tokens, and forgets what is about to be overwritten."""
+        self._forward.reserve(max(self._expected, longest))
+        for item in work:
+            del self._known[item.row][item.start :]  # should the call fail, these are no longer trusted
 
     def _run(self, work: list[Work], keep: int) -> Tensor:
         """Runs the new tokens of these rows: logits [rows, keep, vocab], float32."""
-        self._forward.reserve(max(self._expected, *(len(item.tokens) for item in work)))
-        for item in work:
-            del self._known[item.row][item.start :]  # should the call fail, these are no longer trusted
-        self._place(work)
+        self._prepare(work, max(len(item.tokens) for item in work))
         logits = self._forward.run(work, keep)
         for item in work:
             self._known[item.row] = item.tokens

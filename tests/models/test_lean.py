@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 import fsgen
 from fsgen import SamplingParams
+from fsgen.compiled import arithmetic, memory
 from fsgen.models import ModelInfo, int8
 from fsgen.models.base import Writer
 from fsgen.models.hf import HFModel
-from fsgen.models.lean import arithmetic, forward, kernels, weights
+from fsgen.models.lean import forward, kernels, weights
 from fsgen.models.lean.panel import HAS_PAIRS
 from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
@@ -180,7 +181,7 @@ def test_exp(x: float) -> None:
     assert abs(float(arithmetic.exp(np.float32(x))) / np.exp(float(np.float32(x))) - 1) < 1e-7 * max(4, abs(x))
 
 
-@arithmetic.inlined
+@memory.inlined
 def _rounded(numbers: Any, halves: Any) -> None:
     for i in range(len(numbers)):
         halves[i] = arithmetic.narrow(numbers[i], halves[i])  # type: ignore[no-untyped-call]

@@ -18,7 +18,7 @@ from fsgen.types import Limit
 # Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
 
-Written = tuple[Tensor, list[list[int]], list[list[float]]]
+Written = tuple[Tensor, Tensor, list[list[int]], list[list[float]]]
 Piece = tuple[Work, int, int]  # what a row needs, and which of its positions a pass runs: from .. to - 1
 
 
@@ -35,11 +35,12 @@ class LeanForward:
         self.rows, self._context = rows, context
         self.capacity = 0
         self._function = k.forward(w.kind)
+        self._width = k.PANEL * len(w.head)
         # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]; where
         # numbers lie in pairs, `per` neighbours of head_dim, and of the slots, come last
         self._keys = self._values = torch.empty(0)
         self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
-        self._pieces = np.zeros((7, k.MOST), dtype=np.int64)
+        self._pieces = np.zeros((8, k.MOST), dtype=np.int64)
         self._scratch = torch.empty(0)
         self._lots = np.zeros((0, 0), dtype=np.int64)
         self._tokens = self._team = 0  # tokens and threads that the scratch has room for
@@ -51,7 +52,9 @@ class LeanForward:
             k.GATE_UP_PANELS: w.gate_up.shape[1], k.HEAD_PANELS: len(w.head),
             k.IDS: self._inputs[0].ctypes.data, k.PICK: self._inputs[1].ctypes.data,
         }  # fmt: skip
-        fields = (k.PIECE_ROW, k.PIECE_LEAD, k.PIECE_SHARED, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START, k.LEFT)
+        fields = (
+            k.PIECE_ROW, k.PIECE_LEAD, k.PIECE_SHARED, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START, k.LEFT, k.LATEST,
+        )  # fmt: skip
         numbers |= {field: row.ctypes.data for field, row in zip(fields, self._pieces, strict=True)}
         held = {
             k.WINDOWS: w.windows, k.EMBEDDING: w.embedding, k.QKV: w.qkv, k.OUT: w.out, k.GATE_UP: w.gate_up,
@@ -94,26 +97,55 @@ class LeanForward:
 
     def run(self, work: list[Work], keep: int) -> Tensor:
         """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
-        width = k.PANEL * len(self._w.head)
-        total = sum(item.wanted for item in work)
-        logits = torch.empty(total + 1, width)
-        done = 0
+        logits, done = torch.empty(sum(item.wanted for item in work) + 1, self._width), 0
         for pieces in _passes(work):
-            done += self._one_pass(pieces, logits, done)
-        if total == self.rows * keep:
-            logits = logits[:total]
-        else:
-            logits[total] = 0
-            sources = np.full((self.rows, keep), total)
-            done = 0
-            for item in work:
-                sources[item.row, keep - item.wanted :] = range(done, done + item.wanted)
-                done += item.wanted
-            logits = logits.index_select(0, torch.from_numpy(sources.ravel()))
-        return logits.view(self.rows, keep, width)[..., : self._w.vocab]
+            picks = self._prepare(pieces)
+            self._call(logits, done)
+            done += picks
+        return self._arranged(work, keep, logits)
 
-    def _one_pass(self, pieces: list[Piece], logits: Tensor, done: int) -> int:
-        """Runs some positions of some rows, and writes the logits wanted of them: how many there were."""
+    def write(
+        self, work: list[Work], keep: int, steps: Sequence[int], chances: Sequence[float], limit: Limit | None
+    ) -> Written:
+        """Runs what rows need, and lets them go on by their likeliest tokens, without coming back in between.
+
+        Args:
+            work: `kernels.MOST` tokens at most; the rows with the most steps first.
+            keep: as in `run`.
+            steps: of each item, tokens to write; 0: none.
+            chances: of each item, that all it has written so far will stand.
+            limit: as in `fsgen.models.base.Writer`.
+
+        Returns:
+            what `run` gives; logits [further steps done, items, vocab] of the tokens written but for each one's last, 0
+            where an item wrote fewer; and the likeliest tokens, and their probabilities, by step and item.
+        """
+        count, longest = len(work), steps[0]
+        wanted = [item.wanted for item in work]
+        logits = torch.empty(sum(wanted) + 1, self._width)
+        further = (torch.empty if steps[-1] == longest else torch.zeros)(longest - 1, count, self._width)
+        written = np.zeros((longest, count), dtype=np.int64)
+        sure = np.zeros((longest, count), dtype=np.float32)
+        standing = np.array(chances, dtype=np.float32)
+        lines = np.array(
+            [0.0] if limit is None else [limit.least, *(n for line in limit.lines for n in line)], np.float32
+        )
+        self._prepare([(item, item.start, len(item.tokens)) for item in work])
+        self._pieces[6, :count] = steps
+        self._pieces[7, :count] = np.cumsum(wanted) - 1
+        a = self._arguments
+        a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self._width
+        a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
+        a[k.BINS], a[k.CHANCES] = 0 if limit is None else len(limit.lines), standing.ctypes.data
+        a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
+        a[k.STEPS], a[k.DONE] = longest, 0
+        self._call(logits, 0)
+        a[k.STEPS], done = 0, int(a[k.DONE])
+        further = further[: done - 1, :, : self._w.vocab]
+        return self._arranged(work, keep, logits), further, written[:done].tolist(), sure[:done].tolist()
+
+    def _prepare(self, pieces: list[Piece]) -> int:
+        """Tells which positions of which rows to run; of how many of them logits are wanted."""
         a = self._arguments
         ids: list[int] = []
         pick: list[int] = []
@@ -128,57 +160,26 @@ class LeanForward:
         self._pieces[:6, : len(rows)] = np.array(rows).T
         self._make_room(tokens)
         a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
-        a[k.LOGITS] = logits.data_ptr() + 4 * done * logits.shape[1]
-        self._function(a.ctypes.data, alone=tokens * self._w.products < ALONE)
         return picks
 
-    def write(
-        self,
-        rows: Sequence[int],
-        leads: Sequence[tuple[int, int]],
-        tokens: Sequence[int],
-        starts: Sequence[int],
-        steps: Sequence[int],
-        chances: Sequence[float],
-        limit: Limit | None,
-    ) -> Written:
-        """Lets rows go on by their likeliest tokens, without coming back in between.
+    def _call(self, logits: Tensor, done: int) -> None:
+        """Runs it; `done` logits have been written before."""
+        a = self._arguments
+        a[k.LOGITS] = logits.data_ptr() + 4 * done * self._width
+        self._function(a.ctypes.data, alone=int(a[k.TOKENS]) * self._w.products < ALONE)
 
-        Args:
-            rows: of the session, those with the most steps first, `kernels.MOST` at most.
-            leads: as in `Work`.
-            tokens, starts: of each row its next token and where it stands.
-            steps: of each row, tokens to run: `tokens`, and those that follow.
-            chances: of each row, that all it has written so far will stand.
-            limit: as in `fsgen.models.base.Writer`.
-
-        Returns:
-            logits [steps done, rows, vocab] after each token, 0 where a row has fewer; and the likeliest token of each,
-            and its probability, by step and row.
-        """
-        count, longest, width = len(rows), steps[0], k.PANEL * len(self._w.head)
-        logits = (torch.empty if steps[-1] == longest else torch.zeros)(longest, count, width)
-        written = np.zeros((longest, count), dtype=np.int64)
-        sure = np.zeros((longest, count), dtype=np.float32)
-        standing = np.array(chances, dtype=np.float32)
-        lines = np.array(
-            [0.0] if limit is None else [limit.least, *(n for line in limit.lines for n in line)], np.float32
-        )
-        a, numbers = self._arguments, np.arange(count)
-        self._inputs[0, :count], self._inputs[1, :count] = tokens, numbers
-        self._pieces[[0, 5, 6], :count] = rows, starts, steps
-        self._pieces[1:3, :count] = np.array(leads).T
-        self._pieces[3, :count], self._pieces[4, :count] = numbers, 1
-        self._make_room(count)
-        a[k.TOKENS] = a[k.PIECES] = a[k.PICKS] = count
-        a[k.LOGITS], a[k.LOGITS_STEP] = logits.data_ptr(), 4 * count * width
-        a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
-        a[k.BINS], a[k.CHANCES] = 0 if limit is None else len(limit.lines), standing.ctypes.data
-        a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
-        a[k.STEPS], a[k.DONE] = longest, 0
-        self._function(a.ctypes.data, alone=count * self._w.products < ALONE)
-        a[k.STEPS], done = 0, int(a[k.DONE])
-        return logits[:done, :, : self._w.vocab], written[:done].tolist(), sure[:done].tolist()
+    def _arranged(self, work: list[Work], keep: int, logits: Tensor) -> Tensor:
+        """Logits [wanted by all + 1, width], in the order of `work`, as [rows, keep, vocab]."""
+        if len(logits) - 1 < self.rows * keep or any(item.row != row for row, item in enumerate(work)):
+            logits[-1] = 0
+            sources, done = np.full((self.rows, keep), len(logits) - 1), 0
+            for item in work:
+                sources[item.row, keep - item.wanted :] = range(done, done + item.wanted)
+                done += item.wanted
+            logits = logits.index_select(0, torch.from_numpy(sources.ravel()))
+        else:
+            logits = logits[:-1]
+        return logits.view(self.rows, keep, self._width)[..., : self._w.vocab]
 
     def _make_room(self, tokens: int) -> None:
         """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""

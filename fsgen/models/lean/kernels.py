@@ -9,32 +9,29 @@ are the same to the last bit whether it comes alone, among drafted ones, in a pr
 
 from __future__ import annotations
 
-import hashlib
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, njit, types
-from numba.extending import intrinsic
+from numba import carray, njit
 
-from fsgen.models.lean.arithmetic import (
-    ONE,
+from fsgen.compiled.arithmetic import ONE, ZERO, clear, exp, highest, narrow, rms, softmax, turn, widen
+from fsgen.compiled.keep import compiled, source
+from fsgen.compiled.memory import (
+    BYTES,
+    FLOATS,
+    HALVES,
     OPTIONS,
-    ZERO,
-    clear,
-    exp,
-    highest,
+    PAIRS,
+    WHOLES,
+    alike,
+    array,
+    at,
     inlined,
-    narrow,
-    rms,
-    softmax,
-    turn,
     view,
-    widen,
 )
-from fsgen.models.lean.panel import LANES, at, double, quadruple, single
-from fsgen.models.lean.threads import Team, barrier, team, thread
+from fsgen.compiled.threads import Team, barrier, share, team, thread
+from fsgen.models.lean.panel import LANES, double, quadruple, single
 
 PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
 BLOCK = 32  # slots whose keys lie together, [head_dim, BLOCK]
@@ -46,13 +43,6 @@ MOST = 256  # tokens of one pass: with more, what lies between two products woul
 LOTS_ROOM = MOST + 1
 
 part = njit(inline="always", **OPTIONS)  # of the one function, from the start: it is not compiled on its own
-
-
-@inlined
-def share(things):
-    """Which of so many things are this thread's: from .. to - 1."""
-    me, all_of_us = np.int64(thread()), np.int64(team())
-    return things * me // all_of_us, things * (me + 1) // all_of_us
 
 
 @njit(**OPTIONS)  # on its own, for it is long; `panel` leaves the compiler no choice of orders
@@ -103,33 +93,9 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     QKV_SCALES, OUT_SCALES, GATE_UP_SCALES, DOWN_SCALES, HEAD_SCALES,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOTS, LOGITS,
-    STEPS, DONE, LEFT, WRITTEN, SURE, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR, ARGUMENTS,
-) = range(76)  # fmt: skip
-
-
-# What an address is of.
-FLOATS, HALVES, PAIRS, BYTES, WHOLES = np.float32(0), np.uint16(0), np.uint32(0), np.int8(0), np.int64(0)
-
-
-@intrinsic
-def pointer(context: Any, address: Any, like: Any) -> Any:
-    """An address, as that of numbers of a type."""
-
-    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(like)))
-
-    return types.CPointer(like)(types.int64, like), code
-
-
-@inlined
-def array(address, like, shape):
-    return carray(pointer(address, like), shape)
-
-
-@inlined
-def alike(numbers, like):
-    """The same memory, as numbers of another type."""
-    return carray(pointer(numbers.ctypes.data, like), 1)
+    STEPS, DONE, LEFT, LATEST, WRITTEN, SURE, FURTHER, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR,
+    ARGUMENTS,
+) = range(78)  # fmt: skip
 
 
 @part
@@ -269,11 +235,11 @@ def make_lots(a, leads, shared, counts, lots):
 def choose(a):
     """Each row's likeliest token becomes its next one."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
-    ids, starts = array(a[IDS], WHOLES, rows), array(a[PIECE_START], WHOLES, rows)
+    ids, latest = array(a[IDS], WHOLES, rows), array(a[LATEST], WHOLES, rows)
     logits, written, sure = array(a[LOGITS], FLOATS, 1), array(a[WRITTEN], WHOLES, rows), array(a[SURE], FLOATS, rows)
     begin, end = share(rows)
     for row in range(begin, end):
-        here = view(logits, row * columns, a[VOCAB])
+        here = view(logits, latest[row] * columns, a[VOCAB])
         top, token = highest(here), 0
         while token < len(here) - 1 and here[token] != top:
             token += 1
@@ -281,12 +247,12 @@ def choose(a):
         for i in range(len(here)):
             total += exp(here[i] - top)
         ids[row], written[row], sure[row] = token, token, ONE / total
-        starts[row] += 1
 
 
 @part
 def advance(a):
-    """Rows that have written all they were to, the last ones, drop out; and all, where few more tokens would stand."""
+    """On to each row's next token. Rows that have written all they were to, the last ones, drop out; and all, where few
+    more tokens would stand."""
     rows = a[PIECES]
     left, sure, chances = array(a[LEFT], WHOLES, rows), array(a[SURE], FLOATS, rows), array(a[CHANCES], FLOATS, rows)
     for row in range(rows):
@@ -301,10 +267,17 @@ def advance(a):
         if standing <= array(a[FLOOR], FLOATS, 1)[0]:
             a[PIECES] = 0
             return
-    while rows > 0 and left[rows - 1] == 0:
+    while rows > 0 and left[rows - 1] <= 0:
         rows -= 1
+    starts, counts = array(a[PIECE_START], WHOLES, rows), array(a[PIECE_COUNT], WHOLES, rows)
+    offsets, pick = array(a[PIECE_AT], WHOLES, rows), array(a[PICK], WHOLES, rows)
+    latest = array(a[LATEST], WHOLES, rows)
+    for row in range(rows):
+        starts[row] += counts[row]
+        counts[row], offsets[row], pick[row], latest[row] = 1, row, row, row
     a[TOKENS] = a[PIECES] = a[PICKS] = rows
-    a[LOGITS] += a[LOGITS_STEP]
+    a[LOGITS] = a[FURTHER]
+    a[FURTHER] += a[LOGITS_STEP]
     a[WRITTEN] += 2 * a[WRITTEN_STEP]
     a[SURE] += a[WRITTEN_STEP]
 
@@ -457,11 +430,10 @@ def forward(kind: str) -> Team:
     Compiled once a machine: what is kept is told by these variables, which all have to be plain values.
     """
     weights, held, kept, given, read, per = _KINDS[kind]
-    files = sorted(Path(__file__).parent.glob("*.py"))
-    source = int(hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:15], 16)
+    state = source(Path(__file__).parent)
 
     def forward(arguments):
-        source  # noqa: B018 - other code is another function
+        state  # noqa: B018 - other code is another function
         run(carray(arguments, ARGUMENTS), weights, held, kept, given, read, per)
 
-    return Team(cfunc(types.void(types.CPointer(types.int64)), cache=True, **OPTIONS)(forward))
+    return compiled(forward)

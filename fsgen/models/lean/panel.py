@@ -43,37 +43,6 @@ class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
         return hash(_BFloat)
 
 
-@intrinsic
-def at(context: Any, array: Any, offset: Any) -> Any:
-    """The address of an entry of an array, counted from its first one."""
-
-    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        held = context.make_array(array)(context, builder, arguments[0])
-        return builder.gep(held.data, [arguments[1]])
-
-    return types.CPointer(array.dtype)(array, types.int64), code
-
-
-@intrinsic
-def float_of_bits(context: Any, bits: Any) -> Any:
-    """The float32 that has these 32 bits."""
-
-    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], ir.FloatType())
-
-    return types.float32(types.uint32), code
-
-
-@intrinsic
-def bits_of_float(context: Any, number: Any) -> Any:
-    """The 32 bits of a float32."""
-
-    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], _I32)
-
-    return types.uint32(types.float32), code
-
-
 def _wide(builder: Any, pointer: Any, kind: Any) -> Any:
     """Sixteen weights from memory, as float32; or sixteen pairs of them, as they are."""
     if kind == types.float32:

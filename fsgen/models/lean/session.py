@@ -11,7 +11,7 @@ from fsgen.models.base import TokenIds
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
-from fsgen.models.session import CachedSession, common_prefix
+from fsgen.models.session import WORTH_COPYING, CachedSession, common_prefix
 from fsgen.types import Limit
 
 # A beginning of fewer tokens is not worth looking for in a neighbour.
@@ -89,7 +89,8 @@ class LeanSession(CachedSession):
             self._kept[item.row] = len(item.tokens)
         return logits
 
-    def _place(self, work: list[Work]) -> None:
+    def _prepare(self, work: list[Work], longest: int) -> None:
+        super()._prepare(work, longest)
         for item in work:
             item.lead = row, length = self._leads[item.row] or self._find_lead(item)
             self._leads[item.row] = item.lead
@@ -116,46 +117,72 @@ class LeanSession(CachedSession):
         limit: Limit | None = None,
     ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
         """Scores, and lets each row write; see `Writer.write`."""
+        work = self._plan(sequences, last)
+        if any(item.new - item.wanted >= WORTH_COPYING for item in work):
+            self._share(work)
+        if not work or not any(steps[item.row] for item in work):
+            logits = self.score(sequences, last)
+            return logits, logits[:, :0], [[] for _ in sequences], [[] for _ in sequences]
+        if sum(item.new for item in work) > kernels.MOST:
+            return self._write_after(sequences, last, steps, limit)
+        keep = max(item.wanted for item in work)
+        work.sort(key=lambda item: -steps[item.row])
+        logits, further, tokens, sure = self._go_on(work, keep, steps, [1.0] * self.rows, limit)
+        self._count(work)
+        return logits, further, tokens, sure
+
+    def _write_after(
+        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int], limit: Limit | None
+    ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
+        """Writes where one pass does not take all there is to read first."""
         logits = self.score(sequences, last)
-        tokens: list[list[int]] = [[] for _ in sequences]
-        sure: list[list[float]] = [[] for _ in sequences]
-        active = [row for row, sequence in enumerate(sequences) if sequence is not None and steps[row]]
-        further = logits[:, :0]
-        if not active:
-            return logits, further, tokens, sure
-        whole = len(active) == self.rows
-        z = logits[:, -1] if whole else logits[active, -1]
-        likeliest, probabilities = z.argmax(-1).tolist(), z.softmax(-1).amax(-1).tolist()
-        for row, token, probability in zip(active, likeliest, probabilities, strict=True):
-            tokens[row].append(token)
-            sure[row].append(probability)
-        going = sorted((row for row in active if steps[row] > 1), key=lambda row: -steps[row])
-        chances = {row: 1.0 if limit is None else limit.chance(sure[row][0]) for row in going}
-        if not going or (limit is not None and sum(chances.values()) <= limit.least):
-            return logits, further, tokens, sure
-        whole = len(going) == self.rows <= kernels.MOST and min(steps) == max(steps)
-        if not whole:
-            further = logits.new_zeros(self.rows, max(steps[row] for row in going) - 1, logits.shape[-1])
+        likeliest, best = logits[:, -1].argmax(-1).tolist(), logits[:, -1].softmax(-1).amax(-1).tolist()
+        writing = [row for row, sequence in enumerate(sequences) if sequence is not None and steps[row]]
+        tokens = [[token] if row in writing else [] for row, token in enumerate(likeliest)]
+        sure = [[one] if row in writing else [] for row, one in enumerate(best)]
+        going = sorted((row for row in writing if steps[row] > 1), key=lambda row: -steps[row])
+        chances = [1.0 if limit is None else limit.chance(one) for one in best]
+        if limit is not None and sum(chances[row] for row in going) <= limit.least:
+            going = []
+        further = logits.new_zeros(self.rows, max((steps[row] for row in going), default=1) - 1, logits.shape[-1])
         for start in range(0, len(going), kernels.MOST):
-            rows = going[start : start + kernels.MOST]
-            lengths = [len(self._known[row]) for row in rows]
-            counts = [steps[row] - 1 for row in rows]
-            longest = max(length + count for length, count in zip(lengths, counts, strict=True))
-            if longest > self._context:
-                raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
-            self._lean.reserve(max(self._expected, longest))
-            leads = [self._leads[row] or (row, 0) for row in rows]
-            first, standing = [tokens[row][0] for row in rows], [chances[row] for row in rows]
-            more, written, found = self._lean.write(rows, leads, first, lengths, counts, standing, limit)
-            if whole:  # sorted, they are still in the order of the session
-                further = more.transpose(0, 1)
-            else:
-                further[rows, : len(more)] = more.transpose(0, 1)
-            for index, (row, count) in enumerate(zip(rows, counts, strict=True)):
-                done = min(count, len(more))
-                tokens[row] += [step[index] for step in written[:done]]
-                sure[row] += [step[index] for step in found[:done]]
-                self._known[row] = self._known[row] + tokens[row][:-1]
-                self.usage[row].calls += done
-                self.usage[row].tokens += done
+            work = [
+                Work(row, [*self._known[row], tokens[row][0]], len(self._known[row]), 1, len(self._known[row]))
+                for row in going[start : start + kernels.MOST]
+            ]
+            fewer = [step - 1 for step in steps]
+            first, more, written, found = self._go_on(work, 1, fewer, chances, limit)
+            self._count(work)
+            rows = [item.row for item in work]
+            further[rows, 0] = first[rows, 0]
+            further[rows, 1 : 1 + more.shape[1]] = more[rows]
+            for row in rows:
+                tokens[row] += written[row]
+                sure[row] += found[row]
         return logits, further[:, : max(map(len, tokens)) - 1], tokens, sure
+
+    def _go_on(
+        self, work: list[Work], keep: int, steps: Sequence[int], chances: Sequence[float], limit: Limit | None
+    ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
+        """Runs what rows need, those with the most steps first, and lets them write; see `Writer.write`."""
+        rows, counts = [item.row for item in work], [steps[item.row] for item in work]
+        longest = max(len(item.tokens) + max(0, count - 1) for item, count in zip(work, counts, strict=True))
+        if longest > self._context:
+            raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
+        self._prepare(work, longest)
+        logits, more, written, found = self._lean.write(work, keep, counts, [chances[row] for row in rows], limit)
+        if rows == list(range(self.rows)):
+            further = more.transpose(0, 1)
+        else:
+            further = logits.new_zeros(self.rows, len(more), logits.shape[-1])
+            further[rows] = more.transpose(0, 1)
+        tokens: list[list[int]] = [[] for _ in range(self.rows)]
+        sure: list[list[float]] = [[] for _ in range(self.rows)]
+        for index, (item, count) in enumerate(zip(work, counts, strict=True)):
+            done = min(count, len(written))
+            tokens[item.row] = [step[index] for step in written[:done]]
+            sure[item.row] = [step[index] for step in found[:done]]
+            self._known[item.row] = [*item.tokens, *tokens[item.row][:-1]]
+            self.usage[item.row].calls += max(0, done - 1)
+            self.usage[item.row].tokens += max(0, done - 1)
+        return logits, further, tokens, sure

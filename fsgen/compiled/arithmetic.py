@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numba import carray, njit, types
+from numba import types
 from numba.extending import overload
 
-from fsgen.models.lean.panel import at, bits_of_float, float_of_bits
-
-# Sums may be taken in any order, the same one each time; NaN and infinity stay what they are.
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}}
-# What has sums becomes part of the one function that is kept: else a process that compiles it would link to other
-# copies of these parts than one that reads it from the disk, which the compiler may have given another order of sums.
-inlined = njit(forceinline=True, **OPTIONS)
+from fsgen.compiled.memory import bits_of_float, float_of_bits, inlined, view
 
 ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
 LOG2E = np.float32(1.4426950408889634)
@@ -52,12 +44,6 @@ def _narrow(number, like):
 
         return rounded
     return lambda number, like: number
-
-
-@inlined
-def view(array, offset, length):
-    """Part of an array, counted from its first entry; a slice would take longer to make than to read."""
-    return carray(at(array, offset), length)
 
 
 @inlined
@@ -104,8 +90,8 @@ def ordered(bits):
 
 @inlined
 def highest(numbers):
-    """Of some float32; by whole numbers, of which the compiler looks at many at a time."""
-    top = np.int32(-0x80000000)
+    """Of some float32, minus infinity of none; by whole numbers, of which the compiler looks at many at a time."""
+    top = np.int32(-0x7F800001)
     for i in range(len(numbers)):
         top = max(top, ordered(np.int32(bits_of_float(numbers[i]))))
     return float_of_bits(np.uint32(ordered(top)))

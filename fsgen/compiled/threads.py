@@ -9,9 +9,12 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
+import numpy as np
 import torch
 from llvmlite import binding
 from numba import cfunc, types
+
+from fsgen.compiled.memory import inlined
 
 _runtime = ctypes.CDLL(None)
 _parallel = getattr(_runtime, "GOMP_parallel", None)
@@ -43,6 +46,13 @@ for _name, _theirs in _NAMES.items():
 barrier = types.ExternalFunction("fsgen_barrier", types.void())
 thread = types.ExternalFunction("fsgen_thread", types.int32())
 team = types.ExternalFunction("fsgen_team", types.int32())
+
+
+@inlined
+def share(things):
+    """Which of so many things are this thread's: from .. to - 1."""
+    me, all_of_us = np.int64(thread()), np.int64(team())
+    return things * me // all_of_us, things * (me + 1) // all_of_us
 
 
 class Team:
