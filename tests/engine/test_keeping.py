@@ -41,13 +41,13 @@ def chat(members: Members, method: str, turns: int = 3) -> list[list[int]]:
 def tokens_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each forward pass runs from now on."""
     seen: list[int] = []
-    run = CachedSession._run
+    prepare = CachedSession._prepare
 
-    def counted(self: CachedSession, work: Any, keep: int) -> Any:
+    def counted(self: CachedSession, work: Any, longest: int) -> None:
         seen.append(sum(item.new for item in work))
-        return run(self, work, keep)
+        prepare(self, work, longest)
 
-    monkeypatch.setattr(CachedSession, "_run", counted)
+    monkeypatch.setattr(CachedSession, "_prepare", counted)
     return seen
 
 
