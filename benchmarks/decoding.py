@@ -19,7 +19,7 @@ import transformers
 from rich.console import Console
 
 import fsgen
-from benchmarks.variants import Group, ours, transformers_batches, transformers_own
+from benchmarks.variants import Group, ours, transformers_batches, transformers_fused, transformers_own
 from fsgen import SamplingParams, tasks
 from fsgen.models import Members
 from fsgen.models.hf import HFModel
@@ -86,7 +86,8 @@ def groups(count: int, max_tokens: int) -> Iterator[Group]:
     for method, members in (("contrastive", first), ("proxy", tuned)):
         variants = [ours(members, prompts, sampling, method, k) for k in (1, 2, 3, 5, 8, "auto")]
         variants[0].name += " (every model at every token)"
-        yield Group(f"{method}, batch 1, float32", variants)
+        loop = transformers_fused(members, prompts, max_tokens, method)
+        yield Group(f"{method}, batch 1, float32", [loop, *variants])
 
 
 def main() -> None:

@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from transformers import DynamicCache
 
 import fsgen
 from fsgen import Generation, SamplingParams
+from fsgen.methods import Method, parse
 from fsgen.metrics import Counts
 from fsgen.models import Members
 
@@ -187,3 +189,31 @@ def transformers_batches(members: Members, prompts: list[str], max_tokens: int, 
         return texts
 
     return Variant("transformers, plain", write)
+
+
+@torch.inference_mode()
+def _token_by_token(members: Members, ids: list[int], max_tokens: int, method: Method) -> list[int]:
+    models = {role: getattr(members, role).module for role in method.roles}
+    caches = {role: DynamicCache() for role in models}
+    fresh = torch.tensor([ids])
+    written: list[int] = []
+    while len(written) < max_tokens:
+        z = {
+            role: model(fresh, past_key_values=caches[role], logits_to_keep=1).logits[0, -1].float()
+            for role, model in models.items()
+        }
+        written.append(int(method.fusion(z["target"], z.get("draft"), z.get("base")).argmax()))
+        if written[-1] in members.eos_ids:
+            break
+        fresh = torch.tensor([[written[-1]]])
+    return written
+
+
+def transformers_fused(members: Members, prompts: list[str], max_tokens: int, name: str) -> Variant:
+    """The loop that calls `transformers`' models for every token, with their caches, and combines their logits."""
+    method, ids = parse(name), [members.tokenizer.encode(prompt) for prompt in prompts]
+
+    def write() -> Texts:
+        return [_token_by_token(members, prompt, max_tokens, method) for prompt in ids]
+
+    return Variant("transformers, token by token", write)

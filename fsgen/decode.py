@@ -106,15 +106,6 @@ class _Record:
     trace: Trace
 
 
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """A token that the draft has written in every row: p's logits [rows, vocab], the ids, and their p."""
-
-    logits: Tensor
-    tokens: list[int]
-    sure: list[float]
-
-
 @dataclass(slots=True, eq=False)
 class Row:
     """All state of one text.
@@ -309,10 +300,9 @@ class Decoding:
             pace.begin_round()
             for row in rows:
                 row.confidences, row.chance = [], 1.0
-        taken = 0
+        step, most = 0, MAX_PACED if pace is not None else self.method.draft_tokens
         written: list[Tensor] = []  # p's logits [rows, n, vocab], as they came
-        ahead: list[_Step] = []  # written, and not taken yet
-        for step in range(MAX_PACED if pace is not None else self.method.draft_tokens):
+        while step < most:
             writing = [self._may_draft(row) for row in rows]
             if pace is not None and not pace.goes_on(
                 step, [row.chance for row, writes in zip(rows, writing, strict=True) if writes]
@@ -321,13 +311,13 @@ class Decoding:
             opened = [step == 0 and row.open is not None for row in rows]
             if not (any(writing) or any(opened)):
                 break
-            if not ahead:
-                z, ahead = self._write_ahead(step, writing, opened)
-                written.append(z)
+            z, tokens, sure = self._write_ahead(step, writing, opened)
             if not any(writing):
                 break
-            self._append_drafted(ahead.pop(0), writing)
-            taken += 1
+            self._append_drafted(z, tokens, sure, writing)
+            written.append(z)
+            step += z.shape[1]
+        taken = max(row.drafted for row in rows)
         if pace is not None and not taken:
             for row in rows:
                 row.open = None  # where the draft is left alone, it is not asked what it would have chosen either
@@ -335,11 +325,13 @@ class Decoding:
             return None
         return (torch.cat(written, 1) if len(written) > 1 else written[0])[:, :taken]
 
-    def _write_ahead(self, step: int, writing: list[bool], opened: list[bool]) -> tuple[Tensor, list[_Step]]:
+    def _write_ahead(
+        self, step: int, writing: list[bool], opened: list[bool]
+    ) -> tuple[Tensor, list[list[int]], list[list[float]]]:
         """The draft's next token in every row, and, where nothing is to be asked in between, some that follow.
 
         Returns:
-            p's logits [rows, n, vocab], and the n steps.
+            p's logits [rows, n, vocab]; of each row its tokens, n at most; and their probabilities, where they count.
         """
         pace, session = self._pace, self._sessions["draft"]
         # A row that ended with a bonus takes part once more, without it, for what the draft would have chosen.
@@ -365,7 +357,7 @@ class Decoding:
         else:
             logits = session.score(sequences, last)
             z = logits[:, -1:]
-        logits, z = (x[..., : self._vocab].to(self._device) for x in (logits, z))
+        logits, z = self._shared(logits), self._shared(z)
         elapsed = time.perf_counter() - started
         self._spent["draft"] += elapsed
         # Where the draft reads more than the last tokens first, its time tells nothing of what one more token takes.
@@ -380,15 +372,11 @@ class Decoding:
             tokens = sample(self._transforms.drawn(z), self._uniforms(positions, DRAFT)).tolist()
         if not sure and pace is not None:
             sure = z.softmax(-1).amax(-1).tolist()
-        nothing = self.rows[0].ids[0]  # in the place of what a row did not write
-        return z, [
-            _Step(
-                z[:, n],
-                [row[n] if n < len(row) else nothing for row in tokens],
-                [row[n] if n < len(row) else 0.0 for row in sure],
-            )
-            for n in range(z.shape[1])
-        ]
+        return z, tokens, sure
+
+    def _shared(self, logits: Tensor) -> Tensor:
+        """What all members know of them, where System 2's are."""
+        return (logits if logits.shape[-1] == self._vocab else logits[..., : self._vocab]).to(self._device)
 
     def _may_draft(self, row: Row) -> bool:
         return row.active and not row.flagged and row.drafted < row.remaining and not self._draft_ends_text(row)
@@ -396,20 +384,27 @@ class Decoding:
     def _draft_ends_text(self, row: Row) -> bool:
         return row.drafted > 0 and self._ends(row, row.ids[-1])
 
-    def _append_drafted(self, step: _Step, writing: list[bool]) -> None:
-        watcher = self.method.watcher
+    def _append_drafted(self, z: Tensor, tokens: list[list[int]], sure: list[list[float]], writing: list[bool]) -> None:
+        """Each row takes what its draft wrote, as far as its text goes. Where somebody watches, that is one token."""
+        watcher, pace = self.method.watcher, self._pace
         flags = None
         if watcher is not None:
             positions = np.array([row.written + row.drafted for row in self._batch])
-            flags = watcher.consult(step.logits, positions, self._seeds)
+            flags = watcher.consult(z[:, 0], positions, self._seeds)
         for index, row in enumerate(self._batch):
-            if writing[index]:
-                row.ids.append(step.tokens[index])
+            if not writing[index]:
+                continue
+            before = row.drafted
+            for token in tokens[index]:
+                row.ids.append(token)
                 row.drafted += 1
-                row.flagged = flags is not None and flags[index]
-                if self._pace is not None:
-                    row.confidences.append(step.sure[index])
-                    row.chance *= self._pace.acceptance.chance(step.sure[index])
+                if self._ends(row, token):
+                    break
+            row.flagged = flags is not None and flags[index]
+            if pace is not None:
+                row.confidences += sure[index][: row.drafted - before]
+                for confidence in row.confidences[before:]:
+                    row.chance *= pace.acceptance.chance(confidence)
 
     def _decide(self, drafts: Tensor | None) -> None:
         """Ask System 2 where the method wants it, and write what stands."""
@@ -560,7 +555,7 @@ class Decoding:
     def _score(self, role: str, sequences: Sequence[TokenIds | None], last: list[int]) -> Tensor:
         """Logits of a member of System 2."""
         started = time.perf_counter()
-        logits = self._sessions[role].score(sequences, last)[..., : self._vocab].to(self._device)
+        logits = self._shared(self._sessions[role].score(sequences, last))
         self._spent["system2"] += time.perf_counter() - started
         return logits
 

@@ -57,9 +57,9 @@ class TraceBuffer:
         """Complete all records."""
         for side, entries in (("draft", self._draft), ("target", self._target)):
             for part in _chunks(entries):
-                fields = summaries([logits for _, logits in part], side, self._top)
-                for (trace, _), more in zip(part, fields, strict=True):
-                    trace.update(more)
+                names, columns = _columns([logits for _, logits in part], side, self._top)
+                for (trace, _), values in zip(part, zip(*columns, strict=True), strict=True):
+                    trace.update(zip(names, values, strict=True))
         for pairs in _chunks(self._logits):
             apart = variation([p for _, p, _ in pairs], [q for _, _, q in pairs]).tolist()
             for (trace, _, _), distance in zip(pairs, apart, strict=True):
@@ -74,12 +74,19 @@ def summaries(logits: Tensor | Sequence[Tensor], side: str, top: int) -> list[Tr
     """What a trace keeps of p (`draft`) or q (`target`) at each position of [n, vocab] logits, or n times [vocab]."""
     records: list[Trace] = []
     for part in _parts(logits):
-        *columns, ids, probs = (x.tolist() for x in summarize(part, top))
-        kept = {f"{side}_{name}": values for name, values in zip(FIELDS[side], columns, strict=True) if name}
-        tops: list[Candidates] = [tuple(zip(*pair, strict=True)) for pair in zip(ids, probs, strict=True)]
-        names = (*kept, f"{side}_top")
-        records += [dict(zip(names, values, strict=True)) for values in zip(*kept.values(), tops, strict=True)]
+        names, columns = _columns(part, side, top)
+        records += [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     return records
+
+
+def _columns(logits: Tensor | Sequence[Tensor], side: str, top: int) -> tuple[list[str], list[list[Any]]]:
+    """The names of what a trace keeps, and of each the values at all positions."""
+    *columns, ids, probs = (x.tolist() for x in summarize(logits, top))
+    tops: list[Candidates] = [()] * len(ids)
+    if top:
+        tops = [tuple(zip(*pair, strict=True)) for pair in zip(ids, probs, strict=True)]
+    kept = {f"{side}_{name}": values for name, values in zip(FIELDS[side], columns, strict=True) if name}
+    return [*kept, f"{side}_top"], [*kept.values(), tops]
 
 
 def distances(p: Tensor, q: Tensor) -> list[float]:
