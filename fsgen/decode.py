@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fsgen.methods import MAX_PACED, Method
 from fsgen.pace import UNKNOWING, Pace
-from fsgen.probs import ACCEPT, DECIDE, DRAFT, Transforms, left_aligned, sample, total_variation, uniforms, window
+from fsgen.probs import ACCEPT, DECIDE, DRAFT, Transforms, left_aligned, race, sample, total_variation, uniforms, window
 from fsgen.text import GrowingText
 from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import SamplingParams, Source, StopReason, Token
@@ -212,7 +212,7 @@ class Decoding:
         self._batch = self.rows[:width]  # who sits in each row of the sessions
         self._left: list[Row] = []  # whose records are not all given out
         self._pace: Pace | None = None
-        if method.paced and all(params.greedy for params in sampling):
+        if method.paced and (self._verifier.couples or all(params.greedy for params in sampling)):
             least = int(not method.adds_bonus)
             key = (str(method.fusion), str(method.router), width)
             self._pace = members.paces.setdefault(key, Pace(least))
@@ -369,7 +369,11 @@ class Decoding:
             tokens = z.argmax(-1).tolist()
         elif not tokens:
             positions = np.array([[row.written + row.drafted] for row in self._batch])
-            tokens = sample(self._transforms.drawn(z), self._uniforms(positions, DRAFT)).tolist()
+            p = self._transforms.drawn(z)
+            if self._verifier.couples:
+                tokens = race(p, self._seeds, positions).tolist()
+            else:
+                tokens = sample(p, self._uniforms(positions, DRAFT)).tolist()
         if not sure and pace is not None:
             sure = z.softmax(-1).amax(-1).tolist()
         return z, tokens, sure
@@ -525,7 +529,10 @@ class Decoding:
             p_measured, q_measured = self._transforms.drawn(p), self._transforms.drawn(q)
         first = [row.written + row.drafted - check for row, check in zip(self._batch, checks, strict=True)]
         positions = np.array(first)[:, None] + np.arange(q.shape[1])
-        accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
+        if self._verifier.couples:
+            accept = decide = race(q_measured, self._seeds, positions)
+        else:
+            accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
         verdict = self._verifier.verify(drafted, p_measured, q_measured, accept, decide)
         return verdict.accepted, verdict.token, distances
 

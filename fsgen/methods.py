@@ -110,8 +110,10 @@ class Method:
         greedy = all(row.greedy for row in rows)
         if self.verifier == "exact" and not greedy:
             raise ValueError("verifier 'exact' is for greedy decoding: set temperature=0, or use 'rejection'")
-        name = ("exact" if greedy else "rejection") if self.verifier == "auto" else self.verifier
-        return VERIFIERS[name]
+        if self.verifier != "auto":
+            return VERIFIERS[self.verifier]
+        # Where a clock decides how far to draft, the text must not hang on it.
+        return VERIFIERS["exact" if greedy else "coupled" if self.paced else "rejection"]
 
 
 PRESETS: dict[str, Method] = {

@@ -93,14 +93,17 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64], stream: in
         seeds, positions: arrays that broadcast.
         stream: what the numbers are for (`DRAFT`, `ACCEPT`, `DECIDE`, `ROUTE`).
     """
+    return (_bits(seeds, positions, stream) >> np.uint64(32)).astype(np.float64) * 2.0**-32
+
+
+def _bits(seeds: NDArray[np.uint64], positions: NDArray[np.int64], stream: int) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         key = _mix(seeds + _GOLDEN * np.uint64(stream + 1))
-        bits = _mix(key + _GOLDEN * (positions.astype(np.uint64) + np.uint64(1)))
-    return (bits >> np.uint64(32)).astype(np.float64) * 2.0**-32
+        return _mix(key + _GOLDEN * (positions.astype(np.uint64) + np.uint64(1)))
 
 
-# What a uniform number is for: a draft token, its acceptance, System 2's own token, a random router.
-DRAFT, ACCEPT, DECIDE, ROUTE = range(4)
+# What a number is for: a draft token, its acceptance, System 2's own token, a random router, draft and System 2 both.
+DRAFT, ACCEPT, DECIDE, ROUTE, SHARED = range(5)
 
 
 def sample(probs: Tensor, uniform: Tensor) -> Tensor:
@@ -111,6 +114,39 @@ def sample(probs: Tensor, uniform: Tensor) -> Tensor:
     cumulative = probs.double().cumsum(-1)
     threshold = uniform.double() * cumulative[..., -1]
     return torch.searchsorted(cumulative, threshold[..., None], right=True)[..., 0]
+
+
+def race(probs: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> Tensor:
+    """Draw by shared noise: [rows, n, vocab] probabilities give [rows, n] ids, each distributed as its probabilities.
+
+    Every token has a time, exponentially distributed, that depends on nothing but the seed, the position and the
+    token; the one with the least time / probability is drawn. So two distributions that are drawn from at one place
+    mostly give one token: with a chance of at least (1 - d) / (1 + d) at a total variation d, and what is drawn from
+    the one does not depend on the other ("drafter-invariant", Daliri et al. 2408.07978).
+
+    Args:
+        probs: of which some may be 0; these are never drawn.
+        seeds: [rows]; positions: [rows, n].
+    """
+    keys = _bits(seeds[:, None], positions, SHARED)
+    flat = probs.reshape(-1, probs.shape[-1])
+    if flat.device.type == "cpu" and flat.dtype == torch.float32:
+        from fsgen.compiled.race import winners
+
+        words = np.ascontiguousarray(keys.reshape(-1)).view(np.uint32).reshape(-1, 2)
+        return torch.from_numpy(winners(flat.contiguous().numpy(), words)).view(probs.shape[:-1])
+    tokens = np.arange(probs.shape[-1], dtype=np.uint32)
+    with np.errstate(over="ignore"):
+        first, second = ((keys[..., None] >> np.uint64(shift)).astype(np.uint32) for shift in (0, 32))
+        words = _stir(_stir(tokens * np.uint32(0x9E3779B9) + first) + second)
+    times = torch.from_numpy(-np.log1p(-(words.astype(np.float64) + 0.5) * 2.0**-32))
+    return (times.to(probs.device) / probs.double()).argmin(-1)
+
+
+def _stir(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return h ^ (h >> np.uint32(16))
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:

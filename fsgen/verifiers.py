@@ -20,10 +20,15 @@ class Verdict(NamedTuple):
 
 
 class Verifier(ABC):
-    """Attributes: its name, and whether it needs p, q as probabilities and uniform numbers (else logits will do)."""
+    """Attributes:
+    name: as it is asked for.
+    draws: it needs p, q as probabilities, and numbers to draw by (else logits will do).
+    couples: draft and System 2 draw by the same noise, and `decide` is what System 2 has drawn.
+    """
 
     name: ClassVar[str]
     draws: ClassVar[bool]
+    couples: ClassVar[bool] = False
 
     @abstractmethod
     def verify(self, drafted: Sequence[list[int]], p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
@@ -44,12 +49,23 @@ class Exact(Verifier):
     draws = False
 
     def verify(self, drafted: Sequence[list[int]], p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
-        choices = q.argmax(-1).tolist()
-        accepted = [
-            next((j for j, token in enumerate(tokens) if token != choice[j]), len(tokens))
-            for tokens, choice in zip(drafted, choices, strict=True)
-        ]
-        return Verdict(accepted, [choice[min(n, len(choice) - 1)] for n, choice in zip(accepted, choices, strict=True)])
+        return _agreement(drafted, q.argmax(-1).tolist())
+
+
+class Coupled(Verifier):
+    """Sampling by shared noise: a drafted token stands while it is the one that System 2 draws from q itself.
+
+    Lossless, and more: the text does not depend on the draft, on how far it wrote, nor on whether it was asked (Daliri
+    et al. 2408.07978). The price is that a drafted token stands with a chance of (1 - d) / (1 + d) or more, where
+    rejection sampling reaches 1 - d (d: the total variation of p and q).
+    """
+
+    name = "coupled"
+    draws = True
+    couples = True
+
+    def verify(self, drafted: Sequence[list[int]], p: Tensor, q: Tensor, accept: Tensor, decide: Tensor) -> Verdict:
+        return _agreement(drafted, decide.tolist())
 
 
 class Rejection(Verifier):
@@ -84,9 +100,18 @@ class Rejection(Verifier):
         return Verdict(accepted.tolist(), token.tolist())
 
 
+def _agreement(drafted: Sequence[list[int]], choices: list[list[int]]) -> Verdict:
+    """Tokens stand as far as they are System 2's own choices."""
+    accepted = [
+        next((j for j, token in enumerate(tokens) if token != choice[j]), len(tokens))
+        for tokens, choice in zip(drafted, choices, strict=True)
+    ]
+    return Verdict(accepted, [choice[min(n, len(choice) - 1)] for n, choice in zip(accepted, choices, strict=True)])
+
+
 def _at(x: Tensor, place: Tensor) -> Tensor:
     """x[i, place[i]] of an [rows, n, vocab] tensor."""
     return x[torch.arange(len(x), device=x.device), place]
 
 
-VERIFIERS: dict[str, Verifier] = {verifier.name: verifier for verifier in (Exact(), Rejection())}
+VERIFIERS: dict[str, Verifier] = {verifier.name: verifier for verifier in (Exact(), Rejection(), Coupled())}

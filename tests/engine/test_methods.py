@@ -63,7 +63,7 @@ def test_routers_write_themselves_as_they_are_read(text: str) -> None:
         ("speculative:rollback=0.3", "has no parameter 'rollback'"),
         ("speculative:draft_tokens=-1", "neither a count"),
         ("speculative:draft_tokens=65", "draft_tokens=65 is impossible: 0 to 64"),
-        ("speculative:verifier=maybe", "unknown verifier 'maybe'; there are auto, exact, rejection"),
+        ("speculative:verifier=maybe", "unknown verifier 'maybe'; there are auto, exact, rejection, coupled"),
         ("route:fusion=sum", "unknown fusion 'sum'; there are target, contrastive"),
         ("route:rollback=2", "rollback=2.0 is impossible"),
         ("route:fusion=mixture,rollback=0.5", "reads the target alone"),
@@ -133,5 +133,7 @@ def test_verifier_follows_the_sampling() -> None:
     greedy, drawn = SamplingParams(), SamplingParams(temperature=1.0)
     method = PRESETS["speculative"]
     assert method.verifier_for([greedy]).name == "exact"
-    assert method.verifier_for([greedy, drawn]).name == "rejection"
+    assert method.verifier_for([greedy, drawn]).name == "coupled"  # it chooses its draft lengths by a clock
+    assert method.fixed().verifier_for([greedy, drawn]).name == "rejection"
+    assert parse("plain").verifier_for([drawn]).name == "rejection"
     assert parse("speculative:verifier=rejection").verifier_for([greedy]).name == "rejection"

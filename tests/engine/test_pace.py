@@ -10,7 +10,7 @@ import pytest
 from fsgen import SamplingParams, generate
 from fsgen.methods import parse
 from fsgen.pace import Acceptance, Pace, Seconds
-from tests.doubles import trio
+from tests.doubles import group, trio
 
 Drift = Callable[[int], float]
 
@@ -154,12 +154,24 @@ def test_the_texts_are_those_of_any_fixed_length(method: str) -> None:
     assert members.paces  # what was learned is kept for the next call
 
 
-def test_sampled_texts_do_not_depend_on_the_clock() -> None:
+@pytest.mark.parametrize("method", ["speculative", "contrastive", "mixture"])
+def test_sampled_texts_do_not_depend_on_the_clock(method: str) -> None:
     members = trio(8, seed=5)
-    sampling = SamplingParams(max_tokens=40, temperature=0.9, seed=3)
-    texts = [generate(members, ["abc", "de"], "speculative", draft_tokens=k, sampling=sampling) for k in ("auto", 5)]
-    assert texts[0][0].tokens == texts[1][0].tokens
-    assert not members.paces
+    sampling = [SamplingParams(max_tokens=40, temperature=t, top_k=k, seed=3) for t, k in ((0.9, 0), (1.4, 5), (0, 0))]
+    prompts = ["abc", "de", "f"]
+
+    def texts(name: str, length: int | str | None, batch: int = 2) -> list[list[int]]:
+        return [t.token_ids for t in generate(members, prompts, name, None, length, sampling, batch)]
+
+    paced = texts(method, "auto")
+    assert members.paces
+    for length in ("auto", 1, 4):
+        assert texts(f"{method}:verifier=coupled", length, batch=3) == paced
+    if method == "speculative":  # nor on the draft, nor on whether there is one
+        assert texts("plain:verifier=coupled", None) == paced
+        others = group(trio(8, seed=6).draft, members.target)
+        again = generate(others, prompts, "speculative", sampling=sampling)
+        assert [t.token_ids for t in again] == paced
 
 
 def test_a_length_may_be_a_number_or_auto() -> None:

@@ -20,6 +20,7 @@ from fsgen.probs import (
     DECIDE,
     DRAFT,
     Transforms,
+    race,
     residual,
     sample,
     summarize,
@@ -85,6 +86,38 @@ def test_verified_tokens_are_distributed_as_q(fusion: str, transform: dict[str, 
     assert 1 - accepted.float().mean() == pytest.approx(distance, abs=5 * math.sqrt(0.25 / N))
 
 
+@pytest.mark.parametrize("transform", TRANSFORMS, ids=str)
+def test_what_is_drawn_by_shared_noise_is_distributed_as_it_should(transform: dict[str, Any]) -> None:
+    transforms = Transforms([SamplingParams(**({"temperature": 1.0} | transform))], torch.device("cpu"))
+    p, q = (transforms.drawn(z[None, None]).expand(N // 4, 4, 4) for z in (DRAFT_LOGITS, TARGET))
+    seeds, positions = np.arange(N // 4, dtype=np.uint64), np.arange(4)[None] + np.zeros((N // 4, 1), dtype=np.int64)
+    drafted, own = race(p, seeds, positions), race(q, seeds, positions)
+    for tokens, probs in ((drafted, p), (own, q)):
+        assert g_test(tokens.ravel().bincount(minlength=4).numpy(), probs[0, 0].double().numpy()) > 1e-4
+    # At another place it is another draw.
+    before, after = own[:, 0], own[:, 1]
+    pairs = np.bincount((4 * before + after).numpy(), minlength=16)
+    assert g_test(pairs, np.outer(q[0, 0], q[0, 0]).ravel().astype(float)) > 1e-4
+    # The two agree as often as is promised, and what System 2 draws does not tell which token was drafted otherwise.
+    distance = float(total_variation(p[0, 0], q[0, 0]))
+    agreed = float((drafted == own).float().mean())
+    assert (1 - distance) / (1 + distance) - 0.006 < agreed <= 1 - distance + 0.006
+
+
+def test_shared_noise_is_the_same_wherever_it_is_made() -> None:
+    dice = torch.Generator().manual_seed(2)
+    probs = (3 * torch.randn(5, 7, 300, generator=dice)).softmax(-1)
+    probs[:, :, :40] = 0
+    seeds, positions = np.arange(5, dtype=np.uint64) * 7919, np.arange(35).reshape(5, 7)
+    tokens = race(probs, seeds, positions)
+    assert tokens.min() >= 40
+    assert torch.equal(tokens, race(probs.double(), seeds, positions))  # by another way
+    assert torch.equal(tokens[2:3, 3:4], race(probs[2:3, 3:4], seeds[2:3], positions[2:3, 3:4]))
+    certain = torch.zeros(1, 1, 9)
+    certain[..., 6] = 1
+    assert race(certain, seeds[:1], positions[:1, :1]).tolist() == [[6]]
+
+
 TABLES = [torch.from_numpy(np.random.default_rng(s).normal(size=(4, 4)) * 1.2).float() for s in (1, 2, 3)]
 
 
@@ -96,6 +129,7 @@ TABLES = [torch.from_numpy(np.random.default_rng(s).normal(size=(4, 4)) * 1.2).f
         ("oracle", {"temperature": 1.0}),
         ("plain", {"temperature": 1.0}),
         ("route", {"temperature": 0.8}),
+        *((f"{m}:verifier=coupled", {"temperature": 0.8}) for m in ("speculative", "contrastive", "proxy", "plain")),
     ],
     ids=str,
 )
@@ -104,8 +138,9 @@ def test_texts_of_the_loop_are_distributed_as_q(method: str, transform: dict[str
     rows = 10_000
     target, draft, base = (Markov(table, seed) for seed, table in enumerate(TABLES))
     members = group(draft, target, base)
-    router = {"route": "always"}.get(method)
-    k = {"plain": 0, "oracle": 1, "route": None}.get(method, 2)
+    preset = method.partition(":")[0]
+    router = {"route": "always"}.get(preset)
+    k = {"plain": 0, "oracle": 1, "route": None}.get(preset, 2)
     options = {"temperature": 1.0} | transform
     sampling = [SamplingParams(max_tokens=3, ignore_eos=True, seed=seed, **options) for seed in range(rows)]
     texts = generate(members, [[1]] * rows, method, router, k, sampling, batch_size=rows)
@@ -113,7 +148,7 @@ def test_texts_of_the_loop_are_distributed_as_q(method: str, transform: dict[str
     for text in texts:
         counts[tuple(text.token_ids)] += 1
 
-    fusion = method if method in FUSIONS else "target"
+    fusion = preset if preset in FUSIONS else "target"
     rows_of_q = [
         reference.transform(reference.fuse(fusion, *(table[i] for table in TABLES)), **options) for i in range(4)
     ]
