@@ -67,6 +67,16 @@ def groups(count: int, max_tokens: int) -> Iterator[Group]:
             *(ours(lost, prompts, sampling, "speculative", k) for k in (3, "auto")),
         ],
     )
+    drawn = SamplingParams(max_tokens=max_tokens, temperature=1.0, seed=1)
+    yield Group(
+        "batch 1, float32, sampled at temperature 1",
+        [
+            ours(first, prompts, drawn, "plain"),
+            *(ours(first, prompts, drawn, "speculative", k, name=DRAFTS[-1]) for k in (5, "auto")),
+            *(ours(lost, prompts, drawn, "speculative", k, name="a random draft") for k in (5, "auto")),
+        ],
+        exact=False,
+    )
     for batch in (16, 64):
         half = fsgen.load(draft=DRAFTS[-1], target=TARGET, dtype="bfloat16", draft_weights="float32")
         lost = random_draft(half, "float32")
@@ -82,6 +92,17 @@ def groups(count: int, max_tokens: int) -> Iterator[Group]:
             ],
             exact=False,
         )
+        if batch == 16:
+            drawn = SamplingParams(max_tokens=2 * max_tokens, temperature=1.0, seed=1)
+            yield Group(
+                f"batch {batch}, bfloat16, sampled at temperature 1",
+                [
+                    ours(half, some, drawn, "plain", batch=batch),
+                    *(ours(half, some, drawn, "speculative", k, batch, DRAFTS[-1]) for k in (3, "auto")),
+                    ours(lost, some, drawn, "speculative", "auto", batch, "a random draft"),
+                ],
+                exact=False,
+            )
     tuned = fsgen.load(draft=TUNED, target=first.target, base=UNTUNED)
     for method, members in (("contrastive", first), ("proxy", tuned)):
         variants = [ours(members, prompts, sampling, method, k) for k in (1, 2, 3, 5, 8, "auto")]
