@@ -168,7 +168,7 @@ def _as_list(tokens: TokenIds) -> list[int]:
 def common_prefix(known: list[int], tokens: list[int]) -> int:
     """How many tokens two lists share at their beginning. Halving, so that slices are compared and no Python loop."""
     low, high = 0, min(len(known), len(tokens))
-    if known[:high] == tokens[:high]:
+    if (known if len(known) == high else known[:high]) == (tokens if len(tokens) == high else tokens[:high]):
         return high
     near = high - NEAR
     if near > 0 and known[:near] == tokens[:near]:
