@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 help:
 	@echo "make study   run the study of the bundled models and print where its report is"
-	@echo "make bench   how fast everything is, against plain decoding and transformers (about 8 minutes)"
+	@echo "make bench   how fast everything is, against plain decoding and transformers (about 4 minutes)"
 	@echo "make test    the whole check: ruff, mypy, and the tests with their coverage"
 	@echo "make format  put the code into the project's form"
 	@echo "make picture make the picture of the README again; make report-picture the one of the report"

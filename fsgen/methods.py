@@ -28,15 +28,16 @@ class Method:
         router: which positions need System 2.
         draft_tokens: the most tokens that the draft writes in a round; 0 is System 2 alone.
         paced: the number is chosen in every round from the acceptances seen and the times measured (`fsgen.pace`), up
-            to `MAX_PACED`, where all texts are greedy: their tokens do not depend on it. Sampled texts would, so they
-            are drafted `draft_tokens` at a time, whatever the machine's speed.
+            to `MAX_PACED`. What is written must not depend on it: greedy texts do not, and sampled ones are then
+            drawn by shared noise. (By `rejection` they would: then they are drafted `draft_tokens` at a time.)
         trusting: the router *routes* (a token it does not flag is trusted without verification), instead of only
             ending the draft early, with everything verified.
         bonus: System 2 adds a token where all drafted ones stood. Only where the fusion does not read the draft:
             it has not been asked at that position.
         rollback: when System 2 is consulted it also re-checks the tokens trusted since, and rewinds to the first one
             with less than `rollback` times the probability of its own best one (Kim 2302.07863). None: never.
-        verifier: `exact`, `rejection`, or `auto`: exact where all rows are greedy.
+        verifier: `exact`, `rejection`, `coupled` (`fsgen.verifiers`), or `auto`: exact where all rows are greedy, else
+            coupled where the method is paced, and rejection where it is not.
 
     Raises:
         ValueError: a combination that means nothing, named.
