@@ -95,15 +95,20 @@ class CachedSession(RowSession):
 
         They are inference tensors: outside `torch.inference_mode` they are read, not written.
         """
-        work = self._plan(sequences, last)
+        work = self._work(sequences, last)
         if not work:
             return torch.empty(self.rows, 0, self._vocab, device=self._device)
         keep = max(item.wanted for item in work)
-        if any(item.new - item.wanted >= WORTH_COPYING for item in work):
-            self._share(work)
         logits = self._run(work, keep)
         self._count(work)
         return logits
+
+    def _work(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> list[Work]:
+        """What there is to run, without what another row holds."""
+        work = self._plan(sequences, last)
+        if any(item.new - item.wanted >= WORTH_COPYING for item in work):
+            self._share(work)
+        return work
 
     def _count(self, work: list[Work]) -> None:
         for item in work:

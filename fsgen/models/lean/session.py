@@ -11,7 +11,7 @@ from fsgen.models.base import TokenIds
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
-from fsgen.models.session import WORTH_COPYING, CachedSession, common_prefix
+from fsgen.models.session import CachedSession, common_prefix
 from fsgen.types import Limit
 
 # A beginning of fewer tokens is not worth looking for in a neighbour.
@@ -117,9 +117,7 @@ class LeanSession(CachedSession):
         limit: Limit | None = None,
     ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
         """Scores, and lets each row write; see `Writer.write`."""
-        work = self._plan(sequences, last)
-        if any(item.new - item.wanted >= WORTH_COPYING for item in work):
-            self._share(work)
+        work = self._work(sequences, last)
         if not work or not any(steps[item.row] for item in work):
             logits = self.score(sequences, last)
             return logits, logits[:, :0], [[] for _ in sequences], [[] for _ in sequences]
