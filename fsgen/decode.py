@@ -521,7 +521,7 @@ class Decoding:
         distances = None
         if not self._transforms.all_greedy:
             p_measured, q_measured = self._transforms.measured(p), self._transforms.measured(q)
-            distances = total_variation(p_measured, q_measured[:, :n]).tolist()
+            distances = total_variation(p_measured, q_measured[:, :n]).tolist() if n else [[] for _ in drafted]
         if not self._verifier.draws:
             verdict = self._verifier.verify(drafted, p, q, q, q)
             return verdict.accepted, verdict.token, distances
