@@ -98,6 +98,15 @@ def highest(numbers):
 
 
 @inlined
+def all_are_numbers(numbers):
+    """Whether none of some float32 is NaN, of whichever sign; `highest` may not see one."""
+    most = np.int32(0)
+    for i in range(len(numbers)):
+        most = max(most, np.int32(bits_of_float(numbers[i]) & np.uint32(0x7FFFFFFF)))
+    return most <= np.int32(0x7F800000)
+
+
+@inlined
 def softmax(scores, out):
     """Of scores, which are lost."""
     top = highest(scores)

@@ -15,7 +15,7 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.compiled.arithmetic import ONE, ZERO, exp, highest
+from fsgen.compiled.arithmetic import ONE, ZERO, all_are_numbers, exp, highest
 from fsgen.compiled.keep import compiled, source
 from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
@@ -62,7 +62,7 @@ def summarise(a):
             mean_there += mean
         total, mean = np.float32(total_there), np.float32(mean_there)
         second = max(highest(view(x, 0, token)), highest(view(x, token + 1, vocab - token - 1)))
-        if not abs(top) < np.float32(np.inf):  # something is no number, or nothing is possible
+        if not (abs(top) < np.float32(np.inf) and all_are_numbers(x)):  # or nothing is possible, or all too much
             total = np.float32(np.nan)
         tokens[row], found[row] = token, ONE / total
         found[n + row] = (ONE - exp(max(second - top, LOWEST))) / total
@@ -99,6 +99,7 @@ def differ(a):
                 part += abs(exp(here[i] - p_top) * p_scale - exp(there[i] - q_top) * q_scale)
             apart += part
         finite = abs(p_top) < np.float32(np.inf) and abs(q_top) < np.float32(np.inf)
+        finite = finite and all_are_numbers(p) and all_are_numbers(q)
         found[row] = np.float32(0.5 * apart) if finite else np.float32(np.nan)
 
 

@@ -62,10 +62,13 @@ def test_it_agrees_with_float64(n: int, vocab: int, top: int, scale: float, seed
 
 def test_what_is_no_distribution_shows() -> None:
     z = torch.tensor([[1.0, torch.nan, 2.0], [torch.inf, 1.0, 2.0], [-torch.inf] * 3, [1.0, 2.0, 3.0]])
+    z = torch.cat([z, z[:1]])
+    z.view(torch.int32)[4, 1] = -(2**22)  # the NaN that the processor makes, which is negative
+    assert z[4].isnan().tolist() == [False, True, False]
     found, right = summarize(z), _summarize(z, 0)
     for name in ("prob", "margin", "entropy"):
         assert torch.equal(getattr(found, name).isnan(), getattr(right, name).isnan())
-    assert variation(z, z).isnan().tolist() == [True, True, True, False]
+    assert variation(z, z).isnan().tolist() == [True, True, True, False, True]
 
 
 def test_shapes_and_logits_that_lie_elsewhere() -> None:
