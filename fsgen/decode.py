@@ -300,6 +300,10 @@ class Decoding:
             pace.begin_round()
             for row in rows:
                 row.confidences, row.chance = [], 1.0
+            if not pace.drafts:
+                for row in rows:
+                    row.open = None  # the draft is not asked what it would have chosen either
+                return None
         step, most = 0, MAX_PACED if pace is not None else self.method.draft_tokens
         written: list[Tensor] = []  # p's logits [rows, n, vocab], as they came
         while step < most:
@@ -320,7 +324,7 @@ class Decoding:
         taken = max(row.drafted for row in rows)
         if pace is not None and not taken:
             for row in rows:
-                row.open = None  # where the draft is left alone, it is not asked what it would have chosen either
+                row.open = None
         if not taken:
             return None
         return (torch.cat(written, 1) if len(written) > 1 else written[0])[:, :taken]

@@ -73,16 +73,11 @@ class Seconds:
         if self._n >= 1 and seconds > 3 * self.of(tokens):
             seconds = 3 * self.of(tokens)  # something else held the machine up
         keep = KEEP_CALL if self._n < 4 else 0.95
-        self._n, self._x, self._y, self._xx, self._xy = (
-            keep * old + new
-            for old, new in (
-                (self._n, 1.0),
-                (self._x, tokens),
-                (self._y, seconds),
-                (self._xx, tokens * tokens),
-                (self._xy, tokens * seconds),
-            )
-        )
+        self._n = keep * self._n + 1.0
+        self._x = keep * self._x + tokens
+        self._y = keep * self._y + seconds
+        self._xx = keep * self._xx + tokens * tokens
+        self._xy = keep * self._xy + tokens * seconds
 
     @property
     def slope(self) -> float:
