@@ -322,9 +322,6 @@ class Decoding:
             written.append(z)
             step += z.shape[1]
         taken = max(row.drafted for row in rows)
-        if pace is not None and not taken:
-            for row in rows:
-                row.open = None
         if not taken:
             return None
         return (torch.cat(written, 1) if len(written) > 1 else written[0])[:, :taken]

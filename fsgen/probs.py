@@ -130,7 +130,7 @@ def race(probs: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64])
     """
     keys = _bits(seeds[:, None], positions, SHARED)
     flat = probs.reshape(-1, probs.shape[-1])
-    if flat.device.type == "cpu" and flat.dtype == torch.float32:
+    if in_memory(flat):
         from fsgen.compiled.race import winners
 
         words = np.ascontiguousarray(keys.reshape(-1)).view(np.uint32).reshape(-1, 2)

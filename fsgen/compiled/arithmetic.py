@@ -98,6 +98,15 @@ def highest(numbers):
 
 
 @inlined
+def likeliest(logits):
+    """The highest of some logits, and the first token that has it."""
+    top, token = highest(logits), 0
+    while token < len(logits) - 1 and logits[token] != top:
+        token += 1
+    return top, token
+
+
+@inlined
 def all_are_numbers(numbers):
     """Whether none of some float32 is NaN, of whichever sign; `highest` may not see one."""
     most = np.int32(0)

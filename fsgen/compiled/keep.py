@@ -1,4 +1,4 @@
-"""Compiles a function once a machine."""
+"""Compiles a function once a machine, and calls one over many positions."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numba import cfunc, types
+from numpy.typing import NDArray
 
 from fsgen.compiled.memory import OPTIONS
 from fsgen.compiled.threads import Team
 
+FEW = 8  # positions that one thread has done before two have met
 _SIGNATURE = types.void(types.CPointer(types.int64))
 
 
@@ -31,3 +34,16 @@ def compiled(function: Callable[[Any], None]) -> Team:
         return Team(cfunc(_SIGNATURE, cache=True, **OPTIONS)(function))
     except RuntimeError:  # no folder can be written
         return Team(cfunc(_SIGNATURE, **OPTIONS)(function))
+
+
+def call(function: Team, size: int, told: dict[int, int | NDArray[Any]]) -> None:
+    """Calls a function over positions, on several threads where there are more than a few.
+
+    Args:
+        size: of what it reads; entry 0 is how many positions there are.
+        told: the entries: numbers, and arrays, of which it is told the addresses.
+    """
+    arguments = np.zeros(size, np.int64)
+    for field, value in told.items():
+        arguments[field] = value if isinstance(value, int) else value.ctypes.data
+    function(arguments.ctypes.data, alone=int(arguments[0]) < FEW)

@@ -8,12 +8,11 @@ import numpy as np
 from numba import carray
 from numpy.typing import NDArray
 
-from fsgen.compiled.keep import compiled, source
+from fsgen.compiled.keep import call, compiled, source
 from fsgen.compiled.memory import FLOATS, PAIRS, WHOLES, array, inlined
 from fsgen.compiled.threads import Team, share
 
 COUNT, VOCAB, PROBS, KEYS, TOKENS, ARGUMENTS = range(6)
-FEW = 8  # positions that one thread has done before two have met
 
 
 @inlined
@@ -57,7 +56,6 @@ def _race() -> Team:
 def winners(probs: NDArray[np.float32], keys: NDArray[np.uint32]) -> NDArray[np.int64]:
     """The token [n] that wins at each position: [n, vocab] probabilities and [n, 2] keys, each in one piece."""
     n, vocab = probs.shape
-    tokens, arguments = np.empty(n, np.int64), np.zeros(ARGUMENTS, np.int64)
-    arguments[:] = n, vocab, probs.ctypes.data, keys.ctypes.data, tokens.ctypes.data
-    _race()(arguments.ctypes.data, alone=n < FEW)
+    tokens = np.empty(n, np.int64)
+    call(_race(), ARGUMENTS, {COUNT: n, VOCAB: vocab, PROBS: probs, KEYS: keys, TOKENS: tokens})
     return tokens

@@ -15,14 +15,13 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.compiled.arithmetic import ONE, ZERO, all_are_numbers, exp, highest
-from fsgen.compiled.keep import compiled, source
+from fsgen.compiled.arithmetic import ONE, ZERO, all_are_numbers, exp, highest, likeliest
+from fsgen.compiled.keep import call, compiled, source
 from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
 
 # What a call is told: numbers, and the addresses of arrays.
 COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, ARGUMENTS = range(10)
-FEW = 8  # positions that one thread has done before two have met
 LOWEST = np.float32(-1000)  # e to the power of this is as good as 0, and times it still is
 SPAN = 1024  # numbers that are summed in float32, and such sums in float64
 
@@ -47,9 +46,7 @@ def summarise(a):
     begin, end = share(n)
     for row in range(begin, end):
         x = array(rows[row], FLOATS, vocab)
-        top, token = highest(x), 0
-        while token < vocab - 1 and x[token] != top:
-            token += 1
+        top, token = likeliest(x)
         total_there, mean_there = 0.0, 0.0
         for start in range(0, vocab, SPAN):
             total, mean, here = ZERO, ZERO, view(x, start, min(SPAN, vocab - start))
@@ -127,7 +124,6 @@ def _differ() -> Team:
 
 Rows = Tensor | Sequence[Tensor]
 Numbers = NDArray[np.float32]
-Told = dict[int, int | NDArray[Any]]
 
 
 def summary(rows: Rows, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[np.int64], Numbers]:
@@ -141,16 +137,16 @@ def summary(rows: Rows, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[n
     most = min(top, vocab)
     tokens, found = np.empty(n, np.int64), np.empty((3, n), np.float32)
     ids, probs = np.empty((n, most), np.int64), np.empty((n, most), np.float32)
-    told: Told = {COUNT: n, VOCAB: vocab, TOP: most, TOKENS: tokens, FOUND: found, IDS: ids, PROBS: probs}
-    _call(_summarise(), told | {FIRST: _addresses(rows)})
+    kept: dict[int, NDArray[Any]] = {TOKENS: tokens, FOUND: found, IDS: ids, PROBS: probs}
+    call(_summarise(), ARGUMENTS, {COUNT: n, VOCAB: vocab, TOP: most, FIRST: _addresses(rows), **kept})
     return tokens, found, ids, probs
 
 
 def variation(p: Rows, q: Rows) -> Numbers:
     """The total variation [n] of distributions whose logits are given."""
     found = np.empty(len(p), np.float32)
-    told: Told = {COUNT: len(p), VOCAB: p[0].shape[-1], FOUND: found}
-    _call(_differ(), told | {FIRST: _addresses(p), SECOND: _addresses(q)})
+    n, vocab = len(p), p[0].shape[-1]
+    call(_differ(), ARGUMENTS, {COUNT: n, VOCAB: vocab, FIRST: _addresses(p), SECOND: _addresses(q), FOUND: found})
     return found
 
 
@@ -158,10 +154,3 @@ def _addresses(rows: Rows) -> NDArray[np.int64]:
     if isinstance(rows, Tensor):
         return rows.data_ptr() + rows.element_size() * rows.stride(0) * np.arange(len(rows), dtype=np.int64)
     return np.array([row.data_ptr() for row in rows], np.int64)
-
-
-def _call(function: Team, told: Told) -> None:
-    arguments = np.zeros(ARGUMENTS, np.int64)
-    for field, value in told.items():
-        arguments[field] = value if isinstance(value, int) else value.ctypes.data
-    function(arguments.ctypes.data, alone=int(arguments[COUNT]) < FEW)

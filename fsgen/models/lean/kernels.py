@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numba import carray, njit
 
-from fsgen.compiled.arithmetic import ONE, ZERO, clear, exp, highest, narrow, rms, softmax, turn, widen
+from fsgen.compiled.arithmetic import ONE, ZERO, clear, exp, likeliest, narrow, rms, softmax, turn, widen
 from fsgen.compiled.keep import compiled, source
 from fsgen.compiled.memory import (
     BYTES,
@@ -152,7 +152,7 @@ def attend(
     own_slot, asks = own_block * BLOCK, count * each
     for a0 in range(0, asks, ASKS):
         many, low = min(ASKS, asks - a0), capacity
-        here, there = first + a0 // each, first + (a0 + min(ASKS, asks - a0) - 1) // each + 1
+        here, there = first + a0 // each, first + (a0 + many - 1) // each + 1
         for piece in range(here, there):
             begin, end, mine = asked_by(piece, first, each, a0, many)
             low = min(low, earliest(starts[piece] + mine // group, window, per))
@@ -240,9 +240,7 @@ def choose(a):
     begin, end = share(rows)
     for row in range(begin, end):
         here = view(logits, latest[row] * columns, a[VOCAB])
-        top, token = highest(here), 0
-        while token < len(here) - 1 and here[token] != top:
-            token += 1
+        top, token = likeliest(here)
         total = ZERO
         for i in range(len(here)):
             total += exp(here[i] - top)
