@@ -242,11 +242,12 @@ class Runner:
                 self._loop(step.cells[0], groups[step.cells[0].key])
             else:
                 self._replay(step.cells, step.source, groups)
-                self._readings[step.source.key] -= 1
-                if not self._readings[step.source.key]:
-                    self._logits = {key: held for key, held in self._logits.items() if key[0] != step.source.key}
         except (ValueError, RuntimeError, OSError, MemoryError) as caught:
             error = _named(caught)
+        if step.source is not None:  # also where it failed, or its logits would stay
+            self._readings[step.source.key] -= 1
+            if not self._readings[step.source.key]:
+                self._logits = {key: held for key, held in self._logits.items() if key[0] != step.source.key}
         for cell in step.cells:
             status = "finished" if error is None else "failed"
             ended = {"status": status, "error": error, "members": self._shown(cell), "finished": _now()}
