@@ -30,9 +30,13 @@ from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import SamplingParams, Source, StopReason, Token
 
 if TYPE_CHECKING:
-    from fsgen.models.base import Writer
+    from fsgen.models.base import GreedyRound, Rounds, Writer
 
 TokenIds = Sequence[int]
+
+ROUNDS = 16  # that are done without coming back, at most
+# Seconds after which they come back: where each token is waited for, or may be the last one; and else.
+AT_ONCE, PATIENT = 0.01, 0.1
 
 
 class _Session(Protocol):
@@ -216,6 +220,14 @@ class Decoding:
             least = int(not method.adds_bonus)
             key = (str(method.fusion), str(method.router), width)
             self._pace = members.paces.setdefault(key, Pace(least))
+        # Whether every choice is an argmax, and nobody is asked between two rounds.
+        self._runs_on = (
+            not self._verifier.draws
+            and method.unasked
+            and members.target.vocab_size == self._vocab
+            and (self._draft_is_whole or not method.drafts)
+            and hasattr(self._sessions["target"], "rounds")
+        )
         for slot, row in enumerate(self._batch):
             self._seat(slot, row)
         self._seated()
@@ -232,6 +244,7 @@ class Decoding:
         self._transforms = Transforms([row.params for row in self._batch], self._device)
         self._seeds = np.array([row.params.seed for row in self._batch], dtype=np.uint64)
         self._fresh = True  # this round reads prompts, and tells nothing of what a round takes
+        self._all_end_at = self._ends_of_all() if self._runs_on else None
 
     def _refill(self) -> None:
         """Texts that are done give their rows to those that wait."""
@@ -274,22 +287,98 @@ class Decoding:
         for role, session in self._sessions.items():
             self._members.give_back(role, len(self._batch), session)
 
+    def _step(self) -> None:
+        """One round, or several where nothing is to be asked in between."""
+        started = time.perf_counter()
+        if self._pace is not None:
+            self._pace.begin_round()
+        with torch.inference_mode():
+            learnt = [self._take(told) for told in self._rounds_ahead()] or [self._one_round()]
+        if self._pace is not None:
+            share = (time.perf_counter() - started) / len(learnt)
+            for facts in learnt:
+                self._pace.end_round(share, *facts)
+        self._fresh = False
+
+    # ---- rounds that the target's session does by itself
+
+    def _ends_of_all(self) -> NDArray[np.int8] | None:
+        """[vocab]: 1 for a token that ends a text; None where that is another one for each."""
+        kinds = {(row.params.ignore_eos, row.params.stop_tokens) for row in self._batch}
+        if len(kinds) > 1:
+            return None
+        ((ignores, stops),) = kinds
+        ends = np.zeros(self._vocab, np.int8)
+        ends[[token for token in (*stops, *(() if ignores else self._eos)) if token < self._vocab]] = 1
+        return ends
+
+    def _rounds_ahead(self) -> list[GreedyRound]:
+        """Rounds that need nothing from here; none where this one does."""
+        pace, rows = self._pace, self._batch
+        if self._all_end_at is None or self._fresh or not any(row.active for row in rows):
+            return []
+        drafts = self.method.drafts and (pace is None or pace.drafts)
+        limit, foreseen = (None, None) if pace is None else (pace.limit, pace.foreseen)
+        if not drafts:
+            for row in rows:
+                row.open = None
+        elif (pace is not None and limit is None) or any(row.open is not None and not row.active for row in rows):
+            return []
+        at_once = self._prompt_traces or any(row.params.stop for row in rows)
+        return cast("Rounds", self._sessions["target"]).rounds(
+            self._sessions["draft"] if drafts else None,
+            [row.ids if row.active else None for row in rows],
+            [row.open is not None for row in rows],
+            [row.remaining for row in rows],
+            self._all_end_at,
+            0 if not drafts else self.method.draft_tokens if pace is None else MAX_PACED,
+            limit,
+            ROUNDS if foreseen is None else min(ROUNDS, foreseen),
+            max(1, len(rows) // 8) if self._waiting else len(rows),
+            AT_ONCE if at_once else PATIENT,
+        )
+
+    def _take(self, told: GreedyRound) -> tuple[int, int, bool, float]:
+        """Write what a round has told; gives what `_one_round` does."""
+        usual, before, most = self._is_usual(), sum(row.written for row in self._batch), 1
+        for row, facts in zip(self._batch, told.rows, strict=True):
+            if facts is None or not row.active:
+                continue
+            row.usage["target"].calls += 1
+            row.usage["target"].tokens += facts.target_tokens
+            if facts.draft_calls:
+                row.usage["draft"].calls += facts.draft_calls
+                row.usage["draft"].tokens += facts.draft_tokens
+            if facts.before is not None:
+                self._complete(row, facts.before, None)
+            most = max(most, len(facts.q))
+            for logits in (*facts.p, *facts.q):
+                self._buffer.hold(logits)
+            self._settle(row, facts.drafted, facts.p, facts.q, facts.accepted, facts.token, None, facts.sure)
+        self._round += 1
+        self._spent["draft"] += told.draft_seconds
+        self._spent["system2"] += told.target_seconds
+        if self._pace is not None:
+            self._pace.system2_call.learn(most, told.target_seconds)
+            if told.draft_calls and self._pace.caught_up:
+                self._pace.draft_call.learn(1, told.draft_seconds / told.draft_calls)
+        written = sum(row.written for row in self._batch) - before
+        return written, told.draft_calls, usual, told.draft_seconds
+
     # ---- the three parts of a round
 
-    def _step(self) -> None:
-        started, before = time.perf_counter(), sum(row.written for row in self._batch)
-        active = sum(row.active for row in self._batch)
-        with torch.inference_mode():
-            drafts = self._draft()
-            if any(row.active for row in self._batch):
-                self._decide(drafts)
-        if self._pace is not None:
-            written = sum(row.written for row in self._batch) - before
-            usual = not self._fresh and 4 * active >= 3 * len(self._batch)
-            elapsed, steps = time.perf_counter() - started, 0 if drafts is None else drafts.shape[1]
-            self._pace.end_round(elapsed, written, steps, usual, self._spent["draft"])
-        self._fresh = False
+    def _one_round(self) -> tuple[int, int, bool, float]:
+        """What the pace learns from: tokens written, calls of the draft, whether it is a usual round, its seconds."""
+        usual, before = self._is_usual(), sum(row.written for row in self._batch)
+        drafts = self._draft()
+        if any(row.active for row in self._batch):
+            self._decide(drafts)
         self._round += 1
+        written = sum(row.written for row in self._batch) - before
+        return written, 0 if drafts is None else drafts.shape[1], usual, self._spent["draft"]
+
+    def _is_usual(self) -> bool:
+        return not self._fresh and 4 * sum(row.active for row in self._batch) >= 3 * len(self._batch)
 
     def _draft(self) -> Tensor | None:
         """Let the draft write; gives its logits [rows, longest, vocab] at the drafted positions, left-aligned."""
@@ -297,7 +386,6 @@ class Decoding:
         for row in rows:
             row.drafted, row.flagged = 0, False
         if pace is not None:
-            pace.begin_round()
             for row in rows:
                 row.confidences, row.chance = [], 1.0
             if not pace.drafts:
@@ -417,13 +505,16 @@ class Decoding:
         checks = [self._to_check(row) for row in self._batch]
         bonus = [self._wants_bonus(row) for row in self._batch]
         asked = [bool(check or extra) for check, extra in zip(checks, bonus, strict=True)]
-        buffer = self._buffer
+        # Of each row, p at its drafted tokens, and q at those to be verified and at the one after them.
+        p_lines: list[Sequence[Tensor]] = [()] * len(self._batch)
         if drafts is not None:
-            buffer.hold(drafts)
+            self._buffer.hold(drafts)
+            p_lines = [line.unbind() for line in drafts]
         if any(asked):
             q, p, target = self._consult(asked, checks, bonus, drafts)
             accepted, tokens, distances = self._verify(q, p, checks)
-            buffer.hold(q)
+            self._buffer.hold(q)
+            q_lines = [line.unbind() for line in q]
 
         for index, row in enumerate(self._batch):
             if not row.active:
@@ -431,42 +522,68 @@ class Decoding:
             cut = len(row.ids) - row.drafted
             drafted, row.ids[cut:] = row.ids[cut:], []
             unchecked = row.drafted - checks[index]
-            for j in range(unchecked):
-                if row.active and drafts is not None:
+            for token, p_line in zip(drafted[:unchecked], p_lines[index], strict=False):
+                if row.active:
                     trace: Trace = {}
-                    buffer.draft(trace, drafts[index, j])
-                    self._write(row, drafted[j], "trusted", trace)
+                    self._buffer.draft(trace, p_line)
+                    self._write(row, token, "trusted", trace)
                     row.trusted += 1
             if not asked[index] or not row.active:
                 continue
             if self._rolled_back(row, index, target):
                 continue
             row.trusted = 0
-            for j in range(min(accepted[index] + 1, checks[index])):
-                stands = j < accepted[index]
-                if self._pace is not None:
-                    self._pace.acceptance.learn(row.confidences[unchecked + j], stands)
-                if row.active and drafts is not None:
-                    trace = {}
-                    buffer.draft(trace, drafts[index, unchecked + j])
-                    buffer.target(trace, q[index, j])
-                    if distances is None:
-                        buffer.compare(trace, p[index, j], q[index, j])
-                    else:
-                        trace["total_variation"] = distances[index][j]
-                    token = drafted[unchecked + j] if stands else tokens[index]
-                    if self._keeps_logits:
-                        row.logits.append(q[index, j])
-                    self._write(row, token, "accepted" if stands else "recovered", trace)
-            if row.active and bonus[index] and accepted[index] == checks[index]:
-                trace = {}
-                buffer.target(trace, q[index, checks[index]])
+            self._settle(
+                row,
+                drafted[unchecked:],
+                p_lines[index][unchecked:],
+                q_lines[index],
+                accepted[index],
+                tokens[index] if accepted[index] < checks[index] + bonus[index] else None,
+                None if distances is None else distances[index],
+                row.confidences[unchecked:],
+            )
+
+    def _settle(
+        self,
+        row: Row,
+        drafted: Sequence[int],
+        p: Sequence[Tensor],
+        q: Sequence[Tensor],
+        accepted: int,
+        token: int | None,
+        distances: list[float] | None,
+        confidences: Sequence[float],
+    ) -> None:
+        """Write what stands of a row's verified tokens, and System 2's own token after them, if any."""
+        buffer, pace = self._buffer, self._pace
+        for j in range(min(accepted + (token is not None), len(drafted))):
+            stands = j < accepted
+            if pace is not None:
+                pace.acceptance.learn(confidences[j], stands)
+            if row.active:
+                trace: Trace = {}
+                buffer.draft(trace, p[j])
+                buffer.target(trace, q[j])
+                if distances is None:
+                    buffer.compare(trace, p[j], q[j])
+                else:
+                    trace["total_variation"] = distances[j]
                 if self._keeps_logits:
-                    row.logits.append(q[index, checks[index]])
-                self._write(row, tokens[index], "bonus", trace)
-                # Where the pace is free, the draft is asked only where it goes on writing anyway.
-                asks = self.method.drafts and (self._pace is None or (drafts is not None and row.active))
-                row.open = q[index, checks[index]] if asks else None
+                    row.logits.append(q[j])
+                if stands:
+                    self._write(row, drafted[j], "accepted", trace)
+                elif token is not None:
+                    self._write(row, token, "recovered", trace)
+        if row.active and token is not None and accepted == len(drafted):
+            trace = {}
+            buffer.target(trace, q[accepted])
+            if self._keeps_logits:
+                row.logits.append(q[accepted])
+            self._write(row, token, "bonus", trace)
+            # Where the pace is free, the draft is asked only where it goes on writing anyway.
+            asks = self.method.drafts and (pace is None or (bool(drafted) and row.active))
+            row.open = q[accepted] if asks else None
 
     def _to_check(self, row: Row) -> int:
         if not row.active:
@@ -608,13 +725,17 @@ class Decoding:
             distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
         for index, row in enumerate(self._batch):
             if row.open is not None:
-                trace = row.held[-1].trace
-                self._buffer.draft(trace, p[index, 0])
-                if distances is None:
-                    self._buffer.compare(trace, p[index, 0], row.open)
-                else:
-                    trace["total_variation"] = distances[index][0]
-                row.open = None
+                self._complete(row, p[index, 0], None if distances is None else distances[index][0])
+
+    def _complete(self, row: Row, p: Tensor, distance: float | None) -> None:
+        """Tell the record of a bonus token what the draft would have chosen, by p's logits [vocab] there."""
+        trace, q = row.held[-1].trace, row.open
+        self._buffer.draft(trace, p)
+        if distance is None:
+            self._buffer.compare(trace, p, cast("Tensor", q))
+        else:
+            trace["total_variation"] = distance
+        row.open = None
 
     def _give(self) -> list[tuple[int, Token]]:
         """The records that nothing can change any more."""

@@ -92,6 +92,11 @@ class Method:
         return None if not self.trusting and isinstance(self.router, Always | Never) else self.router
 
     @property
+    def unasked(self) -> bool:
+        """Whether q is the target's own, all that is drafted is verified, and nobody is asked in between."""
+        return isinstance(self.fusion, Target) and self.adds_bonus and self.watcher is None
+
+    @property
     def roles(self) -> tuple[str, ...]:
         """The members that it calls."""
         roles = ["draft"] if self.drafts else []

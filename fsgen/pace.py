@@ -136,8 +136,9 @@ class _Trial:
         self.seconds = 0.0  # of all its rounds, also of those that tell nothing of its rate
 
     @property
-    def over(self) -> bool:
-        return self.rate.rounds >= TRIAL or self.rounds >= PATIENCE
+    def left(self) -> int:
+        """Rounds until it is over, at least."""
+        return max(0, min(TRIAL - self.rate.rounds, PATIENCE - self.rounds))
 
 
 class Pace:
@@ -162,6 +163,13 @@ class Pace:
     def drafts(self) -> bool:
         """Whether this round drafts."""
         return self._way if self._trial is None else not self._way
+
+    @property
+    def foreseen(self) -> int | None:
+        """For how many rounds nothing changes in what this one does; None for many."""
+        if not self._rate.known:
+            return 1
+        return None if self._trial is None else self._trial.left
 
     def begin_round(self) -> None:
         """Decide whether this round drafts."""
@@ -219,7 +227,7 @@ class Pace:
         trial.rounds += 1
         trial.seconds += seconds
         trial.tokens += tokens
-        if trial.over:
+        if not trial.left:
             self._judge(trial)
 
     def _judge(self, trial: _Trial) -> None:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 
 from fsgen.types import Limit
 
@@ -88,6 +90,77 @@ class Writer(Protocol):
 
         Raises:
             ValueError: as there, or a row would be longer than the context window.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Told:
+    """What a greedy round has told of one row.
+
+    Attributes:
+        drafted: the tokens that the draft wrote, up to one that ends the text. sure: their probabilities, maybe more.
+        p: the draft's logits [vocab] at each of them. before: those at the bonus before them, where they were wanted.
+        accepted: how many of them stand. token: the target's own after these; None where none is wanted.
+        q: the target's logits [vocab] at each drafted token, and at the one after them where that is wanted.
+        draft_calls, draft_tokens, target_tokens: what it cost, beside one call of the target.
+    """
+
+    drafted: Sequence[int]
+    sure: Sequence[float]
+    p: Sequence[torch.Tensor]
+    before: torch.Tensor | None
+    accepted: int
+    token: int | None
+    q: Sequence[torch.Tensor]
+    draft_calls: int
+    draft_tokens: int
+    target_tokens: int
+
+
+@dataclass(slots=True)
+class GreedyRound:
+    """What each row was told, None where it took no part; the draft's calls, and the seconds of both models."""
+
+    rows: list[Told | None]
+    draft_calls: int
+    draft_seconds: float
+    target_seconds: float
+
+
+@runtime_checkable
+class Rounds(Protocol):
+    """A session of a target that can do whole rounds of greedy decoding by itself."""
+
+    def rounds(
+        self,
+        draft: Session | None,
+        sequences: Sequence[TokenIds | None],
+        opened: Sequence[bool],
+        left: Sequence[int],
+        ends: NDArray[np.int8],
+        draft_tokens: int,
+        limit: Limit | None,
+        most: int,
+        enough: int,
+        seconds: float,
+    ) -> list[GreedyRound]:
+        """Writes on, round after round (`fsgen.decode`), in which every choice is an argmax.
+
+        What it costs is told, and not counted in `usage`: who asks knows which rounds count.
+
+        Args:
+            draft: a session of as many rows; None where the target writes alone.
+            sequences: the whole token sequence of each row, None for a row that takes no part.
+            opened: whether the draft's logits are wanted at a row's last token too.
+            left: how many tokens each row may write.
+            ends: [vocab], not 0 for a token that ends a text.
+            draft_tokens: of a round, at most. limit: when to end them before that.
+            most: rounds. Fewer are done where all texts are at their end, or `enough` of them, where these have taken
+                so many `seconds`, and where their logits would fill too much memory.
+
+        Returns:
+            the rounds done; none where these sessions cannot, or not now: more than the last tokens are new to them.
         """
         ...
 

@@ -28,14 +28,19 @@ class LeanForward:
     Args:
         weights: shared by all sessions of a model.
         rows, context: of the session; the longest row there can be, in tokens.
+
+    Attributes:
+        arguments: what the compiled function is told (`kernels`).
     """
 
     def __init__(self, weights: LeanWeights, rows: int, context: int) -> None:
         self._w = w = weights
         self.rows, self._context = rows, context
         self.capacity = 0
-        self._function = k.forward(w.kind)
-        self._width = k.PANEL * len(w.head)
+        self.function = k.forward(w.kind)
+        self.width = k.PANEL * len(w.head)  # entries of a line of logits, of which `vocab` count
+        self.vocab = w.vocab
+        self.alone = -(-ALONE // w.products)  # fewer tokens than this are for one thread
         # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]; where
         # numbers lie in pairs, `per` neighbours of head_dim, and of the slots, come last
         self._keys = self._values = torch.empty(0)
@@ -44,7 +49,7 @@ class LeanForward:
         self._scratch = torch.empty(0)
         self._lots = np.zeros((0, 0), dtype=np.int64)
         self._tokens = self._team = 0  # tokens and threads that the scratch has room for
-        self._arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
+        self.arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
         numbers = {
             k.LAYERS: w.layers, k.HIDDEN: w.hidden, k.HEADS: w.heads, k.KV_HEADS: w.kv_heads, k.HEAD_DIM: w.head_dim,
             k.VALUE_DIM: w.value_dim, k.INNER: w.inner, k.ROWS: rows, k.VOCAB: w.vocab, k.NORMED: w.normed,
@@ -82,7 +87,7 @@ class LeanForward:
             values[:, :, :, : old // w.per] = self._values
         self._keys, self._values, self._tokens = keys, values, 0
         w.reach(self.capacity)
-        a = self._arguments
+        a = self.arguments
         a[k.CAPACITY], a[k.KEYS], a[k.VALUES] = self.capacity, keys.data_ptr(), values.data_ptr()
 
     def copy(self, source: int, destination: int, length: int, start: int = 0) -> None:
@@ -97,7 +102,7 @@ class LeanForward:
 
     def run(self, work: list[Work], keep: int) -> Tensor:
         """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
-        logits, done = torch.empty(sum(item.wanted for item in work) + 1, self._width), 0
+        logits, done = torch.empty(sum(item.wanted for item in work) + 1, self.width), 0
         for pieces in _passes(work):
             picks = self._prepare(pieces)
             self._call(logits, done)
@@ -122,8 +127,8 @@ class LeanForward:
         """
         count, longest = len(work), steps[0]
         wanted = [item.wanted for item in work]
-        logits = torch.empty(sum(wanted) + 1, self._width)
-        further = (torch.empty if steps[-1] == longest else torch.zeros)(longest - 1, count, self._width)
+        logits = torch.empty(sum(wanted) + 1, self.width)
+        further = (torch.empty if steps[-1] == longest else torch.zeros)(longest - 1, count, self.width)
         written = np.zeros((longest, count), dtype=np.int64)
         sure = np.zeros((longest, count), dtype=np.float32)
         standing = np.array(chances, dtype=np.float32)
@@ -133,8 +138,8 @@ class LeanForward:
         self._prepare([(item, item.start, len(item.tokens)) for item in work])
         self._pieces[6, :count] = steps
         self._pieces[7, :count] = np.cumsum(wanted) - 1
-        a = self._arguments
-        a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self._width
+        a = self.arguments
+        a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self.width
         a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
         a[k.BINS], a[k.CHANCES] = 0 if limit is None else len(limit.lines), standing.ctypes.data
         a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
@@ -146,7 +151,7 @@ class LeanForward:
 
     def _prepare(self, pieces: list[Piece]) -> int:
         """Tells which positions of which rows to run; of how many of them logits are wanted."""
-        a = self._arguments
+        a = self.arguments
         ids: list[int] = []
         pick: list[int] = []
         rows: list[tuple[int, ...]] = []
@@ -158,15 +163,15 @@ class LeanForward:
         tokens, picks = len(ids), len(pick)
         self._inputs[0, :tokens], self._inputs[1, :picks] = ids, pick
         self._pieces[:6, : len(rows)] = np.array(rows).T
-        self._make_room(tokens)
+        self.make_room(tokens)
         a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
         return picks
 
     def _call(self, logits: Tensor, done: int) -> None:
         """Runs it; `done` logits have been written before."""
-        a = self._arguments
-        a[k.LOGITS] = logits.data_ptr() + 4 * done * self._width
-        self._function(a.ctypes.data, alone=int(a[k.TOKENS]) * self._w.products < ALONE)
+        a = self.arguments
+        a[k.LOGITS] = logits.data_ptr() + 4 * done * self.width
+        self.function(a.ctypes.data, alone=int(a[k.TOKENS]) < self.alone)
 
     def _arranged(self, work: list[Work], keep: int, logits: Tensor) -> Tensor:
         """Logits [wanted by all + 1, width], in the order of `work`, as [rows, keep, vocab]."""
@@ -179,9 +184,9 @@ class LeanForward:
             logits = logits.index_select(0, torch.from_numpy(sources.ravel()))
         else:
             logits = logits[:-1]
-        return logits.view(self.rows, keep, self._width)[..., : self._w.vocab]
+        return logits.view(self.rows, keep, self.width)[..., : self._w.vocab]
 
-    def _make_room(self, tokens: int) -> None:
+    def make_room(self, tokens: int) -> None:
         """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""
         w, team = self._w, torch.get_num_threads()
         if tokens <= self._tokens and team <= self._team:
@@ -206,11 +211,11 @@ class LeanForward:
         self._scratch = torch.zeros(sum(sizes.values()))
         address = self._scratch.data_ptr()
         for field, size in sizes.items():
-            self._arguments[field] = address
+            self.arguments[field] = address
             address += 4 * size
         self._lots = np.zeros((team, k.LOTS_ROOM), dtype=np.int64)
-        self._arguments[k.LOTS] = self._lots.ctypes.data
-        self._arguments[k.COS], self._arguments[k.SIN] = w.cos.data_ptr(), w.sin.data_ptr()
+        self.arguments[k.LOTS] = self._lots.ctypes.data
+        self.arguments[k.COS], self.arguments[k.SIN] = w.cos.data_ptr(), w.sin.data_ptr()
         self._tables = (w.cos, w.sin)  # another session may make longer ones; these are this one's
 
 

@@ -94,8 +94,8 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOTS, LOGITS,
     STEPS, DONE, LEFT, LATEST, WRITTEN, SURE, FURTHER, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR,
-    ARGUMENTS,
-) = range(78)  # fmt: skip
+    JUDGED, ARGUMENTS,
+) = range(79)  # fmt: skip
 
 
 @part
@@ -245,6 +245,16 @@ def choose(a):
         for i in range(len(here)):
             total += exp(here[i] - top)
         ids[row], written[row], sure[row] = token, token, ONE / total
+
+
+@part
+def judge(a):
+    """The likeliest token at each position whose logits are wanted."""
+    picks, columns = a[PICKS], a[HEAD_PANELS] * PANEL
+    logits, judged = array(a[LOGITS], FLOATS, 1), array(a[JUDGED], WHOLES, picks)
+    begin, end = share(picks)
+    for k in range(begin, end):
+        judged[k] = likeliest(view(logits, k * columns, a[VOCAB]))[1]
 
 
 @part
@@ -399,6 +409,9 @@ def run(a, weights, held, kept, given, read, per):
     """One pass; or as many as there are steps, each row's likeliest token going into the next one."""
     for _ in range(max(1, a[STEPS])):
         one_pass(a, weights, held, kept, given, read, per)
+        if a[JUDGED]:
+            barrier()
+            judge(a)
         if a[STEPS] == 0:
             break
         barrier()

@@ -1,16 +1,20 @@
-"""A session that writes greedy tokens by itself."""
+"""A session that writes greedy tokens, and does greedy rounds, by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.models.base import TokenIds
+from fsgen.compiled.threads import HAS_CLOCK
+from fsgen.models.base import GreedyRound, Session, TokenIds
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
+from fsgen.models.lean.together import Together
 from fsgen.models.session import CachedSession, common_prefix
 from fsgen.types import Limit
 
@@ -128,6 +132,49 @@ class LeanSession(CachedSession):
         logits, further, tokens, sure = self._go_on(work, keep, steps, [1.0] * self.rows, limit)
         self._count(work)
         return logits, further, tokens, sure
+
+    @torch.inference_mode()
+    def rounds(
+        self,
+        draft: Session | None,
+        sequences: Sequence[TokenIds | None],
+        opened: Sequence[bool],
+        left: Sequence[int],
+        ends: NDArray[np.int8],
+        draft_tokens: int,
+        limit: Limit | None,
+        most: int,
+        enough: int,
+        seconds: float,
+    ) -> list[GreedyRound]:
+        """Whole rounds of greedy decoding; see `Rounds.rounds`."""
+        active = sum(sequence is not None for sequence in sequences)
+        fits = 0 < active <= kernels.MOST // (1 + draft_tokens)
+        if not fits or not isinstance(draft, LeanSession | None) or not HAS_CLOCK:
+            return []
+        mine, theirs = self._plan(sequences, 1), []
+        if any(item.new > 1 for item in mine):
+            return []
+        if draft is not None:
+            theirs = draft._plan(sequences, [1 + opens for opens in opened])
+            if any(item.new > 2 for item in theirs):
+                return []
+        rows = [item.row for item in mine]
+        counts = [left[row] for row in rows]
+        longest = max(len(item.tokens) + count for item, count in zip(mine, counts, strict=True))
+        if longest > self._context:
+            raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
+        self._prepare(mine, longest)
+        together = Together(self._lean, mine, ends, most, draft_tokens)
+        if draft is not None:
+            draft._prepare(theirs, longest)
+            together.with_draft(draft._lean, theirs, [opened[row] for row in rows], limit)
+        told = together.run(counts, enough, seconds)
+        for item, (tokens, held) in zip(mine, together.written(), strict=True):
+            self._known[item.row] = tokens[:-1]
+            if draft is not None:
+                draft._known[item.row] = tokens[:held]
+        return told
 
     def _write_after(
         self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int], limit: Limit | None

@@ -1,0 +1,156 @@
+"""Runs compiled rounds of a target, with or without a draft, and tells what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fsgen.models.base import GreedyRound, Told
+from fsgen.models.forward import Work
+from fsgen.models.lean import kernels as k
+from fsgen.models.lean import rounds as r
+from fsgen.models.lean.forward import LeanForward
+from fsgen.types import Limit
+
+# Logits of each model that one run may leave behind, if they are of more than one round.
+ROOM = 2**21
+PENDING = 2  # last tokens of a row that a model may not have run
+
+
+class Together:
+    """A few rounds of decoding.
+
+    Args:
+        target: whose sessions' rows these are.
+        work: what the target needs of each row that takes part: one token.
+        ends: [vocab], not 0 for a token that ends a text.
+        most: rounds.
+        draft_tokens: of a round, at most; 0 where the target writes alone.
+    """
+
+    def __init__(
+        self, target: LeanForward, work: list[Work], ends: NDArray[np.int8], most: int, draft_tokens: int
+    ) -> None:
+        self._work, self._drafted = work, draft_tokens
+        self._count = n = len(work)
+        lines = max(1, min(most, ROOM // ((draft_tokens + 1) * n * target.width))) * (draft_tokens + 1) * n
+        self._q = torch.empty(lines, target.width)
+        self._p = torch.empty(0, 0)
+        self._target, self._draft = target, target
+        self._state = np.zeros((r.STATES, n), np.int64)
+        self._told = np.zeros((most, n, r.FACTS), np.int64)
+        self._tokens = np.zeros((most, n, draft_tokens), np.int64)
+        self._sure = np.zeros((most, n, draft_tokens), np.float32)
+        self._seconds = np.zeros((most + 1, 2))
+        self._ids = np.zeros((n, PENDING + most * (draft_tokens + 1)), np.int64)
+        self._chances = np.zeros(n, np.float32)
+        self._lines = np.zeros(1, np.float32)
+        self._room = (np.zeros((draft_tokens + 2, n), np.int64), np.zeros((draft_tokens, n), np.float32))
+        self._judged = np.zeros(n * (draft_tokens + 1), np.int64)
+        self._ends = ends
+        state = self._state
+        self._rows = [item.row for item in work]
+        state[r.SLOT] = self._rows
+        state[r.LENGTH] = [len(item.tokens) for item in work]
+        state[r.BASE] = np.maximum(0, state[r.LENGTH] - PENDING)
+        state[r.LEAD], state[r.SHARED] = zip(*(item.lead for item in work), strict=True)
+        for line, item in zip(self._ids, work, strict=True):
+            last = item.tokens[-PENDING:]
+            line[: len(last)] = last
+        target.make_room(n * (draft_tokens + 1))
+        self._arguments = a = np.zeros(r.ARGUMENTS, np.int64)
+        order, wrote = self._room[0][-1], self._room[0][:-1]
+        numbers = {
+            r.MANY: most, r.ROWS: n, r.MOST: draft_tokens, r.THREADS: torch.get_num_threads(),
+            r.TARGET: target.arguments.ctypes.data, r.TARGET_CODE: target.function.address,
+            r.TARGET_ALONE: target.alone, r.SPAN: self._ids.shape[1],
+            r.Q: self._q.data_ptr(), r.Q_LINES: lines, r.Q_WIDTH: target.width,
+        }  # fmt: skip
+        arrays = {
+            r.ENDS: ends, r.IDS: self._ids, r.STATE: state, r.TOLD: self._told, r.TOKENS: self._tokens,
+            r.SURE: self._sure, r.SECONDS: self._seconds, r.CHANCES: self._chances, r.ORDER: order, r.WROTE: wrote,
+            r.WROTE_SURE: self._room[1], r.JUDGED: self._judged,
+        }  # fmt: skip
+        numbers |= {field: array.ctypes.data for field, array in arrays.items()}
+        a[list(numbers)] = list(numbers.values())
+
+    def with_draft(self, draft: LeanForward, work: list[Work], opened: Sequence[bool], limit: Limit | None) -> None:
+        """The draft takes part, and ends each of its writings by a limit, if any.
+
+        Args:
+            work: what the draft needs of the same rows: two tokens at most.
+            opened: whether its logits are wanted at a row's last token too.
+        """
+        self._draft = draft
+        self._p = torch.empty(len(self._q), draft.width)
+        state, a, d = self._state, self._arguments, draft.arguments
+        state[r.HELD], state[r.OPEN] = [item.start for item in work], opened
+        state[r.DRAFT_LEAD], state[r.DRAFT_SHARED] = zip(*(item.lead for item in work), strict=True)
+        draft.make_room(PENDING * len(work))
+        a[r.DRAFT], a[r.DRAFT_CODE], a[r.DRAFT_ALONE] = d.ctypes.data, draft.function.address, draft.alone
+        a[r.P], a[r.P_LINES], a[r.P_WIDTH] = self._p.data_ptr(), len(self._p), draft.width
+        d[k.BINS] = 0
+        if limit is not None:
+            self._lines = np.array([limit.least, *(n for line in limit.lines for n in line)], np.float32)
+            d[k.BINS], d[k.FLOOR] = len(limit.lines), self._lines.ctypes.data
+            d[k.LINES] = self._lines.ctypes.data + 4
+
+    def run(self, left: Sequence[int], enough: int, seconds: float) -> list[GreedyRound]:
+        """Does the rounds.
+
+        Args:
+            left: how many tokens each row may write.
+            enough: texts at whose end it is over. seconds: after which it is.
+        """
+        a = self._arguments
+        self._state[r.LEFT], a[r.ENOUGH], self._seconds[-1, 0] = left, enough, seconds
+        r.rounds()(a.ctypes.data, alone=True)
+        self._target.arguments[k.JUDGED] = self._draft.arguments[k.STEPS] = 0
+        done = int(a[r.DONE])
+        p = self._p[:, : self._draft.vocab].unbind() if self._drafted else ()
+        q = self._q[:, : self._target.vocab].unbind()
+        told, tokens, sure = self._told[:done].tolist(), self._tokens[:done].tolist(), self._sure[:done].tolist()
+        return [
+            self._round(*facts, p, q) for facts in zip(told, tokens, sure, self._seconds[:done].tolist(), strict=True)
+        ]
+
+    def _round(
+        self,
+        told: list[list[int]],
+        tokens: list[list[int]],
+        sure: list[list[float]],
+        seconds: list[float],
+        p: Sequence[Tensor],
+        q: Sequence[Tensor],
+    ) -> GreedyRound:
+        rows: list[Told | None] = [None] * self._target.rows
+        calls = 0
+        for row, facts, drafted_tokens, sure_of in zip(self._rows, told, tokens, sure, strict=True):
+            verified, called, ran, drafted, accepted, token, opened, first, second, step, q_first = facts
+            if verified:
+                calls = max(calls, called)
+                rows[row] = Told(
+                    drafted_tokens[:drafted],
+                    sure_of,
+                    [p[first], *p[second : second + (drafted - 1) * step : step]] if drafted else [],
+                    p[first - 1] if opened else None,
+                    accepted,
+                    token if token >= 0 else None,
+                    q[q_first : q_first + verified],
+                    called,
+                    ran,
+                    verified,
+                )
+        return GreedyRound(rows, calls, *seconds)
+
+    def written(self) -> list[tuple[list[int], int]]:
+        """Of each row that took part: all its tokens, and how many of them the draft has run."""
+        texts = []
+        lengths, bases, held = self._state[[r.LENGTH, r.BASE, r.HELD]].tolist()
+        for item, ids, length, base, count in zip(self._work, self._ids, lengths, bases, held, strict=True):
+            texts.append((item.tokens[:base] + ids[: length - base].tolist(), count))
+        return texts
