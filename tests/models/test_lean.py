@@ -16,16 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fsgen
-from fsgen import SamplingParams
+from fsgen import SamplingParams, decode
 from fsgen.compiled import arithmetic, memory
 from fsgen.models import ModelInfo, int8
-from fsgen.models.base import Writer
+from fsgen.models.base import Rounds, Writer
 from fsgen.models.hf import HFModel
-from fsgen.models.lean import forward, kernels, weights
+from fsgen.models.lean import forward, kernels, together, weights
 from fsgen.models.lean.panel import HAS_PAIRS
 from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
-from fsgen.types import Limit
+from fsgen.types import Limit, as_dict
+from tests.doubles import Table
 from tests.models.scripts import alone
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -378,20 +379,154 @@ def test_a_draft_that_has_logits_of_padding_writes_none_of_it() -> None:
     assert others == [plain, plain]
 
 
+def near_pair() -> fsgen.Members:
+    """A target, and a draft that is it with a little noise: it agrees with it here and there."""
+    target, draft = tiny_model("llama", 2), tiny_model("llama", 2)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in draft.parameters():
+            weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=noise)
+    tokenizer = tiny_tokenizer()
+    return fsgen.load(draft=HFModel(draft, tokenizer), target=HFModel(target, tokenizer))
+
+
+def told(texts: list[fsgen.Generation]) -> list[Any]:
+    """All there is to know of texts, but for seconds."""
+    counts = [
+        {name: value for name, value in as_dict(text.stats).items() if not name.endswith("seconds")} for text in texts
+    ]
+    logits = [None if text.logits is None else text.logits.tolist() for text in texts]
+    return [(t.text, t.tokens, t.stop_reason, c, z) for t, c, z in zip(texts, counts, logits, strict=True)]
+
+
 @pytest.mark.parametrize("method", ["speculative", "contrastive"])
 def test_what_is_written_ahead_changes_no_record(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = tiny_tokenizer()
-    draft, target = (HFModel(tiny_model("llama", seed), tokenizer) for seed in (1, 2))
-    members, prompts = fsgen.load(draft=draft, target=target), ["abc", "de", "f", "ghijkl", "m"]
+    members, prompts = near_pair(), ["abc", "de", "f", "ghijkl", "m"]
     sampling = [SamplingParams(max_tokens=n, ignore_eos=n % 2 == 0) for n in (30, 7, 21, 1, 16)]
 
     def records() -> list[Any]:
-        texts = fsgen.generate(members, prompts, method, draft_tokens=4, sampling=sampling, batch_size=3, candidates=2)
-        return [text.tokens for text in texts]
+        return told(
+            fsgen.generate(members, prompts, method, draft_tokens=4, sampling=sampling, batch_size=3, candidates=2)
+        )
 
     ahead = records()
     monkeypatch.delattr(LeanSession, "write")
     assert records() == ahead
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 30)), min_size=1, max_size=7),
+    drafted=st.integers(0, 6),
+    batch=st.integers(1, 5),
+    ends=st.sets(st.integers(0, 95), max_size=6),
+    stop=st.sampled_from([(), ("a",), ("the",)]),
+    room=st.sampled_from([1, 3000, 10**6]),
+    most=st.integers(1, 9),
+    keep_logits=st.booleans(),
+    ignores=st.booleans(),
+    mixed=st.booleans(),
+)
+def test_rounds_without_coming_back_change_no_record(
+    lengths: list[tuple[int, int]],
+    drafted: int,
+    batch: int,
+    ends: set[int],
+    stop: tuple[str, ...],
+    room: int,
+    most: int,
+    keep_logits: bool,
+    ignores: bool,
+    mixed: bool,
+) -> None:
+    members, seen = near_pair(), list[Any]()
+    prompts = [[(7 * i * j) % 96 for j in range(1, n + 1)] for i, (n, _) in enumerate(lengths, 1)]
+    sampling = [
+        SamplingParams(max_tokens=n, stop=stop, stop_tokens=tuple(ends)[mixed * i :], ignore_eos=ignores)
+        for i, (_, n) in enumerate(lengths)
+    ]
+
+    def texts() -> list[Any]:
+        method, k = ("speculative", drafted) if drafted else ("plain", None)
+        return told(
+            fsgen.generate(
+                members, prompts, method, None, k, sampling, batch_size=batch, candidates=1, keep_logits=keep_logits
+            )
+        )
+
+    rounds = LeanSession.rounds
+
+    def watched(*arguments: Any) -> list[Any]:
+        done: list[Any] = rounds(*arguments)
+        seen.append(done)
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "ROOM", room)
+        patch.setattr(decode, "ROUNDS", most)
+        patch.setattr(LeanSession, "rounds", watched)
+        ahead = texts()
+        patch.delattr(LeanSession, "rounds")
+        assert texts() == ahead
+    if len(lengths) == 1 and lengths[0][1] > 20 and not ends and not stop:
+        assert any(len(done) > 1 or most == 1 or room < 10**6 for done in seen)
+
+
+def test_rounds_end_where_they_are_told_to() -> None:
+    members = near_pair()
+    assert members.target is not None
+    assert members.draft is not None
+    texts = [[5, 6, 7], [8, 9], [10, 11, 12]]
+    nowhere, everywhere = np.zeros(96, np.int8), np.ones(96, np.int8)
+
+    def rounds(
+        left: list[int], ends: np.ndarray[Any, Any] = nowhere, most: int = 8, enough: int = 3, seconds: float = 9.0
+    ) -> list[Any]:
+        target, draft = (model.session(3) for model in (members.target, members.draft) if model is not None)
+        assert isinstance(target, Rounds)
+        begun = [text[:-1] for text in texts]
+        target.score(begun, 1)
+        draft.score(begun, 1)
+        done = target.rounds(draft, texts, [False] * 3, left, ends, 2, None, most, enough, seconds)
+        # Whoever goes on from here finds the sessions as they should be.
+        written = [list(text) for text in texts]
+        for one in done:
+            for text, row in zip(written, one.rows, strict=True):
+                if row is not None:
+                    text += [*row.drafted[: row.accepted], *([] if row.token is None else [row.token])]
+        fresh = members.target.session(3)  # type: ignore[union-attr]
+        assert torch.equal(target.score(written, 1), fresh.score(written, 1))
+        return done
+
+    assert len(rounds([99] * 3)) == 8
+    assert len(rounds([99] * 3, most=3)) == 3
+    assert len(rounds([99] * 3, seconds=0.0)) == 1
+    assert len(rounds([99] * 3, everywhere)) == 1
+    assert len(rounds([1, 1, 1])) == 1
+    alone = rounds([99, 1, 1])
+    assert len(alone) == 8
+    assert [[row is not None for row in one.rows] for one in alone] == [[True] * 3] + [[True, False, False]] * 7
+    assert len(rounds([99, 1, 1], enough=2)) == 1
+    assert len(rounds([99, 1, 1], enough=1)) == 1
+
+
+def test_rounds_wait_until_all_but_the_last_token_is_known() -> None:
+    members = near_pair()
+    assert members.target is not None
+    target = members.target.session(1)
+    assert isinstance(target, Rounds)
+
+    def rounds(text: list[int], left: int = 5) -> list[Any]:
+        return target.rounds(None, [text], [False], [left], np.zeros(96, np.int8), 0, None, 4, 1, 9.0)
+
+    assert rounds([1, 2, 3]) == []
+    target.score([[1, 2]], 1)
+    assert len(rounds([1, 2, 3])) == 4
+    assert (
+        target.rounds(Table(96).session(1), [[1, 2, 3]], [False], [5], np.zeros(96, np.int8), 2, None, 4, 1, 9.0) == []
+    )
+    with pytest.raises(ValueError, match="takes"):
+        rounds([1, 2, 3], 10**6)
 
 
 def test_a_process_that_compiles_agrees_with_those_that_read_what_it_kept(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def run(c):
     p_used, q_used, over, began = 0, 0, 0, clock()
     for number in range(c[MANY]):
         active = by_steps(state, most, order)
-        if active == 0 or over >= c[ENOUGH] or clock() - began > seconds[c[MANY], 0]:
+        if active == 0 or over >= c[ENOUGH] or (number > 0 and clock() - began > seconds[c[MANY], 0]):
             break
         if (most > 0 and p_used + (most + 1) * n > c[P_LINES]) or q_used + (most + 1) * n > c[Q_LINES]:
             break
