@@ -360,7 +360,7 @@ class Decoding:
         self._spent["system2"] += told.target_seconds
         if self._pace is not None:
             self._pace.system2_call.learn(most, told.target_seconds)
-            if told.draft_calls and self._pace.caught_up:
+            if told.draft_calls:
                 self._pace.draft_call.learn(1, told.draft_seconds / told.draft_calls)
         written = sum(row.written for row in self._batch) - before
         return written, told.draft_calls, usual, told.draft_seconds

@@ -385,7 +385,7 @@ def near_pair() -> fsgen.Members:
     noise = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in draft.parameters():
-            weight += 0.3 * weight.std() * torch.randn(weight.shape, generator=noise)
+            weight += 0.1 * weight.std() * torch.randn(weight.shape, generator=noise)
     tokenizer = tiny_tokenizer()
     return fsgen.load(draft=HFModel(draft, tokenizer), target=HFModel(target, tokenizer))
 
@@ -426,6 +426,7 @@ def test_what_is_written_ahead_changes_no_record(method: str, monkeypatch: pytes
     keep_logits=st.booleans(),
     ignores=st.booleans(),
     mixed=st.booleans(),
+    shared=st.booleans(),
 )
 def test_rounds_without_coming_back_change_no_record(
     lengths: list[tuple[int, int]],
@@ -438,9 +439,11 @@ def test_rounds_without_coming_back_change_no_record(
     keep_logits: bool,
     ignores: bool,
     mixed: bool,
+    shared: bool,
 ) -> None:
     members, seen = near_pair(), list[Any]()
-    prompts = [[(7 * i * j) % 96 for j in range(1, n + 1)] for i, (n, _) in enumerate(lengths, 1)]
+    beginning = [(5 * j) % 96 for j in range(70 * shared)]
+    prompts = [beginning + [(7 * i * j) % 96 for j in range(1, n + 1)] for i, (n, _) in enumerate(lengths, 1)]
     sampling = [
         SamplingParams(max_tokens=n, stop=stop, stop_tokens=tuple(ends)[mixed * i :], ignore_eos=ignores)
         for i, (_, n) in enumerate(lengths)
@@ -480,14 +483,19 @@ def test_rounds_end_where_they_are_told_to() -> None:
     nowhere, everywhere = np.zeros(96, np.int8), np.ones(96, np.int8)
 
     def rounds(
-        left: list[int], ends: np.ndarray[Any, Any] = nowhere, most: int = 8, enough: int = 3, seconds: float = 9.0
+        left: list[int],
+        ends: np.ndarray[Any, Any] = nowhere,
+        most: int = 8,
+        enough: int = 3,
+        seconds: float = 9.0,
+        limit: Limit | None = None,
     ) -> list[Any]:
         target, draft = (model.session(3) for model in (members.target, members.draft) if model is not None)
         assert isinstance(target, Rounds)
         begun = [text[:-1] for text in texts]
         target.score(begun, 1)
         draft.score(begun, 1)
-        done = target.rounds(draft, texts, [False] * 3, left, ends, 2, None, most, enough, seconds)
+        done = target.rounds(draft, texts, [False] * 3, left, ends, 4, limit, most, enough, seconds)
         # Whoever goes on from here finds the sessions as they should be.
         written = [list(text) for text in texts]
         for one in done:
@@ -506,6 +514,9 @@ def test_rounds_end_where_they_are_told_to() -> None:
     alone = rounds([99, 1, 1])
     assert len(alone) == 8
     assert [[row is not None for row in one.rows] for one in alone] == [[True] * 3] + [[True, False, False]] * 7
+    assert [one.draft_calls for one in rounds([99] * 3)] == [4] * 8
+    # The chances that all of a row stands halve with each token: 1.5 in all, then 0.75.
+    assert [one.draft_calls for one in rounds([99] * 3, limit=Limit(((0.5, 0.0),), 1.0))] == [2] * 8
     assert len(rounds([99, 1, 1], enough=2)) == 1
     assert len(rounds([99, 1, 1], enough=1)) == 1
 
