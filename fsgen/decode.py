@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -153,6 +153,17 @@ class Row:
     @property
     def active(self) -> bool:
         return self.stop_reason is None
+
+
+class _Took(NamedTuple):
+    """What a round took: seconds of all models, and of the draft; the draft's calls; tokens that were written; and
+    whether it tells what rounds take: it read no prompts, and about as many rows took part as there can be."""
+
+    seconds: float
+    draft_seconds: float
+    draft_calls: int
+    written: int
+    usual: bool
 
 
 class Decoding:
@@ -293,11 +304,14 @@ class Decoding:
         if self._pace is not None:
             self._pace.begin_round()
         with torch.inference_mode():
-            learnt = [self._take(told) for told in self._rounds_ahead()] or [self._one_round()]
+            all_took = [self._take(told) for told in self._rounds_ahead()] or [self._one_round()]
         if self._pace is not None:
-            share = (time.perf_counter() - started) / len(learnt)
-            for facts in learnt:
-                self._pace.end_round(share, *facts)
+            models = sum(took.seconds for took in all_took)
+            # Beside the models it takes less than they do, or something else held it up.
+            beside = min(models, time.perf_counter() - started - models) / len(all_took)
+            for took in all_took:
+                seconds = took.seconds + beside
+                self._pace.end_round(seconds, took.written, took.draft_calls, took.usual, took.draft_seconds)
         self._fresh = False
 
     # ---- rounds that the target's session does by itself
@@ -338,8 +352,8 @@ class Decoding:
             AT_ONCE if at_once else PATIENT,
         )
 
-    def _take(self, told: GreedyRound) -> tuple[int, int, bool, float]:
-        """Write what a round has told; gives what `_one_round` does."""
+    def _take(self, told: GreedyRound) -> _Took:
+        """Write what a round has told."""
         usual, before, most = self._is_usual(), sum(row.written for row in self._batch), 1
         for row, facts in zip(self._batch, told.rows, strict=True):
             if facts is None or not row.active:
@@ -363,19 +377,19 @@ class Decoding:
             if told.draft_calls:
                 self._pace.draft_call.learn(1, told.draft_seconds / told.draft_calls)
         written = sum(row.written for row in self._batch) - before
-        return written, told.draft_calls, usual, told.draft_seconds
+        return _Took(told.draft_seconds + told.target_seconds, told.draft_seconds, told.draft_calls, written, usual)
 
     # ---- the three parts of a round
 
-    def _one_round(self) -> tuple[int, int, bool, float]:
-        """What the pace learns from: tokens written, calls of the draft, whether it is a usual round, its seconds."""
+    def _one_round(self) -> _Took:
         usual, before = self._is_usual(), sum(row.written for row in self._batch)
         drafts = self._draft()
         if any(row.active for row in self._batch):
             self._decide(drafts)
         self._round += 1
         written = sum(row.written for row in self._batch) - before
-        return written, 0 if drafts is None else drafts.shape[1], usual, self._spent["draft"]
+        calls, draft = 0 if drafts is None else drafts.shape[1], self._spent["draft"]
+        return _Took(draft + self._spent["system2"], draft, calls, written, usual)
 
     def _is_usual(self) -> bool:
         return not self._fresh and 4 * sum(row.active for row in self._batch) >= 3 * len(self._batch)

@@ -11,6 +11,8 @@ translated into the acceptance that such a confidence has had. So drafts end whe
 from __future__ import annotations
 
 import math
+import statistics
+from collections import deque
 from collections.abc import Sequence
 
 from fsgen.types import Limit
@@ -23,8 +25,12 @@ TRIAL = 3  # rounds of a trial that count; the first one, in which the draft cat
 PATIENCE = 8  # rounds that a trial may take, where some of them tell nothing
 UNKNOWING = 3  # tokens to draft while nothing is known
 SHARE = 0.01  # of the time may go into trials
+DOUBT = 0.1  # of the time until the next trial, after one that has changed the way
 GAIN = 0.97  # of the time for a token, or less, is worth a change
 LEARNT = 3  # rounds after which a way of doing it is known
+OF_LATE = 16  # rounds that tell what a way of doing it takes
+PAUSE = 3.0  # times the median of these: a round that took longer was held up by something else
+CATCHING_UP = 50.0  # times what a round usually takes: no more is believed of one in which the draft catches up
 
 
 class Acceptance:
@@ -101,22 +107,27 @@ class Seconds:
 
 
 class Rate:
-    """Seconds a token, over the rounds of late."""
+    """Seconds a token, over the rounds of late. A round that took much longer than most was held up."""
 
     def __init__(self) -> None:
         self.rounds = 0
-        self._seconds = self._tokens = 0.0
+        self._seconds: deque[float] = deque(maxlen=OF_LATE)
+        self._tokens: deque[int] = deque(maxlen=OF_LATE)
+        self._beside: deque[float] = deque(maxlen=OF_LATE)  # seconds that belong to no round in particular
+        self._rate: float | None = None
 
     def learn(self, seconds: float, tokens: int) -> None:
-        if self.known:
-            seconds = min(seconds, 3 * tokens * self.seconds)  # something else may have held the machine up
         self.rounds += 1
-        self._seconds = 0.9 * self._seconds + seconds
-        self._tokens = 0.9 * self._tokens + tokens
+        self._seconds.append(seconds)
+        self._tokens.append(tokens)
+        self._beside.append(0.0)
+        self._rate = None
 
     def add(self, seconds: float) -> None:
         """Seconds that belong to no round in particular."""
-        self._seconds += seconds
+        if self.rounds:
+            self._beside[-1] += seconds
+            self._rate = None
 
     @property
     def known(self) -> bool:
@@ -124,7 +135,11 @@ class Rate:
 
     @property
     def seconds(self) -> float:
-        return self._seconds / max(1e-9, self._tokens)
+        if self._rate is None:
+            most = PAUSE * statistics.median(self._seconds)
+            spent = sum(min(seconds, most) for seconds in self._seconds) + sum(self._beside)
+            self._rate = spent / max(1, sum(self._tokens))
+        return self._rate
 
 
 class _Trial:
@@ -220,12 +235,13 @@ class Pace:
         elif drafted and self.caught_up and self.draft_call.known:
             # What the draft took to read new prompts is a price of drafting.
             rate.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
+        most = PAUSE if self.caught_up or not drafted else CATCHING_UP
         self.caught_up = bool(drafted)
         if trial is None:
             self._since += seconds
             return
         trial.rounds += 1
-        trial.seconds += seconds
+        trial.seconds += min(seconds, most * max(1, tokens) * self._rate.seconds)
         trial.tokens += tokens
         if not trial.left:
             self._judge(trial)
@@ -235,8 +251,9 @@ class Pace:
         here, there = self._rate.seconds, trial.rate.seconds if trial.rate.rounds else math.inf
         if there < GAIN * here:
             self._way, self._rate = not self._way, trial.rate
-            # A trial of the way that was left will cost about what it has just been slower by.
-            self._cost = trial.tokens * (here - there)
+            # A trial of the way that was left will cost about what it has just been slower by. It comes the sooner,
+            # since few rounds have told.
+            self._cost = DOUBT * trial.tokens * (here - there)
         else:
             self._cost = max(0.0, trial.seconds - trial.tokens * here)
         self._trial, self._since = None, 0.0

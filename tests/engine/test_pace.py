@@ -91,6 +91,36 @@ def test_a_machine_that_is_held_up_now_and_then_misleads_nobody() -> None:
     assert run(Pace(), 6000, 0.05, 1.0, 0.9, drift=drift)[0] < 0.35
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_a_long_pause_within_a_trial_misleads_nobody_for_long(seed: int) -> None:
+    dice = random.Random(seed)
+
+    def drift(number: int) -> float:
+        return 300.0 if number in (2, 5) or (number > 9 and dice.random() < 0.002) else 1.0
+
+    assert run(Pace(), 2000, 0.3, 1.0, 0.05, drift=drift, slope=0.15)[0] < 1.05
+    assert run(Pace(), 2000, 0.05, 1.0, 0.9, drift=drift)[0] < 0.35
+
+
+def test_it_says_for_how_many_rounds_nothing_changes() -> None:
+    pace = Pace()
+    assert pace.foreseen == 1  # nothing is known
+    pace.draft_call.learn(1, 0.1)
+    pace.system2_call.learn(1, 1.0)
+    for _ in range(4):
+        pace.begin_round()
+        pace.end_round(1.0, 2, 1, True, 0.1)
+    assert pace.foreseen is None
+    pace.begin_round()  # a trial
+    assert not pace.drafts
+    for left in (3, 2, 1):
+        assert pace.foreseen == left
+        pace.begin_round()
+        pace.end_round(1.0, 1, 0, True, 0.0)
+    assert pace.drafts
+    assert pace.foreseen is None
+
+
 @pytest.mark.parametrize("draft", [0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("chance", [0.2, 0.4, 0.6])
 def test_never_slower_than_without_a_draft(draft: float, chance: float) -> None:
