@@ -24,13 +24,26 @@ from torch import Tensor
 
 from fsgen.methods import MAX_PACED, Method
 from fsgen.pace import UNKNOWING, Pace
-from fsgen.probs import ACCEPT, DECIDE, DRAFT, Transforms, left_aligned, race, sample, total_variation, uniforms, window
+from fsgen.probs import (
+    ACCEPT,
+    DECIDE,
+    DRAFT,
+    SHARED,
+    Transforms,
+    left_aligned,
+    sample,
+    stream_keys,
+    total_variation,
+    uniforms,
+    window,
+)
 from fsgen.text import GrowingText
 from fsgen.trace import Trace, TraceBuffer
-from fsgen.types import SamplingParams, Source, StopReason, Token
+from fsgen.types import Draws, SamplingParams, Source, StopReason, Token
 
 if TYPE_CHECKING:
-    from fsgen.models.base import GreedyRound, Rounds, Writer
+    from fsgen.models.base import Round, Rounds, Writer
+    from fsgen.types import Ends
 
 TokenIds = Sequence[int]
 
@@ -231,9 +244,9 @@ class Decoding:
             least = int(not method.adds_bonus)
             key = (str(method.fusion), str(method.router), width)
             self._pace = members.paces.setdefault(key, Pace(least))
-        # Whether every choice is an argmax, and nobody is asked between two rounds.
+        # Whether nobody is asked between two rounds, and a session can choose every token by itself.
         self._runs_on = (
-            not self._verifier.draws
+            (not self._verifier.draws or self._verifier.couples or not method.drafts)
             and method.unasked
             and members.target.vocab_size == self._vocab
             and (self._draft_is_whole or not method.drafts)
@@ -255,7 +268,7 @@ class Decoding:
         self._transforms = Transforms([row.params for row in self._batch], self._device)
         self._seeds = np.array([row.params.seed for row in self._batch], dtype=np.uint64)
         self._fresh = True  # this round reads prompts, and tells nothing of what a round takes
-        self._all_end_at = self._ends_of_all() if self._runs_on else None
+        self._ends_at = self._masks()
 
     def _refill(self) -> None:
         """Texts that are done give their rows to those that wait."""
@@ -316,20 +329,21 @@ class Decoding:
 
     # ---- rounds that the target's session does by itself
 
-    def _ends_of_all(self) -> NDArray[np.int8] | None:
-        """[vocab]: 1 for a token that ends a text; None where that is another one for each."""
-        kinds = {(row.params.ignore_eos, row.params.stop_tokens) for row in self._batch}
-        if len(kinds) > 1:
-            return None
-        ((ignores, stops),) = kinds
-        ends = np.zeros(self._vocab, np.int8)
-        ends[[token for token in (*stops, *(() if ignores else self._eos)) if token < self._vocab]] = 1
-        return ends
+    def _masks(self) -> list[Ends]:
+        """Of each row, the tokens that end its text."""
+        made: dict[tuple[bool, tuple[int, ...]], Ends] = {}
+        for row in self._batch:
+            ignores, stops = kind = (row.params.ignore_eos, row.params.stop_tokens)
+            if kind not in made:
+                made[kind] = mask = np.zeros(self._vocab, np.int8)
+                mask[[token for token in (*stops, *(() if ignores else self._eos)) if token < self._vocab]] = 1
+        return [made[row.params.ignore_eos, row.params.stop_tokens] for row in self._batch]
 
-    def _rounds_ahead(self) -> list[GreedyRound]:
+    def _rounds_ahead(self) -> list[Round]:
         """Rounds that need nothing from here; none where this one does."""
         pace, rows = self._pace, self._batch
-        if self._all_end_at is None or self._fresh or not any(row.active for row in rows):
+        can = self._runs_on and self._transforms.late and not self._fresh
+        if not can or not any(row.active for row in rows):
             return []
         drafts = self.method.drafts and (pace is None or pace.drafts)
         limit, foreseen = (None, None) if pace is None else (pace.limit, pace.foreseen)
@@ -344,7 +358,8 @@ class Decoding:
             [row.ids if row.active else None for row in rows],
             [row.open is not None for row in rows],
             [row.remaining for row in rows],
-            self._all_end_at,
+            self._ends_at,
+            self._draws() if self._verifier.draws else None,
             0 if not drafts else self.method.draft_tokens if pace is None else MAX_PACED,
             limit,
             ROUNDS if foreseen is None else min(ROUNDS, foreseen),
@@ -352,7 +367,12 @@ class Decoding:
             AT_ONCE if at_once else PATIENT,
         )
 
-    def _take(self, told: GreedyRound) -> _Took:
+    def _draws(self) -> Draws:
+        race = self._verifier.couples
+        keys = stream_keys(self._seeds, SHARED if race else DECIDE)
+        return Draws(race, keys, self._transforms.scales, [row.prompt for row in self._batch])
+
+    def _take(self, told: Round) -> _Took:
         """Write what a round has told."""
         usual, before, most = self._is_usual(), sum(row.written for row in self._batch), 1
         for row, facts in zip(self._batch, told.rows, strict=True):
@@ -360,8 +380,8 @@ class Decoding:
                 continue
             row.usage["target"].calls += 1
             row.usage["target"].tokens += facts.target_tokens
-            if facts.draft_calls:
-                row.usage["draft"].calls += facts.draft_calls
+            if facts.drafted:
+                row.usage["draft"].calls += len(facts.drafted)
                 row.usage["draft"].tokens += facts.draft_tokens
             if facts.before is not None:
                 self._complete(row, facts.before, None)
@@ -455,7 +475,7 @@ class Decoding:
                 writes * min(most - step, row.remaining - row.drafted)
                 for row, writes in zip(self._batch, writing, strict=True)
             ]
-            logits, further, tokens, sure = cast("Writer", session).write(sequences, last, counts, limit)
+            logits, further, tokens, sure = cast("Writer", session).write(sequences, last, counts, limit, self._ends_at)
             z = torch.cat([logits[:, -1:], further], 1) if further.shape[1] else logits[:, -1:]
         else:
             logits = session.score(sequences, last)
@@ -472,11 +492,10 @@ class Decoding:
             tokens = z.argmax(-1).tolist()
         elif not tokens:
             positions = np.array([[row.written + row.drafted] for row in self._batch])
-            p = self._transforms.drawn(z)
             if self._verifier.couples:
-                tokens = race(p, self._seeds, positions).tolist()
+                tokens = self._transforms.race(z, self._seeds, positions).tolist()
             else:
-                tokens = sample(p, self._uniforms(positions, DRAFT)).tolist()
+                tokens = sample(self._transforms.drawn(z), self._uniforms(positions, DRAFT)).tolist()
         if not sure and pace is not None:
             sure = z.softmax(-1).amax(-1).tolist()
         return z, tokens, sure
@@ -580,7 +599,7 @@ class Decoding:
                 buffer.draft(trace, p[j])
                 buffer.target(trace, q[j])
                 if distances is None:
-                    buffer.compare(trace, p[j], q[j])
+                    buffer.compare(trace, p[j], q[j], row.params.temperature or 1.0)
                 else:
                     trace["total_variation"] = distances[j]
                 if self._keeps_logits:
@@ -646,26 +665,27 @@ class Decoding:
     def _verify(self, q: Tensor, p: Tensor, checks: list[int]) -> tuple[list[int], list[int], list[list[float]] | None]:
         """Of each row: drafted tokens that stand, System 2's own token after them, and total variations.
 
-        These are None where all rows are greedy: then they are not needed here, and are taken later.
+        These are None where they are taken later, of many positions at once.
         """
-        n = p.shape[1]
+        n, transforms = p.shape[1], self._transforms
         drafted = [row.ids[len(row.ids) - check :] for row, check in zip(self._batch, checks, strict=True)]
         distances = None
-        if not self._transforms.all_greedy:
-            p_measured, q_measured = self._transforms.measured(p), self._transforms.measured(q)
-            distances = total_variation(p_measured, q_measured[:, :n]).tolist() if n else [[] for _ in drafted]
+        if not transforms.late:
+            p_drawn, q_drawn = transforms.measured(p), transforms.measured(q)
+            distances = total_variation(p_drawn, q_drawn[:, :n]).tolist() if n else [[] for _ in drafted]
         if not self._verifier.draws:
             verdict = self._verifier.verify(drafted, p, q, q, q)
             return verdict.accepted, verdict.token, distances
-        if self._transforms.any_greedy:  # one-hot where it is drawn from
-            p_measured, q_measured = self._transforms.drawn(p), self._transforms.drawn(q)
         first = [row.written + row.drafted - check for row, check in zip(self._batch, checks, strict=True)]
         positions = np.array(first)[:, None] + np.arange(q.shape[1])
         if self._verifier.couples:
-            accept = decide = race(q_measured, self._seeds, positions)
-        else:
-            accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
-        verdict = self._verifier.verify(drafted, p_measured, q_measured, accept, decide)
+            both = transforms.race(q, self._seeds, positions)
+            verdict = self._verifier.verify(drafted, p, q, both, both)
+            return verdict.accepted, verdict.token, distances
+        if transforms.late or transforms.any_greedy:  # whose distributions are measured as no one-hot ones
+            p_drawn, q_drawn = transforms.drawn(p), transforms.drawn(q)
+        accept, decide = self._uniforms(positions, ACCEPT), self._uniforms(positions, DECIDE)
+        verdict = self._verifier.verify(drafted, p_drawn, q_drawn, accept, decide)
         return verdict.accepted, verdict.token, distances
 
     def _rolled_back(self, row: Row, index: int, target: Tensor) -> bool:
@@ -734,7 +754,7 @@ class Decoding:
         p = window(logits, [logits.shape[1] - n for n in back], 1)
         self._buffer.hold(p)
         distances = None
-        if not self._transforms.all_greedy:
+        if not self._transforms.late:
             q = torch.stack([p[i] if row.open is None else row.open[None] for i, row in enumerate(self._batch)])
             distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
         for index, row in enumerate(self._batch):
@@ -746,7 +766,7 @@ class Decoding:
         trace, q = row.held[-1].trace, row.open
         self._buffer.draft(trace, p)
         if distance is None:
-            self._buffer.compare(trace, p, cast("Tensor", q))
+            self._buffer.compare(trace, p, cast("Tensor", q), row.params.temperature or 1.0)
         else:
             trace["total_variation"] = distance
         row.open = None

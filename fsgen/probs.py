@@ -36,6 +36,10 @@ class Transforms:
         self._top_k = column([float(row.top_k) for row in rows], 0.0)
         self._top_p = column([row.top_p for row in rows], 1.0)
         self._min_p = column([row.min_p for row in rows], 0.0)
+        # [rows] of those that are transformed by a temperature alone, or by nothing; else None. 0 for greedy rows.
+        self.temperatures: NDArray[np.float32] | None = None
+        if self._top_k is None and self._top_p is None and self._min_p is None:
+            self.temperatures = np.array([row.temperature for row in rows], np.float32)
 
     def measured(self, logits: Tensor) -> Tensor:
         """Probabilities as they are compared: [rows, n, vocab] logits, transformed; greedy rows at temperature 1."""
@@ -50,6 +54,28 @@ class Transforms:
             return self._transform(logits)
         one_hot = torch.zeros_like(logits).scatter_(-1, logits.argmax(-1, keepdim=True), 1.0)
         return one_hot if self.all_greedy else torch.where(self.greedy_rows, one_hot, self._transform(logits))
+
+    @property
+    def late(self) -> bool:
+        """Whether what is measured is what one temperature a row makes of logits, and can be measured later."""
+        return self.temperatures is not None
+
+    @property
+    def scales(self) -> NDArray[np.float32]:
+        """[rows] 1 / temperature, and 0 for greedy rows, where a temperature is all there is."""
+        assert self.temperatures is not None
+        return np.divide(1, self.temperatures, out=np.zeros_like(self.temperatures), where=self.temperatures > 0)
+
+    def race(self, logits: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> Tensor:
+        """`race` of the probabilities that are drawn from: [rows, n, vocab] logits give [rows, n] ids."""
+        flat = logits.reshape(-1, logits.shape[-1])
+        if self.temperatures is None or not in_memory(flat):
+            return race(self.drawn(logits), seeds, positions)
+        from fsgen.compiled.race import winners_of
+
+        keys = _bits(seeds[:, None], positions, SHARED)
+        scales = np.repeat(self.scales, logits.shape[1])
+        return torch.from_numpy(winners_of(flat.contiguous().numpy(), scales, keys.ravel())).view(logits.shape[:-1])
 
     def _transform(self, logits: Tensor) -> Tensor:
         if self._temperature is not None:
@@ -98,8 +124,13 @@ def uniforms(seeds: NDArray[np.uint64], positions: NDArray[np.int64], stream: in
 
 def _bits(seeds: NDArray[np.uint64], positions: NDArray[np.int64], stream: int) -> NDArray[np.uint64]:
     with np.errstate(over="ignore"):
-        key = _mix(seeds + _GOLDEN * np.uint64(stream + 1))
-        return _mix(key + _GOLDEN * (positions.astype(np.uint64) + np.uint64(1)))
+        return _mix(stream_keys(seeds, stream) + _GOLDEN * (positions.astype(np.uint64) + np.uint64(1)))
+
+
+def stream_keys(seeds: NDArray[np.uint64], stream: int) -> NDArray[np.uint64]:
+    """What the bits of all positions are made of, for each seed."""
+    with np.errstate(over="ignore"):
+        return _mix(seeds + _GOLDEN * np.uint64(stream + 1))
 
 
 # What a number is for: a draft token, its acceptance, System 2's own token, a random router, draft and System 2 both.
@@ -133,8 +164,7 @@ def race(probs: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64])
     if in_memory(flat):
         from fsgen.compiled.race import winners
 
-        words = np.ascontiguousarray(keys.reshape(-1)).view(np.uint32).reshape(-1, 2)
-        return torch.from_numpy(winners(flat.contiguous().numpy(), words)).view(probs.shape[:-1])
+        return torch.from_numpy(winners(flat.contiguous().numpy(), keys.ravel())).view(probs.shape[:-1])
     tokens = np.arange(probs.shape[-1], dtype=np.uint32)
     with np.errstate(over="ignore"):
         first, second = ((keys[..., None] >> np.uint64(shift)).astype(np.uint32) for shift in (0, 32))
@@ -161,13 +191,18 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
     return 0.5 * (p - q).abs().sum(-1)
 
 
-def variation(p: Tensor | Sequence[Tensor], q: Tensor | Sequence[Tensor]) -> Tensor:
-    """The total variation [n] at temperature 1 of n positions' logits, given as for `summarize`."""
+def variation(
+    p: Tensor | Sequence[Tensor], q: Tensor | Sequence[Tensor], temperatures: Sequence[float] | None = None
+) -> Tensor:
+    """The total variation [n] of n positions' logits, given as for `summarize`, at temperature 1 or each at its own."""
     if in_memory(p) and in_memory(q):
         from fsgen.compiled import summary
 
-        return torch.from_numpy(summary.variation(p, q))
+        return torch.from_numpy(summary.variation(p, q, temperatures))
     p, q = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (p, q))
+    if temperatures is not None:
+        each = torch.tensor(temperatures, device=p.device)[:, None]
+        p, q = p / each, q / each
     return total_variation(p.softmax(-1), q.softmax(-1))
 
 

@@ -30,7 +30,7 @@ class TraceBuffer:
         self._top = top
         self._draft: list[tuple[Trace, Tensor]] = []
         self._target: list[tuple[Trace, Tensor]] = []
-        self._logits: list[tuple[Trace, Tensor, Tensor]] = []
+        self._logits: list[tuple[Trace, Tensor, Tensor, float]] = []
         self._held = 0
 
     def hold(self, logits: Tensor) -> None:
@@ -49,9 +49,9 @@ class TraceBuffer:
         """q's logits [vocab] of a record."""
         self._target.append((trace, q))
 
-    def compare(self, trace: Trace, p: Tensor, q: Tensor) -> None:
-        """p's and q's logits [vocab] of a record whose total variation is taken at temperature 1."""
-        self._logits.append((trace, p, q))
+    def compare(self, trace: Trace, p: Tensor, q: Tensor, temperature: float) -> None:
+        """p's and q's logits [vocab] of a record, and the temperature at which their total variation is taken."""
+        self._logits.append((trace, p, q, temperature))
 
     def settle(self) -> None:
         """Complete all records."""
@@ -61,8 +61,8 @@ class TraceBuffer:
                 for (trace, _), values in zip(part, zip(*columns, strict=True), strict=True):
                     trace.update(zip(names, values, strict=True))
         for pairs in _chunks(self._logits):
-            apart = variation([p for _, p, _ in pairs], [q for _, _, q in pairs]).tolist()
-            for (trace, _, _), distance in zip(pairs, apart, strict=True):
+            traces, p, q, temperatures = zip(*pairs, strict=True)
+            for trace, distance in zip(traces, variation(p, q, temperatures).tolist(), strict=True):
                 trace["total_variation"] = distance
         self._draft, self._target, self._logits, self._held = [], [], [], 0
 

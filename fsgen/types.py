@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 Source = Literal["trusted", "accepted", "recovered", "bonus"]
 StopReason = Literal["eos", "stop", "length"]
@@ -163,3 +169,24 @@ class Limit:
         """That a token of this probability stands."""
         a, b = self.lines[min(len(self.lines) - 1, int(probability * len(self.lines)))]
         return a + b * probability
+
+
+if TYPE_CHECKING:
+    Ends = NDArray[np.int8]  # [vocab], not 0 for a token that ends a text
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """How the tokens of some rows are drawn.
+
+    Attributes:
+        race: by shared noise (`fsgen.probs.race`); else by inverting the distribution function (`fsgen.probs.sample`).
+        keys: [rows] of their streams (`fsgen.probs.stream_keys`).
+        scales: [rows] 1 / temperature; 0 for a row that takes the likeliest token.
+        prompts: [rows] tokens before the first written one.
+    """
+
+    race: bool
+    keys: NDArray[np.uint64]
+    scales: NDArray[np.float32]
+    prompts: Sequence[int]

@@ -1,18 +1,34 @@
-"""Draws tokens by shared noise, many positions in one call (see `fsgen.probs.race`)."""
+"""Draws tokens, many positions in one call (see `fsgen.probs.race`, and `fsgen.probs.sample`)."""
 
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numba import carray
 from numpy.typing import NDArray
 
+from fsgen.compiled.arithmetic import ZERO, exp, likeliest
 from fsgen.compiled.keep import call, compiled, source
-from fsgen.compiled.memory import FLOATS, PAIRS, WHOLES, array, inlined
+from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
 
-COUNT, VOCAB, PROBS, KEYS, TOKENS, ARGUMENTS = range(6)
+COUNT, VOCAB, PROBS, KEYS, TOKENS, SCALES, ARGUMENTS = range(7)
+# Ways to draw: by shared noise, and by inverting the distribution function.
+RACE, INVERSE = 1, 2
+CHUNK = 256  # tokens that are looked at together; as many float32 a draw needs beside
+KEYS_OF = np.uint64(0)  # what an address of keys is of
+_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@inlined
+def key_at(key, position):
+    """The 64 bits of a row's key at a position: what `fsgen.probs` draws by."""
+    x = key + _GOLDEN * (np.uint64(position) + np.uint64(1))
+    x = (x ^ (x >> np.uint64(30))) * _FIRST
+    x = (x ^ (x >> np.uint64(27))) * _SECOND
+    return x ^ (x >> np.uint64(31))
 
 
 @inlined
@@ -24,22 +40,68 @@ def mixed(h):
 
 
 @inlined
+def run_on(probs, start, key, best, token):
+    """The race among some tokens, the first of which is `start`, after others: the least time, and whose it is."""
+    first, second = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
+    for i in range(len(probs)):
+        word = mixed(np.uint32(mixed(np.uint32(np.uint32(start + i) * np.uint32(0x9E3779B9) + first)) + second))
+        uniform, p = (np.float64(word) + 0.5) * 2.0**-32, np.float64(probs[i])
+        if uniform < best * p:  # -log(1 - u) is more than u, so most are out of it already
+            time = -np.log1p(-uniform)
+            if time < best * p:
+                best, token = time / p, start + i
+    return best, token
+
+
+@inlined
+def drawn(way, logits, scale, key, room):
+    """A token of the softmax of logits times a scale (1 / temperature); the likeliest one where that is 0.
+
+    Args:
+        way: RACE, or INVERSE.
+        room: [CHUNK] float32.
+    """
+    top, token = likeliest(logits)
+    if scale == ZERO:
+        return token
+    vocab = len(logits)
+    if way == RACE:
+        best = np.inf
+        for start in range(0, vocab, CHUNK):
+            n = min(CHUNK, vocab - start)
+            for i in range(n):
+                room[i] = exp((logits[start + i] - top) * scale)
+            best, token = run_on(view(room, 0, n), start, key, best, token)
+        return token
+    total = 0.0
+    for i in range(vocab):
+        total += np.float64(exp((logits[i] - top) * scale))
+    threshold, passed, token = total * np.float64(key >> np.uint64(32)) * 2.0**-32, 0.0, -1
+    while token < vocab - 1 and passed <= threshold:
+        token += 1
+        passed += np.float64(exp((logits[token] - top) * scale))
+    return token
+
+
+@inlined
 def race(a):
     """The token whose exponential time, divided by its probability, is the shortest."""
     n, vocab = a[COUNT], a[VOCAB]
-    probs, keys, tokens = array(a[PROBS], FLOATS, n * vocab), array(a[KEYS], PAIRS, 2 * n), array(a[TOKENS], WHOLES, n)
+    probs, keys, tokens = array(a[PROBS], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
     begin, end = share(n)
     for row in range(begin, end):
-        best, token = np.inf, 0
-        first, second, start = keys[2 * row], keys[2 * row + 1], row * vocab
-        for i in range(vocab):
-            word = mixed(np.uint32(mixed(np.uint32(np.uint32(i) * np.uint32(0x9E3779B9) + first)) + second))
-            uniform, p = (np.float64(word) + 0.5) * 2.0**-32, np.float64(probs[start + i])
-            if uniform < best * p:  # -log(1 - u) is more than u, so most are out of it already
-                time = -np.log1p(-uniform)
-                if time < best * p:
-                    best, token = time / p, i
-        tokens[row] = token
+        tokens[row] = run_on(view(probs, row * vocab, vocab), 0, keys[row], np.inf, 0)[1]
+
+
+@inlined
+def race_of_logits(a):
+    """The same, of the softmax of logits times a scale."""
+    n, vocab = a[COUNT], a[VOCAB]
+    logits, keys, tokens = array(a[PROBS], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
+    scales, room = array(a[SCALES], FLOATS, n), np.empty(CHUNK, np.float32)
+    begin, end = share(n)
+    for row in range(begin, end):
+        tokens[row] = drawn(RACE, view(logits, row * vocab, vocab), scales[row], keys[row], room)
 
 
 @cache
@@ -53,9 +115,29 @@ def _race() -> Team:
     return compiled(forward)
 
 
-def winners(probs: NDArray[np.float32], keys: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """The token [n] that wins at each position: [n, vocab] probabilities and [n, 2] keys, each in one piece."""
+@cache
+def _race_of_logits() -> Team:
+    state = source()
+
+    def forward(arguments):
+        state  # noqa: B018
+        race_of_logits(carray(arguments, ARGUMENTS))
+
+    return compiled(forward)
+
+
+def winners(probs: NDArray[np.float32], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The token [n] that wins at each position: [n, vocab] probabilities and [n] keys, each in one piece."""
     n, vocab = probs.shape
     tokens = np.empty(n, np.int64)
     call(_race(), ARGUMENTS, {COUNT: n, VOCAB: vocab, PROBS: probs, KEYS: keys, TOKENS: tokens})
+    return tokens
+
+
+def winners_of(logits: NDArray[np.float32], scales: NDArray[np.float32], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The token [n] that wins at each position, by [n, vocab] logits times [n] scales; the likeliest one at 0."""
+    n, vocab = logits.shape
+    tokens = np.empty(n, np.int64)
+    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, PROBS: logits, KEYS: keys, TOKENS: tokens}
+    call(_race_of_logits(), ARGUMENTS, told | {SCALES: scales})
     return tokens

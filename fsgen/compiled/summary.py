@@ -21,18 +21,18 @@ from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
 
 # What a call is told: numbers, and the addresses of arrays.
-COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, ARGUMENTS = range(10)
+COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, SCALES, ARGUMENTS = range(11)
 LOWEST = np.float32(-1000)  # e to the power of this is as good as 0, and times it still is
 SPAN = 1024  # numbers that are summed in float32, and such sums in float64
 
 
 @inlined
-def total_of(x, top):
+def total_of(x, top, scale):
     total = 0.0
     for start in range(0, len(x), SPAN):
         part, here = ZERO, view(x, start, min(SPAN, len(x) - start))
         for i in range(len(here)):
-            part += exp(here[i] - top)
+            part += exp((here[i] - top) * scale)
         total += part
     return np.float32(total)
 
@@ -84,16 +84,18 @@ def differ(a):
     """Half the sum of the differences of two distributions."""
     n, vocab = a[COUNT], a[VOCAB]
     first, second, found = array(a[FIRST], WHOLES, n), array(a[SECOND], WHOLES, n), array(a[FOUND], FLOATS, n)
+    scales = array(a[SCALES], FLOATS, n)
     begin, end = share(n)
     for row in range(begin, end):
         p, q = array(first[row], FLOATS, vocab), array(second[row], FLOATS, vocab)
-        p_top, q_top = highest(p), highest(q)
-        p_scale, q_scale, apart = ONE / total_of(p, p_top), ONE / total_of(q, q_top), 0.0
+        p_top, q_top, scale = highest(p), highest(q), scales[row]
+        p_part, q_part, apart = ONE / total_of(p, p_top, scale), ONE / total_of(q, q_top, scale), 0.0
         for start in range(0, vocab, SPAN):
             part, length = ZERO, min(SPAN, vocab - start)
             here, there = view(p, start, length), view(q, start, length)
             for i in range(length):
-                part += abs(exp(here[i] - p_top) * p_scale - exp(there[i] - q_top) * q_scale)
+                p_here, q_here = exp((here[i] - p_top) * scale), exp((there[i] - q_top) * scale)
+                part += abs(p_here * p_part - q_here * q_part)
             apart += part
         finite = abs(p_top) < np.float32(np.inf) and abs(q_top) < np.float32(np.inf)
         finite = finite and all_are_numbers(p) and all_are_numbers(q)
@@ -142,11 +144,12 @@ def summary(rows: Rows, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[n
     return tokens, found, ids, probs
 
 
-def variation(p: Rows, q: Rows) -> Numbers:
-    """The total variation [n] of distributions whose logits are given."""
-    found = np.empty(len(p), np.float32)
-    n, vocab = len(p), p[0].shape[-1]
-    call(_differ(), ARGUMENTS, {COUNT: n, VOCAB: vocab, FIRST: _addresses(p), SECOND: _addresses(q), FOUND: found})
+def variation(p: Rows, q: Rows, temperatures: Sequence[float] | None) -> Numbers:
+    """The total variation [n] of distributions whose logits are given; see `fsgen.probs.variation`."""
+    found, n, vocab = np.empty(len(p), np.float32), len(p), p[0].shape[-1]
+    scales = np.ones(n, np.float32) if temperatures is None else (1 / np.array(temperatures)).astype(np.float32)
+    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, FOUND: found, SCALES: scales}
+    call(_differ(), ARGUMENTS, told | {FIRST: _addresses(p), SECOND: _addresses(q)})
     return found
 
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
-    from numpy.typing import NDArray
 
-from fsgen.types import Limit
+    from fsgen.types import Ends
+
+from fsgen.types import Draws, Limit
 
 TokenIds = Sequence[int]
 
@@ -76,6 +76,7 @@ class Writer(Protocol):
         last: Sequence[int],
         steps: Sequence[int],
         limit: Limit | None = None,
+        ends: Sequence[Ends] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]], list[list[float]]]:
         """Scores as `Session.score` does, and lets each row go on by its likeliest tokens.
 
@@ -83,10 +84,11 @@ class Writer(Protocol):
             sequences, last: as there.
             steps: how many tokens each row writes at the most; of its last one no logits are computed.
             limit: when to end before that.
+            ends: of each row, the tokens after which it writes no more.
 
         Returns:
             the logits of `score`, the first token's among them; [rows, most tokens of a row - 1, vocab] those of the
-            tokens after it, from the left, 0 where a row wrote fewer; the tokens of each row; their probabilities.
+            tokens after it, from the left, finite where a row wrote fewer; each row's tokens; their probabilities.
 
         Raises:
             ValueError: as there, or a row would be longer than the context window.
@@ -96,14 +98,14 @@ class Writer(Protocol):
 
 @dataclass(slots=True)
 class Told:
-    """What a greedy round has told of one row.
+    """What a round has told of one row.
 
     Attributes:
         drafted: the tokens that the draft wrote, up to one that ends the text. sure: their probabilities, maybe more.
         p: the draft's logits [vocab] at each of them. before: those at the bonus before them, where they were wanted.
         accepted: how many of them stand. token: the target's own after these; None where none is wanted.
         q: the target's logits [vocab] at each drafted token, and at the one after them where that is wanted.
-        draft_calls, draft_tokens, target_tokens: what it cost, beside one call of the target.
+        draft_tokens, target_tokens: that were run, in one call of the target and a call of the draft a drafted token.
     """
 
     drafted: Sequence[int]
@@ -113,13 +115,12 @@ class Told:
     accepted: int
     token: int | None
     q: Sequence[torch.Tensor]
-    draft_calls: int
     draft_tokens: int
     target_tokens: int
 
 
 @dataclass(slots=True)
-class GreedyRound:
+class Round:
     """What each row was told, None where it took no part; the draft's calls, and the seconds of both models."""
 
     rows: list[Told | None]
@@ -130,7 +131,7 @@ class GreedyRound:
 
 @runtime_checkable
 class Rounds(Protocol):
-    """A session of a target that can do whole rounds of greedy decoding by itself."""
+    """A session of a target that can do whole rounds of decoding by itself."""
 
     def rounds(
         self,
@@ -138,14 +139,15 @@ class Rounds(Protocol):
         sequences: Sequence[TokenIds | None],
         opened: Sequence[bool],
         left: Sequence[int],
-        ends: NDArray[np.int8],
+        ends: Sequence[Ends],
+        draws: Draws | None,
         draft_tokens: int,
         limit: Limit | None,
         most: int,
         enough: int,
         seconds: float,
-    ) -> list[GreedyRound]:
-        """Writes on, round after round (`fsgen.decode`), in which every choice is an argmax.
+    ) -> list[Round]:
+        """Writes on, round after round (`fsgen.decode`): a drafted token stands where the target chooses it too.
 
         What it costs is told, and not counted in `usage`: who asks knows which rounds count.
 
@@ -154,7 +156,8 @@ class Rounds(Protocol):
             sequences: the whole token sequence of each row, None for a row that takes no part.
             opened: whether the draft's logits are wanted at a row's last token too.
             left: how many tokens each row may write.
-            ends: [vocab], not 0 for a token that ends a text.
+            ends: of each row, the tokens that end its text.
+            draws: how tokens are drawn, by whoever chooses one; None: each is the likeliest.
             draft_tokens: of a round, at most. limit: when to end them before that.
             most: rounds. Fewer are done where all texts are at their end, or `enough` of them, where these have taken
                 so many `seconds`, and where their logits would fill too much memory.

@@ -37,7 +37,7 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         for j, trace in enumerate(traces):
             buffer.draft(trace, p[0, j])
             buffer.target(trace, q[0, j])
-            buffer.compare(trace, p[0, j], q[0, j])
+            buffer.compare(trace, p[0, j], q[0, j], 1.0)
         buffer.settle()
         tokens = []
         for j, trace in enumerate(traces):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from fsgen.models.lean import kernels as k
 from fsgen.models.lean.panel import LANES
 from fsgen.models.lean.weights import LeanWeights
 from fsgen.types import Limit
+
+if TYPE_CHECKING:
+    from fsgen.types import Ends
 
 # Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
@@ -110,7 +114,13 @@ class LeanForward:
         return self._arranged(work, keep, logits)
 
     def write(
-        self, work: list[Work], keep: int, steps: Sequence[int], chances: Sequence[float], limit: Limit | None
+        self,
+        work: list[Work],
+        keep: int,
+        steps: Sequence[int],
+        chances: Sequence[float],
+        limit: Limit | None,
+        ends: Sequence[Ends] | None,
     ) -> Written:
         """Runs what rows need, and lets them go on by their likeliest tokens, without coming back in between.
 
@@ -119,7 +129,7 @@ class LeanForward:
             keep: as in `run`.
             steps: of each item, tokens to write; 0: none.
             chances: of each item, that all it has written so far will stand.
-            limit: as in `fsgen.models.base.Writer`.
+            limit, ends: as in `fsgen.models.base.Writer`, the latter of each item.
 
         Returns:
             what `run` gives; logits [further steps done, items, vocab] of the tokens written but for each one's last, 0
@@ -143,6 +153,8 @@ class LeanForward:
         a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
         a[k.BINS], a[k.CHANCES] = 0 if limit is None else len(limit.lines), standing.ctypes.data
         a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
+        masks = np.array([mask.ctypes.data for mask in ends or ()], np.int64)
+        a[k.ENDS] = masks.ctypes.data if ends else 0
         a[k.STEPS], a[k.DONE] = longest, 0
         self._call(logits, 0)
         a[k.STEPS], done = 0, int(a[k.DONE])

@@ -30,6 +30,7 @@ from fsgen.compiled.memory import (
     inlined,
     view,
 )
+from fsgen.compiled.race import CHUNK, KEYS_OF, drawn, key_at
 from fsgen.compiled.threads import Team, barrier, share, team, thread
 from fsgen.models.lean.panel import LANES, double, quadruple, single
 
@@ -94,8 +95,8 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOTS, LOGITS,
     STEPS, DONE, LEFT, LATEST, WRITTEN, SURE, FURTHER, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR,
-    JUDGED, ARGUMENTS,
-) = range(79)  # fmt: skip
+    ENDS, JUDGED, WAY, KEYS_AT, SCALES, PROMPTS, ARGUMENTS,
+) = range(84)  # fmt: skip
 
 
 @part
@@ -231,11 +232,23 @@ def make_lots(a, leads, shared, counts, lots):
     return made
 
 
+@inlined
+def chosen(a, logits, piece, position):
+    """The token of a row at a position: the likeliest, or one that is drawn."""
+    if a[WAY] == 0:
+        return likeliest(logits)[1]
+    keys, scales = array(a[KEYS_AT], KEYS_OF, a[PIECES]), array(a[SCALES], FLOATS, a[PIECES])
+    place = position - array(a[PROMPTS], WHOLES, a[PIECES])[piece]
+    room = view(array(a[SCORES], FLOATS, 1), np.int64(thread()) * ASKS * a[CAPACITY], CHUNK)
+    return drawn(a[WAY], logits, scales[piece], key_at(keys[piece], place), room)
+
+
 @part
 def choose(a):
-    """Each row's likeliest token becomes its next one."""
+    """Each row's token, the likeliest or a drawn one, becomes its next one; `sure` is how likely the likeliest is."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
     ids, latest = array(a[IDS], WHOLES, rows), array(a[LATEST], WHOLES, rows)
+    starts, counts = array(a[PIECE_START], WHOLES, rows), array(a[PIECE_COUNT], WHOLES, rows)
     logits, written, sure = array(a[LOGITS], FLOATS, 1), array(a[WRITTEN], WHOLES, rows), array(a[SURE], FLOATS, rows)
     begin, end = share(rows)
     for row in range(begin, end):
@@ -244,27 +257,35 @@ def choose(a):
         total = ZERO
         for i in range(len(here)):
             total += exp(here[i] - top)
+        if a[WAY]:
+            token = chosen(a, here, row, starts[row] + counts[row])
         ids[row], written[row], sure[row] = token, token, ONE / total
 
 
 @part
 def judge(a):
-    """The likeliest token at each position whose logits are wanted."""
-    picks, columns = a[PICKS], a[HEAD_PANELS] * PANEL
-    logits, judged = array(a[LOGITS], FLOATS, 1), array(a[JUDGED], WHOLES, picks)
-    begin, end = share(picks)
-    for k in range(begin, end):
-        judged[k] = likeliest(view(logits, k * columns, a[VOCAB]))[1]
+    """The token that is chosen after each of the last positions of every row, of which all have wanted logits."""
+    pieces, columns = a[PIECES], a[HEAD_PANELS] * PANEL
+    starts, counts = array(a[PIECE_START], WHOLES, pieces), array(a[PIECE_COUNT], WHOLES, pieces)
+    logits, judged, pick = array(a[LOGITS], FLOATS, 1), array(a[JUDGED], WHOLES, a[PICKS]), 0
+    begin, end = share(a[PICKS])
+    for piece in range(pieces):
+        for j in range(counts[piece]):
+            if begin <= pick < end:
+                here = view(logits, pick * columns, a[VOCAB])
+                judged[pick] = chosen(a, here, piece, starts[piece] + j + 1)
+            pick += 1
 
 
 @part
 def advance(a):
-    """On to each row's next token. Rows that have written all they were to, the last ones, drop out; and all, where few
-    more tokens would stand."""
+    """On to each row's next token. Rows at the end of their text, or that have written all they were to, drop out if
+    they are the last ones; and all, where few more tokens would stand."""
     rows = a[PIECES]
     left, sure, chances = array(a[LEFT], WHOLES, rows), array(a[SURE], FLOATS, rows), array(a[CHANCES], FLOATS, rows)
+    ids, ends = array(a[IDS], WHOLES, rows), array(a[ENDS], WHOLES, rows)
     for row in range(rows):
-        left[row] -= 1
+        left[row] = 0 if a[ENDS] and array(ends[row], BYTES, 1)[ids[row]] else left[row] - 1
     bins = a[BINS]  # of probabilities, each with a line that tells how often such tokens stand; 0 without a limit
     if bins:
         lines, standing = array(a[LINES], FLOATS, (bins, 2)), ZERO

@@ -1,22 +1,24 @@
-"""A session that writes greedy tokens, and does greedy rounds, by itself."""
+"""A session that writes greedy tokens, and does whole rounds, by itself."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fsgen.compiled.threads import HAS_CLOCK
-from fsgen.models.base import GreedyRound, Session, TokenIds
+from fsgen.models.base import Round, Session, TokenIds
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
 from fsgen.models.lean.together import Together
 from fsgen.models.session import CachedSession, common_prefix
-from fsgen.types import Limit
+from fsgen.types import Draws, Limit
+
+if TYPE_CHECKING:
+    from fsgen.types import Ends
 
 # A beginning of fewer tokens is not worth looking for in a neighbour.
 WORTH_SHARING = 2 * kernels.BLOCK
@@ -119,6 +121,7 @@ class LeanSession(CachedSession):
         last: Sequence[int],
         steps: Sequence[int],
         limit: Limit | None = None,
+        ends: Sequence[Ends] | None = None,
     ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
         """Scores, and lets each row write; see `Writer.write`."""
         work = self._work(sequences, last)
@@ -126,10 +129,10 @@ class LeanSession(CachedSession):
             logits = self.score(sequences, last)
             return logits, logits[:, :0], [[] for _ in sequences], [[] for _ in sequences]
         if sum(item.new for item in work) > kernels.MOST:
-            return self._write_after(sequences, last, steps, limit)
+            return self._write_after(sequences, last, steps, limit, ends)
         keep = max(item.wanted for item in work)
         work.sort(key=lambda item: -steps[item.row])
-        logits, further, tokens, sure = self._go_on(work, keep, steps, [1.0] * self.rows, limit)
+        logits, further, tokens, sure = self._go_on(work, keep, steps, [1.0] * self.rows, limit, ends)
         self._count(work)
         return logits, further, tokens, sure
 
@@ -140,14 +143,15 @@ class LeanSession(CachedSession):
         sequences: Sequence[TokenIds | None],
         opened: Sequence[bool],
         left: Sequence[int],
-        ends: NDArray[np.int8],
+        ends: Sequence[Ends],
+        draws: Draws | None,
         draft_tokens: int,
         limit: Limit | None,
         most: int,
         enough: int,
         seconds: float,
-    ) -> list[GreedyRound]:
-        """Whole rounds of greedy decoding; see `Rounds.rounds`."""
+    ) -> list[Round]:
+        """Whole rounds of decoding; see `Rounds.rounds`."""
         active = sum(sequence is not None for sequence in sequences)
         fits = 0 < active <= kernels.MOST // (1 + draft_tokens)
         if not fits or not isinstance(draft, LeanSession | None) or not HAS_CLOCK:
@@ -165,7 +169,7 @@ class LeanSession(CachedSession):
         if longest > self._context:
             raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
         self._prepare(mine, longest)
-        together = Together(self._lean, mine, ends, most, draft_tokens)
+        together = Together(self._lean, mine, [ends[row] for row in rows], draws, most, draft_tokens)
         if draft is not None:
             draft._prepare(theirs, longest)
             together.with_draft(draft._lean, theirs, [opened[row] for row in rows], limit)
@@ -177,7 +181,12 @@ class LeanSession(CachedSession):
         return told
 
     def _write_after(
-        self, sequences: Sequence[TokenIds | None], last: Sequence[int], steps: Sequence[int], limit: Limit | None
+        self,
+        sequences: Sequence[TokenIds | None],
+        last: Sequence[int],
+        steps: Sequence[int],
+        limit: Limit | None,
+        ends: Sequence[Ends] | None,
     ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
         """Writes where one pass does not take all there is to read first."""
         logits = self.score(sequences, last)
@@ -185,7 +194,8 @@ class LeanSession(CachedSession):
         writing = [row for row, sequence in enumerate(sequences) if sequence is not None and steps[row]]
         tokens = [[token] if row in writing else [] for row, token in enumerate(likeliest)]
         sure = [[one] if row in writing else [] for row, one in enumerate(best)]
-        going = sorted((row for row in writing if steps[row] > 1), key=lambda row: -steps[row])
+        going = [row for row in writing if steps[row] > 1 and not (ends and ends[row][likeliest[row]])]
+        going.sort(key=lambda row: -steps[row])
         chances = [1.0 if limit is None else limit.chance(one) for one in best]
         if limit is not None and sum(chances[row] for row in going) <= limit.least:
             going = []
@@ -196,7 +206,7 @@ class LeanSession(CachedSession):
                 for row in going[start : start + kernels.MOST]
             ]
             fewer = [step - 1 for step in steps]
-            first, more, written, found = self._go_on(work, 1, fewer, chances, limit)
+            first, more, written, found = self._go_on(work, 1, fewer, chances, limit, ends)
             self._count(work)
             rows = [item.row for item in work]
             further[rows, 0] = first[rows, 0]
@@ -207,7 +217,13 @@ class LeanSession(CachedSession):
         return logits, further[:, : max(map(len, tokens)) - 1], tokens, sure
 
     def _go_on(
-        self, work: list[Work], keep: int, steps: Sequence[int], chances: Sequence[float], limit: Limit | None
+        self,
+        work: list[Work],
+        keep: int,
+        steps: Sequence[int],
+        chances: Sequence[float],
+        limit: Limit | None,
+        ends: Sequence[Ends] | None,
     ) -> tuple[Tensor, Tensor, list[list[int]], list[list[float]]]:
         """Runs what rows need, those with the most steps first, and lets them write; see `Writer.write`."""
         rows, counts = [item.row for item in work], [steps[item.row] for item in work]
@@ -215,7 +231,9 @@ class LeanSession(CachedSession):
         if longest > self._context:
             raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
         self._prepare(work, longest)
-        logits, more, written, found = self._lean.write(work, keep, counts, [chances[row] for row in rows], limit)
+        masks = None if ends is None else [ends[row] for row in rows]
+        standing = [chances[row] for row in rows]
+        logits, more, written, found = self._lean.write(work, keep, counts, standing, limit, masks)
         if rows == list(range(self.rows)):
             further = more.transpose(0, 1)
         else:
@@ -224,8 +242,11 @@ class LeanSession(CachedSession):
         tokens: list[list[int]] = [[] for _ in range(self.rows)]
         sure: list[list[float]] = [[] for _ in range(self.rows)]
         for index, (item, count) in enumerate(zip(work, counts, strict=True)):
-            done = min(count, len(written))
-            tokens[item.row] = [step[index] for step in written[:done]]
+            tokens[item.row] = mine = [step[index] for step in written[:count]]
+            if masks is not None:
+                end = next((j for j, token in enumerate(mine) if masks[index][token]), len(mine))
+                del mine[end + 1 :]
+            done = len(mine)
             sure[item.row] = [step[index] for step in found[:done]]
             self._known[item.row] = [*item.tokens, *tokens[item.row][:-1]]
             self.usage[item.row].calls += max(0, done - 1)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.models.base import GreedyRound, Told
+from fsgen.compiled.race import INVERSE, RACE
+from fsgen.models.base import Round, Told
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels as k
 from fsgen.models.lean import rounds as r
 from fsgen.models.lean.forward import LeanForward
-from fsgen.types import Limit
+from fsgen.types import Draws, Limit
+
+if TYPE_CHECKING:
+    from fsgen.types import Ends
 
 # Logits of each model that one run may leave behind, if they are of more than one round.
 ROOM = 2**21
@@ -27,13 +31,20 @@ class Together:
     Args:
         target: whose sessions' rows these are.
         work: what the target needs of each row that takes part: one token.
-        ends: [vocab], not 0 for a token that ends a text.
+        ends: of each of these rows, the tokens that end its text.
+        draws: how tokens are drawn; None: each is the likeliest.
         most: rounds.
         draft_tokens: of a round, at most; 0 where the target writes alone.
     """
 
     def __init__(
-        self, target: LeanForward, work: list[Work], ends: NDArray[np.int8], most: int, draft_tokens: int
+        self,
+        target: LeanForward,
+        work: list[Work],
+        ends: Sequence[Ends],
+        draws: Draws | None,
+        most: int,
+        draft_tokens: int,
     ) -> None:
         self._work, self._drafted = work, draft_tokens
         self._count = n = len(work)
@@ -51,7 +62,9 @@ class Together:
         self._lines = np.zeros(1, np.float32)
         self._room = (np.zeros((draft_tokens + 2, n), np.int64), np.zeros((draft_tokens, n), np.float32))
         self._judged = np.zeros(n * (draft_tokens + 1), np.int64)
-        self._ends = ends
+        self._masks = np.zeros((2, n), np.int64)  # of the rows, and of the pieces of a draft's pass
+        self._masks[0] = [mask.ctypes.data for mask in ends]
+        self._ends = ends  # which have to be there
         state = self._state
         self._rows = [item.row for item in work]
         state[r.SLOT] = self._rows
@@ -71,10 +84,18 @@ class Together:
             r.Q: self._q.data_ptr(), r.Q_LINES: lines, r.Q_WIDTH: target.width,
         }  # fmt: skip
         arrays = {
-            r.ENDS: ends, r.IDS: self._ids, r.STATE: state, r.TOLD: self._told, r.TOKENS: self._tokens,
+            r.ENDS: self._masks, r.IDS: self._ids, r.STATE: state, r.TOLD: self._told, r.TOKENS: self._tokens,
             r.SURE: self._sure, r.SECONDS: self._seconds, r.CHANCES: self._chances, r.ORDER: order, r.WROTE: wrote,
             r.WROTE_SURE: self._room[1], r.JUDGED: self._judged,
         }  # fmt: skip
+        # Of the rows, in their order here; and of the pieces of a pass, draft's and target's.
+        self._keys, self._scales = np.zeros((2, n), np.uint64), np.zeros((2, n), np.float32)
+        self._prompts = np.zeros((2, n), np.int64)
+        if draws is not None:
+            self._keys[0], self._scales[0] = draws.keys[self._rows], draws.scales[self._rows]
+            self._prompts[0] = [draws.prompts[row] for row in self._rows]
+            numbers[r.WAY] = RACE if draws.race else INVERSE
+            arrays |= {r.KEYS: self._keys, r.SCALES: self._scales, r.PROMPTS: self._prompts}
         numbers |= {field: array.ctypes.data for field, array in arrays.items()}
         a[list(numbers)] = list(numbers.values())
 
@@ -99,7 +120,7 @@ class Together:
             d[k.BINS], d[k.FLOOR] = len(limit.lines), self._lines.ctypes.data
             d[k.LINES] = self._lines.ctypes.data + 4
 
-    def run(self, left: Sequence[int], enough: int, seconds: float) -> list[GreedyRound]:
+    def run(self, left: Sequence[int], enough: int, seconds: float) -> list[Round]:
         """Does the rounds.
 
         Args:
@@ -109,7 +130,8 @@ class Together:
         a = self._arguments
         self._state[r.LEFT], a[r.ENOUGH], self._seconds[-1, 0] = left, enough, seconds
         r.rounds()(a.ctypes.data, alone=True)
-        self._target.arguments[k.JUDGED] = self._draft.arguments[k.STEPS] = 0
+        for forward in (self._target, self._draft):
+            forward.arguments[[k.JUDGED, k.STEPS, k.WAY, k.ENDS]] = 0
         done = int(a[r.DONE])
         p = self._p[:, : self._draft.vocab].unbind() if self._drafted else ()
         q = self._q[:, : self._target.vocab].unbind()
@@ -126,13 +148,13 @@ class Together:
         seconds: list[float],
         p: Sequence[Tensor],
         q: Sequence[Tensor],
-    ) -> GreedyRound:
+    ) -> Round:
         rows: list[Told | None] = [None] * self._target.rows
         calls = 0
         for row, facts, drafted_tokens, sure_of in zip(self._rows, told, tokens, sure, strict=True):
-            verified, called, ran, drafted, accepted, token, opened, first, second, step, q_first = facts
+            verified, ran, drafted, accepted, token, opened, first, second, step, q_first = facts
             if verified:
-                calls = max(calls, called)
+                calls = max(calls, drafted)
                 rows[row] = Told(
                     drafted_tokens[:drafted],
                     sure_of,
@@ -141,11 +163,10 @@ class Together:
                     accepted,
                     token if token >= 0 else None,
                     q[q_first : q_first + verified],
-                    called,
                     ran,
                     verified,
                 )
-        return GreedyRound(rows, calls, *seconds)
+        return Round(rows, calls, *seconds)
 
     def written(self) -> list[tuple[list[int], int]]:
         """Of each row that took part: all its tokens, and how many of them the draft has run."""
