@@ -6,6 +6,7 @@ reason that the user can mend is one line, `error: ...`, on stderr, and exit sta
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -51,6 +52,8 @@ app.add_typer(router_app, name="router")
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The entry point. Ends with status 0, or 2 after an error that the user can mend."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    # Half a million objects of the libraries stay to the end; looked through as often as usual, they took 5 % of a run.
+    gc.set_threshold(50_000, 20, 20)
     try:
         status = app(arguments or ["--help"], prog_name="fsgen", standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:

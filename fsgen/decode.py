@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 TokenIds = Sequence[int]
 
-ROUNDS = 16  # that are done without coming back, at most
+ROUNDS = 32  # that are done without coming back, at most
 # Seconds after which they come back: where each token is waited for, or may be the last one; and else.
 AT_ONCE, PATIENT = 0.01, 0.1
 
@@ -346,7 +346,7 @@ class Decoding:
         if not can or not any(row.active for row in rows):
             return []
         drafts = self.method.drafts and (pace is None or pace.drafts)
-        limit, foreseen = (None, None) if pace is None else (pace.limit, pace.foreseen)
+        limit, foreseen = (None, ROUNDS) if pace is None else (pace.limit, pace.foreseen)
         if not drafts:
             for row in rows:
                 row.open = None
@@ -362,7 +362,7 @@ class Decoding:
             self._draws() if self._verifier.draws else None,
             0 if not drafts else self.method.draft_tokens if pace is None else MAX_PACED,
             limit,
-            ROUNDS if foreseen is None else min(ROUNDS, foreseen),
+            min(ROUNDS, foreseen),
             max(1, len(rows) // 8) if self._waiting else len(rows),
             AT_ONCE if at_once else PATIENT,
         )

@@ -180,11 +180,11 @@ class Pace:
         return self._way if self._trial is None else not self._way
 
     @property
-    def foreseen(self) -> int | None:
-        """For how many rounds nothing changes in what this one does; None for many."""
+    def foreseen(self) -> int:
+        """For how many rounds it need not be asked again: the more, the longer it has been done this way."""
         if not self._rate.known:
             return 1
-        return None if self._trial is None else self._trial.left
+        return self._rate.rounds if self._trial is None else self._trial.left
 
     def begin_round(self) -> None:
         """Decide whether this round drafts."""

@@ -102,23 +102,21 @@ def test_a_long_pause_within_a_trial_misleads_nobody_for_long(seed: int) -> None
     assert run(Pace(), 2000, 0.05, 1.0, 0.9, drift=drift)[0] < 0.35
 
 
-def test_it_says_for_how_many_rounds_nothing_changes() -> None:
+def test_it_says_for_how_many_rounds_it_need_not_be_asked() -> None:
     pace = Pace()
-    assert pace.foreseen == 1  # nothing is known
     pace.draft_call.learn(1, 0.1)
     pace.system2_call.learn(1, 1.0)
-    for _ in range(4):
-        pace.begin_round()
-        pace.end_round(1.0, 2, 1, True, 0.1)
-    assert pace.foreseen is None
-    pace.begin_round()  # a trial
-    assert not pace.drafts
-    for left in (3, 2, 1):
-        assert pace.foreseen == left
-        pace.begin_round()
-        pace.end_round(1.0, 1, 0, True, 0.0)
-    assert pace.drafts
-    assert pace.foreseen is None
+
+    def rounds(expected: list[int], seconds: float, drafted: int) -> None:
+        for foreseen in expected:
+            pace.begin_round()
+            assert pace.drafts == bool(drafted)
+            assert pace.foreseen == foreseen
+            pace.end_round(seconds, 1 + drafted, drafted, True, 0.1 * drafted)
+
+    rounds([1, 1, 1, 1], 1.0, 1)  # nothing is known; the first one tells nothing, for the draft has to catch up
+    rounds([3, 2, 1], 1.0, 0)  # a trial
+    rounds([3, 3, 4, 5], 1.0, 1)
 
 
 @pytest.mark.parametrize("draft", [0.1, 0.2, 0.3, 0.5])
