@@ -111,18 +111,6 @@ def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampli
             )
 
 
-@dataclass(slots=True)
-class _Record:
-    """A written token that is not given out yet: its trace so far, and where its text ends."""
-
-    token: int
-    source: Source
-    position: int
-    round: int
-    end: int
-    trace: Trace
-
-
 @dataclass(slots=True, eq=False)
 class Row:
     """All state of one text.
@@ -149,12 +137,13 @@ class Row:
     draft_seconds: float = 0.0
     system2_seconds: float = 0.0
     seconds: float = 0.0
-    held: list[_Record] = field(default_factory=list)
+    held: list[Trace] = field(default_factory=list)  # records not given out yet; `end`: where their text ends
     given: int = 0  # characters of the text that records given out cover
     trusted: int = 0  # tokens at the end that System 2 may yet take back
     drafted: int = 0
     flagged: bool = False
-    open: Tensor | None = None  # q's logits at the last record, a bonus, whose p comes with the draft's next call
+    # Where q's logits at the last record are, if it is a bonus, whose p comes with the draft's next call.
+    open: tuple[Tensor, int] | None = None
     confidences: list[float] = field(default_factory=list)  # of this round's drafted tokens, where they set the pace
     chance: float = 1.0  # that all of them stand
     logits: list[Tensor] = field(default_factory=list)  # q's at each token, where they are kept
@@ -375,6 +364,7 @@ class Decoding:
     def _take(self, told: Round) -> _Took:
         """Write what a round has told."""
         usual, before, most = self._is_usual(), sum(row.written for row in self._batch), 1
+        p, q = told.p, told.q
         for row, facts in zip(self._batch, told.rows, strict=True):
             if facts is None or not row.active:
                 continue
@@ -384,11 +374,10 @@ class Decoding:
                 row.usage["draft"].calls += len(facts.drafted)
                 row.usage["draft"].tokens += facts.draft_tokens
             if facts.before is not None:
-                self._complete(row, facts.before, None)
+                self._complete(row, p, facts.before, None)
             most = max(most, len(facts.q))
-            for logits in (*facts.p, *facts.q):
-                self._buffer.hold(logits)
-            self._settle(row, facts.drafted, facts.p, facts.q, facts.accepted, facts.token, None, facts.sure)
+            self._buffer.hold((len(facts.p) + len(facts.q)) * self._vocab)
+            self._settle(row, facts.drafted, p, facts.p, q, facts.q, facts.accepted, facts.token, None, facts.sure)
         self._round += 1
         self._spent["draft"] += told.draft_seconds
         self._spent["system2"] += told.target_seconds
@@ -538,16 +527,12 @@ class Decoding:
         checks = [self._to_check(row) for row in self._batch]
         bonus = [self._wants_bonus(row) for row in self._batch]
         asked = [bool(check or extra) for check, extra in zip(checks, bonus, strict=True)]
-        # Of each row, p at its drafted tokens, and q at those to be verified and at the one after them.
-        p_lines: list[Sequence[Tensor]] = [()] * len(self._batch)
         if drafts is not None:
-            self._buffer.hold(drafts)
-            p_lines = [line.unbind() for line in drafts]
+            self._buffer.hold(drafts.numel())
         if any(asked):
             q, p, target = self._consult(asked, checks, bonus, drafts)
             accepted, tokens, distances = self._verify(q, p, checks)
-            self._buffer.hold(q)
-            q_lines = [line.unbind() for line in q]
+            self._buffer.hold(q.numel())
 
         for index, row in enumerate(self._batch):
             if not row.active:
@@ -555,10 +540,11 @@ class Decoding:
             cut = len(row.ids) - row.drafted
             drafted, row.ids[cut:] = row.ids[cut:], []
             unchecked = row.drafted - checks[index]
-            for token, p_line in zip(drafted[:unchecked], p_lines[index], strict=False):
+            p_here = torch.empty(0, self._vocab) if drafts is None else drafts[index]
+            for j, token in enumerate(drafted[:unchecked]):
                 if row.active:
                     trace: Trace = {}
-                    self._buffer.draft(trace, p_line)
+                    self._buffer.draft(trace, p_here, j)
                     self._write(row, token, "trusted", trace)
                     row.trusted += 1
             if not asked[index] or not row.active:
@@ -569,8 +555,10 @@ class Decoding:
             self._settle(
                 row,
                 drafted[unchecked:],
-                p_lines[index][unchecked:],
-                q_lines[index],
+                p_here,
+                range(unchecked, len(drafted)),
+                q[index],
+                range(q.shape[1]),
                 accepted[index],
                 tokens[index] if accepted[index] < checks[index] + bonus[index] else None,
                 None if distances is None else distances[index],
@@ -581,42 +569,47 @@ class Decoding:
         self,
         row: Row,
         drafted: Sequence[int],
-        p: Sequence[Tensor],
-        q: Sequence[Tensor],
+        p: Tensor,
+        p_at: Sequence[int],
+        q: Tensor,
+        q_at: Sequence[int],
         accepted: int,
         token: int | None,
         distances: list[float] | None,
         confidences: Sequence[float],
     ) -> None:
-        """Write what stands of a row's verified tokens, and System 2's own token after them, if any."""
-        buffer, pace = self._buffer, self._pace
+        """Write what stands of a row's verified tokens, and System 2's own token after them, if any.
+
+        Their logits are p[p_at[j]] and q[q_at[j]], [vocab].
+        """
+        buffer, pace, temperature = self._buffer, self._pace, row.params.temperature or 1.0
         for j in range(min(accepted + (token is not None), len(drafted))):
             stands = j < accepted
             if pace is not None:
                 pace.acceptance.learn(confidences[j], stands)
             if row.active:
                 trace: Trace = {}
-                buffer.draft(trace, p[j])
-                buffer.target(trace, q[j])
+                buffer.draft(trace, p, p_at[j])
+                buffer.target(trace, q, q_at[j])
                 if distances is None:
-                    buffer.compare(trace, p[j], q[j], row.params.temperature or 1.0)
+                    buffer.compare(trace, p, p_at[j], q, q_at[j], temperature)
                 else:
                     trace["total_variation"] = distances[j]
                 if self._keeps_logits:
-                    row.logits.append(q[j])
+                    row.logits.append(q[q_at[j]])
                 if stands:
                     self._write(row, drafted[j], "accepted", trace)
                 elif token is not None:
                     self._write(row, token, "recovered", trace)
         if row.active and token is not None and accepted == len(drafted):
-            trace = {}
-            buffer.target(trace, q[accepted])
+            trace, place = {}, q_at[accepted]
+            buffer.target(trace, q, place)
             if self._keeps_logits:
-                row.logits.append(q[accepted])
+                row.logits.append(q[place])
             self._write(row, token, "bonus", trace)
             # Where the pace is free, the draft is asked only where it goes on writing anyway.
             asks = self.method.drafts and (pace is None or (bool(drafted) and row.active))
-            row.open = q[accepted] if asks else None
+            row.open = (q, place) if asks else None
 
     def _to_check(self, row: Row) -> int:
         if not row.active:
@@ -701,12 +694,12 @@ class Decoding:
             return False
         back = since - int(fallen[0, 0])
         q = z[since - back][None, None]
-        trace = row.held[-back].trace
+        trace = row.held[-back]
         self._unwrite(row, back)
         transforms = Transforms([row.params], q.device)
         draw = torch.from_numpy(uniforms(self._seeds[index : index + 1], np.array([row.written]), DECIDE))
         token = int(sample(transforms.drawn(q)[0], draw.to(q.device))[0])
-        self._buffer.target(trace, q[0, 0])
+        self._buffer.target(trace, q[0], 0)
         self._write(row, token, "recovered", trace)
         row.trusted = 0
         return True
@@ -732,7 +725,10 @@ class Decoding:
         row.written += 1
         ended, spent = self._ends(row, token), row.remaining == 0
         end = row.text.close() if ended else row.text.push(token, last=spent)
-        row.held.append(_Record(token, source, row.written - 1, self._round - row.began, end, trace))
+        # Plain values in a plain dict, which Python's collector need not look through.
+        trace |= {"position": row.written - 1, "id": token, "source": source, "round": self._round - row.began}
+        trace["end"] = end
+        row.held.append(trace)
         if ended:
             row.stop_reason = "stop" if token in row.params.stop_tokens else "eos"
         elif row.text.stopped:
@@ -752,23 +748,25 @@ class Decoding:
         # A row that goes on drafting was asked for two positions, the bonus' and the one after it.
         back = [2 if writes and row.open is not None else 1 for row, writes in zip(self._batch, writing, strict=True)]
         p = window(logits, [logits.shape[1] - n for n in back], 1)
-        self._buffer.hold(p)
+        self._buffer.hold(p.numel())
         distances = None
         if not self._transforms.late:
-            q = torch.stack([p[i] if row.open is None else row.open[None] for i, row in enumerate(self._batch)])
+            q = torch.stack(
+                [p[i] if row.open is None else row.open[0][row.open[1]][None] for i, row in enumerate(self._batch)]
+            )
             distances = total_variation(self._transforms.measured(p), self._transforms.measured(q)).tolist()
         for index, row in enumerate(self._batch):
             if row.open is not None:
-                self._complete(row, p[index, 0], None if distances is None else distances[index][0])
+                self._complete(row, p[index], 0, None if distances is None else distances[index][0])
 
-    def _complete(self, row: Row, p: Tensor, distance: float | None) -> None:
-        """Tell the record of a bonus token what the draft would have chosen, by p's logits [vocab] there."""
-        trace, q = row.held[-1].trace, row.open
-        self._buffer.draft(trace, p)
-        if distance is None:
-            self._buffer.compare(trace, p, cast("Tensor", q), row.params.temperature or 1.0)
-        else:
+    def _complete(self, row: Row, p: Tensor, place: int, distance: float | None) -> None:
+        """Tell the record of a bonus token what the draft would have chosen, by p's logits p[place], [vocab]."""
+        trace = row.held[-1]
+        self._buffer.draft(trace, p, place)
+        if distance is not None:
             trace["total_variation"] = distance
+        elif row.open is not None:
+            self._buffer.compare(trace, p, place, *row.open, row.params.temperature or 1.0)
         row.open = None
 
     def _give(self) -> list[tuple[int, Token]]:
@@ -782,12 +780,11 @@ class Decoding:
             settled = row.text.settled() if row.active else math.inf
             count = 0
             for record in row.held[: max(0, free)]:
-                if record.end > settled:
+                if record["end"] > settled:
                     break
-                text = row.text.text[row.given : record.end]
-                row.given = record.end
-                token = Token(record.position, record.token, text, record.source, record.round, **record.trace)
-                given.append((row.number, token))
+                end = record.pop("end")
+                given.append((row.number, Token(text=row.text.text[row.given : end], **record)))
+                row.given = end
                 count += 1
             del row.held[:count]
         self._left = []

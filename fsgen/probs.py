@@ -7,6 +7,7 @@ the distributions that drawing saw.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsgen.types import SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Positions' logits that lie in several tensors: the i-th are `tensors[i][places[i]]`, [vocab].
+
+    A tensor for each would be an object for each, and what waits long enough, Python's collector looks through.
+    """
+
+    tensors: list[Tensor] = field(default_factory=list)
+    places: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, part: slice) -> Lines:
+        return Lines(self.tensors[part], self.places[part])
+
+    def add(self, tensor: Tensor, place: int) -> None:
+        self.tensors.append(tensor)
+        self.places.append(place)
+
+    def together(self) -> Tensor:
+        """[positions, vocab]."""
+        return torch.stack([tensor[place] for tensor, place in zip(self.tensors, self.places, strict=True)])
 
 
 class Transforms:
@@ -191,26 +217,24 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
     return 0.5 * (p - q).abs().sum(-1)
 
 
-def variation(
-    p: Tensor | Sequence[Tensor], q: Tensor | Sequence[Tensor], temperatures: Sequence[float] | None = None
-) -> Tensor:
+def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None = None) -> Tensor:
     """The total variation [n] of n positions' logits, given as for `summarize`, at temperature 1 or each at its own."""
     if in_memory(p) and in_memory(q):
         from fsgen.compiled import summary
 
         return torch.from_numpy(summary.variation(p, q, temperatures))
-    p, q = (x if isinstance(x, Tensor) else torch.stack(list(x)) for x in (p, q))
+    p, q = (x if isinstance(x, Tensor) else x.together() for x in (p, q))
     if temperatures is not None:
         each = torch.tensor(temperatures, device=p.device)[:, None]
         p, q = p / each, q / each
     return total_variation(p.softmax(-1), q.softmax(-1))
 
 
-def in_memory(logits: Tensor | Sequence[Tensor]) -> bool:
+def in_memory(logits: Tensor | Lines) -> bool:
     """Whether these are some that compiled code reads: float32, on a CPU, each position in one piece."""
     if not len(logits):
         return False
-    one = logits[0]
+    one = logits if isinstance(logits, Tensor) else logits.tensors[0]
     return one.device.type == "cpu" and one.dtype == torch.float32 and one.stride(-1) == 1
 
 
@@ -234,11 +258,11 @@ class Summary(NamedTuple):
     top_probs: Tensor
 
 
-def summarize(logits: Tensor | Sequence[Tensor], top: int = 0) -> Summary:
+def summarize(logits: Tensor | Lines, top: int = 0) -> Summary:
     """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits.
 
-    On a CPU by compiled code, which computes the same (`fsgen.compiled.summary`). Logits of n positions may come as n
-    tensors [vocab].
+    On a CPU by compiled code, which computes the same (`fsgen.compiled.summary`). Logits of n positions may come as
+    `Lines`.
     """
     if isinstance(logits, Tensor) and logits.ndim != 2:
         flat = summarize(logits.reshape(-1, logits.shape[-1]), top)
@@ -248,7 +272,7 @@ def summarize(logits: Tensor | Sequence[Tensor], top: int = 0) -> Summary:
 
         token, (prob, margin, entropy), *best = summary(logits, top)
         return Summary(*map(torch.from_numpy, (token, prob, margin, entropy, *best)))
-    return _summarize(logits if isinstance(logits, Tensor) else torch.stack(list(logits)), top)
+    return _summarize(logits if isinstance(logits, Tensor) else logits.together(), top)
 
 
 def _summarize(logits: Tensor, top: int) -> Summary:

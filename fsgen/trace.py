@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from fsgen.probs import summarize, variation
+from fsgen.probs import Lines, summarize, variation
 from fsgen.types import Candidates
 
 Trace = dict[str, Any]
@@ -28,58 +28,67 @@ class TraceBuffer:
 
     def __init__(self, top: int) -> None:
         self._top = top
-        self._draft: list[tuple[Trace, Tensor]] = []
-        self._target: list[tuple[Trace, Tensor]] = []
-        self._logits: list[tuple[Trace, Tensor, Tensor, float]] = []
-        self._held = 0
+        self._forget()
 
-    def hold(self, logits: Tensor) -> None:
-        """Count logits of a round, [rows, n, vocab], that records refer to."""
-        self._held += logits.numel()
+    def _forget(self) -> None:
+        self._held = 0
+        self._traces: dict[str, list[Trace]] = {"draft": [], "target": [], "both": []}
+        self._lines = {"draft": Lines(), "target": Lines()}
+        self._pairs, self._temperatures = (Lines(), Lines()), list[float]()
+
+    def hold(self, logits: int) -> None:
+        """Count so many logits of a round, that records refer to."""
+        self._held += logits
 
     @property
     def full(self) -> bool:
         return self._held > HOLD
 
-    def draft(self, trace: Trace, p: Tensor) -> None:
-        """p's logits [vocab] of a record."""
-        self._draft.append((trace, p))
+    def draft(self, trace: Trace, p: Tensor, place: int) -> None:
+        """p's logits of a record: p[place], [vocab]."""
+        self._traces["draft"].append(trace)
+        self._lines["draft"].add(p, place)
 
-    def target(self, trace: Trace, q: Tensor) -> None:
-        """q's logits [vocab] of a record."""
-        self._target.append((trace, q))
+    def target(self, trace: Trace, q: Tensor, place: int) -> None:
+        """q's logits of a record: q[place], [vocab]."""
+        self._traces["target"].append(trace)
+        self._lines["target"].add(q, place)
 
-    def compare(self, trace: Trace, p: Tensor, q: Tensor, temperature: float) -> None:
-        """p's and q's logits [vocab] of a record, and the temperature at which their total variation is taken."""
-        self._logits.append((trace, p, q, temperature))
+    def compare(self, trace: Trace, p: Tensor, p_place: int, q: Tensor, q_place: int, temperature: float) -> None:
+        """p's and q's logits of a record, and the temperature at which their total variation is taken."""
+        self._traces["both"].append(trace)
+        self._pairs[0].add(p, p_place)
+        self._pairs[1].add(q, q_place)
+        self._temperatures.append(temperature)
 
     def settle(self) -> None:
         """Complete all records."""
-        for side, entries in (("draft", self._draft), ("target", self._target)):
-            for part in _chunks(entries):
-                names, columns = _columns([logits for _, logits in part], side, self._top)
-                for (trace, _), values in zip(part, zip(*columns, strict=True), strict=True):
+        for side, lines in self._lines.items():
+            for part in _parts(lines):
+                names, columns = _columns(lines[part], side, self._top)
+                for trace, values in zip(self._traces[side][part], zip(*columns, strict=True), strict=True):
                     trace.update(zip(names, values, strict=True))
-        for pairs in _chunks(self._logits):
-            traces, p, q, temperatures = zip(*pairs, strict=True)
-            for trace, distance in zip(traces, variation(p, q, temperatures).tolist(), strict=True):
+        p, q = self._pairs
+        for part in _parts(p):
+            apart = variation(p[part], q[part], self._temperatures[part]).tolist()
+            for trace, distance in zip(self._traces["both"][part], apart, strict=True):
                 trace["total_variation"] = distance
-        self._draft, self._target, self._logits, self._held = [], [], [], 0
+        self._forget()
 
 
 FIELDS = {"draft": ("token", "prob", "margin", "entropy"), "target": ("token", "prob", None, "entropy")}
 
 
-def summaries(logits: Tensor | Sequence[Tensor], side: str, top: int) -> list[Trace]:
-    """What a trace keeps of p (`draft`) or q (`target`) at each position of [n, vocab] logits, or n times [vocab]."""
+def summaries(logits: Tensor, side: str, top: int) -> list[Trace]:
+    """What a trace keeps of p (`draft`) or q (`target`) at each position of [n, vocab] logits."""
     records: list[Trace] = []
     for part in _parts(logits):
-        names, columns = _columns(part, side, top)
+        names, columns = _columns(logits[part], side, top)
         records += [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
     return records
 
 
-def _columns(logits: Tensor | Sequence[Tensor], side: str, top: int) -> tuple[list[str], list[list[Any]]]:
+def _columns(logits: Tensor | Lines, side: str, top: int) -> tuple[list[str], list[list[Any]]]:
     """The names of what a trace keeps, and of each the values at all positions."""
     *columns, ids, probs = (x.tolist() for x in summarize(logits, top))
     tops: list[Candidates] = [()] * len(ids)
@@ -91,18 +100,14 @@ def _columns(logits: Tensor | Sequence[Tensor], side: str, top: int) -> tuple[li
 
 def distances(p: Tensor, q: Tensor) -> list[float]:
     """Total variation at temperature 1 of [n, vocab] logits."""
-    pairs = zip(_parts(p), _parts(q), strict=True)
-    return [distance for p_part, q_part in pairs for distance in variation(p_part, q_part).tolist()]
+    return [distance for part in _parts(p) for distance in variation(p[part], q[part]).tolist()]
 
 
-def _parts(logits: Tensor | Sequence[Tensor]) -> Iterator[Tensor | Sequence[Tensor]]:
-    size = max(1, CHUNK // logits[0].shape[-1]) if len(logits) else 1
+def _parts(logits: Tensor | Lines) -> Iterator[slice]:
+    """Positions that are summarised at a time."""
+    if not len(logits):
+        return
+    vocab = (logits if isinstance(logits, Tensor) else logits.tensors[0]).shape[-1]
+    size = max(1, CHUNK // max(1, vocab))
     for start in range(0, len(logits), size):
-        yield logits[start : start + size]
-
-
-def _chunks(entries: list[Any]) -> list[list[Any]]:
-    if not entries:
-        return []
-    size = max(1, CHUNK // max(1, entries[0][1].numel()))
-    return [entries[start : start + size] for start in range(0, len(entries), size)]
+        yield slice(start, start + size)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import carray
@@ -19,6 +19,9 @@ from fsgen.compiled.arithmetic import ONE, ZERO, all_are_numbers, exp, highest, 
 from fsgen.compiled.keep import call, compiled, source
 from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
+
+if TYPE_CHECKING:
+    from fsgen.probs import Lines
 
 # What a call is told: numbers, and the addresses of arrays.
 COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, SCALES, ARGUMENTS = range(11)
@@ -124,18 +127,17 @@ def _differ() -> Team:
     return compiled(forward)
 
 
-Rows = Tensor | Sequence[Tensor]
 Numbers = NDArray[np.float32]
 
 
-def summary(rows: Rows, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[np.int64], Numbers]:
+def summary(rows: Tensor | Lines, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[np.int64], Numbers]:
     """See `fsgen.probs.summarize`.
 
     Returns:
         greedy tokens [n]; probability, lead and entropy [3, n]; the likeliest candidates and their probabilities
         [n, top].
     """
-    n, vocab = len(rows), rows[0].shape[-1]
+    n, vocab = len(rows), _vocab(rows)
     most = min(top, vocab)
     tokens, found = np.empty(n, np.int64), np.empty((3, n), np.float32)
     ids, probs = np.empty((n, most), np.int64), np.empty((n, most), np.float32)
@@ -144,16 +146,21 @@ def summary(rows: Rows, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[n
     return tokens, found, ids, probs
 
 
-def variation(p: Rows, q: Rows, temperatures: Sequence[float] | None) -> Numbers:
+def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None) -> Numbers:
     """The total variation [n] of distributions whose logits are given; see `fsgen.probs.variation`."""
-    found, n, vocab = np.empty(len(p), np.float32), len(p), p[0].shape[-1]
+    found, n, vocab = np.empty(len(p), np.float32), len(p), _vocab(p)
     scales = np.ones(n, np.float32) if temperatures is None else (1 / np.array(temperatures)).astype(np.float32)
     told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, FOUND: found, SCALES: scales}
     call(_differ(), ARGUMENTS, told | {FIRST: _addresses(p), SECOND: _addresses(q)})
     return found
 
 
-def _addresses(rows: Rows) -> NDArray[np.int64]:
+def _vocab(rows: Tensor | Lines) -> int:
+    return (rows if isinstance(rows, Tensor) else rows.tensors[0]).shape[-1]
+
+
+def _addresses(rows: Tensor | Lines) -> NDArray[np.int64]:
     if isinstance(rows, Tensor):
         return rows.data_ptr() + rows.element_size() * rows.stride(0) * np.arange(len(rows), dtype=np.int64)
-    return np.array([row.data_ptr() for row in rows], np.int64)
+    pairs = zip(rows.tensors, rows.places, strict=True)
+    return np.array([tensor.data_ptr() + 4 * tensor.stride(0) * place for tensor, place in pairs], np.int64)

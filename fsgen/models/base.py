@@ -102,28 +102,37 @@ class Told:
 
     Attributes:
         drafted: the tokens that the draft wrote, up to one that ends the text. sure: their probabilities, maybe more.
-        p: the draft's logits [vocab] at each of them. before: those at the bonus before them, where they were wanted.
+        p: in which lines of the round's `p` the draft's logits at each of them are. before: and those at the bonus
+            before them, where they were wanted.
         accepted: how many of them stand. token: the target's own after these; None where none is wanted.
-        q: the target's logits [vocab] at each drafted token, and at the one after them where that is wanted.
+        q: in which lines of the round's `q` the target's logits are, at each drafted token, and at the one after them
+            where that is wanted.
         draft_tokens, target_tokens: that were run, in one call of the target and a call of the draft a drafted token.
     """
 
     drafted: Sequence[int]
     sure: Sequence[float]
-    p: Sequence[torch.Tensor]
-    before: torch.Tensor | None
+    p: Sequence[int]
+    before: int | None
     accepted: int
     token: int | None
-    q: Sequence[torch.Tensor]
+    q: Sequence[int]
     draft_tokens: int
     target_tokens: int
 
 
 @dataclass(slots=True)
 class Round:
-    """What each row was told, None where it took no part; the draft's calls, and the seconds of both models."""
+    """What each row was told, None where it took no part.
+
+    Attributes:
+        p, q: [lines, vocab] logits.
+        draft_calls: of the draft; seconds of both models.
+    """
 
     rows: list[Told | None]
+    p: torch.Tensor
+    q: torch.Tensor
     draft_calls: int
     draft_seconds: float
     target_seconds: float

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fsgen.probs import Summary, _summarize, in_memory, summarize, total_variation, variation
+from fsgen.probs import Lines, Summary, _summarize, in_memory, summarize, total_variation, variation
 
 
 def exact(logits: torch.Tensor, top: int = 0) -> Summary:
@@ -45,7 +45,11 @@ def test_it_agrees_with_float64(n: int, vocab: int, top: int, scale: float, seed
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(threads)
-        found, many, apart = summarize(p, top), summarize(list(p), top), variation(p, q)
+        found, many, apart = (
+            summarize(p, top),
+            summarize(Lines([p] * len(p), list(range(len(p)))), top),
+            variation(p, q),
+        )
     finally:
         torch.set_num_threads(before)
     right = exact(p, top)
@@ -80,6 +84,6 @@ def test_shapes_and_logits_that_lie_elsewhere() -> None:
     for ours, theirs in zip(summarize(across, 2), summarize(across.contiguous(), 2), strict=True):
         assert torch.allclose(ours.double(), theirs.double(), atol=1e-6)
     assert torch.allclose(variation(across, across.flip(0)), variation(across.contiguous(), across.flip(0)), atol=1e-6)
-    double = summarize([row.double() for row in across])
+    double = summarize(Lines([across.double()] * len(across), list(range(len(across)))))
     assert double.prob.dtype == torch.float64
     assert summarize(torch.randn(0, 7)).token.shape == (0,)

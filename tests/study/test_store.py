@@ -35,9 +35,9 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         q = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
         buffer, traces = TraceBuffer(top), [Trace() for _ in range(length)]
         for j, trace in enumerate(traces):
-            buffer.draft(trace, p[0, j])
-            buffer.target(trace, q[0, j])
-            buffer.compare(trace, p[0, j], q[0, j], 1.0)
+            buffer.draft(trace, p[0], j)
+            buffer.target(trace, q[0], j)
+            buffer.compare(trace, p[0], j, q[0], j, 1.0)
         buffer.settle()
         tokens = []
         for j, trace in enumerate(traces):

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fsgen.compiled.race import INVERSE, RACE
 from fsgen.models.base import Round, Told
@@ -133,40 +132,37 @@ class Together:
         for forward in (self._target, self._draft):
             forward.arguments[[k.JUDGED, k.STEPS, k.WAY, k.ENDS]] = 0
         done = int(a[r.DONE])
-        p = self._p[:, : self._draft.vocab].unbind() if self._drafted else ()
-        q = self._q[:, : self._target.vocab].unbind()
+        p, q = self._p[:, : self._draft.vocab], self._q[:, : self._target.vocab]
         told, tokens, sure = self._told[:done].tolist(), self._tokens[:done].tolist(), self._sure[:done].tolist()
         return [
-            self._round(*facts, p, q) for facts in zip(told, tokens, sure, self._seconds[:done].tolist(), strict=True)
+            Round(self._rows_told(*facts), p, q, calls, *seconds)
+            for *facts, calls, seconds in zip(
+                told,
+                tokens,
+                sure,
+                self._told[:done, :, r.DRAFTED].max(1).tolist(),
+                self._seconds[:done].tolist(),
+                strict=True,
+            )
         ]
 
-    def _round(
-        self,
-        told: list[list[int]],
-        tokens: list[list[int]],
-        sure: list[list[float]],
-        seconds: list[float],
-        p: Sequence[Tensor],
-        q: Sequence[Tensor],
-    ) -> Round:
+    def _rows_told(self, told: list[list[int]], tokens: list[list[int]], sure: list[list[float]]) -> list[Told | None]:
         rows: list[Told | None] = [None] * self._target.rows
-        calls = 0
         for row, facts, drafted_tokens, sure_of in zip(self._rows, told, tokens, sure, strict=True):
             verified, ran, drafted, accepted, token, opened, first, second, step, q_first = facts
             if verified:
-                calls = max(calls, drafted)
                 rows[row] = Told(
                     drafted_tokens[:drafted],
                     sure_of,
-                    [p[first], *p[second : second + (drafted - 1) * step : step]] if drafted else [],
-                    p[first - 1] if opened else None,
+                    [first, *range(second, second + (drafted - 1) * step, step)] if drafted else (),
+                    first - 1 if opened else None,
                     accepted,
                     token if token >= 0 else None,
-                    q[q_first : q_first + verified],
+                    range(q_first, q_first + verified),
                     ran,
                     verified,
                 )
-        return Round(rows, calls, *seconds)
+        return rows
 
     def written(self) -> list[tuple[list[int], int]]:
         """Of each row that took part: all its tokens, and how many of them the draft has run."""
