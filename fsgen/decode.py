@@ -328,7 +328,7 @@ class Decoding:
                 mask[[token for token in (*stops, *(() if ignores else self._eos)) if token < self._vocab]] = 1
         return [made[row.params.ignore_eos, row.params.stop_tokens] for row in self._batch]
 
-    def _rounds_ahead(self) -> list[Round]:
+    def _rounds_ahead(self) -> Sequence[Round]:
         """Rounds that need nothing from here; none where this one does."""
         pace, rows = self._pace, self._batch
         can = self._runs_on and self._transforms.late and not self._fresh
@@ -365,7 +365,7 @@ class Decoding:
         """Write what a round has told."""
         usual, before, most = self._is_usual(), sum(row.written for row in self._batch), 1
         p, q = told.p, told.q
-        for row, facts in zip(self._batch, told.rows, strict=True):
+        for row, facts in zip(self._batch, told.rows(), strict=True):
             if facts is None or not row.active:
                 continue
             row.usage["target"].calls += 1

@@ -121,21 +121,24 @@ class Told:
     target_tokens: int
 
 
-@dataclass(slots=True)
-class Round:
-    """What each row was told, None where it took no part.
+class Round(Protocol):
+    """What a round has told.
 
     Attributes:
         p, q: [lines, vocab] logits.
-        draft_calls: of the draft; seconds of both models.
+        draft_calls: of the draft.
+        draft_seconds, target_seconds: of the models.
     """
 
-    rows: list[Told | None]
     p: torch.Tensor
     q: torch.Tensor
     draft_calls: int
     draft_seconds: float
     target_seconds: float
+
+    def rows(self) -> list[Told | None]:
+        """What each row was told; None where it took no part."""
+        ...
 
 
 @runtime_checkable
@@ -155,7 +158,7 @@ class Rounds(Protocol):
         most: int,
         enough: int,
         seconds: float,
-    ) -> list[Round]:
+    ) -> Sequence[Round]:
         """Writes on, round after round (`fsgen.decode`): a drafted token stands where the target chooses it too.
 
         What it costs is told, and not counted in `usage`: who asks knows which rounds count.

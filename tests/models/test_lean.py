@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -471,8 +472,8 @@ def test_rounds_without_coming_back_change_no_record(
 
     rounds = LeanSession.rounds
 
-    def watched(*arguments: Any) -> list[Any]:
-        done: list[Any] = rounds(*arguments)
+    def watched(*arguments: Any) -> Sequence[Any]:
+        done: Sequence[Any] = rounds(*arguments)
         seen.append(done)
         return done
 
@@ -502,7 +503,7 @@ def test_rounds_end_where_they_are_told_to() -> None:
         enough: int = 3,
         seconds: float = 9.0,
         limit: Limit | None = None,
-    ) -> list[Any]:
+    ) -> Sequence[Any]:
         target, draft = (model.session(3) for model in (members.target, members.draft) if model is not None)
         assert isinstance(target, Rounds)
         begun = [text[:-1] for text in texts]
@@ -512,7 +513,7 @@ def test_rounds_end_where_they_are_told_to() -> None:
         # Whoever goes on from here finds the sessions as they should be.
         written = [list(text) for text in texts]
         for one in done:
-            for text, row in zip(written, one.rows, strict=True):
+            for text, row in zip(written, one.rows(), strict=True):
                 if row is not None:
                     text += [*row.drafted[: row.accepted], *([] if row.token is None else [row.token])]
         fresh = members.target.session(3)  # type: ignore[union-attr]
@@ -526,7 +527,7 @@ def test_rounds_end_where_they_are_told_to() -> None:
     assert len(rounds([1, 1, 1])) == 1
     alone = rounds([99, 1, 1])
     assert len(alone) == 8
-    assert [[row is not None for row in one.rows] for one in alone] == [[True] * 3] + [[True, False, False]] * 7
+    assert [[row is not None for row in one.rows()] for one in alone] == [[True] * 3] + [[True, False, False]] * 7
     assert [one.draft_calls for one in rounds([99] * 3)] == [4] * 8
     # The chances that all of a row stands halve with each token: 1.5 in all, then 0.75.
     assert [one.draft_calls for one in rounds([99] * 3, limit=Limit(((0.5, 0.0),), 1.0))] == [2] * 8
@@ -540,7 +541,7 @@ def test_rounds_wait_until_all_but_the_last_token_is_known() -> None:
     target = members.target.session(1)
     assert isinstance(target, Rounds)
 
-    def rounds(text: list[int], left: int = 5, draft: Session | None = None) -> list[Any]:
+    def rounds(text: list[int], left: int = 5, draft: Session | None = None) -> Sequence[Any]:
         drafted = 0 if draft is None else 2
         return target.rounds(draft, [text], [False], [left], [np.zeros(96, np.int8)], None, drafted, None, 4, 1, 9.0)
 

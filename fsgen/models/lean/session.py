@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from fsgen.compiled.threads import HAS_CLOCK
-from fsgen.models.base import Round, Session, TokenIds
+from fsgen.models.base import Session, TokenIds
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
-from fsgen.models.lean.together import Together
+from fsgen.models.lean.together import CompiledRound, Together
 from fsgen.models.session import CachedSession, common_prefix
 from fsgen.types import Draws, Limit
 
@@ -150,7 +150,7 @@ class LeanSession(CachedSession):
         most: int,
         enough: int,
         seconds: float,
-    ) -> list[Round]:
+    ) -> Sequence[CompiledRound]:
         """Whole rounds of decoding; see `Rounds.rounds`."""
         active = sum(sequence is not None for sequence in sequences)
         fits = 0 < active <= kernels.MOST // (1 + draft_tokens)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fsgen.compiled.race import INVERSE, RACE
-from fsgen.models.base import Round, Told
+from fsgen.models.base import Told
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels as k
 from fsgen.models.lean import rounds as r
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
 # Logits of each model that one run may leave behind, if they are of more than one round.
 ROOM = 2**21
 PENDING = 2  # last tokens of a row that a model may not have run
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRound:
+    """A round that was run; see `fsgen.models.base.Round`. What its rows were told is made when it is asked for."""
+
+    run: Together
+    number: int
+    p: Tensor
+    q: Tensor
+    draft_calls: int
+    draft_seconds: float
+    target_seconds: float
+
+    def rows(self) -> list[Told | None]:
+        """See `Round.rows`."""
+        return self.run.rows(self.number)
 
 
 class Together:
@@ -119,7 +138,7 @@ class Together:
             d[k.BINS], d[k.FLOOR] = len(limit.lines), self._lines.ctypes.data
             d[k.LINES] = self._lines.ctypes.data + 4
 
-    def run(self, left: Sequence[int], enough: int, seconds: float) -> list[Round]:
+    def run(self, left: Sequence[int], enough: int, seconds: float) -> list[CompiledRound]:
         """Does the rounds.
 
         Args:
@@ -133,26 +152,21 @@ class Together:
             forward.arguments[[k.JUDGED, k.STEPS, k.WAY, k.ENDS]] = 0
         done = int(a[r.DONE])
         p, q = self._p[:, : self._draft.vocab], self._q[:, : self._target.vocab]
-        told, tokens, sure = self._told[:done].tolist(), self._tokens[:done].tolist(), self._sure[:done].tolist()
+        calls = self._told[:done, :, r.DRAFTED].max(1, initial=0).tolist()
         return [
-            Round(self._rows_told(*facts), p, q, calls, *seconds)
-            for *facts, calls, seconds in zip(
-                told,
-                tokens,
-                sure,
-                self._told[:done, :, r.DRAFTED].max(1).tolist(),
-                self._seconds[:done].tolist(),
-                strict=True,
-            )
+            CompiledRound(self, number, p, q, calls[number], *seconds)
+            for number, seconds in enumerate(self._seconds[:done].tolist())
         ]
 
-    def _rows_told(self, told: list[list[int]], tokens: list[list[int]], sure: list[list[float]]) -> list[Told | None]:
+    def rows(self, number: int) -> list[Told | None]:
+        """What the rows were told in a round."""
         rows: list[Told | None] = [None] * self._target.rows
+        told, tokens, sure = self._told[number].tolist(), self._tokens[number].tolist(), self._sure[number].tolist()
         for row, facts, drafted_tokens, sure_of in zip(self._rows, told, tokens, sure, strict=True):
             verified, ran, drafted, accepted, token, opened, first, second, step, q_first = facts
             if verified:
                 rows[row] = Told(
-                    drafted_tokens[:drafted],
+                    drafted_tokens[:drafted] if drafted else (),
                     sure_of,
                     [first, *range(second, second + (drafted - 1) * step, step)] if drafted else (),
                     first - 1 if opened else None,
