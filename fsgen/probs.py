@@ -34,6 +34,11 @@ class Lines:
     def __getitem__(self, part: slice) -> Lines:
         return Lines(self.tensors[part], self.places[part])
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(positions, vocab), where there is a position."""
+        return len(self.places), self.tensors[0].shape[-1]
+
     def add(self, tensor: Tensor, place: int) -> None:
         self.tensors.append(tensor)
         self.places.append(place)
@@ -222,7 +227,7 @@ def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float
     if in_memory(p) and in_memory(q):
         from fsgen.compiled import summary
 
-        return torch.from_numpy(summary.variation(p, q, temperatures))
+        return torch.from_numpy(summary.variation(_addresses(p), _addresses(q), p.shape[-1], temperatures))
     p, q = (x if isinstance(x, Tensor) else x.together() for x in (p, q))
     if temperatures is not None:
         each = torch.tensor(temperatures, device=p.device)[:, None]
@@ -236,6 +241,14 @@ def in_memory(logits: Tensor | Lines) -> bool:
         return False
     one = logits if isinstance(logits, Tensor) else logits.tensors[0]
     return one.device.type == "cpu" and one.dtype == torch.float32 and one.stride(-1) == 1
+
+
+def _addresses(logits: Tensor | Lines) -> NDArray[np.int64]:
+    """Where the logits [vocab] of each position lie, for compiled code."""
+    if isinstance(logits, Tensor):
+        return logits.data_ptr() + logits.element_size() * logits.stride(0) * np.arange(len(logits), dtype=np.int64)
+    pairs = zip(logits.tensors, logits.places, strict=True)
+    return np.array([tensor.data_ptr() + 4 * tensor.stride(0) * place for tensor, place in pairs], np.int64)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
@@ -270,7 +283,7 @@ def summarize(logits: Tensor | Lines, top: int = 0) -> Summary:
     if in_memory(logits):
         from fsgen.compiled.summary import summary
 
-        token, (prob, margin, entropy), *best = summary(logits, top)
+        token, (prob, margin, entropy), *best = summary(_addresses(logits), logits.shape[-1], top)
         return Summary(*map(torch.from_numpy, (token, prob, margin, entropy, *best)))
     return _summarize(logits if isinstance(logits, Tensor) else logits.together(), top)
 

@@ -107,7 +107,6 @@ def _parts(logits: Tensor | Lines) -> Iterator[slice]:
     """Positions that are summarised at a time."""
     if not len(logits):
         return
-    vocab = (logits if isinstance(logits, Tensor) else logits.tensors[0]).shape[-1]
-    size = max(1, CHUNK // max(1, vocab))
+    size = max(1, CHUNK // max(1, logits.shape[-1]))
     for start in range(0, len(logits), size):
         yield slice(start, start + size)

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numba import carray
 from numpy.typing import NDArray
-from torch import Tensor
 
 from fsgen.compiled.arithmetic import ONE, ZERO, all_are_numbers, exp, highest, likeliest
 from fsgen.compiled.keep import call, compiled, source
 from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
-
-if TYPE_CHECKING:
-    from fsgen.probs import Lines
 
 # What a call is told: numbers, and the addresses of arrays.
 COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, SCALES, ARGUMENTS = range(11)
@@ -130,37 +126,31 @@ def _differ() -> Team:
 Numbers = NDArray[np.float32]
 
 
-def summary(rows: Tensor | Lines, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[np.int64], Numbers]:
+Addresses = NDArray[np.int64]
+
+
+def summary(rows: Addresses, vocab: int, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[np.int64], Numbers]:
     """See `fsgen.probs.summarize`.
+
+    Args:
+        rows: [n] addresses of logits [vocab].
 
     Returns:
         greedy tokens [n]; probability, lead and entropy [3, n]; the likeliest candidates and their probabilities
         [n, top].
     """
-    n, vocab = len(rows), _vocab(rows)
-    most = min(top, vocab)
+    n, most = len(rows), min(top, vocab)
     tokens, found = np.empty(n, np.int64), np.empty((3, n), np.float32)
     ids, probs = np.empty((n, most), np.int64), np.empty((n, most), np.float32)
     kept: dict[int, NDArray[Any]] = {TOKENS: tokens, FOUND: found, IDS: ids, PROBS: probs}
-    call(_summarise(), ARGUMENTS, {COUNT: n, VOCAB: vocab, TOP: most, FIRST: _addresses(rows), **kept})
+    call(_summarise(), ARGUMENTS, {COUNT: n, VOCAB: vocab, TOP: most, FIRST: rows, **kept})
     return tokens, found, ids, probs
 
 
-def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None) -> Numbers:
-    """The total variation [n] of distributions whose logits are given; see `fsgen.probs.variation`."""
-    found, n, vocab = np.empty(len(p), np.float32), len(p), _vocab(p)
+def variation(p: Addresses, q: Addresses, vocab: int, temperatures: Sequence[float] | None) -> Numbers:
+    """The total variation [n] of distributions whose logits are given by addresses; see `fsgen.probs.variation`."""
+    n, found = len(p), np.empty(len(p), np.float32)
     scales = np.ones(n, np.float32) if temperatures is None else (1 / np.array(temperatures)).astype(np.float32)
-    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, FOUND: found, SCALES: scales}
-    call(_differ(), ARGUMENTS, told | {FIRST: _addresses(p), SECOND: _addresses(q)})
+    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, FIRST: p, SECOND: q}
+    call(_differ(), ARGUMENTS, told | {FOUND: found, SCALES: scales})
     return found
-
-
-def _vocab(rows: Tensor | Lines) -> int:
-    return (rows if isinstance(rows, Tensor) else rows.tensors[0]).shape[-1]
-
-
-def _addresses(rows: Tensor | Lines) -> NDArray[np.int64]:
-    if isinstance(rows, Tensor):
-        return rows.data_ptr() + rows.element_size() * rows.stride(0) * np.arange(len(rows), dtype=np.int64)
-    pairs = zip(rows.tensors, rows.places, strict=True)
-    return np.array([tensor.data_ptr() + 4 * tensor.stride(0) * place for tensor, place in pairs], np.int64)
