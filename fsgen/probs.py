@@ -247,8 +247,12 @@ def _addresses(logits: Tensor | Lines) -> NDArray[np.int64]:
     """Where the logits [vocab] of each position lie, for compiled code."""
     if isinstance(logits, Tensor):
         return logits.data_ptr() + logits.element_size() * logits.stride(0) * np.arange(len(logits), dtype=np.int64)
-    pairs = zip(logits.tensors, logits.places, strict=True)
-    return np.array([tensor.data_ptr() + 4 * tensor.stride(0) * place for tensor, place in pairs], np.int64)
+    found, last, start, step = [], None, 0, 0
+    for tensor, place in zip(logits.tensors, logits.places, strict=True):
+        if tensor is not last:  # most lie where the one before does
+            last, start, step = tensor, tensor.data_ptr(), tensor.element_size() * tensor.stride(0)
+        found.append(start + step * place)
+    return np.array(found, np.int64)
 
 
 def entropy(log_probs: Tensor) -> Tensor:
