@@ -26,6 +26,7 @@ from fsgen.probs import (
     summarize,
     total_variation,
     uniforms,
+    variation,
 )
 from fsgen.verifiers import VERIFIERS
 from tests.doubles import Markov, group
@@ -116,6 +117,29 @@ def test_shared_noise_is_the_same_wherever_it_is_made() -> None:
     certain = torch.zeros(1, 1, 9)
     certain[..., 6] = 1
     assert race(certain, seeds[:1], positions[:1, :1]).tolist() == [[6]]
+
+
+@pytest.mark.parametrize("vocab", [1, 5, 256, 300, 2048])
+def test_a_race_of_logits_is_that_of_their_probabilities(vocab: int) -> None:
+    rows = [SamplingParams(temperature=t, seed=3 * i) for i, t in enumerate((1.0, 0.0, 0.3, 2.5))]
+    transforms, seeds = Transforms(rows, torch.device("cpu")), np.array([row.seed for row in rows], np.uint64)
+    logits = 3 * torch.randn(4, 200, vocab, generator=torch.Generator().manual_seed(vocab))
+    positions = np.arange(200) + 7 * np.arange(4)[:, None]
+    tokens = transforms.race(logits, seeds, positions)
+    assert torch.equal(tokens, race(transforms.drawn(logits).double(), seeds, positions))
+    assert torch.equal(tokens[1], logits[1].argmax(-1))
+    cut = Transforms([SamplingParams(temperature=1.0, top_k=2)] * 4, torch.device("cpu"))  # beyond a temperature
+    assert cut.temperatures is None
+    assert torch.equal(cut.race(logits, seeds, positions), race(cut.drawn(logits), seeds, positions))
+
+
+def test_total_variation_may_be_taken_later_at_each_temperature() -> None:
+    temperatures = [1.0, 0.5, 2.0]
+    transforms = Transforms([SamplingParams(temperature=t) for t in temperatures], torch.device("cpu"))
+    p, q = torch.randn(2, 3, 1, 700, generator=torch.Generator().manual_seed(1))
+    now = total_variation(transforms.measured(p), transforms.measured(q))[:, 0]
+    assert torch.allclose(variation(p[:, 0], q[:, 0], temperatures), now, atol=1e-6)
+    assert torch.allclose(variation(p[:, 0].double(), q[:, 0].double(), temperatures).float(), now, atol=1e-6)
 
 
 TABLES = [torch.from_numpy(np.random.default_rng(s).normal(size=(4, 4)) * 1.2).float() for s in (1, 2, 3)]
