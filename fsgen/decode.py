@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
@@ -37,9 +36,10 @@ from fsgen.probs import (
     uniforms,
     window,
 )
+from fsgen.row import Row
 from fsgen.text import GrowingText
 from fsgen.trace import Trace, TraceBuffer
-from fsgen.types import Draws, SamplingParams, Source, StopReason, Token
+from fsgen.types import Draws, SamplingParams, Token
 
 if TYPE_CHECKING:
     from fsgen.models.base import Round, Rounds, Writer
@@ -111,52 +111,6 @@ def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampli
             )
 
 
-@dataclass(slots=True, eq=False)
-class Row:
-    """All state of one text.
-
-    Attributes:
-        number: of the text.
-        ids: the prompt, what is written, and, within a round, what is drafted.
-        written: tokens that stand so far (with rollback, tokens trusted since the last consultation may yet fall).
-        stop_reason: None while it is being written.
-        began: the round of the loop in which it was seated; its own rounds count from there.
-        usage: by role, what it has cost.
-        draft_seconds, system2_seconds, seconds: its share of the batch's wall clock; `seconds` is all of it.
-    """
-
-    number: int
-    ids: list[int]
-    prompt: int
-    params: SamplingParams
-    text: GrowingText
-    written: int = 0
-    stop_reason: StopReason | None = None
-    began: int = 0
-    usage: dict[str, Any] = field(default_factory=dict)
-    draft_seconds: float = 0.0
-    system2_seconds: float = 0.0
-    seconds: float = 0.0
-    held: list[Trace] = field(default_factory=list)  # records not given out yet; `end`: where their text ends
-    given: int = 0  # characters of the text that records given out cover
-    trusted: int = 0  # tokens at the end that System 2 may yet take back
-    drafted: int = 0
-    flagged: bool = False
-    # Where q's logits at the last record are, if it is a bonus, whose p comes with the draft's next call.
-    open: tuple[Tensor, int] | None = None
-    confidences: list[float] = field(default_factory=list)  # of this round's drafted tokens, where they set the pace
-    chance: float = 1.0  # that all of them stand
-    logits: list[Tensor] = field(default_factory=list)  # q's at each token, where they are kept
-
-    @property
-    def remaining(self) -> int:
-        return self.params.max_tokens - self.written
-
-    @property
-    def active(self) -> bool:
-        return self.stop_reason is None
-
-
 class _Took(NamedTuple):
     """What a round took: seconds of all models, and of the draft; the draft's calls; tokens that were written; and
     whether it tells what rounds take: it read no prompts, and about as many rows took part as there can be."""
@@ -210,13 +164,12 @@ class Decoding:
         self.method = method
         self._verifier = method.verifier_for(list(sampling))
         self._vocab = members.vocab_size
-        self._eos = members.eos_ids
         self._draft_is_whole = method.drafts and members.draft.vocab_size == members.vocab_size
         self._buffer = TraceBuffer(top)
         self._prompt_traces, self._keeps_logits = prompt_traces, keep_logits
         self._round = 0
         self.rows = [
-            Row(number, list(prompt), len(prompt), params, GrowingText(members.tokenizer, params.stop))
+            Row(number, list(prompt), len(prompt), params, GrowingText(members.tokenizer, params.stop), members.eos_ids)
             for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True))
         ]
         width = min(rows or len(self.rows), len(self.rows))
@@ -320,13 +273,12 @@ class Decoding:
 
     def _masks(self) -> list[Ends]:
         """Of each row, the tokens that end its text."""
-        made: dict[tuple[bool, tuple[int, ...]], Ends] = {}
+        made: dict[frozenset[int], Ends] = {}
         for row in self._batch:
-            ignores, stops = kind = (row.params.ignore_eos, row.params.stop_tokens)
-            if kind not in made:
-                made[kind] = mask = np.zeros(self._vocab, np.int8)
-                mask[[token for token in (*stops, *(() if ignores else self._eos)) if token < self._vocab]] = 1
-        return [made[row.params.ignore_eos, row.params.stop_tokens] for row in self._batch]
+            if row.ends not in made:
+                made[row.ends] = mask = np.zeros(self._vocab, np.int8)
+                mask[[token for token in row.ends if token < self._vocab]] = 1
+        return [made[row.ends] for row in self._batch]
 
     def _rounds_ahead(self) -> Sequence[Round]:
         """Rounds that need nothing from here; none where this one does."""
@@ -494,10 +446,7 @@ class Decoding:
         return (logits if logits.shape[-1] == self._vocab else logits[..., : self._vocab]).to(self._device)
 
     def _may_draft(self, row: Row) -> bool:
-        return row.active and not row.flagged and row.drafted < row.remaining and not self._draft_ends_text(row)
-
-    def _draft_ends_text(self, row: Row) -> bool:
-        return row.drafted > 0 and self._ends(row, row.ids[-1])
+        return row.active and not row.flagged and row.drafted < row.remaining and not row.draft_ends_text
 
     def _append_drafted(self, z: Tensor, tokens: list[list[int]], sure: list[list[float]], writing: list[bool]) -> None:
         """Each row takes what its draft wrote, as far as its text goes. Where somebody watches, that is one token."""
@@ -513,7 +462,7 @@ class Decoding:
             for token in tokens[index]:
                 row.ids.append(token)
                 row.drafted += 1
-                if self._ends(row, token):
+                if row.ended_by(token):
                     break
             row.flagged = flags is not None and flags[index]
             if pace is not None:
@@ -545,7 +494,7 @@ class Decoding:
                 if row.active:
                     trace: Trace = {}
                     self._buffer.draft(trace, p_here, j)
-                    self._write(row, token, "trusted", trace)
+                    row.write(token, "trusted", self._round, trace)
                     row.trusted += 1
             if not asked[index] or not row.active:
                 continue
@@ -598,15 +547,15 @@ class Decoding:
                 if self._keeps_logits:
                     row.logits.append(q[q_at[j]])
                 if stands:
-                    self._write(row, drafted[j], "accepted", trace)
+                    row.write(drafted[j], "accepted", self._round, trace)
                 elif token is not None:
-                    self._write(row, token, "recovered", trace)
+                    row.write(token, "recovered", self._round, trace)
         if row.active and token is not None and accepted == len(drafted):
             trace, place = {}, q_at[accepted]
             buffer.target(trace, q, place)
             if self._keeps_logits:
                 row.logits.append(q[place])
-            self._write(row, token, "bonus", trace)
+            row.write(token, "bonus", self._round, trace)
             # Where the pace is free, the draft is asked only where it goes on writing anyway.
             asks = self.method.drafts and (pace is None or (bool(drafted) and row.active))
             row.open = (q, place) if asks else None
@@ -618,7 +567,7 @@ class Decoding:
 
     def _wants_bonus(self, row: Row) -> bool:
         has_place = row.active and row.drafted < row.remaining
-        return has_place and self.method.adds_bonus and not self._draft_ends_text(row)
+        return has_place and self.method.adds_bonus and not row.draft_ends_text
 
     # ---- System 2
 
@@ -695,12 +644,12 @@ class Decoding:
         back = since - int(fallen[0, 0])
         q = z[since - back][None, None]
         trace = row.held[-back]
-        self._unwrite(row, back)
+        row.unwrite(back)
         transforms = Transforms([row.params], q.device)
         draw = torch.from_numpy(uniforms(self._seeds[index : index + 1], np.array([row.written]), DECIDE))
         token = int(sample(transforms.drawn(q)[0], draw.to(q.device))[0])
         self._buffer.target(trace, q[0], 0)
-        self._write(row, token, "recovered", trace)
+        row.write(token, "recovered", self._round, trace)
         row.trusted = 0
         return True
 
@@ -715,33 +664,7 @@ class Decoding:
         seeds = self._seeds.reshape(-1, *[1] * (positions.ndim - 1))
         return torch.from_numpy(uniforms(seeds, positions, stream)).to(self._device)
 
-    # ---- writing
-
-    def _ends(self, row: Row, token: int) -> bool:
-        return (token in self._eos and not row.params.ignore_eos) or token in row.params.stop_tokens
-
-    def _write(self, row: Row, token: int, source: Source, trace: dict[str, Any]) -> None:
-        row.ids.append(token)
-        row.written += 1
-        ended, spent = self._ends(row, token), row.remaining == 0
-        end = row.text.close() if ended else row.text.push(token, last=spent)
-        # Plain values in a plain dict, which Python's collector need not look through.
-        trace |= {"position": row.written - 1, "id": token, "source": source, "round": self._round - row.began}
-        trace["end"] = end
-        row.held.append(trace)
-        if ended:
-            row.stop_reason = "stop" if token in row.params.stop_tokens else "eos"
-        elif row.text.stopped:
-            row.stop_reason = "stop"
-        elif spent:
-            row.stop_reason = "length"
-
-    def _unwrite(self, row: Row, count: int) -> None:
-        """Take back the last tokens, none of which was given out. Rare, so the text is simply made anew."""
-        del row.ids[len(row.ids) - count :]
-        del row.held[len(row.held) - count :]
-        row.written -= count
-        row.text = row.text.restarted(row.ids[row.prompt :])
+    # ---- records
 
     def _close(self, logits: Tensor, writing: list[bool]) -> None:
         """Complete the records of bonus tokens, from the draft's call that came after them."""
@@ -774,18 +697,7 @@ class Decoding:
         self._buffer.settle()
         given: list[tuple[int, Token]] = []
         for row in self._left + self._batch:
-            free = len(row.held) - (row.open is not None)
-            if row.active and self.method.rollback is not None:
-                free = min(free, len(row.held) - row.trusted)
-            settled = row.text.settled() if row.active else math.inf
-            count = 0
-            for record in row.held[: max(0, free)]:
-                if record["end"] > settled:
-                    break
-                end = record.pop("end")
-                given.append((row.number, Token(text=row.text.text[row.given : end], **record)))
-                row.given = end
-                count += 1
-            del row.held[:count]
+            may_fall = row.trusted if row.active and self.method.rollback is not None else 0
+            given += [(row.number, token) for token in row.give(may_fall)]
         self._left = []
         return given

@@ -18,7 +18,20 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "fsgen").rglob("*.py"))
 
 PARTS = {"fusions", "routers", "verifiers"}
-ENGINE = {"types", "text", "probs", "metrics", "trace", *PARTS, "methods", "pace", "decode", "generation", "replay"}
+ENGINE = {
+    "types",
+    "text",
+    "probs",
+    "metrics",
+    "trace",
+    *PARTS,
+    "methods",
+    "pace",
+    "row",
+    "decode",
+    "generation",
+    "replay",
+}
 
 # Each module or package of fsgen, and what it may import besides itself.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -34,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "verifiers": {"types", "probs"},
     "methods": {"types", "probs", *PARTS},
     "pace": {"types"},
-    "decode": {"types", "probs", "methods", "pace", "text", "trace"},
+    "row": {"types", "text", "trace"},
+    "decode": {"types", "probs", "methods", "pace", "row", "text", "trace"},
     "generation": {"types", "methods", "metrics", "decode", "render"},
     "replay": {"types", "probs", "methods", "metrics", "trace", "generation"},
     "strategies": {"types", "probs", "trace", "replay"},
