@@ -34,9 +34,9 @@ DOUBLES = np.float64(0)
 (SLOT, LENGTH, BASE, HELD, LEFT, OPEN, LEAD, SHARED, DRAFT_LEAD, DRAFT_SHARED, STATES) = range(11)
 
 # What is told of each row in each round: the tokens that the target ran, 0 where it took no part; the tokens that the
-# draft ran; drafted tokens, those of them that stand, and the token after them (-1: none); and in which
-# lines its logits are: p's of the first drafted token, of the second, and how far apart the others are; q's of the
-# first. Where a row was OPENED, p's at the bonus are in the line before p's first.
+# draft ran; drafted tokens, those of them that stand, and the token after them (-1: none); and in which lines its
+# logits are: p's of the first drafted token, of the second, and how far apart the others are; q's of the first. Where a
+# row was OPENED, p's at the bonus are in the line before p's first.
 (VERIFIED, RAN, DRAFTED, ACCEPTED, TOKEN, OPENED, P_FIRST, P_SECOND, P_STEP, Q_FIRST, FACTS) = range(11)
 
 part = njit(inline="always", **OPTIONS)
@@ -102,7 +102,7 @@ def write(c, state, told, ids, order, active, used):
     d = array(c[DRAFT], WHOLES, k.ARGUMENTS)
     slots, leads, shared, offsets, counts, starts = pieces(d, n)
     left, latest = array(d[k.LEFT], WHOLES, n), array(d[k.LATEST], WHOLES, n)
-    inputs, pick = array(d[k.IDS], WHOLES, 2 * n), array(d[k.PICK], WHOLES, 2 * n)
+    inputs, pick = array(d[k.IDS], WHOLES, k.MOST), array(d[k.PICK], WHOLES, k.MOST)
     chances, masks = array(c[CHANCES], FLOATS, n), array(c[ENDS], WHOLES, 2 * n)
     tokens, picks = 0, 0
     for place in range(active):

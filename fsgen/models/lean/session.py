@@ -13,7 +13,7 @@ from fsgen.models.base import Session, TokenIds
 from fsgen.models.forward import Work
 from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
-from fsgen.models.lean.together import CompiledRound, Together
+from fsgen.models.lean.together import PENDING, CompiledRound, Together
 from fsgen.models.session import CachedSession, common_prefix
 from fsgen.types import Draws, Limit
 
@@ -102,6 +102,10 @@ class LeanSession(CachedSession):
             self._leads[item.row] = item.lead
             self._read[row] = max(self._read[row], length)
 
+    def _check_length(self, longest: int) -> None:
+        if longest > self._context:
+            raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
+
     def _find_lead(self, item: Work) -> tuple[int, int]:
         """The first row that holds the most of this one's beginning, in whole blocks; itself where none does."""
         best, most = (item.row, 0), item.start // kernels.BLOCK * kernels.BLOCK
@@ -161,13 +165,13 @@ class LeanSession(CachedSession):
             return []
         if draft is not None:
             theirs = draft._plan(sequences, [1 + opens for opens in opened])
-            if any(item.new > 2 for item in theirs):
+            if any(item.new > PENDING for item in theirs):
                 return []
         rows = [item.row for item in mine]
         counts = [left[row] for row in rows]
         longest = max(len(item.tokens) + count for item, count in zip(mine, counts, strict=True))
-        if longest > self._context:
-            raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
+        for session in (self, *([] if draft is None else [draft])):
+            session._check_length(longest)
         self._prepare(mine, longest)
         together = Together(self._lean, mine, [ends[row] for row in rows], draws, most, draft_tokens)
         if draft is not None:
@@ -228,8 +232,7 @@ class LeanSession(CachedSession):
         """Runs what rows need, those with the most steps first, and lets them write; see `Writer.write`."""
         rows, counts = [item.row for item in work], [steps[item.row] for item in work]
         longest = max(len(item.tokens) + max(0, count - 1) for item, count in zip(work, counts, strict=True))
-        if longest > self._context:
-            raise ValueError(f"rows of {longest} tokens would be written, and {self._name} takes {self._context}")
+        self._check_length(longest)
         self._prepare(work, longest)
         masks = None if ends is None else [ends[row] for row in rows]
         standing = [chances[row] for row in rows]

@@ -65,7 +65,7 @@ class Together:
         draft_tokens: int,
     ) -> None:
         self._work, self._drafted = work, draft_tokens
-        self._count = n = len(work)
+        n = len(work)
         lines = max(1, min(most, ROOM // ((draft_tokens + 1) * n * target.width))) * (draft_tokens + 1) * n
         self._q = torch.empty(lines, target.width)
         self._p = torch.empty(0, 0)
@@ -121,7 +121,7 @@ class Together:
         """The draft takes part, and ends each of its writings by a limit, if any.
 
         Args:
-            work: what the draft needs of the same rows: two tokens at most.
+            work: what the draft needs of the same rows: `PENDING` tokens at most.
             opened: whether its logits are wanted at a row's last token too.
         """
         self._draft = draft
