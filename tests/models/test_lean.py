@@ -351,6 +351,25 @@ def test_what_is_written_counts_as_calls_and_tokens() -> None:
     assert session.usage[1].calls == 0
 
 
+@pytest.mark.parametrize("most", [256, 3])  # tokens of a pass: what there is to read fits into one, or not
+def test_writing_ends_where_a_text_does(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MOST", most)
+    model, texts = model_of("llama"), [[5, 6, 7, 8], [9, 10, 11, 12]]
+    _, logits, tokens, sure = writer(model, 2).write(texts, [1, 1], [6, 6])
+    for ending in range(6):
+        masks = [np.zeros(96, np.int8) for _ in texts]
+        masks[0][tokens[0][ending]] = 1
+        first = tokens[0].index(tokens[0][ending]) + 1  # as many tokens are written
+        session = writer(model, 2)
+        _, further, written, found = session.write(texts, [1, 1], [6, 4], None, masks)
+        assert written == [tokens[0][:first], tokens[1][:4]]
+        assert found == [sure[0][:first], sure[1][:4]]
+        assert [usage.calls for usage in session.usage] == [first, 4]
+        assert further.shape[1] == max(first, 4) - 1  # then nobody writes any more
+        assert torch.equal(further[0, : first - 1], logits[0, : first - 1])
+        assert torch.equal(further[1, :3], logits[1, :3])
+
+
 def test_nothing_is_written_beyond_the_context() -> None:
     session = writer(model_of("llama"), 1)
     with pytest.raises(ValueError, match="rows of 129 tokens would be written, and LlamaForCausalLM takes 128"):
