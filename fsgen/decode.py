@@ -39,7 +39,7 @@ from fsgen.probs import (
 from fsgen.row import Row
 from fsgen.text import GrowingText
 from fsgen.trace import Trace, TraceBuffer
-from fsgen.types import Draws, SamplingParams, Token
+from fsgen.types import Ahead, Draws, SamplingParams, Token
 
 if TYPE_CHECKING:
     from fsgen.models.base import Round, Rounds, Writer
@@ -258,8 +258,12 @@ class Decoding:
         started = time.perf_counter()
         if self._pace is not None:
             self._pace.begin_round()
+            if not self._pace.drafts:
+                for row in self._batch:
+                    row.open = None  # the draft is not asked what it would have chosen either
         with torch.inference_mode():
-            all_took = [self._take(told) for told in self._rounds_ahead()] or [self._one_round()]
+            rounds: Sequence[Round | None] = self._rounds_ahead() or [None]
+            all_took = [self._timed(told) for told in rounds]
         if self._pace is not None:
             models = sum(took.seconds for took in all_took)
             # Beside the models it takes less than they do, or something else held it up.
@@ -268,6 +272,16 @@ class Decoding:
                 seconds = took.seconds + beside
                 self._pace.end_round(seconds, took.written, took.draft_calls, took.usual, took.draft_seconds)
         self._fresh = False
+
+    def _timed(self, told: Round | None) -> _Took:
+        """One round, that a session has done and told of, or that is still to be done here."""
+        active, before = sum(row.active for row in self._batch), sum(row.written for row in self._batch)
+        usual, spent = not self._fresh and 4 * active >= 3 * len(self._batch), dict(self._spent)
+        calls = self._one_round() if told is None else self._take(told)
+        self._round += 1
+        draft, system2 = (self._spent[system] - spent[system] for system in ("draft", "system2"))
+        written = sum(row.written for row in self._batch) - before
+        return _Took(draft + system2, draft, calls, written, usual)
 
     # ---- rounds that the target's session does by itself
 
@@ -288,24 +302,25 @@ class Decoding:
             return []
         drafts = self.method.drafts and (pace is None or pace.drafts)
         limit, foreseen = (None, ROUNDS) if pace is None else (pace.limit, pace.foreseen)
-        if not drafts:
-            for row in rows:
-                row.open = None
-        elif (pace is not None and limit is None) or any(row.open is not None and not row.active for row in rows):
+        if drafts and pace is not None and limit is None:
+            return []
+        if any(row.open is not None and not row.active for row in rows):
             return []
         at_once = self._prompt_traces or any(row.params.stop for row in rows)
         return cast("Rounds", self._sessions["target"]).rounds(
             self._sessions["draft"] if drafts else None,
             [row.ids if row.active else None for row in rows],
             [row.open is not None for row in rows],
-            [row.remaining for row in rows],
-            self._ends_at,
-            self._draws() if self._verifier.draws else None,
-            0 if not drafts else self.method.draft_tokens if pace is None else MAX_PACED,
-            limit,
-            min(ROUNDS, foreseen),
-            max(1, len(rows) // 8) if self._waiting else len(rows),
-            AT_ONCE if at_once else PATIENT,
+            Ahead(
+                left=[row.remaining for row in rows],
+                ends=self._ends_at,
+                draws=self._draws() if self._verifier.draws else None,
+                draft_tokens=0 if not drafts else self.method.draft_tokens if pace is None else MAX_PACED,
+                limit=limit,
+                rounds=min(ROUNDS, foreseen),
+                enough=max(1, len(rows) // 8) if self._waiting else len(rows),
+                seconds=AT_ONCE if at_once else PATIENT,
+            ),
         )
 
     def _draws(self) -> Draws:
@@ -313,10 +328,9 @@ class Decoding:
         keys = stream_keys(self._seeds, SHARED if race else DECIDE)
         return Draws(race, keys, self._transforms.scales, [row.prompt for row in self._batch])
 
-    def _take(self, told: Round) -> _Took:
-        """Write what a round has told."""
-        usual, before, most = self._is_usual(), sum(row.written for row in self._batch), 1
-        p, q = told.p, told.q
+    def _take(self, told: Round) -> int:
+        """Write what a round has told; gives the draft's calls."""
+        p, q, most = told.p, told.q, 1
         for row, facts in zip(self._batch, told.rows(), strict=True):
             if facts is None or not row.active:
                 continue
@@ -330,30 +344,22 @@ class Decoding:
             most = max(most, len(facts.q))
             self._buffer.hold((len(facts.p) + len(facts.q)) * self._vocab)
             self._settle(row, facts.drafted, p, facts.p, q, facts.q, facts.accepted, facts.token, None, facts.sure)
-        self._round += 1
         self._spent["draft"] += told.draft_seconds
         self._spent["system2"] += told.target_seconds
         if self._pace is not None:
             self._pace.system2_call.learn(most, told.target_seconds)
             if told.draft_calls:
                 self._pace.draft_call.learn(1, told.draft_seconds / told.draft_calls)
-        written = sum(row.written for row in self._batch) - before
-        return _Took(told.draft_seconds + told.target_seconds, told.draft_seconds, told.draft_calls, written, usual)
+        return told.draft_calls
 
     # ---- the three parts of a round
 
-    def _one_round(self) -> _Took:
-        usual, before = self._is_usual(), sum(row.written for row in self._batch)
+    def _one_round(self) -> int:
+        """Draft, and decide; gives the draft's calls."""
         drafts = self._draft()
         if any(row.active for row in self._batch):
             self._decide(drafts)
-        self._round += 1
-        written = sum(row.written for row in self._batch) - before
-        calls, draft = 0 if drafts is None else drafts.shape[1], self._spent["draft"]
-        return _Took(draft + self._spent["system2"], draft, calls, written, usual)
-
-    def _is_usual(self) -> bool:
-        return not self._fresh and 4 * sum(row.active for row in self._batch) >= 3 * len(self._batch)
+        return 0 if drafts is None else drafts.shape[1]
 
     def _draft(self) -> Tensor | None:
         """Let the draft write; gives its logits [rows, longest, vocab] at the drafted positions, left-aligned."""
@@ -364,8 +370,6 @@ class Decoding:
             for row in rows:
                 row.confidences, row.chance = [], 1.0
             if not pace.drafts:
-                for row in rows:
-                    row.open = None  # the draft is not asked what it would have chosen either
                 return None
         step, most = 0, MAX_PACED if pace is not None else self.method.draft_tokens
         written: list[Tensor] = []  # p's logits [rows, n, vocab], as they came
@@ -462,7 +466,7 @@ class Decoding:
             for token in tokens[index]:
                 row.ids.append(token)
                 row.drafted += 1
-                if row.ended_by(token):
+                if token in row.ends:
                     break
             row.flagged = flags is not None and flags[index]
             if pace is not None:
@@ -483,17 +487,17 @@ class Decoding:
             accepted, tokens, distances = self._verify(q, p, checks)
             self._buffer.hold(q.numel())
 
+        p_drafted = torch.empty(len(self._batch), 0, self._vocab) if drafts is None else drafts
         for index, row in enumerate(self._batch):
             if not row.active:
                 continue
             cut = len(row.ids) - row.drafted
             drafted, row.ids[cut:] = row.ids[cut:], []
             unchecked = row.drafted - checks[index]
-            p_here = torch.empty(0, self._vocab) if drafts is None else drafts[index]
             for j, token in enumerate(drafted[:unchecked]):
                 if row.active:
                     trace: Trace = {}
-                    self._buffer.draft(trace, p_here, j)
+                    self._buffer.draft(trace, p_drafted[index], j)
                     row.write(token, "trusted", self._round, trace)
                     row.trusted += 1
             if not asked[index] or not row.active:
@@ -504,7 +508,7 @@ class Decoding:
             self._settle(
                 row,
                 drafted[unchecked:],
-                p_here,
+                p_drafted[index],
                 range(unchecked, len(drafted)),
                 q[index],
                 range(q.shape[1]),

@@ -102,11 +102,10 @@ class Transforms:
         flat = logits.reshape(-1, logits.shape[-1])
         if self.temperatures is None or not in_memory(flat):
             return race(self.drawn(logits), seeds, positions)
-        from fsgen.compiled.race import winners_of
+        from fsgen.compiled.race import winners
 
-        keys = _bits(seeds[:, None], positions, SHARED)
-        scales = np.repeat(self.scales, logits.shape[1])
-        return torch.from_numpy(winners_of(flat.contiguous().numpy(), scales, keys.ravel())).view(logits.shape[:-1])
+        keys, scales = _bits(seeds[:, None], positions, SHARED).ravel(), np.repeat(self.scales, logits.shape[1])
+        return torch.from_numpy(winners(flat.contiguous().numpy(), keys, scales)).view(logits.shape[:-1])
 
     def _transform(self, logits: Tensor) -> Tensor:
         if self._temperature is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import Any
 
 from torch import Tensor
@@ -19,7 +19,7 @@ class Row:
 
     Attributes:
         number: of the text.
-        eos: the tokens that end a text, beside its own.
+        eos: the model's end-of-text tokens. ends: all tokens that end this text.
         ids: the prompt, what is written, and, within a round, what is drafted.
         written: tokens that stand so far (with rollback, tokens trusted since the last consultation may yet fall).
         stop_reason: None while it is being written.
@@ -33,7 +33,8 @@ class Row:
     prompt: int
     params: SamplingParams
     text: GrowingText
-    eos: frozenset[int]
+    eos: InitVar[frozenset[int]]
+    ends: frozenset[int] = field(init=False)
     written: int = 0
     stop_reason: StopReason | None = None
     began: int = 0
@@ -52,6 +53,9 @@ class Row:
     chance: float = 1.0  # that all of them stand
     logits: list[Tensor] = field(default_factory=list)  # q's at each token, where they are kept
 
+    def __post_init__(self, eos: frozenset[int]) -> None:
+        self.ends = frozenset(self.params.stop_tokens) | (frozenset() if self.params.ignore_eos else eos)
+
     @property
     def remaining(self) -> int:
         return self.params.max_tokens - self.written
@@ -61,22 +65,14 @@ class Row:
         return self.stop_reason is None
 
     @property
-    def ends(self) -> frozenset[int]:
-        """The tokens that end this text."""
-        return frozenset(self.params.stop_tokens) | (frozenset() if self.params.ignore_eos else self.eos)
-
-    def ended_by(self, token: int) -> bool:
-        return (token in self.eos and not self.params.ignore_eos) or token in self.params.stop_tokens
-
-    @property
     def draft_ends_text(self) -> bool:
-        return self.drafted > 0 and self.ended_by(self.ids[-1])
+        return self.drafted > 0 and self.ids[-1] in self.ends
 
     def write(self, token: int, source: Source, round_number: int, trace: Trace) -> None:
         """The next token, which stands; the rest of its record is added to its trace."""
         self.ids.append(token)
         self.written += 1
-        ended, spent = self.ended_by(token), self.remaining == 0
+        ended, spent = token in self.ends, self.remaining == 0
         end = self.text.close() if ended else self.text.push(token, last=spent)
         # Plain values in a plain dict, which Python's collector need not look through.
         trace |= {"position": self.written - 1, "id": token, "source": source, "round": round_number - self.began}

@@ -176,6 +176,29 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Ahead:
+    """What rounds are to be that nobody is asked about in between (`fsgen.models.base.Rounds`).
+
+    Attributes:
+        left: how many tokens each row may write.
+        ends: of each row, the tokens that end its text.
+        draws: how tokens are drawn, by whoever chooses one; None: each is the likeliest.
+        draft_tokens: of a round, at most; 0 where the target writes alone. limit: when to end them before that.
+        rounds: at the most. Fewer are done where all texts are at their end, or `enough` of them, where these have
+            taken so many `seconds`, and where their logits would fill too much memory.
+    """
+
+    left: Sequence[int]
+    ends: Sequence[Ends]
+    draws: Draws | None
+    draft_tokens: int
+    limit: Limit | None
+    rounds: int
+    enough: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Draws:
     """How the tokens of some rows are drawn.
 

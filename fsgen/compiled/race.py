@@ -14,7 +14,7 @@ from fsgen.compiled.keep import call, compiled, source
 from fsgen.compiled.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.compiled.threads import Team, share
 
-COUNT, VOCAB, PROBS, KEYS, TOKENS, SCALES, ARGUMENTS = range(7)
+COUNT, VOCAB, GIVEN, KEYS, TOKENS, SCALES, ARGUMENTS = range(7)
 # Ways to draw: by shared noise, and by inverting the distribution function.
 RACE, INVERSE = 1, 2
 CHUNK = 256  # tokens that are looked at together; as many float32 a draw needs beside
@@ -87,21 +87,15 @@ def drawn(way, logits, scale, key, room):
 def race(a):
     """The token whose exponential time, divided by its probability, is the shortest."""
     n, vocab = a[COUNT], a[VOCAB]
-    probs, keys, tokens = array(a[PROBS], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
-    begin, end = share(n)
-    for row in range(begin, end):
-        tokens[row] = run_on(view(probs, row * vocab, vocab), 0, keys[row], np.inf, 0)[1]
-
-
-@inlined
-def race_of_logits(a):
-    """The same, of the softmax of logits times a scale."""
-    n, vocab = a[COUNT], a[VOCAB]
-    logits, keys, tokens = array(a[PROBS], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
+    given, keys, tokens = array(a[GIVEN], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
     scales, room = array(a[SCALES], FLOATS, n), np.empty(CHUNK, np.float32)
     begin, end = share(n)
     for row in range(begin, end):
-        tokens[row] = drawn(RACE, view(logits, row * vocab, vocab), scales[row], keys[row], room)
+        here = view(given, row * vocab, vocab)
+        if a[SCALES]:
+            tokens[row] = drawn(RACE, here, scales[row], keys[row], room)
+        else:
+            tokens[row] = run_on(here, 0, keys[row], np.inf, 0)[1]
 
 
 @cache
@@ -115,29 +109,17 @@ def _race() -> Team:
     return compiled(forward)
 
 
-@cache
-def _race_of_logits() -> Team:
-    state = source()
+def winners(
+    given: NDArray[np.float32], keys: NDArray[np.uint64], scales: NDArray[np.float32] | None = None
+) -> NDArray[np.int64]:
+    """The token [n] that wins at each position, by [n] keys.
 
-    def forward(arguments):
-        state  # noqa: B018
-        race_of_logits(carray(arguments, ARGUMENTS))
-
-    return compiled(forward)
-
-
-def winners(probs: NDArray[np.float32], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The token [n] that wins at each position: [n, vocab] probabilities and [n] keys, each in one piece."""
-    n, vocab = probs.shape
+    Args:
+        given: [n, vocab] probabilities; or, with scales, logits. Both in one piece.
+        scales: [n] what logits are multiplied by before their softmax; the likeliest token wins at 0.
+    """
+    n, vocab = given.shape
     tokens = np.empty(n, np.int64)
-    call(_race(), ARGUMENTS, {COUNT: n, VOCAB: vocab, PROBS: probs, KEYS: keys, TOKENS: tokens})
-    return tokens
-
-
-def winners_of(logits: NDArray[np.float32], scales: NDArray[np.float32], keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-    """The token [n] that wins at each position, by [n, vocab] logits times [n] scales; the likeliest one at 0."""
-    n, vocab = logits.shape
-    tokens = np.empty(n, np.int64)
-    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, PROBS: logits, KEYS: keys, TOKENS: tokens}
-    call(_race_of_logits(), ARGUMENTS, told | {SCALES: scales})
+    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, GIVEN: given, KEYS: keys, TOKENS: tokens}
+    call(_race(), ARGUMENTS, told if scales is None else told | {SCALES: scales})
     return tokens

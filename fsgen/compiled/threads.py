@@ -73,6 +73,15 @@ def share(things):
     return things * me // all_of_us, things * (me + 1) // all_of_us
 
 
+@inlined
+def in_team(code, arguments, threads, alone):
+    """What a call of a `Team` does, in compiled code, by the function's address."""
+    if alone or threads == 1:
+        invoke(code, arguments)
+    else:
+        parallel(code, arguments, np.uint32(threads), np.uint32(0))
+
+
 class Team:
     """A compiled function, to be called on every thread that torch would use.
 

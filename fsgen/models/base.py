@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fsgen.types import Ends
 
-from fsgen.types import Draws, Limit
+from fsgen.types import Ahead, Limit
 
 TokenIds = Sequence[int]
 
@@ -150,14 +150,7 @@ class Rounds(Protocol):
         draft: Session | None,
         sequences: Sequence[TokenIds | None],
         opened: Sequence[bool],
-        left: Sequence[int],
-        ends: Sequence[Ends],
-        draws: Draws | None,
-        draft_tokens: int,
-        limit: Limit | None,
-        most: int,
-        enough: int,
-        seconds: float,
+        ahead: Ahead,
     ) -> Sequence[Round]:
         """Writes on, round after round (`fsgen.decode`): a drafted token stands where the target chooses it too.
 
@@ -167,12 +160,7 @@ class Rounds(Protocol):
             draft: a session of as many rows; None where the target writes alone.
             sequences: the whole token sequence of each row, None for a row that takes no part.
             opened: whether the draft's logits are wanted at a row's last token too.
-            left: how many tokens each row may write.
-            ends: of each row, the tokens that end its text.
-            draws: how tokens are drawn, by whoever chooses one; None: each is the likeliest.
-            draft_tokens: of a round, at most. limit: when to end them before that.
-            most: rounds. Fewer are done where all texts are at their end, or `enough` of them, where these have taken
-                so many `seconds`, and where their logits would fill too much memory.
+            ahead: what the rounds are to be.
 
         Returns:
             the rounds done; none where these sessions cannot, or not now: more than the last tokens are new to them.

@@ -27,7 +27,7 @@ from fsgen.models.lean import session as lean_session
 from fsgen.models.lean.panel import HAS_PAIRS
 from fsgen.models.lean.session import LeanSession
 from fsgen.models.lean.weights import interleaved, panelled, speaks
-from fsgen.types import Limit, as_dict
+from fsgen.types import Ahead, Limit, as_dict
 from tests.doubles import Table
 from tests.models.scripts import alone
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -529,7 +529,7 @@ def test_rounds_end_where_they_are_told_to() -> None:
         begun = [text[:-1] for text in texts]
         target.score(begun, 1)
         draft.score(begun, 1)
-        done = target.rounds(draft, texts, [False] * 3, left, [ends] * 3, None, 4, limit, most, enough, seconds)
+        done = target.rounds(draft, texts, [False] * 3, Ahead(left, [ends] * 3, None, 4, limit, most, enough, seconds))
         # Whoever goes on from here finds the sessions as they should be.
         written = [list(text) for text in texts]
         for one in done:
@@ -563,7 +563,8 @@ def test_rounds_wait_until_all_but_the_last_token_is_known(monkeypatch: pytest.M
 
     def rounds(text: list[int], left: int = 5, draft: Session | None = None) -> Sequence[Any]:
         drafted = 0 if draft is None else 2
-        return target.rounds(draft, [text], [False], [left], [np.zeros(96, np.int8)], None, drafted, None, 4, 1, 9.0)
+        ahead = Ahead([left], [np.zeros(96, np.int8)], None, drafted, None, 4, 1, 9.0)
+        return target.rounds(draft, [text], [False], ahead)
 
     assert rounds([1, 2, 3]) == []
     target.score([[1, 2]], 1)

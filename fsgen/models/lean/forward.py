@@ -142,17 +142,14 @@ class LeanForward:
         written = np.zeros((longest, count), dtype=np.int64)
         sure = np.zeros((longest, count), dtype=np.float32)
         standing = np.array(chances, dtype=np.float32)
-        lines = np.array(
-            [0.0] if limit is None else [limit.least, *(n for line in limit.lines for n in line)], np.float32
-        )
         self._prepare([(item, item.start, len(item.tokens)) for item in work])
         self._pieces[6, :count] = steps
         self._pieces[7, :count] = np.cumsum(wanted) - 1
         a = self.arguments
         a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self.width
         a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
-        a[k.BINS], a[k.CHANCES] = 0 if limit is None else len(limit.lines), standing.ctypes.data
-        a[k.FLOOR], a[k.LINES] = lines.ctypes.data, lines.ctypes.data + 4
+        a[k.CHANCES] = standing.ctypes.data
+        self.end_by(limit)
         masks = np.array([mask.ctypes.data for mask in ends or ()], np.int64)
         a[k.ENDS] = masks.ctypes.data if ends else 0
         a[k.STEPS], a[k.DONE] = longest, 0
@@ -160,6 +157,13 @@ class LeanForward:
         a[k.STEPS], done = 0, int(a[k.DONE])
         further = further[: done - 1, :, : self._w.vocab]
         return self._arranged(work, keep, logits), further, written[:done].tolist(), sure[:done].tolist()
+
+    def end_by(self, limit: Limit | None) -> None:
+        """Tells when writing ends before all is written."""
+        a, given = self.arguments, [] if limit is None else [limit.least, *(n for line in limit.lines for n in line)]
+        self._limit = np.array(given, np.float32)  # which has to be there
+        a[k.BINS] = 0 if limit is None else len(limit.lines)
+        a[k.FLOOR], a[k.LINES] = self._limit.ctypes.data, self._limit.ctypes.data + 4
 
     def _prepare(self, pieces: list[Piece]) -> int:
         """Tells which positions of which rows to run; of how many of them logits are wanted."""

@@ -16,7 +16,7 @@ from numba import carray, njit
 from fsgen.compiled.keep import compiled, source
 from fsgen.compiled.memory import BYTES, FLOATS, OPTIONS, WHOLES, array, inlined
 from fsgen.compiled.race import KEYS_OF
-from fsgen.compiled.threads import Team, clock, invoke, parallel
+from fsgen.compiled.threads import Team, clock, in_team
 from fsgen.models.lean import kernels as k
 
 DOUBLES = np.float64(0)
@@ -40,15 +40,6 @@ DOUBLES = np.float64(0)
 (VERIFIED, RAN, DRAFTED, ACCEPTED, TOKEN, OPENED, P_FIRST, P_SECOND, P_STEP, Q_FIRST, FACTS) = range(11)
 
 part = njit(inline="always", **OPTIONS)
-
-
-@inlined
-def in_team(code, arguments, threads, alone):
-    """Calls a compiled function on all threads, or on this one."""
-    if alone or threads == 1:
-        invoke(code, arguments)
-    else:
-        parallel(code, arguments, np.uint32(threads), np.uint32(0))
 
 
 @inlined

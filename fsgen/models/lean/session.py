@@ -15,7 +15,7 @@ from fsgen.models.lean import kernels
 from fsgen.models.lean.forward import LeanForward
 from fsgen.models.lean.together import PENDING, CompiledRound, Together
 from fsgen.models.session import CachedSession, common_prefix
-from fsgen.types import Draws, Limit
+from fsgen.types import Ahead, Limit
 
 if TYPE_CHECKING:
     from fsgen.types import Ends
@@ -146,18 +146,11 @@ class LeanSession(CachedSession):
         draft: Session | None,
         sequences: Sequence[TokenIds | None],
         opened: Sequence[bool],
-        left: Sequence[int],
-        ends: Sequence[Ends],
-        draws: Draws | None,
-        draft_tokens: int,
-        limit: Limit | None,
-        most: int,
-        enough: int,
-        seconds: float,
+        ahead: Ahead,
     ) -> Sequence[CompiledRound]:
         """Whole rounds of decoding; see `Rounds.rounds`."""
         active = sum(sequence is not None for sequence in sequences)
-        fits = 0 < active <= kernels.MOST // (1 + draft_tokens)
+        fits = 0 < active <= kernels.MOST // (1 + ahead.draft_tokens)
         if not fits or not isinstance(draft, LeanSession | None) or not HAS_CLOCK:
             return []
         mine, theirs = self._plan(sequences, 1), []
@@ -167,17 +160,15 @@ class LeanSession(CachedSession):
             theirs = draft._plan(sequences, [1 + opens for opens in opened])
             if any(item.new > PENDING for item in theirs):
                 return []
-        rows = [item.row for item in mine]
-        counts = [left[row] for row in rows]
-        longest = max(len(item.tokens) + count for item, count in zip(mine, counts, strict=True))
+        longest = max(len(item.tokens) + ahead.left[item.row] for item in mine)
         for session in (self, *([] if draft is None else [draft])):
             session._check_length(longest)
         self._prepare(mine, longest)
-        together = Together(self._lean, mine, [ends[row] for row in rows], draws, most, draft_tokens)
+        together = Together(self._lean, mine, ahead)
         if draft is not None:
             draft._prepare(theirs, longest)
-            together.with_draft(draft._lean, theirs, [opened[row] for row in rows], limit)
-        told = together.run(counts, enough, seconds)
+            together.with_draft(draft._lean, theirs, [opened[item.row] for item in theirs])
+        told = together.run()
         for item, (tokens, held) in zip(mine, together.written(), strict=True):
             self._known[item.row] = tokens[:-1]
             if draft is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,10 +15,7 @@ from fsgen.models.forward import Work
 from fsgen.models.lean import kernels as k
 from fsgen.models.lean import rounds as r
 from fsgen.models.lean.forward import LeanForward
-from fsgen.types import Draws, Limit
-
-if TYPE_CHECKING:
-    from fsgen.types import Ends
+from fsgen.types import Ahead
 
 # Logits of each model that one run may leave behind, if they are of more than one round.
 ROOM = 2**21
@@ -49,24 +45,15 @@ class Together:
     Args:
         target: whose sessions' rows these are.
         work: what the target needs of each row that takes part: one token.
-        ends: of each of these rows, the tokens that end its text.
-        draws: how tokens are drawn; None: each is the likeliest.
-        most: rounds.
-        draft_tokens: of a round, at most; 0 where the target writes alone.
+        ahead: what the rounds are to be, told by the rows of the session.
     """
 
-    def __init__(
-        self,
-        target: LeanForward,
-        work: list[Work],
-        ends: Sequence[Ends],
-        draws: Draws | None,
-        most: int,
-        draft_tokens: int,
-    ) -> None:
-        self._work, self._drafted = work, draft_tokens
+    def __init__(self, target: LeanForward, work: list[Work], ahead: Ahead) -> None:
+        self._work, self._ahead = work, ahead  # whose masks have to be there
+        most, draft_tokens, draws = ahead.rounds, ahead.draft_tokens, ahead.draws
         n = len(work)
-        lines = max(1, min(most, ROOM // ((draft_tokens + 1) * n * target.width))) * (draft_tokens + 1) * n
+        each = (draft_tokens + 1) * n  # lines, and tokens, of a round
+        lines = each * max(1, min(most, ROOM // (each * target.width)))
         self._q = torch.empty(lines, target.width)
         self._p = torch.empty(0, 0)
         self._target, self._draft = target, target
@@ -77,26 +64,26 @@ class Together:
         self._seconds = np.zeros((most + 1, 2))
         self._ids = np.zeros((n, PENDING + most * (draft_tokens + 1)), np.int64)
         self._chances = np.zeros(n, np.float32)
-        self._lines = np.zeros(1, np.float32)
         self._room = (np.zeros((draft_tokens + 2, n), np.int64), np.zeros((draft_tokens, n), np.float32))
-        self._judged = np.zeros(n * (draft_tokens + 1), np.int64)
+        self._judged = np.zeros(each, np.int64)
         self._masks = np.zeros((2, n), np.int64)  # of the rows, and of the pieces of a draft's pass
-        self._masks[0] = [mask.ctypes.data for mask in ends]
-        self._ends = ends  # which have to be there
+        self._masks[0] = [ahead.ends[item.row].ctypes.data for item in work]
         state = self._state
         self._rows = [item.row for item in work]
         state[r.SLOT] = self._rows
+        state[r.LEFT] = [ahead.left[row] for row in self._rows]
+        self._seconds[-1, 0] = ahead.seconds
         state[r.LENGTH] = [len(item.tokens) for item in work]
         state[r.BASE] = np.maximum(0, state[r.LENGTH] - PENDING)
         state[r.LEAD], state[r.SHARED] = zip(*(item.lead for item in work), strict=True)
         for line, item in zip(self._ids, work, strict=True):
             last = item.tokens[-PENDING:]
             line[: len(last)] = last
-        target.make_room(n * (draft_tokens + 1))
+        target.make_room(each)
         self._arguments = a = np.zeros(r.ARGUMENTS, np.int64)
         order, wrote = self._room[0][-1], self._room[0][:-1]
         numbers = {
-            r.MANY: most, r.ROWS: n, r.MOST: draft_tokens, r.THREADS: torch.get_num_threads(),
+            r.MANY: most, r.ROWS: n, r.MOST: draft_tokens, r.ENOUGH: ahead.enough, r.THREADS: torch.get_num_threads(),
             r.TARGET: target.arguments.ctypes.data, r.TARGET_CODE: target.function.address,
             r.TARGET_ALONE: target.alone, r.SPAN: self._ids.shape[1],
             r.Q: self._q.data_ptr(), r.Q_LINES: lines, r.Q_WIDTH: target.width,
@@ -117,8 +104,8 @@ class Together:
         numbers |= {field: array.ctypes.data for field, array in arrays.items()}
         a[list(numbers)] = list(numbers.values())
 
-    def with_draft(self, draft: LeanForward, work: list[Work], opened: Sequence[bool], limit: Limit | None) -> None:
-        """The draft takes part, and ends each of its writings by a limit, if any.
+    def with_draft(self, draft: LeanForward, work: list[Work], opened: Sequence[bool]) -> None:
+        """The draft takes part.
 
         Args:
             work: what the draft needs of the same rows: `PENDING` tokens at most.
@@ -132,21 +119,11 @@ class Together:
         draft.make_room(PENDING * len(work))
         a[r.DRAFT], a[r.DRAFT_CODE], a[r.DRAFT_ALONE] = d.ctypes.data, draft.function.address, draft.alone
         a[r.P], a[r.P_LINES], a[r.P_WIDTH] = self._p.data_ptr(), len(self._p), draft.width
-        d[k.BINS] = 0
-        if limit is not None:
-            self._lines = np.array([limit.least, *(n for line in limit.lines for n in line)], np.float32)
-            d[k.BINS], d[k.FLOOR] = len(limit.lines), self._lines.ctypes.data
-            d[k.LINES] = self._lines.ctypes.data + 4
+        draft.end_by(self._ahead.limit)
 
-    def run(self, left: Sequence[int], enough: int, seconds: float) -> list[CompiledRound]:
-        """Does the rounds.
-
-        Args:
-            left: how many tokens each row may write.
-            enough: texts at whose end it is over. seconds: after which it is.
-        """
+    def run(self) -> list[CompiledRound]:
+        """Does the rounds."""
         a = self._arguments
-        self._state[r.LEFT], a[r.ENOUGH], self._seconds[-1, 0] = left, enough, seconds
         r.rounds()(a.ctypes.data, alone=True)
         for forward in (self._target, self._draft):
             forward.arguments[[k.JUDGED, k.STEPS, k.WAY, k.ENDS]] = 0
