@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from fsgen.learned.features import rounded
+from fsgen.methods.learned.features import rounded
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store
 
 CANDIDATES = 10

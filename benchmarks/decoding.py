@@ -21,8 +21,8 @@ from rich.console import Console
 import fsgen
 from benchmarks.variants import Group, ours, transformers_batches, transformers_fused, transformers_own
 from fsgen import SamplingParams, tasks
-from fsgen.models import Members
-from fsgen.models.hf import HFModel
+from fsgen.backends import Members
+from fsgen.backends.transformers.model import TransformersModel
 
 DRAFTS = ("pocket-0.25m", "pocket-0.6m", "pocket-0.6m-distilled")
 TARGET, TUNED, UNTUNED = "pocket-8m", "pocket-0.6m-tuned", "pocket-0.6m"
@@ -33,7 +33,7 @@ def random_draft(members: Members, dtype: str) -> Members:
     torch.manual_seed(0)
     config = members.draft.module.config  # type: ignore[union-attr]
     model = transformers.LlamaForCausalLM(config).to(getattr(torch, dtype))
-    draft = HFModel(model, members.tokenizer, "random")
+    draft = TransformersModel(model, members.tokenizer, "random")
     return fsgen.load(draft=draft, target=members.target)
 
 

@@ -27,11 +27,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import fsgen
 from fsgen import SamplingParams, tasks
+from fsgen.backends import Model
+from fsgen.backends.int8 import quantise
+from fsgen.backends.transformers.model import TransformersModel
+from fsgen.engine.replay import replay
 from fsgen.metrics import Counts
-from fsgen.models import Model
-from fsgen.models.hf import HFModel
-from fsgen.models.int8 import quantise
-from fsgen.replay import replay
 
 TARGET = "pocket-8m"
 DRAFTS = ("pocket-0.25m", "pocket-0.25m-distilled", "pocket-0.6m", "pocket-0.6m-distilled")
@@ -135,10 +135,10 @@ def _random(kind: str) -> Model:
     torch.manual_seed(0)
     module = LlamaForCausalLM(LARGE)
     if kind == "int8":
-        info = HFModel(module, name="random").info
+        info = TransformersModel(module, name="random").info
         quantise(module, "random")
-        return HFModel(module, name="random", info=info)
-    return HFModel(module.to(getattr(torch, kind)), name="random")
+        return TransformersModel(module, name="random", info=info)
+    return TransformersModel(module.to(getattr(torch, kind)), name="random")
 
 
 def _seconds_a_call(model: Model, batch: int, prompt: int = 128, count: int = 30) -> float:

@@ -15,9 +15,9 @@ from transformers import DynamicCache
 
 import fsgen
 from fsgen import Generation, SamplingParams
-from fsgen.methods import Method, parse
+from fsgen.backends import Members
+from fsgen.methods.method import Method, parse
 from fsgen.metrics import Counts
-from fsgen.models import Members
 
 Texts = list[list[int]]
 

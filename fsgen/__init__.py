@@ -4,18 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fsgen.generation import Generation, generate, stream
-    from fsgen.methods import Method
-    from fsgen.models import Members, load
+    from fsgen.api import generate, stream
+    from fsgen.backends import Members, load
+    from fsgen.engine.generation import Generation
+    from fsgen.methods.method import Method
     from fsgen.types import Example, SamplingParams, Token
 
 __all__ = ["Example", "Generation", "Members", "Method", "SamplingParams", "Token", "generate", "load", "stream"]
 __version__ = "0.1.0"
 
 _HOMES = {
-    "generation": ("Generation", "generate", "stream"),
-    "methods": ("Method",),
-    "models": ("Members", "load"),
+    "api": ("generate", "stream"),
+    "backends": ("Members", "load"),
+    "engine.generation": ("Generation",),
+    "methods.method": ("Method",),
     "types": ("Example", "SamplingParams", "Token"),
 }
 

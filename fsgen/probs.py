@@ -102,7 +102,7 @@ class Transforms:
         flat = logits.reshape(-1, logits.shape[-1])
         if self.temperatures is None or not in_memory(flat):
             return race(self.drawn(logits), seeds, positions)
-        from fsgen.compiled.race import winners
+        from fsgen.backends.cpu.race import winners
 
         keys, scales = _bits(seeds[:, None], positions, SHARED).ravel(), np.repeat(self.scales, logits.shape[1])
         return torch.from_numpy(winners(flat.contiguous().numpy(), keys, scales)).view(logits.shape[:-1])
@@ -192,7 +192,7 @@ def race(probs: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64])
     keys = _bits(seeds[:, None], positions, SHARED)
     flat = probs.reshape(-1, probs.shape[-1])
     if in_memory(flat):
-        from fsgen.compiled.race import winners
+        from fsgen.backends.cpu.race import winners
 
         return torch.from_numpy(winners(flat.contiguous().numpy(), keys.ravel())).view(probs.shape[:-1])
     tokens = np.arange(probs.shape[-1], dtype=np.uint32)
@@ -224,7 +224,7 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
 def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None = None) -> Tensor:
     """The total variation [n] of n positions' logits, given as for `summarize`, at temperature 1 or each at its own."""
     if in_memory(p) and in_memory(q):
-        from fsgen.compiled import summary
+        from fsgen.backends.cpu import summary
 
         return torch.from_numpy(summary.variation(_addresses(p), _addresses(q), p.shape[-1], temperatures))
     p, q = (x if isinstance(x, Tensor) else x.together() for x in (p, q))
@@ -277,14 +277,14 @@ class Summary(NamedTuple):
 def summarize(logits: Tensor | Lines, top: int = 0) -> Summary:
     """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits.
 
-    On a CPU by compiled code, which computes the same (`fsgen.compiled.summary`). Logits of n positions may come as
+    On a CPU by compiled code, which computes the same (`fsgen.backends.cpu.summary`). Logits of n positions may come as
     `Lines`.
     """
     if isinstance(logits, Tensor) and logits.ndim != 2:
         flat = summarize(logits.reshape(-1, logits.shape[-1]), top)
         return Summary(*(x.view(logits.shape[:-1] + x.shape[1:]) for x in flat))
     if in_memory(logits):
-        from fsgen.compiled.summary import summary
+        from fsgen.backends.cpu.summary import summary
 
         token, (prob, margin, entropy), *best = summary(_addresses(logits), logits.shape[-1], top)
         return Summary(*map(torch.from_numpy, (token, prob, margin, entropy, *best)))

@@ -12,7 +12,7 @@ from rich.text import Text
 from fsgen.types import SOURCES, Token
 
 if TYPE_CHECKING:
-    from fsgen.generation import Generation
+    from fsgen.engine.generation import Generation
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,18 @@ class Token:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """A model as lists and run records show it."""
+
+    name: str
+    path: str
+    family: str
+    parameters: int
+    non_embedding_parameters: int
+    tuned_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row of a task. `prompt` is the plain text; `messages` (role, content) are for a model's chat template."""
 
@@ -177,7 +189,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Ahead:
-    """What rounds are to be that nobody is asked about in between (`fsgen.models.base.Rounds`).
+    """What rounds are to be that nobody is asked about in between (`fsgen.backends.protocol.Rounds`).
 
     Attributes:
         left: how many tokens each row may write.

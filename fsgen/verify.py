@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fsgen.decode import check
-from fsgen.fusions import Fusion
-from fsgen.generation import Prompt, encode, generate
-from fsgen.methods import PRESETS, Method, parse
-from fsgen.models.fresh import MOST_LOGITS, Fresh, rounding
-from fsgen.routers import Always
+from fsgen.api import generate
+from fsgen.backends.transformers.fresh import MOST_LOGITS, Fresh, rounding
+from fsgen.engine.engine import check
+from fsgen.engine.generation import Prompt, encode
+from fsgen.methods.fusions import Fusion
+from fsgen.methods.method import PRESETS, Method, parse
+from fsgen.methods.routers import Always
 from fsgen.types import SamplingParams
 
 if TYPE_CHECKING:
-    from fsgen.models import Members
-    from fsgen.routers import Router
+    from fsgen.backends import Members
+    from fsgen.methods.routers import Router
 
 # Texts are written so many batches at a time: rows are refilled as they are in a long run, and traces do not pile up.
 BATCHES = 8
@@ -128,11 +129,11 @@ def ways(
     chosen = parse(method, router, draft_tokens)
     if draft_tokens is None:
         chosen = chosen.fixed()
-    if chosen.trusting:
+    if chosen.skips_verification:
         raise ValueError(f"method {chosen.name!r} trusts tokens that System 2 never sees: it has no exact reference")
     if chosen.fusion.reads_draft:
         shown = f"{chosen.name}, token by token"
-        reference = replace(chosen, name=shown, router=Always(), draft_tokens=1, paced=False)
+        reference = replace(chosen, name=shown, router=Always(), draft_tokens=1, adaptive=False)
     else:
         reference = replace(PRESETS["plain"], fusion=chosen.fusion)
     if replace(reference, name=chosen.name) == chosen:

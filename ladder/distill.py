@@ -15,9 +15,9 @@ from transformers import AutoTokenizer
 
 import fsgen
 from fsgen import SamplingParams
+from fsgen.backends.transformers.model import TransformersModel
+from fsgen.engine.replay import replay
 from fsgen.metrics import Counts
-from fsgen.models.hf import HFModel
-from fsgen.replay import replay
 from ladder import stream, tokenizer
 from ladder.corpus import read_documents
 from ladder.evaluate import inference_copy
@@ -50,9 +50,9 @@ def prompts_of(part: str, counts: dict[str, int]) -> dict[str, list[list[int]]]:
     return chosen
 
 
-def member(model: Any) -> HFModel:
+def member(model: Any) -> TransformersModel:
     """A model of the ladder as `fsgen` takes it."""
-    return HFModel(model, AutoTokenizer.from_pretrained(tokenizer.FOLDER), "ladder")
+    return TransformersModel(model, AutoTokenizer.from_pretrained(tokenizer.FOLDER), "ladder")
 
 
 def load_teacher(attention: str = "ladder_blocks") -> Any:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fsgen.models import Members, Model, ModelInfo, Usage
-from fsgen.models.base import TokenIds
+from fsgen.backends import Members, Model, ModelInfo, Usage
+from fsgen.backends.protocol import TokenIds
 
 
 class Letters:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fsgen.learned.features import Floats, names
-from fsgen.learned.file import LearnedModel
-from fsgen.learned.scorers import Kernel, Linear, Scorer, Trees
+from fsgen.methods.learned.features import Floats, names
+from fsgen.methods.learned.file import LearnedModel
+from fsgen.methods.learned.scorers import Kernel, Linear, Scorer, Trees
 
 
 def random_scorer(kind: str, top: int, seed: int = 0, mean: Floats | None = None) -> Scorer:

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 import fsgen
-import fsgen.models.hf as hf
 from fsgen import cli
-from fsgen.methods import PRESETS
+from fsgen.backends.transformers import model as hf
+from fsgen.backends.transformers.checkpoint import Checkpoint
+from fsgen.methods.method import PRESETS
+from fsgen.methods.routers import ROUTERS
 from fsgen.models.bundled import bundled
-from fsgen.models.checkpoint import Checkpoint
-from fsgen.routers import ROUTERS
 from fsgen.types import Token
 from tests.study.ladder import questions, save_model
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -159,7 +159,7 @@ def test_only_models_that_the_method_calls_are_loaded(
     loaded: list[str] = []
     load = hf.load_weights
 
-    def watched(checkpoint: Checkpoint, *arguments: Any) -> hf.HFModel:
+    def watched(checkpoint: Checkpoint, *arguments: Any) -> hf.TransformersModel:
         loaded.append(Path(checkpoint.name).name)
         return load(checkpoint, *arguments)
 

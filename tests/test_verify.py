@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import fsgen.models.hf as hf
 from fsgen import cli
-from fsgen.fusions import FUSIONS, Contrastive
-from fsgen.generation import generate
-from fsgen.models import Members
-from fsgen.models.fresh import Fresh
-from fsgen.models.hf import HFModel
+from fsgen.api import generate
+from fsgen.backends import Members
+from fsgen.backends.transformers import model as hf
+from fsgen.backends.transformers.fresh import Fresh
+from fsgen.backends.transformers.model import TransformersModel
+from fsgen.methods.fusions import FUSIONS, Contrastive
 from fsgen.verify import LOOKS, Verdict, _Judge, _Place, verify, ways
 from tests.doubles import Table, TableSession, group, trio
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -104,7 +104,7 @@ def test_right_models_pass(architecture: str, router: str) -> None:
     for here, there in zip(draft.parameters(), target.parameters(), strict=True):
         here.data = there.data + 0.02 * here.data
     verdict = verify(
-        group(HFModel(draft, tiny_tokenizer()), HFModel(target, tiny_tokenizer())),
+        group(TransformersModel(draft, tiny_tokenizer()), TransformersModel(target, tiny_tokenizer())),
         PROMPTS,
         router=router,
         max_tokens=20,
@@ -177,9 +177,9 @@ def test_rounding_is_measured_with_the_same_weights_in_a_wider_type(
     with torch.no_grad():
         module.lm_head.weight[7] = module.lm_head.weight[5]  # 5 and 7 are equally likely everywhere
         module.lm_head.weight[[5, 7]] *= 8.0
-    model = HFModel(module.to(getattr(torch, dtype)), tiny_tokenizer())
+    model = TransformersModel(module.to(getattr(torch, dtype)), tiny_tokenizer())
     before = {name: weight.clone() for name, weight in model.module.state_dict().items()}
-    session = HFModel.session
+    session = TransformersModel.session
 
     def lift(logits: Tensor, tokens: int) -> None:
         if tokens == 7:
@@ -190,9 +190,9 @@ def test_rounding_is_measured_with_the_same_weights_in_a_wider_type(
             elif not tie:
                 logits[int(logits.argmin())] += 1000.0
 
-    pair = group(HFModel(tiny_model("llama"), tiny_tokenizer()), model)
+    pair = group(TransformersModel(tiny_model("llama"), tiny_tokenizer()), model)
     monkeypatch.setattr(
-        HFModel,
+        TransformersModel,
         "session",
         lambda self, rows: Changed(session(self, rows), lift, many=True) if self is model else session(self, rows),
     )
@@ -215,7 +215,7 @@ def test_a_second_look_takes_the_rounding_of_more_positions_and_of_plain_attenti
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = tiny_model("llama").to(torch.bfloat16)
-    model = HFModel(module, tiny_tokenizer())
+    model = TransformersModel(module, tiny_tokenizer())
     judge = _Judge(group(model, model), FUSIONS["target"]())
     place = _Place(0, [4, 5, 6], [7 + i for i in range(20)], 18, 5, 6)
     (once,) = judge.explain([place])
@@ -313,11 +313,11 @@ def test_what_cannot_be_verified(arguments: tuple[Any, ...], words: str) -> None
 
 
 def test_a_verdict_does_not_hang_on_the_clock() -> None:
-    assert not ways("speculative")[0].paced
-    assert ways("speculative", draft_tokens="auto")[0].paced
+    assert not ways("speculative")[0].adaptive
+    assert ways("speculative", draft_tokens="auto")[0].adaptive
     assert ways("speculative")[1].name == "plain"
     reference = ways("proxy", "entropy:1", "auto")[1]
-    assert (reference.draft_tokens, reference.paced, str(reference.router)) == (1, False, "always")
+    assert (reference.draft_tokens, reference.adaptive, str(reference.router)) == (1, False, "always")
 
 
 def test_impossible_arguments() -> None:
@@ -335,11 +335,11 @@ def test_impossible_arguments() -> None:
 def test_a_fresh_pass_pads_batches_and_gives_each_row_its_own(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fsgen.models.fresh.MOST_TOKENS", 60)
+    monkeypatch.setattr("fsgen.backends.transformers.fresh.MOST_TOKENS", 60)
     module = tiny_model(architecture)
     sequences = [[(5 * i + row) % 90 for i in range(length)] for row, length in enumerate((7, 30, 1, 12, 30, 5))]
     last = [2, 30, 1, 3, 1, 5]
-    read = Fresh(HFModel(module)).read(sequences, last)
+    read = Fresh(TransformersModel(module)).read(sequences, last)
     for sequence, n, got in zip(sequences, last, read, strict=True):
         with torch.inference_mode():
             expected = module(torch.tensor([sequence]), use_cache=False).logits[0, -n:]
@@ -348,12 +348,12 @@ def test_a_fresh_pass_pads_batches_and_gives_each_row_its_own(
 
 
 def test_no_copy_is_made_where_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = Fresh(HFModel(tiny_model("llama")))
+    fresh = Fresh(TransformersModel(tiny_model("llama")))
     wider = fresh.wider()
     assert wider is not None
     assert (fresh.dtype, wider.dtype) == (torch.float32, torch.float64)
     assert wider.wider() is None
-    monkeypatch.setattr("fsgen.models.fresh._free", lambda device: 1000)
+    monkeypatch.setattr("fsgen.backends.transformers.fresh._free", lambda device: 1000)
     assert fresh.wider() is None
 
 
@@ -407,12 +407,12 @@ def test_json(run: Any, tmp_path: Path) -> None:
 
 
 def test_a_fault_is_shown_and_tells_the_exit_status(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = HFModel.session
+    session = TransformersModel.session
 
     def lift(logits: Tensor, tokens: int) -> None:
         logits[40] += 1000.0 * (tokens % 5 == 0)
 
-    monkeypatch.setattr(HFModel, "session", lambda self, rows: Changed(session(self, rows), lift, many=True))
+    monkeypatch.setattr(TransformersModel, "session", lambda self, rows: Changed(session(self, rows), lift, many=True))
     status, out, _ = run(*SMALL)
     assert status == 1
     assert "expected gap" in out

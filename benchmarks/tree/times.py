@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.tree.drafted import NODES, Floats, Ints
 from benchmarks.tree.forms import Form
 from fsgen import Members
-from fsgen.models import Model
+from fsgen.backends import Model
 
 CONTEXT = 200  # tokens before those that are timed
 WARM = 3  # calls that do not count

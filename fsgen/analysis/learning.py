@@ -28,9 +28,9 @@ from fsgen.analysis.ranking import RESAMPLES, Ranking
 from fsgen.analysis.routers import check_budgets
 from fsgen.analysis.study import asked_everywhere, find
 from fsgen.analysis.traces import collect, prepared, scan_traces
-from fsgen.learned.features import features, names
-from fsgen.learned.file import LearnedModel
-from fsgen.learned.scorers import SCORERS, Scorer
+from fsgen.methods.learned.features import features, names
+from fsgen.methods.learned.file import LearnedModel
+from fsgen.methods.learned.scorers import SCORERS, Scorer
 
 KINDS = tuple(SCORERS)
 PARTS = {"train": 0.5, "calibration": 0.25, "test": 0.25}

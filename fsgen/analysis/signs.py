@@ -14,7 +14,7 @@ import polars as pl
 
 from fsgen.analysis.intervals import Estimate, draws, grouped, percentiles, ratio
 from fsgen.analysis.traces import Frame, collect, prepared
-from fsgen.learned.file import located
+from fsgen.methods.learned.file import located
 
 MISSED, NEEDLESS, LATE = 0.1, 0.5, 0.25
 """Above these a sign is found, with the whole interval: the share of the mismatches that is passed over, of the

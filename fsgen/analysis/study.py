@@ -20,7 +20,7 @@ from fsgen.analysis.routers import CALLS, MISSES, RoutersResult, check_budgets, 
 from fsgen.analysis.signs import Sign, routed, signs
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.analysis.uncertainty import UncertaintyResult, uncertainty
-from fsgen.learned.file import located
+from fsgen.methods.learned.file import located
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from fsgen.analysis.answers import Answer, Chart, Point, Table
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Rates, in_points
+from fsgen.backends import Model
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
-from fsgen.models import Model
 from fsgen.study.config import Keys, StudyConfig, TaskConfig
 from fsgen.study.plan import Cell, canonical_hash
 from fsgen.study.store import atomically

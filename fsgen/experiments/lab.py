@@ -12,8 +12,8 @@ import polars as pl
 
 from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
-from fsgen.models import Members, Model, load
-from fsgen.models.identity import identity
+from fsgen.backends import Members, Model, load
+from fsgen.backends.identity import identity
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import SCHEMA, Plan, canonical_hash, make_plan
 from fsgen.study.progress import Reporter

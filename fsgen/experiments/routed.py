@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import polars as pl
 
+from fsgen.api import generate
 from fsgen.experiments.lab import Lab
-from fsgen.generation import generate
-from fsgen.methods import PRESETS, parse_router
+from fsgen.methods.method import PRESETS, parse_router
 from fsgen.study.plan import Cell, Plan
 from fsgen.types import Example
 

@@ -17,12 +17,12 @@ from fsgen.analysis.intervals import Estimate, Floats, grouped, resampled
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.learning import Positions, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import RESAMPLES, Ranking
+from fsgen.backends.identity import identity
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.routed import check, halves, written
-from fsgen.learned.file import LearnedModel
-from fsgen.learned.scorers import Scorer
-from fsgen.models.identity import identity
+from fsgen.methods.learned.file import LearnedModel
+from fsgen.methods.learned.scorers import Scorer
 from fsgen.study.config import Keys
 from fsgen.study.plan import Cell
 from fsgen.types import shortest

@@ -14,11 +14,11 @@ from fsgen.analysis.answers import Answer, Chart, Point, Table
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Rates, in_points
-from fsgen.beams import SCORES, beam_search
+from fsgen.backends import Members
 from fsgen.experiments.base import Experiment
+from fsgen.experiments.beams import SCORES, beam_search
 from fsgen.experiments.lab import Lab, Study
-from fsgen.models import Members
-from fsgen.strategies import variations
+from fsgen.experiments.variations import variations
 from fsgen.study.config import Keys, SamplingConfig, Samplings
 from fsgen.study.plan import Cell, Plan
 from fsgen.types import SamplingParams

@@ -17,7 +17,7 @@ from fsgen.analysis.learning import Positions, positions, threshold
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.routed import check, halves, written
-from fsgen.methods import parse_router
+from fsgen.methods.method import parse_router
 from fsgen.study.config import Keys
 from fsgen.study.plan import Cell
 from fsgen.types import shortest

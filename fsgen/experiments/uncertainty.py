@@ -15,15 +15,15 @@ from fsgen.analysis.answers import Answer
 from fsgen.analysis.causes import contrast, rate
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import short_name
+from fsgen.backends import Members, Model
+from fsgen.engine.replay import Reader
 from fsgen.experiments import interventions
 from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.draft_changes import Changes
 from fsgen.experiments.lab import Lab
 from fsgen.experiments.made_effects import HIGH, LOW, Causes, by_own, by_truth, contrasts, kinds, odds, slots_of
-from fsgen.models import Members, Model
 from fsgen.probs import summarize, total_variation
-from fsgen.replay import Reader
 from fsgen.study.config import Keys
 from fsgen.study.plan import Plan
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from fsgen.analysis.answers import Answer, Chart, Point, Table
 from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.analysis.labels import short_name
+from fsgen.api import generate
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
-from fsgen.generation import generate
-from fsgen.methods import PRESETS
-from fsgen.routers import MaxProb, Router
+from fsgen.methods.method import PRESETS
+from fsgen.methods.routers import MaxProb, Router
 from fsgen.study.config import Keys
 from fsgen.study.plan import Cell, Plan
 from fsgen.types import Example

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from fsgen.models.base import ModelInfo
+from fsgen.types import ModelInfo
 
 FAMILY = "pocket"  # of the ladder; there are models of other families beside it
 ROOT = Path(__file__).parent / FAMILY

@@ -13,14 +13,14 @@ import torch
 
 from fsgen import tasks
 from fsgen.analysis.labels import short_name
-from fsgen.decode import check
-from fsgen.methods import PRESETS, Method, parse
-from fsgen.models import Members, ModelInfo
-from fsgen.models.base import Session
+from fsgen.backends import Members, ModelInfo
+from fsgen.backends.identity import folder_digest
+from fsgen.backends.protocol import Session
+from fsgen.engine.engine import check
+from fsgen.methods.method import PRESETS, Method, parse
+from fsgen.methods.routers import Random
 from fsgen.models.bundled import ladder as bundled_ladder
 from fsgen.models.bundled import model_info
-from fsgen.models.identity import folder_digest
-from fsgen.routers import Random
 from fsgen.study.config import LadderConfig, PairConfig, SamplingConfig, StudyConfig, TaskConfig
 from fsgen.tasks import Task
 from fsgen.types import Example, SamplingParams
@@ -241,7 +241,7 @@ def make_plan(config: StudyConfig, limit: int | None = None) -> Plan:
 
 
 def _dtype(config: StudyConfig, faults: _Faults) -> str:
-    from fsgen.models import checkpoint as checkpoints
+    from fsgen.backends.transformers import checkpoint as checkpoints
 
     for checked, value in ((checkpoints.check_dtype, config.dtype), (checkpoints.check_device, config.device)):
         try:
@@ -294,7 +294,9 @@ def _pairs(entries: Iterable[PairConfig | LadderConfig], faults: _Faults) -> Ite
 
 
 def _model(name: str, config: StudyConfig, faults: _Faults) -> Unloaded | None:
-    from fsgen.models import checkpoint as checkpoints  # here, because it imports transformers, which takes seconds
+    from fsgen.backends.transformers import (
+        checkpoint as checkpoints,  # here, because it imports transformers, which takes seconds
+    )
 
     try:
         checkpoint = checkpoints.open_checkpoint(name)
@@ -422,5 +424,6 @@ def canonical_method(method: Method) -> dict[str, Any]:
     return {
         "fusion": {"name": method.fusion.name, **asdict(fusion)},
         "router": method.router.identity if method.drafts else None,
-        **{key: getattr(method, key) for key in ("draft_tokens", "trusting", "bonus", "rollback", "verifier")},
+        "trusting": method.skips_verification,
+        **{key: getattr(method, key) for key in ("draft_tokens", "bonus", "rollback", "verifier")},
     }

@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
-from fsgen.generation import Generation
-from fsgen.learned.features import rounded
+from fsgen.backends.vocabulary import Vocabulary
+from fsgen.engine.generation import Generation
+from fsgen.methods.learned.features import rounded
 from fsgen.metrics import Counts
-from fsgen.models.vocabulary import Vocabulary
 from fsgen.study.plan import Prompt
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns
 from fsgen.tasks import Score

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
-from fsgen.generation import Generation, generate
-from fsgen.models import Members, Model, load
-from fsgen.models.identity import vocabulary_digest
-from fsgen.models.vocabulary import vocabulary
-from fsgen.replay import replay, replayable
+from fsgen.api import generate
+from fsgen.backends import Members, Model, load
+from fsgen.backends.identity import vocabulary_digest
+from fsgen.backends.vocabulary import vocabulary
+from fsgen.engine.generation import Generation
+from fsgen.engine.replay import replay, replayable
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.machine import hardware, versions
 from fsgen.study.plan import SCHEMA, Cell, Plan, make_plan

@@ -34,14 +34,14 @@ def prompt(question: str) -> str:
     return f"Question: {question}\nAnswer:"
 
 
-def worked_examples() -> list[str]:
+def few_shot_examples() -> list[str]:
     """The eight worked examples, each a question, its steps and `The answer is N`."""
     return source.read_bundled("gsm8k_cot_8shot.txt").decode().strip().split("\n\n")
 
 
 def few_shot_prompt(question: str, shots: int) -> str:
     """The plain prompt with worked examples, for 1 to 8 shots."""
-    return "\n\n".join([*worked_examples()[:shots], f"Question: {question}\n{_STEP_BY_STEP}\n"])
+    return "\n\n".join([*few_shot_examples()[:shots], f"Question: {question}\n{_STEP_BY_STEP}\n"])
 
 
 class GSM8K(Task):
@@ -61,7 +61,7 @@ class GSM8K(Task):
         if "####" not in solution or reference is None:
             raise ValueError("field 'answer' must end in '#### ' and a number")
         messages: list[tuple[str, str]] = []
-        for worked in worked_examples()[:shots]:
+        for worked in few_shot_examples()[:shots]:
             asked, steps = worked.split(f"\n{_STEP_BY_STEP}\n", 1)
             messages += [("user", f"{asked.removeprefix('Question: ')}\n\n{_ASK}"), ("assistant", steps)]
         messages.append(("user", f"{question}\n\n{_ASK}"))

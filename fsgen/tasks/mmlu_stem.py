@@ -66,7 +66,7 @@ def _worked_by_subject() -> dict[str, tuple[str, ...]]:
     return {subject: tuple(text.strip().split("\n\nQ: ")[1:]) for subject, text in prompts.items()}
 
 
-def worked_examples(subject: str) -> list[str]:
+def few_shot_examples(subject: str) -> list[str]:
     """The worked examples of a subject: five, or four for college_chemistry.
 
     Raises:
@@ -95,7 +95,7 @@ class MMLUSTEM(Task):
         if len(choices) != 4:
             raise ValueError(f"field 'choices' must hold 4 choices, not {len(choices)}")
         letter = answer if answer in ("A", "B", "C", "D") else "ABCD"[range(4).index(int(answer))]
-        worked = worked_examples(subject)[:shots] if shots else []
+        worked = few_shot_examples(subject)[:shots] if shots else []
         messages: list[tuple[str, str]] = []
         for text in worked:
             asked, steps = text.split(f"\n{_STEP_BY_STEP}", 1)

@@ -21,7 +21,7 @@ from sklearn.svm import LinearSVC
 import fsgen.analysis.learning as learning
 from fsgen.analysis.learning import KINDS, Positions, judge, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import Ranking
-from fsgen.learned.file import LearnedModel
+from fsgen.methods.learned.file import LearnedModel
 from tests.analysis.made_up import drawn, trace
 
 Floats = NDArray[np.float64]

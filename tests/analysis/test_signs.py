@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fsgen.analysis.signs import Sign, routed, signs
-from fsgen.models.identity import Identity
+from fsgen.backends.identity import Identity
 from tests.analysis.made_up import places, trace
 from tests.learned import random_router
 

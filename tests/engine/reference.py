@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from fsgen.models import Members
+from fsgen.backends import Members
 
 Logits = Callable[[Sequence[int]], Tensor]
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import fsgen.generation
 from fsgen import SamplingParams, generate, stream
-from fsgen.decode import Decoding
-from fsgen.methods import parse
-from fsgen.replay import replay
+from fsgen.engine.engine import Decoding
+from fsgen.engine.generation import encode
+from fsgen.engine.replay import replay
+from fsgen.methods.method import parse
 from tests.doubles import Letters, Table, group, trio
 from tests.engine import reference
 
@@ -393,4 +393,4 @@ def test_every_ending_is_told_and_order_is_kept() -> None:
     texts = generate(members, PROMPTS, batch_size=3, progress=seen.append)
     assert seen == [1] * len(PROMPTS)  # each as it ends, since the next one takes its place
     assert [t.prompt_tokens for t in texts] == [len(p) for p in PROMPTS]
-    assert fsgen.generation.encode(members, "abc") == [1, 2, 3]
+    assert encode(members, "abc") == [1, 2, 3]

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from fsgen import Members, SamplingParams, generate
-from fsgen.models import budget
-from fsgen.models.hf import HFModel
-from fsgen.models.session import CachedSession
+from fsgen.backends import budget
+from fsgen.backends.session import CachedSession
+from fsgen.backends.transformers.model import TransformersModel
 from tests.doubles import trio
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -22,7 +22,7 @@ KINDS = {"llama": {}, "qwen2": {"num_key_value_heads": 2}, "gpt2": {}, "gemma2":
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"], ids=["the lean forward pass", "the stock one"])
 def members(request: pytest.FixtureRequest) -> Members:
-    models = [HFModel(tiny_model(request.param, seed), tiny_tokenizer()) for seed in range(2)]
+    models = [TransformersModel(tiny_model(request.param, seed), tiny_tokenizer()) for seed in range(2)]
     return Members.of(draft=models[0], target=models[1])
 
 
@@ -67,14 +67,14 @@ def test_the_turns_of_a_chat_are_read_once(members: Members, method: str, monkey
 
 def test_what_is_kept_goes_with_the_block(members: Members, monkeypatch: pytest.MonkeyPatch) -> None:
     sessions: list[weakref.ref[Any]] = []
-    make = HFModel.session
+    make = TransformersModel.session
 
-    def session(self: HFModel, batch_size: int) -> Any:
+    def session(self: TransformersModel, batch_size: int) -> Any:
         made = make(self, batch_size)
         sessions.append(weakref.ref(made))
         return made
 
-    monkeypatch.setattr(HFModel, "session", session)
+    monkeypatch.setattr(TransformersModel, "session", session)
     with members.keeping():
         chat(members, "speculative")
         with members.keeping():
@@ -100,7 +100,7 @@ def test_a_kept_session_is_nobody_elses_meanwhile() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", [5, 100, 300])
 def test_the_bytes_of_a_row_are_those_that_a_session_takes(kind: str, tokens: int) -> None:
-    model = HFModel(tiny_model(kind, 0, **KINDS[kind]), tiny_tokenizer())
+    model = TransformersModel(tiny_model(kind, 0, **KINDS[kind]), tiny_tokenizer())
     tokens = min(tokens, model.context)
     rows = 3
     before = {id(thing) for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)}

@@ -15,13 +15,13 @@ import pytest
 import torch
 
 import fsgen
-from fsgen.decode import check
-from fsgen.learned.features import features, rounded
-from fsgen.learned.file import LearnedModel, located, read
-from fsgen.learned.scorers import SCORERS
-from fsgen.methods import parse, parse_router
-from fsgen.models import Members, plan
-from fsgen.models.identity import folder_digest, identity
+from fsgen.backends import Members, plan
+from fsgen.backends.identity import folder_digest, identity
+from fsgen.engine.engine import check
+from fsgen.methods.learned.features import features, rounded
+from fsgen.methods.learned.file import LearnedModel, located, read
+from fsgen.methods.learned.scorers import SCORERS
+from fsgen.methods.method import parse, parse_router
 from fsgen.types import SamplingParams
 from tests.learned import random_router
 from tests.tiny import tiny_model, tiny_tokenizer
@@ -135,7 +135,7 @@ def test_its_identity_is_its_content(members: Members, tmp_path: Path) -> None:
 def test_another_draft_is_refused_before_weights_load(
     folders: dict[str, Path], members: Members, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fsgen.models.hf.load_weights", lambda *_: pytest.fail("weights are loaded"))
+    monkeypatch.setattr("fsgen.backends.transformers.model.load_weights", lambda *_: pytest.fail("weights are loaded"))
     method = parse("route", f"learned:{file}")
     check(plan(draft=folders["draft"], target=folders["target"]), method, [[5]], [GREEDY])
     with pytest.raises(ValueError, match=r"learned on the draft .*draft \(weights .*this draft is .*other"):
@@ -152,10 +152,10 @@ def test_another_draft_is_refused_by_the_loop(folders: dict[str, Path], file: Pa
 
 
 def test_a_draft_without_files_is_refused(members: Members, file: Path) -> None:
-    from fsgen.models.hf import HFModel
+    from fsgen.backends.transformers.model import TransformersModel
 
     assert members.target is not None
-    unknown = HFModel(tiny_model("llama", 1), tiny_tokenizer(), "in memory")
+    unknown = TransformersModel(tiny_model("llama", 1), tiny_tokenizer(), "in memory")
     with pytest.raises(ValueError, match=r"this draft is in memory \(weights unknown\)"):
         fsgen.generate(Members.of(unknown, members.target), PROMPTS, "route", f"learned:{file}", sampling=GREEDY)
 
@@ -234,7 +234,7 @@ def test_trees_that_lead_nowhere_are_refused() -> None:
 
 
 def fsgen_identity() -> Any:
-    from fsgen.models.identity import Identity
+    from fsgen.backends.identity import Identity
 
     return Identity("draft", "d" * 64, "v" * 16)
 
@@ -253,7 +253,7 @@ def test_features_by_hand() -> None:
 def test_a_wide_vocabulary_is_read_on_its_device_and_only_in_part(members: Members) -> None:
     """The decisions do not depend on other rows, nor on a constant added to the logits."""
     model = random_router("logistic", members.identity("draft"), top=4)
-    from fsgen.routers import Learned
+    from fsgen.methods.routers import Learned
 
     router = Learned("x", 0.0, model.digest, model)
     z = torch.randn(64, 500, generator=torch.Generator().manual_seed(0)) * 3

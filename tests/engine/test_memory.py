@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fsgen import Members, SamplingParams, generate, stream
-from fsgen.models.hf import HFModel
+from fsgen.backends.transformers.model import TransformersModel
 from tests.tiny import tiny_model, tiny_tokenizer
 
 SAMPLING = SamplingParams(max_tokens=8)
@@ -19,7 +19,7 @@ PROMPTS = [[1 + (3 * i + j) % 90 for j in range(4 + i % 29)] for i in range(20)]
 
 @pytest.fixture(scope="module", params=["llama", "gpt2"], ids=["the lean forward pass", "the stock one"])
 def members(request: pytest.FixtureRequest) -> Members:
-    models = [HFModel(tiny_model(request.param, seed), tiny_tokenizer()) for seed in range(3)]
+    models = [TransformersModel(tiny_model(request.param, seed), tiny_tokenizer()) for seed in range(3)]
     return Members.of(draft=models[0], target=models[1], base=models[2])
 
 
@@ -32,14 +32,14 @@ def tensors() -> int:
 def watched(monkeypatch: pytest.MonkeyPatch) -> list[weakref.ref[Any]]:
     """Of every session that is made from now on, and of what computes for it."""
     sessions: list[weakref.ref[Any]] = []
-    make = HFModel.session
+    make = TransformersModel.session
 
-    def session(self: HFModel, batch_size: int) -> Any:
+    def session(self: TransformersModel, batch_size: int) -> Any:
         made = make(self, batch_size)
         sessions.extend((weakref.ref(made), weakref.ref(made._forward)))
         return made
 
-    monkeypatch.setattr(HFModel, "session", session)
+    monkeypatch.setattr(TransformersModel, "session", session)
     return sessions
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from fsgen.fusions import FUSIONS
-from fsgen.methods import PRESETS, parse, parse_router
-from fsgen.routers import ROUTERS
+from fsgen.methods.fusions import FUSIONS
+from fsgen.methods.method import PRESETS, parse, parse_router
+from fsgen.methods.routers import ROUTERS
 from fsgen.types import SamplingParams
 from tests.engine import reference
 
@@ -22,7 +22,7 @@ def test_presets() -> None:
     assert PRESETS["speculative"].draft_tokens == 5
     assert PRESETS["speculative"].adds_bonus
     assert not PRESETS["contrastive"].adds_bonus
-    assert (PRESETS["route"].trusting, str(PRESETS["route"].router)) == (True, "max-prob:0.5")
+    assert (PRESETS["route"].skips_verification, str(PRESETS["route"].router)) == (True, "max-prob:0.5")
     assert PRESETS["proxy"].roles == ("draft", "target", "base")
     assert PRESETS["plain"].roles == ("target",)
     assert parse("route", "never").roles == ("draft",)

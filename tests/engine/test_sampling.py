@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fsgen import SamplingParams, generate
-from fsgen.fusions import FUSIONS
+from fsgen.methods.fusions import FUSIONS
+from fsgen.methods.verifiers import VERIFIERS
 from fsgen.probs import (
     ACCEPT,
     DECIDE,
@@ -28,7 +29,6 @@ from fsgen.probs import (
     uniforms,
     variation,
 )
-from fsgen.verifiers import VERIFIERS
 from tests.doubles import Markov, group
 from tests.engine import reference
 

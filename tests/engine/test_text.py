@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsgen.text import GrowingText
+from fsgen.engine.detokenizer import GrowingText
 
 
 class Bytes:

@@ -14,9 +14,9 @@ import pytest
 import fsgen
 from fsgen import tasks
 from fsgen.analysis.intervals import Estimate
+from fsgen.backends import plan
 from fsgen.experiments import ExperimentConfig, configured, run_experiment
 from fsgen.experiments.context import conclude, decide, short_data, windowed
-from fsgen.models import plan
 from fsgen.study.config import TaskConfig
 from tests.doubles import Table
 from tests.experiments.conftest import quiet

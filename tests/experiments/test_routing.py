@@ -15,8 +15,8 @@ from fsgen.analysis.answers import Answer
 from fsgen.experiments.config import ExperimentConfig
 from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, Measured, Options, conclude
 from fsgen.experiments.run import run_experiment
-from fsgen.learned.file import read
-from fsgen.methods import parse_router
+from fsgen.methods.learned.file import read
+from fsgen.methods.method import parse_router
 from tests.experiments.conftest import quiet
 from tests.study.ladder import save_model
 

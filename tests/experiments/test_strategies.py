@@ -15,11 +15,11 @@ import torch
 from rich.console import Console
 
 import fsgen
-from fsgen.beams import beam_search
+from fsgen.backends import Members
 from fsgen.experiments import ExperimentConfig, run_experiment
+from fsgen.experiments.beams import beam_search
 from fsgen.experiments.strategies import conclude
-from fsgen.models import Members
-from fsgen.strategies import grid_variations, variations
+from fsgen.experiments.variations import grid_variations, variations
 from fsgen.types import SamplingParams
 from tests.doubles import trio
 from tests.study.ladder import save_ladder
@@ -85,7 +85,7 @@ def test_large_vocabularies_are_cut_and_give_the_same(monkeypatch: pytest.Monkey
     p, q = torch.randn(2, 30, 50, generator=torch.Generator().manual_seed(0))
     whole = grid_variations(p, q, GRID)
     assert whole.shape == (len(GRID), 30)
-    monkeypatch.setattr("fsgen.strategies.CHUNK", 7 * 50)
+    monkeypatch.setattr("fsgen.experiments.variations.CHUNK", 7 * 50)
     np.testing.assert_array_equal(grid_variations(p, q, GRID), whole)
 
 

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from fsgen.tasks.mmlu_stem import worked_examples
+from fsgen.tasks.mmlu_stem import few_shot_examples
 from ladder import multiple_choice, word_problems
 from ladder.files import POCKET_MATH, read_jsonl
 from ladder.overlap import without_names
@@ -88,7 +88,7 @@ def test_choice_questions_are_sound() -> None:
     for item in itertools.islice(multiple_choice.questions(4), 3000):
         assert len(set(item.choices)) == 4
         _check_equations(item.reasoning)
-        assert worked_examples(item.subject)  # a subject of MMLU-STEM
+        assert few_shot_examples(item.subject)  # a subject of MMLU-STEM
         letters[item.answer] += 1
     assert set(letters) == {0, 1, 2, 3}
     assert max(letters.values()) < 1.15 * min(letters.values()) * 1.05

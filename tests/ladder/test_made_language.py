@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 
+from fsgen.backends import load
 from fsgen.experiments import made_language as made
 from fsgen.experiments.made_language import Language, distribution, entropy_bits
 from fsgen.experiments.uncertainty import read_made
-from fsgen.models import load
 from fsgen.models.bundled import MADE, bundled, bundled_path
 from ladder import made_language as recipe
 from ladder.train import new_model

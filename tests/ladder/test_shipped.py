@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from fsgen.backends.transformers.checkpoint import context_of
 from fsgen.models.bundled import ladder
-from fsgen.models.checkpoint import context_of
 from ladder import export, families
 from ladder.files import PACKAGE, RESULTS
 from ladder.sizes import CONTEXT, SIZES, VOCAB_SIZE

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parent.parent.parent
 SERVER = """
 import os, sys
 from transformers.models.llama import modeling_llama
-from fsgen.models import hf
+from fsgen.backends.transformers import model as hf
 from fsgen.study import run_study
 for line in sys.stdin:
     config, out = line.rstrip().split("\\t")

@@ -13,8 +13,8 @@ import pytest
 from rich.console import Console
 
 import fsgen
-from fsgen.generation import generate
-from fsgen.models import load
+from fsgen.api import generate
+from fsgen.backends import load
 from fsgen.study import StudyResult, run, run_study
 from fsgen.study.config import parse_config
 from fsgen.study.store import Store

@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fsgen.generation import Generation
-from fsgen.learned.features import rounded
+from fsgen.engine.generation import Generation
+from fsgen.engine.trace import Trace, TraceBuffer
+from fsgen.methods.learned.features import rounded
 from fsgen.metrics import count
 from fsgen.study.plan import Prompt
 from fsgen.study.records import Text, generation_table, stored_texts, trace_table
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store
 from fsgen.tasks import Score
-from fsgen.trace import Trace, TraceBuffer
 from fsgen.types import Token
 
 

@@ -68,7 +68,7 @@ def test_gsm8k_prompts() -> None:
     plain = task.load(limit=1)[0]
     assert re.fullmatch(r"Question: [^\n]+\nAnswer:", plain.prompt)
     assert gsm8k.prompt("Why?") == "Question: Why?\nAnswer:"
-    assert len(gsm8k.worked_examples()) == 8
+    assert len(gsm8k.few_shot_examples()) == 8
     for shots in (1, 2, 4, 8):
         example = task.load(limit=1, shots=shots)[0]
         assert example.id == plain.id
@@ -78,7 +78,7 @@ def test_gsm8k_prompts() -> None:
 
 
 def test_every_worked_example_of_gsm8k_has_an_answer() -> None:
-    found = [tasks.get("gsm8k").extract(worked) for worked in gsm8k.worked_examples()]
+    found = [tasks.get("gsm8k").extract(worked) for worked in gsm8k.few_shot_examples()]
     assert None not in found
     assert found[:2] == ["20", "817"]
 
@@ -103,13 +103,13 @@ def test_all_worked_examples_of_mmlu_are_whole() -> None:
     subjects = {row["subject"] for row in source.rows(None, "mmlu_stem_test.jsonl.gz", ("subject",))}
     assert len(subjects) == 19
     for subject in subjects:
-        worked = mmlu_stem.worked_examples(subject)
+        worked = mmlu_stem.few_shot_examples(subject)
         assert len(worked) == (4 if subject == "college_chemistry" else 5)
         for text in worked:
             assert re.search(r"The answer is \([A-E]\)\.$", text)
             assert not re.search(r"\n(rac|ightarrow|ext|imes)", text)  # escapes that once were broken
     with pytest.raises(ValueError, match="no worked examples for subject 'history'"):
-        mmlu_stem.worked_examples("history")
+        mmlu_stem.few_shot_examples("history")
 
 
 def test_mbpp_prompts() -> None:

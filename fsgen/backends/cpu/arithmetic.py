@@ -1,0 +1,134 @@
+"""What is done to the numbers of one token, compiled; all of it in float32."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import types
+from numba.extending import overload
+
+from fsgen.backends.cpu.memory import bits_of_float, float_of_bits, inlined, view
+
+ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+LOG2E = np.float32(1.4426950408889634)
+# 2^x on [-1/2, 1/2]: its series.
+C1, C2, C3 = np.float32(0.69314718056), np.float32(0.24022650696), np.float32(0.05550410866)
+C4, C5, C6 = np.float32(0.00961812911), np.float32(0.00133335581), np.float32(0.00015403530)
+LEAST, MOST = np.float32(-126), np.float32(126)
+
+
+def widen(number):
+    """float32 of a float32 or of the bits of a bfloat16."""
+    raise NotImplementedError
+
+
+@overload(widen)
+def _widen(number):
+    if number == types.uint16:
+        return lambda number: float_of_bits(np.uint32(number) << np.uint32(16))
+    return lambda number: number
+
+
+def narrow(number, like):
+    """What an array that holds `like` takes of a float32: itself, or the bits of the nearest bfloat16."""
+    raise NotImplementedError
+
+
+@overload(narrow)
+def _narrow(number, like):
+    if like == types.uint16:
+
+        def rounded(number, like):
+            bits = bits_of_float(number)
+            even = (bits >> np.uint32(16)) & np.uint32(1)
+            return np.uint16((bits + np.uint32(0x7FFF) + even) >> np.uint32(16))
+
+        return rounded
+    return lambda number, like: number
+
+
+@inlined
+def exp(x):
+    """e^x within a few units of the last place, in a form that runs on many numbers at a time."""
+    power = min(max(x * LOG2E, LEAST), MOST)
+    whole = np.floor(power + HALF)
+    r = power - whole
+    part = ONE + r * (C1 + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
+    return part * float_of_bits(np.uint32(np.int32(whole) + np.int32(127)) << np.uint32(23))
+
+
+@inlined
+def rms(x, n, weight, eps, out):
+    """out = x / rms(x) * weight, for one token."""
+    total = ZERO
+    for i in range(n):
+        total += x[i] * x[i]
+    scale = ONE / np.sqrt(total / np.float32(n) + eps)
+    for i in range(n):
+        out[i] = narrow(x[i] * scale * weight[i], out[0])
+
+
+@inlined
+def turn(head, norm, eps, cos, sin, c0, factor, room, out):
+    """A head of one token: normed where its family does that, times a factor, and turned by its position."""
+    n, half = len(head), len(head) // 2
+    if len(norm):
+        rms(head, n, norm, eps, room)
+        head = room
+    left, right, low, high = view(head, 0, half), view(head, half, half), view(out, 0, half), view(out, half, half)
+    cos, sin = view(cos, c0, half), view(sin, c0, half)
+    for i in range(half):  # in two loops, since the compiler gives up on telling more arrays apart
+        low[i] = narrow(factor * (left[i] * cos[i] - right[i] * sin[i]), out[0])
+    for i in range(half):
+        high[i] = narrow(factor * (right[i] * cos[i] + left[i] * sin[i]), out[0])
+
+
+@inlined
+def ordered(bits):
+    """The bits of a float32 as a number in the order of the floats, or back."""
+    return bits ^ (np.int32(bits) >> np.int32(31) & np.int32(0x7FFFFFFF))
+
+
+@inlined
+def highest(numbers):
+    """Of some float32, minus infinity of none; by whole numbers, of which the compiler looks at many at a time."""
+    top = np.int32(-0x7F800001)
+    for i in range(len(numbers)):
+        top = max(top, ordered(np.int32(bits_of_float(numbers[i]))))
+    return float_of_bits(np.uint32(ordered(top)))
+
+
+@inlined
+def likeliest(logits):
+    """The highest of some logits, and the first token that has it."""
+    top, token = highest(logits), 0
+    while token < len(logits) - 1 and logits[token] != top:
+        token += 1
+    return top, token
+
+
+@inlined
+def all_are_numbers(numbers):
+    """Whether none of some float32 is NaN, of whichever sign; `highest` may not see one."""
+    most = np.int32(0)
+    for i in range(len(numbers)):
+        most = max(most, np.int32(bits_of_float(numbers[i]) & np.uint32(0x7FFFFFFF)))
+    return most <= np.int32(0x7F800000)
+
+
+@inlined
+def softmax(scores, out):
+    """Of scores, which are lost."""
+    top = highest(scores)
+    total = ZERO
+    for i in range(len(scores)):
+        scores[i] = exp(scores[i] - top)
+        total += scores[i]
+    scale = ONE / total
+    for i in range(len(scores)):
+        out[i] = narrow(scores[i] * scale, out[0])
+
+
+@inlined
+def clear(numbers):
+    for i in range(len(numbers)):
+        numbers[i] = 0

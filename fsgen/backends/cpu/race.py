@@ -1,0 +1,125 @@
+"""Draws tokens, many positions in one call (see `fsgen.probs.race`, and `fsgen.probs.sample`)."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numba import carray
+from numpy.typing import NDArray
+
+from fsgen.backends.cpu.arithmetic import ZERO, exp, likeliest
+from fsgen.backends.cpu.compilation import call, compiled, source
+from fsgen.backends.cpu.memory import FLOATS, WHOLES, array, inlined, view
+from fsgen.backends.cpu.threads import Team, share
+
+COUNT, VOCAB, GIVEN, KEYS, TOKENS, SCALES, ARGUMENTS = range(7)
+# Ways to draw: by shared noise, and by inverting the distribution function.
+RACE, INVERSE = 1, 2
+CHUNK = 256  # tokens that are looked at together; as many float32 a draw needs beside
+KEYS_OF = np.uint64(0)  # what an address of keys is of
+_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+
+
+@inlined
+def key_at(key, position):
+    """The 64 bits of a row's key at a position: what `fsgen.probs` draws by."""
+    x = key + _GOLDEN * (np.uint64(position) + np.uint64(1))
+    x = (x ^ (x >> np.uint64(30))) * _FIRST
+    x = (x ^ (x >> np.uint64(27))) * _SECOND
+    return x ^ (x >> np.uint64(31))
+
+
+@inlined
+def mixed(h):
+    """The bits of a word, stirred: the last step of MurmurHash3."""
+    h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))  # which numba would make 64 bits of
+    h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
+    return np.uint32(h ^ (h >> np.uint32(16)))
+
+
+@inlined
+def run_on(probs, start, key, best, token):
+    """The race among some tokens, the first of which is `start`, after others: the least time, and whose it is."""
+    first, second = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
+    for i in range(len(probs)):
+        word = mixed(np.uint32(mixed(np.uint32(np.uint32(start + i) * np.uint32(0x9E3779B9) + first)) + second))
+        uniform, p = (np.float64(word) + 0.5) * 2.0**-32, np.float64(probs[i])
+        if uniform < best * p:  # -log(1 - u) is more than u, so most are out of it already
+            time = -np.log1p(-uniform)
+            if time < best * p:
+                best, token = time / p, start + i
+    return best, token
+
+
+@inlined
+def drawn(way, logits, scale, key, room):
+    """A token of the softmax of logits times a scale (1 / temperature); the likeliest one where that is 0.
+
+    Args:
+        way: RACE, or INVERSE.
+        room: [CHUNK] float32.
+    """
+    top, token = likeliest(logits)
+    if scale == ZERO:
+        return token
+    vocab = len(logits)
+    if way == RACE:
+        best = np.inf
+        for start in range(0, vocab, CHUNK):
+            n = min(CHUNK, vocab - start)
+            for i in range(n):
+                room[i] = exp((logits[start + i] - top) * scale)
+            best, token = run_on(view(room, 0, n), start, key, best, token)
+        return token
+    total = 0.0
+    for i in range(vocab):
+        total += np.float64(exp((logits[i] - top) * scale))
+    threshold, passed, token = total * np.float64(key >> np.uint64(32)) * 2.0**-32, 0.0, -1
+    while token < vocab - 1 and passed <= threshold:
+        token += 1
+        passed += np.float64(exp((logits[token] - top) * scale))
+    return token
+
+
+@inlined
+def race(a):
+    """The token whose exponential time, divided by its probability, is the shortest."""
+    n, vocab = a[COUNT], a[VOCAB]
+    given, keys, tokens = array(a[GIVEN], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
+    scales, room = array(a[SCALES], FLOATS, n), np.empty(CHUNK, np.float32)
+    begin, end = share(n)
+    for row in range(begin, end):
+        here = view(given, row * vocab, vocab)
+        if a[SCALES]:
+            tokens[row] = drawn(RACE, here, scales[row], keys[row], room)
+        else:
+            tokens[row] = run_on(here, 0, keys[row], np.inf, 0)[1]
+
+
+@cache
+def _race() -> Team:
+    state = source()
+
+    def forward(arguments):
+        state  # noqa: B018 - other code is another function
+        race(carray(arguments, ARGUMENTS))
+
+    return compiled(forward)
+
+
+def winners(
+    given: NDArray[np.float32], keys: NDArray[np.uint64], scales: NDArray[np.float32] | None = None
+) -> NDArray[np.int64]:
+    """The token [n] that wins at each position, by [n] keys.
+
+    Args:
+        given: [n, vocab] probabilities; or, with scales, logits. Both in one piece.
+        scales: [n] what logits are multiplied by before their softmax; the likeliest token wins at 0.
+    """
+    n, vocab = given.shape
+    tokens = np.empty(n, np.int64)
+    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, GIVEN: given, KEYS: keys, TOKENS: tokens}
+    call(_race(), ARGUMENTS, told if scales is None else told | {SCALES: scales})
+    return tokens

@@ -1,0 +1,261 @@
+"""The models that decode together: found, checked against each other, and only then loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsgen.backends.alignment import first_difference
+from fsgen.backends.budget import rows_within
+from fsgen.backends.identity import Identity, identity
+from fsgen.backends.protocol import Model, Session
+
+if TYPE_CHECKING:
+    from fsgen.backends.transformers.checkpoint import Checkpoint
+
+ROLES = ("draft", "target", "base")
+
+
+@dataclass(frozen=True)
+class Members:
+    """Models of one tokenizer, by role.
+
+    Attributes:
+        draft, target, base: the models; None for a role that nobody plays.
+        tokenizer: the one they share, the target's copy where there is a target.
+        vocab_size: ids that all of them know; logits beyond are padding, to be cropped.
+        context: the longest sequence that all of them can score.
+        eos_ids: the tokens that end a text, as the target has them.
+        draft_lengths: what decoding has learned of their speed and agreement, by method and batch size.
+    """
+
+    draft: Model | None
+    target: Model | None
+    base: Model | None
+    tokenizer: Any
+    vocab_size: int
+    context: int
+    eos_ids: frozenset[int]
+    draft_lengths: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    _kept: dict[tuple[str, int], Session] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _keeps: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, draft: Model | None = None, target: Model | None = None, base: Model | None = None) -> Members:
+        """Members from models at hand.
+
+        Raises:
+            ValueError: no model at all, or models of different tokenizers.
+        """
+        present = {role: model for role, model in zip(ROLES, (draft, target, base), strict=True) if model is not None}
+        _check_tokenizers([(model.info.name, model.tokenizer, model.vocab_size) for model in present.values()])
+        if not present:
+            raise ValueError("no model is given: name a draft or a target")
+        lead = target or draft or base
+        assert lead is not None
+        return cls(
+            draft,
+            target,
+            base,
+            tokenizer=lead.tokenizer,
+            vocab_size=min(model.vocab_size for model in present.values()),
+            context=min(model.context for model in present.values()),
+            eos_ids=lead.eos_ids,
+        )
+
+    def identity(self, role: str) -> Identity:
+        """What tells the model of a role from others."""
+        return identity(getattr(self, role))
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """Within it, sessions outlive a generation, and the earlier turns of a chat are not computed again.
+
+        A generation takes up the sessions of the last one that wrote as many texts at a time, row by row; their keys
+        and values are held until the end of the block.
+        """
+        outermost = not self._keeps
+        self._keeps.append(True)
+        try:
+            yield
+        finally:
+            self._keeps.pop()
+            if outermost:
+                self._kept.clear()
+
+    def session(self, role: str, rows: int) -> Session:
+        """A session of the model of a role: one that was kept, or a new one. Nobody else has it meanwhile."""
+        kept = self._kept.pop((role, rows), None)
+        return getattr(self, role).session(rows) if kept is None else kept
+
+    def give_back(self, role: str, rows: int, session: Session) -> None:
+        """A session that is no longer used, to be kept where sessions are."""
+        if self._keeps:
+            self._kept[role, rows] = session
+
+    def rows_within(self, roles: Container[str], tokens: int, wanted: int, budget: int | None = None) -> int:
+        """How many texts of up to `tokens` tokens these roles can hold at a time; see `fsgen.backends.budget`."""
+        return rows_within((model for role, model in self if role in roles), tokens, wanted, budget)
+
+    def __iter__(self) -> Iterator[tuple[str, Model]]:
+        """The roles that are played, with their models: draft, target, base."""
+        for role in ROLES:
+            model: Model | None = getattr(self, role)
+            if model is not None:
+                yield role, model
+
+    def names(self) -> dict[str, str]:
+        """The name of each member, by role."""
+        return {role: model.info.name for role, model in self}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Members that are found and checked against each other, with no weights loaded.
+
+    It knows what a request can be checked with: who is there, the tokenizer, the vocabulary and the context window.
+
+    Attributes:
+        draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
+            for a role that nobody plays.
+        dtype, device, draft_weights: as given to `plan`.
+    """
+
+    draft: Checkpoint | Model | None
+    target: Checkpoint | Model | None
+    base: Checkpoint | Model | None
+    dtype: str
+    device: str
+    draft_weights: str = "auto"
+
+    @property
+    def _present(self) -> list[Checkpoint | Model]:
+        return [member for member in (self.target, self.draft, self.base) if member is not None]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._present[0].tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        return min(member.vocab_size for member in self._present)
+
+    @property
+    def context(self) -> int:
+        return min(member.context for member in self._present)
+
+    def identity(self, role: str) -> Identity:
+        """What tells the model of a role from others."""
+        return identity(getattr(self, role))
+
+    def load(self, roles: Container[str] = ROLES) -> Members:
+        """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""
+        from fsgen.backends.transformers import model as hf
+        from fsgen.backends.transformers.checkpoint import Checkpoint
+
+        loaded: dict[tuple[str, str], Model] = {}
+        models: dict[str, Model | None] = {}
+        for role in ROLES:
+            member = getattr(self, role)
+            if role not in roles or not isinstance(member, Checkpoint):
+                models[role] = member if role in roles else None
+                continue
+            where = str(member.local.resolve()) if member.local else member.path
+            dtype = self.draft_weights if role == "draft" and self.draft_weights != "auto" else self.dtype
+            if (where, dtype) not in loaded:
+                loaded[where, dtype] = hf.load_weights(member, dtype, self.device)
+            models[role] = loaded[where, dtype]
+        return Members.of(**models)
+
+
+def plan(
+    draft: str | Path | Model | None = None,
+    target: str | Path | Model | None = None,
+    base: str | Path | Model | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    draft_weights: str = "auto",
+) -> Plan:
+    """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
+    from fsgen.backends.transformers import (
+        checkpoint as checkpoints,  # here, because it imports transformers, which takes seconds
+    )
+
+    checkpoints.check_dtype(dtype)
+    checkpoints.check_device(device)
+    checkpoints.check_weights(draft_weights)
+    if draft_weights != "auto" and not isinstance(draft, (str, Path)):
+        held = "no draft is named" if draft is None else f"the draft {draft.info.name} is loaded already"
+        raise ValueError(f"draft_weights={draft_weights!r} changes nothing: {held}")
+    given = dict(zip(ROLES, (draft, target, base), strict=True))
+    if all(member is None for member in given.values()):
+        raise ValueError("no model is given: name a draft or a target")
+    opened: dict[str, Checkpoint] = {}
+    for member in given.values():
+        if isinstance(member, (str, Path)) and str(member) not in opened:
+            opened[str(member)] = checkpoints.open_checkpoint(member)
+
+    checked: list[tuple[str, Any, int]] = []
+    for member in given.values():
+        if isinstance(member, (str, Path)):
+            checkpoint = opened[str(member)]
+            checked.append((checkpoint.name, checkpoint.tokenizer, checkpoint.vocab_size))
+        elif member is not None:
+            checked.append((member.info.name, member.tokenizer, member.vocab_size))
+    _check_tokenizers(checked)
+    for checkpoint in opened.values():
+        checkpoints.place(checkpoint, device, dtype)
+    if draft_weights == checkpoints.INT8:
+        checkpoints.check_int8(opened[str(draft)], device)
+    members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
+    return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights)
+
+
+def load(
+    draft: str | Path | Model | None = None,
+    target: str | Path | Model | None = None,
+    base: str | Path | Model | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    draft_weights: str = "auto",
+) -> Members:
+    """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
+
+    Args:
+        draft, target, base: each a bundled model (`pocket-...`), a local folder, a name on the Hugging Face hub, or a
+            model that is loaded already. The same name twice is one model.
+        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
+        device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
+        draft_weights: of the draft alone: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight
+            bits a weight, see `fsgen.backends.int8`). Greedy texts stay the target's: what is drafted is verified.
+
+    Raises:
+        ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state no
+            session can keep.
+    """
+    return plan(draft, target, base, dtype, device, draft_weights).load()
+
+
+def _check_tokenizers(members: list[tuple[str, Any, int]]) -> None:
+    """Refuses members (name, tokenizer, rows of the logits) whose ids do not mean the same."""
+    for (one, left, _), (two, right, _) in combinations(members, 2):
+        if left is None or right is None:
+            continue  # a model without a tokenizer takes the ids as they come
+        if difference := first_difference(left, right, (one, two)):
+            raise ValueError(f"{one} and {two} have different tokenizers: {difference}")
+    shared = min((rows for _, _, rows in members), default=0)
+    narrow = next((name for name, _, rows in members if rows == shared), "")
+    for name, tokenizer, rows in members:
+        if tokenizer is None or rows == shared:
+            continue
+        # Rows beyond the shared ones may only be padding.
+        token, index = max(tokenizer.get_vocab().items(), key=lambda entry: int(entry[1]))
+        if index >= shared:
+            raise ValueError(
+                f"{name} and {narrow} have different vocabularies: the token {token!r} ({index}) of {name} is beyond "
+                f"the {shared} ids of {narrow}"
+            )

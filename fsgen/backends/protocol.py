@@ -1,0 +1,197 @@
+"""What the decode loop asks of a model: a session that scores whole sequences.
+
+The caller hands over the *whole* sequence of each row, every time. The session keeps what it computed before, finds
+the longest common prefix, runs only the rest, in one forward call for all rows, and forgets what no longer holds. So
+nothing outside a session ever rewinds a cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    import torch
+
+    from fsgen.types import Ends
+
+from fsgen.types import Ahead, Limit, ModelInfo
+
+TokenIds = Sequence[int]
+
+
+@dataclass(slots=True)
+class Usage:
+    """What one row's text has cost so far: forward calls in which it took part, and tokens run through the model."""
+
+    calls: int = 0
+    tokens: int = 0
+
+
+class Session(Protocol):
+    """The state of one batch.
+
+    Attributes:
+        usage: one `Usage` a row; tokens count every catch-up token.
+    """
+
+    usage: list[Usage]
+
+    def begin(self, row: int, prompt: int, longest: int) -> None:
+        """A new text starts in this row, whose usage starts anew.
+
+        Args:
+            row: of the session.
+            prompt: tokens of its prompt, of which only the last one counts as used: what of it is still held, or taken
+                from another row, is then no matter.
+            longest: how many tokens it will have at most, so that room is made once.
+        """
+        ...
+
+    def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> torch.Tensor:
+        """Logits of the last positions of each row.
+
+        Args:
+            sequences: the whole token sequence of each row, None for a row that is idle in this call.
+            last: how many of its last positions each row wants, 1 <= last[i] <= len(sequences[i]).
+
+        Returns:
+            float32 [rows, max(last), vocab], on the model's device. Row i's positions are the *last* last[i] of the
+            second axis (right-aligned): `logits[i, -1]` predicts the token after sequences[i]. The rest is undefined.
+
+        Raises:
+            ValueError: a wrong number of rows, an impossible `last`, or a sequence longer than the context window.
+        """
+        ...
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """A session that can write greedy tokens by itself, which spares a call for each."""
+
+    def write(
+        self,
+        sequences: Sequence[TokenIds | None],
+        last: Sequence[int],
+        steps: Sequence[int],
+        limit: Limit | None = None,
+        ends: Sequence[Ends] | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]], list[list[float]]]:
+        """Scores as `Session.score` does, and lets each row go on by its likeliest tokens.
+
+        Args:
+            sequences, last: as there.
+            steps: how many tokens each row writes at the most; of its last one no logits are computed.
+            limit: when to end before that.
+            ends: of each row, the tokens after which it writes no more.
+
+        Returns:
+            the logits of `score`, the first token's among them; [rows, most tokens of a row - 1, vocab] those of the
+            tokens after it, from the left, finite where a row wrote fewer; each row's tokens; their probabilities.
+
+        Raises:
+            ValueError: as there, or a row would be longer than the context window.
+        """
+        ...
+
+
+@dataclass(slots=True)
+class Told:
+    """What a round has told of one row.
+
+    Attributes:
+        drafted: the tokens that the draft wrote, up to one that ends the text. sure: their probabilities, maybe more.
+        p: in which lines of the round's `p` the draft's logits at each of them are. before: and those at the bonus
+            before them, where they were wanted.
+        accepted: how many of them stand. token: the target's own after these; None where none is wanted.
+        q: in which lines of the round's `q` the target's logits are, at each drafted token, and at the one after them
+            where that is wanted.
+        draft_tokens, target_tokens: that were run, in one call of the target and a call of the draft a drafted token.
+    """
+
+    drafted: Sequence[int]
+    sure: Sequence[float]
+    p: Sequence[int]
+    before: int | None
+    accepted: int
+    token: int | None
+    q: Sequence[int]
+    draft_tokens: int
+    target_tokens: int
+
+
+class Round(Protocol):
+    """What a round has told.
+
+    Attributes:
+        p, q: [lines, vocab] logits.
+        draft_calls: of the draft.
+        draft_seconds, target_seconds: of the models.
+    """
+
+    p: torch.Tensor
+    q: torch.Tensor
+    draft_calls: int
+    draft_seconds: float
+    target_seconds: float
+
+    def rows(self) -> list[Told | None]:
+        """What each row was told; None where it took no part."""
+        ...
+
+
+@runtime_checkable
+class Rounds(Protocol):
+    """A session of a target that can do whole rounds of decoding by itself."""
+
+    def rounds(
+        self,
+        draft: Session | None,
+        sequences: Sequence[TokenIds | None],
+        opened: Sequence[bool],
+        ahead: Ahead,
+    ) -> Sequence[Round]:
+        """Writes on, round after round (`fsgen.engine.engine`): a drafted token stands where the target chooses it too.
+
+        What it costs is told, and not counted in `usage`: who asks knows which rounds count.
+
+        Args:
+            draft: a session of as many rows; None where the target writes alone.
+            sequences: the whole token sequence of each row, None for a row that takes no part.
+            opened: whether the draft's logits are wanted at a row's last token too.
+            ahead: what the rounds are to be.
+
+        Returns:
+            the rounds done; none where these sessions cannot, or not now: more than the last tokens are new to them.
+        """
+        ...
+
+
+@runtime_checkable
+class Model(Protocol):
+    """A language model behind sessions.
+
+    Attributes:
+        info: name, family and sizes.
+        tokenizer: the `transformers` tokenizer (encode, decode, chat template).
+        vocab_size: rows of the logits, padding rows included.
+        context: the longest sequence it can score.
+        eos_ids: the tokens that end a text.
+        full_logits: False for a backend that gives only its most likely tokens.
+        device: where its logits live.
+    """
+
+    info: ModelInfo
+    tokenizer: Any
+    vocab_size: int
+    context: int
+    eos_ids: frozenset[int]
+    full_logits: bool
+    device: torch.device
+
+    def session(self, batch_size: int) -> Session: ...
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values that a session holds for a row of so many tokens; 0 if others hold them."""
+        ...

@@ -1,0 +1,206 @@
+"""`transformers` causal language models behind sessions: loaded, checked, and run by whichever forward pass fits."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from fsgen.backends.cpu.forward import CpuForward
+from fsgen.backends.cpu.session import CpuSession
+from fsgen.backends.cpu.weights import CpuWeights, speaks
+from fsgen.backends.int8 import quantise
+from fsgen.backends.session import CachedSession
+from fsgen.backends.transformers.checkpoint import (
+    DTYPES,
+    INT8,
+    Checkpoint,
+    check_device,
+    check_int8,
+    check_weights,
+    context_of,
+    first_line,
+    place,
+)
+from fsgen.backends.transformers.continuation import (
+    ATTENTION_LAYERS,
+    Continuation,
+    layer_kinds,
+    text_config,
+    ways_to_continue,
+)
+from fsgen.backends.transformers.forward import TransformersForward
+from fsgen.backends.transformers.proof import check_exact
+from fsgen.backends.transformers.recurrent import RecurrentSession
+from fsgen.backends.transformers.slots import room
+from fsgen.backends.transformers.states import StateForward
+from fsgen.models.bundled import model_info
+from fsgen.types import ModelInfo
+
+# The tests show these to be exact, whatever their configuration; any other architecture has to show it once, when it is
+# loaded.
+PROVEN = frozenset(
+    {"llama", "qwen2", "qwen3", "mistral", "gpt_neox", "gpt2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"}
+)
+
+
+def load_weights(checkpoint: Checkpoint, dtype: str = "auto", device: str = "auto") -> TransformersModel:
+    """Loads what `open_checkpoint` found.
+
+    Args:
+        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16, float16, or int8 (on a
+            CPU, `fsgen.backends.int8`).
+        device: auto (the GPUs if there are any, else the CPU), cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError: an unknown dtype or device, no safetensors weights, a model that turns out not to continue its
+            cached state exactly, or one that cannot have int8 weights.
+    """
+    check_weights(dtype)
+    check_device(device)
+    where = place(checkpoint, device, dtype)
+    if dtype == "auto":
+        kind: torch.dtype | str = torch.float32 if where == "cpu" else "auto"
+    elif dtype == INT8:
+        check_int8(checkpoint, device)
+        kind = "auto"  # rounded from what the checkpoint holds
+    else:
+        kind = DTYPES[dtype]
+    spread = {"device_map": "auto"} if where == "auto" else {}
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            checkpoint.path,
+            config=checkpoint.config,
+            dtype=kind,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **spread,
+        )
+    except OSError as error:
+        raise ValueError(f"the weights of {checkpoint.name!r} cannot be loaded: {first_line(error)}") from error
+    if where not in ("cpu", "auto"):
+        model = model.to(where)
+    info = None
+    if checkpoint.local is not None and (checkpoint.local / "pocket.json").is_file():
+        info = model_info(checkpoint.local)
+    if dtype == INT8:
+        info = info or _info(model, checkpoint.name, checkpoint.path)  # which counts the weights as they were
+        quantise(model, checkpoint.name)
+    return TransformersModel(model, checkpoint.tokenizer, checkpoint.name, checkpoint.path, info)
+
+
+class TransformersModel:
+    """A `transformers` causal language model (see `fsgen.backends.protocol.Model`).
+
+    Args:
+        model: the loaded model; it is put into eval mode.
+        tokenizer: its tokenizer.
+        name, path: how lists and records call it.
+        info: all of that, where it is known already.
+
+    Raises:
+        ValueError: a model whose state no session can keep, or that turns out not to continue it exactly.
+    """
+
+    full_logits = True
+
+    def __init__(
+        self, model: Any, tokenizer: Any = None, name: str = "", path: str = "", info: ModelInfo | None = None
+    ) -> None:
+        config = model.config
+        name = name or getattr(config, "name_or_path", "") or type(model).__name__
+        ways = ways_to_continue(config, name, type(model))
+        self.module = model.eval()
+        self.tokenizer = tokenizer
+        self.info = info or _info(model, name, path)
+        self.vocab_size = int(text_config(config).vocab_size)
+        self.context = context_of(config, tokenizer)
+        self.eos_ids = _eos_ids(model, tokenizer)
+        # Logits come back to where the tokens went in, also when the layers lie on several GPUs.
+        self.device: torch.device = model.get_input_embeddings().weight.device
+        self.layers = layer_kinds(config)
+        self.kinds = dict(self.layers)
+        if not _slides(model):
+            self.kinds = dict.fromkeys(self.kinds)
+        # Only scaled_dot_product_attention reads a boolean mask; everywhere else a mask is added to the scores.
+        self.boolean_masks = config._attn_implementation == "sdpa"
+        self.keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
+        self._lean = CpuWeights(model, [self.kinds[kind] for kind, _ in self.layers]) if speaks(model) else None
+        for self.continuation in ways:
+            try:
+                if config.model_type not in PROVEN:
+                    check_exact(self)
+                break
+            except ValueError:
+                if self.continuation is ways[-1]:
+                    raise
+
+    def __repr__(self) -> str:
+        return f"TransformersModel({self.info.name!r})"
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a token's logits are the same to the last bit, however the work is cut into calls."""
+        return self._lean is not None
+
+    def session(self, batch_size: int) -> CachedSession | RecurrentSession:
+        """An empty session of `batch_size` rows."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
+        if self.continuation is not Continuation.REWOUND:
+            return RecurrentSession(
+                StateForward(self, batch_size),
+                self.continuation,
+                batch_size,
+                self.info.name,
+                self.vocab_size,
+                self.context,
+                self.device,
+            )
+        about = (self.info.name, self.vocab_size, self.context, self.device)
+        if self._lean is not None:
+            return CpuSession(CpuForward(self._lean, batch_size, self.context), *about)
+        return CachedSession(TransformersForward(self, batch_size), *about)
+
+    def cache_bytes(self, tokens: int) -> int:
+        """Bytes of keys and values that a session holds for a row of so many tokens.
+
+        Snapshots of recurrent states have a budget of their own (`fsgen.backends.transformers.recurrent`).
+        """
+        if self._lean is not None:
+            return self._lean.cache_bytes(tokens, self.context)
+        config = text_config(self.module.config)
+        queries = getattr(config, "num_attention_heads", None) or 0
+        heads: int = getattr(config, "num_key_value_heads", None) or queries
+        width: int = getattr(config, "head_dim", None) or (config.hidden_size // queries if queries else 0)
+        attending = sum(kind in ATTENTION_LAYERS or kind == "hybrid" for kind, _ in self.layers)
+        # A model that is spread over several devices counts as if all of it lay on the first.
+        size: int = self.module.dtype.itemsize
+        return 2 * attending * heads * width * size * room(tokens, self.context)
+
+
+def _info(model: Any, name: str, path: str) -> ModelInfo:
+    parameters = sum(tensor.numel() for tensor in model.parameters())  # a tied head counts once
+    inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding = inputs.weight.numel()
+    if head is not None and head.weight is not inputs.weight:
+        embedding += head.weight.numel()
+    return ModelInfo(name, path, model.config.model_type, parameters, parameters - embedding)
+
+
+def _slides(model: Any) -> bool:
+    """Whether the code of a model masks by windows at all: a configuration may name a window that nothing reads."""
+    files = {type(part).__module__ for part in model.modules()}
+    return any(hasattr(sys.modules.get(file), "create_sliding_window_causal_mask") for file in files)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    found: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), tokenizer):
+        ids = getattr(holder, "eos_token_id", None)
+        if ids is not None:
+            found.update(ids if isinstance(ids, (list, tuple)) else [ids])
+    return frozenset(found)

@@ -1,0 +1,278 @@
+"""The forward pass of a `transformers` model that carries a recurrent state, and the snapshots of that state.
+
+A snapshot is what every recurrent layer of one row remembers after some token: its convolution's last inputs and its
+matrix. They lie in banks, one tensor [places, ...] for each; place 0 holds the empty state, from which a text begins,
+place 1 a beginning that several rows share, and the others are shared out by the session. A bank grows as higher
+places are used.
+A call takes the snapshot of each of its rows, runs on from them, and puts the states that it ends with into other
+places. Keys and values of hybrid models lie in slots by position (`slots.py`) and need no snapshots.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DummyLayer, LinearAttentionCacheLayerMixin
+
+from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, EMPTY_LAYERS, STATE_ARGUMENT, text_config
+from fsgen.backends.transformers.forward import SlotBuffers, attention_masks
+from fsgen.backends.transformers.slots import Slots
+
+if TYPE_CHECKING:
+    from fsgen.backends.transformers.model import TransformersModel
+
+# The places of the empty state, and of one that a beginning common to several rows has left.
+EMPTY, BEGINNING = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One forward pass over some rows of a session; the new tokens of each stand at the left, pads at the right.
+
+    Attributes:
+        ids, positions: [n, width].
+        rows: [n], of the session.
+        slots: [n, width] where keys and values go, those of pads to the trash slot.
+        sources: [n] the places of the states to run on from.
+        ends: which of the n rows keep the state they end with, [kept]; they have no pads.
+        places: [kept] where these states go.
+        longest: tokens of the longest row, once the call is done.
+        keep: logits are wanted of so many last columns.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    rows: Tensor
+    slots: Tensor
+    sources: list[int]
+    ends: list[int]
+    places: list[int]
+    longest: int
+    keep: int
+
+
+class StateForward:
+    """Runs the module as it is, for one session.
+
+    Args:
+        model: with its layers and masks.
+        rows: of the session.
+    """
+
+    step: Step
+
+    def __init__(self, model: TransformersModel, rows: int) -> None:
+        self._model = model
+        self.rows = rows
+        self.slots = Slots(rows + 1, model.context, self._grow, model.device)  # the last holds the common beginning
+        number = int(getattr(text_config(model.module.config), "number_of_conv_states", 1))
+        layers: list[Any] = []
+        for kind, _ in model.layers:
+            if kind in EMPTY_LAYERS:
+                layers.append(DummyLayer())
+            elif kind in ATTENTION_LAYERS:
+                layers.append(RowSlotLayer(self))
+            else:
+                layers.append(HybridLayer(self, number) if kind == "hybrid" else StateLayer(number))
+        self._states = [layer for layer in layers if isinstance(layer, StateLayer)]
+        self._attention = [layer for layer in layers if isinstance(layer, RowSlotLayer)]
+        self._cache = StateCache(self, layers)
+        self._kinds = {kind: model.kinds[kind] for kind in model.kinds if kind in ATTENTION_LAYERS}
+        if any(kind == "hybrid" for kind, _ in model.layers):
+            self._kinds["full_attention"] = None
+        # Layers that read no keys are told of no mask: what they get has no pads that anything would see.
+        self._no_masks = dict.fromkeys({"linear_attention", *model.kinds} - self._kinds.keys())
+        arguments = inspect.signature(type(model.module).forward).parameters
+        self._cache_argument = STATE_ARGUMENT if STATE_ARGUMENT in arguments else "past_key_values"
+        self._takes_positions = "position_ids" in arguments
+        # Scans of several tokens are padded to whole chunks; how long these are changes nothing but the time.
+        self._chunked = [part for part in model.module.modules() if isinstance(getattr(part, "chunk_size", None), int)]
+
+    @property
+    def state_bytes(self) -> int:
+        """What one snapshot takes; 0 before the first call."""
+        return sum(bank[0].numel() * bank.element_size() for layer in self._states for bank in layer.banks.values())
+
+    def snapshot(self, place: int) -> list[Tensor]:
+        """What lies in a place."""
+        return [bank[place] for layer in self._states for bank in layer.banks.values()]
+
+    def reserve(self, longest: int) -> None:
+        """Makes room for the keys and values of rows of `longest` tokens."""
+        if self._attention:
+            self.slots.reserve(longest)
+
+    def copy(self, source: int, destination: int, length: int) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another."""
+        for layer in self._attention:
+            layer.keys[destination, :, :length] = layer.keys[source, :, :length]
+            layer.values[destination, :, :length] = layer.values[source, :, :length]
+
+    def _grow(self, capacity: int) -> None:
+        for layer in self._attention:
+            layer.grow(capacity)
+
+    def run(self, step: Step) -> Tensor:
+        """Logits [n, keep, vocab] of the last columns, float32, where the tokens are; keeps the states as it says."""
+        model, device = self._model, self._model.device
+        self.step = step
+        # Without any state the models take their own path for a beginning, which for some is the only right one.
+        sources = torch.tensor(step.sources, device=device) if any(step.sources) else None
+        for layer in self._states:
+            layer.take(sources)
+        extra: dict[str, Any] = {self._cache_argument: self._cache}
+        if self._takes_positions:
+            extra["position_ids"] = step.positions
+        if self._attention:
+            slots = self.slots.counting[: step.longest]
+            extra["attention_mask"] = self._no_masks | attention_masks(model, self._kinds, slots, step.positions)
+        if model.keeps_logits:
+            extra["logits_to_keep"] = step.keep
+        with self._short_chunks(step.ids.shape[1]):
+            logits: Tensor = model.module(input_ids=step.ids, use_cache=True, **extra).logits
+        if logits.shape[1] != step.keep:
+            logits = logits[:, -step.keep :]
+        if step.places:
+            ends = torch.tensor(step.ends, device=device) if len(step.ends) < len(step.ids) else None
+            places, needed = torch.tensor(step.places, device=device), max(step.places) + 1
+            for layer in self._states:
+                layer.put(ends, places, needed)
+        return logits.to(model.device, torch.float32)
+
+    @contextmanager
+    def _short_chunks(self, width: int) -> Iterator[None]:
+        usual = [part.chunk_size for part in self._chunked]
+        try:
+            for part, size in zip(self._chunked, usual, strict=True):
+                part.chunk_size = min(size, width)
+            yield
+        finally:
+            for part, size in zip(self._chunked, usual, strict=True):
+                part.chunk_size = size
+
+
+class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # the base class is untyped
+    """What one recurrent layer remembers: the states of the rows of a call, and its banks of snapshots.
+
+    Args:
+        number_of_states: how many states of each kind the layer has.
+    """
+
+    def __init__(self, number_of_states: int) -> None:
+        LinearAttentionCacheLayerMixin.__init__(self, number_of_states)
+        self.banks: dict[tuple[str, int], Tensor] = {}
+
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing to do: a state is made by the first update, its bank by the first snapshot."""
+
+    def _held(self) -> Iterator[tuple[str, dict[int, Tensor | None]]]:
+        yield "conv", self.conv_states
+        yield "recurrent", self.recurrent_states
+
+    def take(self, sources: Tensor | None) -> None:
+        """Copies of these snapshots become the states of a call's rows; with None they are empty."""
+        for kind, states in self._held():
+            for i in states:
+                bank = self.banks.get((kind, i))
+                states[i] = None if sources is None or bank is None else bank.index_select(0, sources.to(bank.device))
+                self.has_previous_state[i] = sources is not None
+
+    def put(self, ends: Tensor | None, places: Tensor, needed: int) -> None:
+        """The states of these rows, of all where `ends` is None, become snapshots in a bank of at least `needed`."""
+        for kind, states in self._held():
+            for i, state in states.items():
+                if state is None:
+                    continue
+                bank = self.banks.get((kind, i))
+                if bank is None or len(bank) < needed:
+                    grown = torch.zeros(needed, *state.shape[1:], dtype=state.dtype, device=state.device)
+                    if bank is not None:
+                        grown[: len(bank)] = bank
+                    self.banks[kind, i] = bank = grown
+                kept = state if ends is None else state.index_select(0, ends.to(state.device))
+                bank.index_copy_(0, places.to(state.device), kept)
+                states[i] = None
+
+    def update_conv_state(
+        self, conv_states: Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **kwargs: Any
+    ) -> Tensor:
+        """The inputs before these and these [rows, channels, new]; remembers the last ones of them."""
+        old = self.conv_states[state_idx]
+        if old is None:
+            every, size = conv_states, conv_kernel_size or conv_states.shape[-1]
+        else:
+            every, size = torch.cat([old, conv_states], -1), old.shape[-1]
+        short = max(0, size - every.shape[-1])
+        self.conv_states[state_idx] = torch.nn.functional.pad(every, (short, 0))[..., -size:]
+        self.has_previous_state[state_idx] = True
+        return every
+
+    def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
+        """Remembers a matrix [rows, ...]."""
+        self.recurrent_states[state_idx] = recurrent_states
+        self.has_previous_state[state_idx] = True
+        return recurrent_states
+
+
+class RowSlotLayer(SlotBuffers):
+    """The keys and values of one attention layer, for calls over any rows."""
+
+    def __init__(self, forward: StateForward) -> None:
+        super().__init__(forward)
+        self.forward = forward
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Writes the new keys and values [n, heads, new, head_dim]; returns all that a query may see."""
+        if not self.is_initialized:
+            SlotBuffers.lazy_initialization(self, key_states, value_states)  # a hybrid layer's own does nothing
+        step = self.forward.step
+        rows = step.rows.to(key_states.device)
+        index = (step.slots.to(rows.device) + rows[:, None] * self.capacity).flatten()
+        self.flat_keys.index_copy_(0, index, key_states.transpose(1, 2).flatten(0, 1))
+        self.flat_values.index_copy_(0, index, value_states.transpose(1, 2).flatten(0, 1))
+        keys, values = self.keys[:, :, : step.longest], self.values[:, :, : step.longest]
+        if len(rows) == self.forward.rows > 1:
+            return keys[:-1], values[:-1]
+        return keys.index_select(0, rows), values.index_select(0, rows)
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of what `update` returns."""
+        return self.forward.step.longest, 0
+
+    def get_seq_length(self) -> int:
+        """Tokens before this call's; rows differ, so a model that needs more than their positions fails the proof."""
+        return self.forward.step.longest - self.forward.step.ids.shape[1]
+
+
+class HybridLayer(StateLayer, RowSlotLayer):
+    """A layer with a state beside keys and values."""
+
+    def __init__(self, forward: StateForward, number_of_states: int) -> None:
+        RowSlotLayer.__init__(self, forward)
+        StateLayer.__init__(self, number_of_states)
+
+
+class StateCache(Cache):  # type: ignore[misc]  # the base class is untyped
+    """The layers of one session, as the model's code asks for them."""
+
+    def __init__(self, forward: StateForward, layers: list[Any]) -> None:
+        super().__init__(layers=layers)
+        self.forward = forward
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        updated: tuple[Tensor, Tensor] = self.layers[layer_idx].update(key_states, value_states)
+        return updated
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.forward.step.longest - self.forward.step.ids.shape[1]
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.forward.step.longest, 0

@@ -1,0 +1,172 @@
+"""The trace of the `oracle` method without its loop.
+
+Greedy output of the target alone does not depend on a draft. So the target writes a text once, and every draft then
+reads it in one parallel pass: the same records and counts as the loop gives, for a fraction of the work.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from fsgen.engine.generation import Generation, Prompt, encode
+from fsgen.engine.trace import Trace, distances, summaries
+from fsgen.methods.method import PRESETS, Method, parse
+from fsgen.metrics import count
+from fsgen.types import Source, Token
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fsgen.backends import Members, Model, Session
+
+
+def replayable(method: Method) -> bool:
+    """Whether `replay` can stand in for the loop: one drafted token a round, all decided by the target alone.
+
+    With more draft tokens the counts would depend on what the draft went on to write after a rejected one.
+    """
+    return replace(method, name="oracle") == PRESETS["oracle"]
+
+
+def replay(
+    members: Sequence[Members],
+    prompts: Sequence[Prompt],
+    written: Sequence[Generation],
+    method: str | Method = PRESETS["oracle"],
+    candidates: int = 0,
+    batch_size: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> list[list[Generation]]:
+    """What `generate(..., method="oracle")` would give for each draft, from texts that the target wrote alone.
+
+    Args:
+        members: one for each draft; all have the same target.
+        prompts: as given to `generate`.
+        written: what `generate(..., method="plain")` gave for them, greedy. With `keep_logits=True` the target need not
+            read its texts again; of a model that `repeats`, the records are the same to the last bit.
+        method: one for which `replayable` holds.
+        candidates: how many of the most likely tokens of p and q each record keeps.
+        batch_size: texts in a pass.
+        progress: called with the number of texts that one draft has just read.
+
+    Returns:
+        for each of the members, a `Generation` for each prompt. Their seconds are those of the passes, not of a loop.
+
+    Raises:
+        ValueError: a method that cannot be replayed, several targets, or texts that were sampled.
+    """
+    method = parse(method)
+    if not replayable(method):
+        raise ValueError(f"method {method.name!r} with {method.draft_tokens} draft tokens cannot be replayed; run it")
+    if any(group.target is not members[0].target for group in members):
+        raise ValueError("replay reads the texts of one target, but the members have several")
+    if any(text.stats.sampled for text in written):
+        raise ValueError("sampled texts cannot be replayed: what the loop draws depends on the draft")
+    if not written:
+        return [[] for _ in members]
+    vocab = min(group.vocab_size for group in members)
+    ids = [encode(members[0], prompt) for prompt in prompts]
+    sequences = [[*i, *text.token_ids[:-1]] for i, text in zip(ids, written, strict=True)]
+    lengths = [len(text.token_ids) for text in written]
+    # Texts of like length are read together; one session a model, so that beginnings are found again.
+    order = sorted(range(len(ids)), key=lambda i: len(sequences[i]))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    readers = [Reader(model, sequences, lengths, vocab) for model in (members[0].target, *(g.draft for g in members))]
+    result: list[dict[int, Generation]] = [{} for _ in members]
+    for batch in batches:
+        texts = [written[i] for i in batch]
+        kept = [text.logits for text in texts if text.logits is not None]
+        if len(kept) == len(texts):  # what the target said when it wrote them
+            q, q_seconds = torch.cat(kept)[:, :vocab], 0.0
+        else:
+            q, q_seconds = readers[0].read(batch)
+        targets = summaries(q, "target", candidates)
+        for reader, found in zip(readers[1:], result, strict=True):
+            p, p_seconds = reader.read(batch)
+            drafts, apart = summaries(p, "draft", candidates), distances(p.to(q.device), q)
+            traces = [d | t | {"total_variation": v} for d, t, v in zip(drafts, targets, apart, strict=True)]
+            found |= zip(batch, _generations(texts, traces, p_seconds, q_seconds), strict=True)
+            if progress is not None:
+                progress(len(batch))
+    return [[found[i] for i in range(len(ids))] for found in result]
+
+
+class Reader:
+    """One model, reading all texts a batch at a time.
+
+    Args:
+        model: a draft or a target; None is refused.
+        sequences: prompt and completion of each text, without its last token.
+        lengths: tokens of each completion.
+        vocab: token ids that the models share.
+
+    Raises:
+        ValueError: there is no model.
+    """
+
+    def __init__(self, model: Model | None, sequences: list[list[int]], lengths: list[int], vocab: int) -> None:
+        if model is None:
+            raise ValueError("replay needs a draft and a target model")
+        self._model, self._sequences, self._lengths, self._vocab = model, sequences, lengths, vocab
+        self._session: Session | None = None
+
+    def read(self, batch: list[int]) -> tuple[Tensor, float]:
+        """Logits [n, vocab] at the completions' positions of these texts, one after the other, and the seconds."""
+        started = time.perf_counter()
+        if self._session is None:  # the first batch is the largest
+            self._session = self._model.session(len(batch))
+            longest = max(map(len, self._sequences))
+            for row in range(len(batch)):
+                self._session.begin(row, longest, longest)
+        idle = len(self._session.usage) - len(batch)
+        sequences = [*(self._sequences[i] for i in batch), *[None] * idle]
+        lengths = [self._lengths[i] for i in batch]
+        with torch.inference_mode():
+            logits = self._session.score(sequences, [*lengths, *[1] * idle])
+            rows = [row[-length:, : self._vocab] for row, length in zip(logits, lengths, strict=False)]
+            packed = torch.cat(rows)
+        return packed, time.perf_counter() - started
+
+
+def _generations(
+    texts: Sequence[Generation], traces: list[Trace], p_seconds: float, q_seconds: float
+) -> list[Generation]:
+    total = len(traces)
+    rest = iter(traces)
+    result = []
+    for text in texts:
+        tokens = []
+        for j, old in enumerate(text.tokens):
+            # What the target wrote is its greedy choice, whatever rounding says in this other call.
+            trace = next(rest) | {"target_token": old.id}
+            stands = trace["draft_token"] == old.id
+            source: Source = "accepted" if stands else "recovered"
+            tokens.append(Token(position=j, id=old.id, text=old.text, source=source, round=j, **trace))
+        n, share = len(tokens), len(tokens) / total
+        stats = count(
+            tokens,
+            sampled=False,
+            draft_calls=n,
+            draft_tokens=n,
+            target_calls=n,
+            target_tokens=n,
+            draft_seconds=p_seconds * share,
+            system2_seconds=q_seconds * share,
+            seconds=(p_seconds + q_seconds) * share,
+        )
+        result.append(
+            Generation(
+                text=text.text,
+                token_ids=text.token_ids,
+                tokens=tokens,
+                stats=stats,
+                stop_reason=text.stop_reason,
+                prompt_tokens=text.prompt_tokens,
+            )
+        )
+    return result

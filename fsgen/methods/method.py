@@ -1,0 +1,222 @@
+"""A method is a fusion, a router, a verifier and a number of draft tokens under one name.
+
+The only place that parses the strings of methods (`contrastive:beta=0.3`) and of routers (`max-prob:0.5`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+
+from fsgen.methods.fusions import FUSIONS, Fusion, Target
+from fsgen.methods.routers import ROUTERS, Always, MaxProb, Never, Router
+from fsgen.methods.verifiers import VERIFIERS, Verifier
+from fsgen.types import SamplingParams
+
+MAX_DRAFT_TOKENS = 64
+MAX_ADAPTIVE = 12
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class Method:
+    """How draft and System 2 write together.
+
+    Args:
+        name: as it is shown in tables.
+        fusion: how the members' logits become q.
+        router: which positions need System 2.
+        draft_tokens: the most tokens that the draft writes in a round; 0 is System 2 alone.
+        adaptive: the number is chosen in every round, from the acceptances seen and the times measured, up to
+            `MAX_ADAPTIVE` (`engine.draft_length`). What is written must not depend on it: greedy texts do not, and
+            sampled ones are then drawn by shared noise. (By `rejection` they would: then it is always `draft_tokens`.)
+        skips_verification: the router *routes* (a token it does not flag is trusted without verification), instead of
+            only ending the draft early, with everything verified.
+        bonus: System 2 adds a token where all drafted ones stood. Only where the fusion does not read the draft:
+            it has not been asked at that position.
+        rollback: when System 2 is consulted it also re-checks the tokens trusted since, and rewinds to the first one
+            with less than `rollback` times the probability of its own best one (Kim 2302.07863). None: never.
+        verifier: `exact`, `rejection`, `coupled` (`methods.verifiers`), or `auto`: exact where all rows are greedy,
+            else coupled where the method is adaptive, and rejection where it is not.
+
+    Raises:
+        ValueError: a combination that means nothing, named.
+    """
+
+    name: str
+    fusion: Fusion
+    router: Router = field(default_factory=Always)
+    draft_tokens: int = 5
+    adaptive: bool = False
+    skips_verification: bool = False
+    bonus: bool = True
+    rollback: float | None = None
+    verifier: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
+            raise ValueError(f"draft_tokens={self.draft_tokens} is impossible: 0 to {MAX_DRAFT_TOKENS}")
+        if self.draft_tokens == 0 and (self.skips_verification or self.fusion.reads_draft):
+            raise ValueError(f"method {self.name!r} reads the draft at every position: draft_tokens must be at least 1")
+        if self.draft_tokens == 0 and not isinstance(self.router, Always):
+            raise ValueError(f"method {self.name!r} drafts nothing that the router {str(self.router)!r} could judge")
+        if self.draft_tokens == 0 and not self.bonus:
+            raise ValueError(f"method {self.name!r} writes drafted tokens only: draft_tokens must be at least 1")
+        if self.adaptive and (self.skips_verification or not self.draft_tokens):
+            raise ValueError(f"method {self.name!r} cannot choose draft_tokens by itself: give a number")
+        if self.verifier != "auto" and self.verifier not in VERIFIERS:
+            raise ValueError(f"unknown verifier {self.verifier!r}; there are auto, {', '.join(VERIFIERS)}")
+        if self.rollback is not None:
+            if not self.skips_verification:
+                raise ValueError(f"rollback re-checks trusted tokens; method {self.name!r} trusts none, use 'route'")
+            if not 0.0 < self.rollback <= 1.0:
+                raise ValueError(f"rollback={self.rollback!r} is impossible: it must be above 0 and at most 1")
+            if self.fusion.reads_draft:
+                raise ValueError(f"rollback needs a fusion that reads the target alone, not {self.fusion.name!r}")
+
+    def fixed(self) -> Method:
+        """The method with `draft_tokens` in every round: what it writes, and how, no longer depends on any clock."""
+        return replace(self, adaptive=False)
+
+    @property
+    def drafts(self) -> bool:
+        return self.draft_tokens > 0
+
+    @property
+    def adds_bonus(self) -> bool:
+        return self.bonus and not self.skips_verification and not self.fusion.reads_draft
+
+    @property
+    def watcher(self) -> Router | None:
+        """The router to ask at every drafted token, or None where it could not end a draft early."""
+        return None if not self.skips_verification and isinstance(self.router, Always | Never) else self.router
+
+    @property
+    def unasked(self) -> bool:
+        """Whether q is the target's own, all that is drafted is verified, and nobody is asked in between."""
+        return isinstance(self.fusion, Target) and self.adds_bonus and self.watcher is None
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The members that it calls."""
+        roles = ["draft"] if self.drafts else []
+        if not (self.skips_verification and isinstance(self.router, Never)):
+            roles += ["target"] + ["base"] * self.fusion.reads_base
+        return tuple(roles)
+
+    def require(self, available: Iterable[str]) -> None:
+        """Raises ValueError where a member that it calls is missing."""
+        available = set(available)
+        missing = [role for role in self.roles if role not in available]
+        if missing:
+            raise ValueError(f"method {self.name!r} needs a {' and a '.join(missing)} model; give --{missing[0]}")
+
+    def verifier_for(self, rows: list[SamplingParams]) -> Verifier:
+        """The verifier of a batch. Raises ValueError where `exact` was asked for and a row draws."""
+        greedy = all(row.greedy for row in rows)
+        if self.verifier == "exact" and not greedy:
+            raise ValueError("verifier 'exact' is for greedy decoding: set temperature=0, or use 'rejection'")
+        if self.verifier != "auto":
+            return VERIFIERS[self.verifier]
+        # Where a clock decides how far to draft, the text must not hang on it.
+        return VERIFIERS["exact" if greedy else "coupled" if self.adaptive else "rejection"]
+
+
+PRESETS: dict[str, Method] = {
+    preset.name: preset
+    for preset in (
+        Method("oracle", Target(), draft_tokens=1, bonus=False),
+        Method("speculative", Target(), adaptive=True),
+        *(Method(name, fusion(), adaptive=True) for name, fusion in FUSIONS.items() if name != "target"),
+        Method("route", Target(), router=MaxProb(0.5), skips_verification=True),
+        Method("plain", Target(), draft_tokens=0),
+    )
+}
+
+
+def parse_router(text: str) -> Router:
+    """A router from its string, such as `always`, `max-prob:0.5`, `position:0-16`.
+
+    Raises:
+        ValueError: unknown name (listing those that exist) or an argument that the router cannot take.
+    """
+    name, _, argument = text.strip().partition(":")
+    if name not in ROUTERS:
+        known = ", ".join(router.usage or router.name for router in ROUTERS.values())
+        raise ValueError(f"unknown router {name!r}; there are {known}")
+    return ROUTERS[name].parse(argument)
+
+
+def parse(method: str | Method, router: str | Router | None = None, draft_tokens: int | str | None = None) -> Method:
+    """A method from its string, with another router or draft length (a number, or `auto`) where one is given.
+
+    The string is a preset, with parameters behind a colon: `contrastive:alpha=0.1,beta=0.3`, `route:rollback=0.2`.
+    Parameters are those of the fusion, `draft_tokens`, `verifier`, and for `route` also `rollback` and `fusion`.
+
+    Raises:
+        ValueError: unknown name, parameter or value; the message lists what exists.
+    """
+    if isinstance(method, str):
+        method = _parse_method(method)
+    if router is not None:
+        method = replace(method, router=parse_router(router) if isinstance(router, str) else router)
+    return method if draft_tokens is None else _drafting(method, draft_tokens)
+
+
+def _drafting(method: Method, tokens: int | str) -> Method:
+    """The method with so many draft tokens, or with as many as it finds best (`auto`)."""
+    if tokens == AUTO:
+        return replace(method, adaptive=True)
+    if isinstance(tokens, str):
+        if not tokens.isdecimal():
+            raise ValueError(f"method {method.name!r}: draft_tokens={tokens!r} is neither a count nor {AUTO!r}")
+        tokens = int(tokens)
+    return replace(method, draft_tokens=tokens, adaptive=False)
+
+
+def _parse_method(text: str) -> Method:
+    name, _, rest = text.strip().partition(":")
+    if name not in PRESETS:
+        raise ValueError(f"unknown method {name!r}; there are {', '.join(PRESETS)}")
+    method = PRESETS[name]
+    given: dict[str, str] = {}
+    for item in filter(None, rest.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"method {name!r}: {item!r} is not a parameter; write name=value")
+        if key in given:
+            raise ValueError(f"method {name!r}: parameter {key!r} is given twice")
+        given[key] = value
+
+    if method.skips_verification and "fusion" in given:
+        fusion = given.pop("fusion")
+        if fusion not in FUSIONS:
+            raise ValueError(f"unknown fusion {fusion!r}; there are {', '.join(FUSIONS)}")
+        method = replace(method, fusion=FUSIONS[fusion]())
+
+    of_fusion = [field.name for field in fields(method.fusion)]  # type: ignore[arg-type]  # all are dataclasses
+    of_method = ["draft_tokens", "verifier"] + ["rollback"] * method.skips_verification
+    for key in given:
+        if key not in of_fusion + of_method:
+            known = of_fusion + of_method + ["fusion"] * method.skips_verification
+            raise ValueError(f"method {name!r} has no parameter {key!r}; it has {', '.join(known)}")
+
+    fusion_values = {key: _number(name, key, given) for key in given if key in of_fusion}
+    if fusion_values:
+        method = replace(method, fusion=replace(method.fusion, **fusion_values))  # type: ignore[type-var]
+    if "rollback" in given:
+        method = replace(method, rollback=_number(name, "rollback", given))
+    if "draft_tokens" in given:
+        method = _drafting(method, given["draft_tokens"])
+    if "verifier" in given:
+        method = replace(method, verifier=given["verifier"])
+    # The name that tables show tells what was asked for; draft_tokens has a column of its own.
+    shown = ",".join(item for item in rest.split(",") if item and not item.startswith("draft_tokens="))
+    return replace(method, name=f"{name}:{shown}" if shown else name)
+
+
+def _number(method: str, key: str, given: Mapping[str, str]) -> float:
+    try:
+        return float(given[key])
+    except ValueError:
+        raise ValueError(f"method {method!r}: {key}={given[key]!r} is not a number") from None

@@ -1,0 +1,592 @@
+"""The compiled forward pass: what transformers computes, and the same last bit however the work is cut."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fsgen
+from fsgen import SamplingParams
+from fsgen.backends import ModelInfo, int8
+from fsgen.backends.cpu import arithmetic, forward, kernels, memory, together, weights
+from fsgen.backends.cpu import session as lean_session
+from fsgen.backends.cpu.gemm import HAS_PAIRS
+from fsgen.backends.cpu.session import CpuSession
+from fsgen.backends.cpu.weights import interleaved, panelled, speaks
+from fsgen.backends.protocol import Rounds, Session, Writer
+from fsgen.backends.transformers.model import TransformersModel
+from fsgen.engine import engine as decode
+from fsgen.types import Ahead, Limit, as_dict
+from tests.backends.scripts import alone
+from tests.doubles import Table
+from tests.tiny import tiny_model, tiny_tokenizer
+
+# Sizes that fill no panel, block or vector, beside those that do.
+ODD: dict[str, Any] = {"hidden_size": 36, "intermediate_size": 50, "num_attention_heads": 3, "num_key_value_heads": 3}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama, odd sizes": ("llama", {**ODD, "vocab_size": 97}),
+    "llama, wide heads": ("llama", {"head_dim": 48, "attention_bias": True}),
+    "llama, stretched": ("llama", {"rope_scaling": {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}}),
+    "mistral, a window": ("mistral-sliding", {}),
+    "qwen2, a window in one layer": ("qwen2-sliding", {}),
+    "qwen3": ("qwen3", {}),
+}
+
+
+# Of weights; the last one only where the processor has the instruction.
+HELD = ["float32", "bfloat16", *["bfloat16 pairs"] * HAS_PAIRS]
+
+
+def model_of(kind: str, held: str = "float32") -> TransformersModel:
+    name, sizes = KINDS[kind]
+    module = tiny_model(name, 3, **sizes).to(getattr(torch, held.split()[0]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(weights, "HAS_PAIRS", held == "bfloat16 pairs")
+        model = TransformersModel(module, tiny_tokenizer())
+        found = model.session(1)._forward
+    assert isinstance(found, forward.CpuForward)
+    assert found._w.kind == held
+    return model
+
+
+def writer(model: TransformersModel, rows: int) -> CpuSession:
+    session = model.session(rows)
+    assert isinstance(session, CpuSession)
+    assert isinstance(session, Writer)
+    return session
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_computes_what_transformers_does(kind: str) -> None:
+    model = model_of(kind)
+    dice = random.Random(1)
+    texts = [[dice.randrange(96) for _ in range(n)] for n in (120, 37, 64)]
+    logits = model.session(3).score(texts, [5, 37, 1])
+    for row, last in enumerate((5, 37, 1)):
+        assert (logits[row, -last:] - alone(model.module, texts[row], last)).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("held", HELD[1:])
+def test_bfloat16_is_as_near_to_float32_as_transformers_is(held: str) -> None:
+    model, text = model_of("qwen3", held), list(range(1, 90))
+    exact = model_of("qwen3")
+    for parameter, rounded in zip(exact.module.parameters(), model.module.parameters(), strict=True):
+        parameter.data.copy_(rounded)
+    wanted = alone(exact.module, text, 60)
+    ours = (model.session(1).score([text], 60)[0] - wanted).abs().mean()
+    theirs = (alone(model.module, text, 60).float() - wanted).abs().mean()
+    assert 0 < ours < theirs
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["llama, odd sizes", "mistral, a window", "qwen3", "llama, wide heads"]),
+    held=st.sampled_from(HELD),
+    seed=st.integers(0, 10**6),
+    threads=st.integers(1, 3),
+    most=st.sampled_from([3, 17, 256]),
+)
+def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, held: str, seed: int, threads: int, most: int) -> None:
+    model, dice = _models(kind, held), random.Random(seed)
+    rows = dice.randint(1, 6)
+    texts = [[dice.randrange(96) for _ in range(dice.randint(1, 120))] for _ in range(rows)]
+    expected = [model.session(1).score([text], len(text))[0] for text in texts]  # each alone, in one call
+    session, before, passes, alone = model.session(rows), torch.get_num_threads(), kernels.MOST, forward.ALONE
+    try:
+        torch.set_num_threads(threads)
+        kernels.MOST, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
+        lengths = [0] * rows
+        while any(length < len(text) for length, text in zip(lengths, texts, strict=True)):
+            steps = [dice.choice((0, 1, 1, 2, 5, 40)) for _ in texts]
+            new = [min(len(text), length + step) for text, length, step in zip(texts, lengths, steps, strict=True)]
+            if new == lengths:
+                continue
+            given_ = [text[:n] if n > length else None for text, n, length in zip(texts, new, lengths, strict=True)]
+            last = [max(1, dice.randint(0, n - length)) for n, length in zip(new, lengths, strict=True)]
+            logits = session.score(given_, last)
+            for row, text in enumerate(given_):
+                if text is not None:
+                    got = logits[row, logits.shape[1] - last[row] :]
+                    assert torch.equal(got, expected[row][len(text) - last[row] : len(text)])
+            lengths = new
+    finally:
+        torch.set_num_threads(before)
+        kernels.MOST, forward.ALONE = passes, alone
+
+
+_made: dict[tuple[str, str], TransformersModel] = {}
+
+
+def _models(kind: str, held: str) -> TransformersModel:
+    if (kind, held) not in _made:
+        _made[kind, held] = model_of(kind, held)
+    return _made[kind, held]
+
+
+def test_nobody_is_asked_for_logits_that_are_not_there() -> None:
+    model = model_of("llama")
+    logits = model.session(4).score([None, [4, 5, 6], None, [7]], [1, 2, 1, 1])
+    assert logits.shape == (4, 2, 96)
+    assert not logits[0].any()
+    assert not logits[2].any()
+    assert not logits[3, 0].any()
+    assert logits[1].all()
+    assert logits[3, 1].all()
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_a_copied_beginning_is_the_computed_one(held: str) -> None:
+    model = model_of("qwen3", held)
+    text = [(5 * i) % 96 for i in range(100)]
+    session = model.session(2)
+    session.score([text, None], 1)
+    for length in (40, 64, 99):
+        with torch.inference_mode():
+            session._forward.copy(0, 1, length)
+        session._known[1] = text[:length]
+        assert torch.equal(session.score([None, text], 1)[1], session.score([text, None], 1)[0])
+
+
+def test_threads_may_become_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "ALONE", 0)
+    model, text, before = model_of("llama"), [(5 * i) % 96 for i in range(100)], torch.get_num_threads()
+    session = model.session(1)
+    try:
+        for threads, end in ((1, 40), (4, 80), (2, 100)):
+            torch.set_num_threads(threads)
+            got = session.score([text[:end]], 10)
+            assert torch.equal(got, model.session(1).score([text[:end]], 10))
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_nan_is_not_hidden() -> None:
+    model = model_of("llama")
+    model.module.model.norm.weight.data.fill_(float("nan"))
+    broken = TransformersModel(model.module, tiny_tokenizer())
+    assert broken.session(1).score([[1, 2, 3]], 1).isnan().all()
+
+
+@given(st.floats(-87, 87, width=32))
+def test_exp(x: float) -> None:
+    assert abs(float(arithmetic.exp(np.float32(x))) / np.exp(float(np.float32(x))) - 1) < 1e-7 * max(4, abs(x))
+
+
+@memory.inlined
+def _rounded(numbers: Any, halves: Any) -> None:
+    for i in range(len(numbers)):
+        halves[i] = arithmetic.narrow(numbers[i], halves[i])  # type: ignore[no-untyped-call]
+
+
+def test_rounding_to_bfloat16_is_torchs() -> None:
+    bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
+    numbers = bits.view(np.float32)[~np.isnan(bits.view(np.float32))]
+    halves = np.empty(len(numbers), np.uint16)
+    _rounded(numbers, halves)
+    assert (halves == torch.from_numpy(numbers).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)).all()
+
+
+def test_panels() -> None:
+    weight = torch.arange(70.0 * 3).view(70, 3)
+    held = panelled(weight, 5)
+    assert held.shape == (3, 5, kernels.PANEL, 1)
+    assert torch.equal(held.transpose(1, 2).reshape(96, 5)[:70, :3], weight)
+    assert held.sum() == weight.sum()  # and 0 for the rest
+    pairs = panelled(weight, 4, per=2)
+    assert pairs.shape == (3, 2, kernels.PANEL, 2)
+    assert pairs[1, 1, 7].tolist() == [weight[39, 2], 0]
+    both = interleaved(torch.full((17, 2), 1.0), torch.full((17, 2), 2.0))
+    assert both[:, 0].tolist() == [1.0] * 16 + [2.0] * 16 + [1.0] + [0.0] * 15 + [2.0] + [0.0] * 15
+
+
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        ("llama", {"hidden_act": "gelu"}),
+        ("llama", {"mlp_bias": True}),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
+        ("olmo2", {}),
+        ("gemma", {}),
+    ],
+)
+def test_other_models_run_as_transformers_has_them(kind: str, sizes: dict[str, Any]) -> None:
+    module = tiny_model(kind, **sizes)
+    assert not speaks(module)
+    text = list(range(2, 40))
+    assert (TransformersModel(module).session(1).score([text], 3)[0] - alone(module, text, 3)).abs().max() < 1e-4
+
+
+def test_what_is_too_large_or_of_another_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny_model("llama")
+    assert speaks(module)
+    assert not speaks(tiny_model("llama").to(torch.float16))
+    mixed = tiny_model("llama")
+    mixed.lm_head.to(torch.bfloat16)
+    assert not speaks(mixed)
+    partly = tiny_model("llama")
+    partly.lm_head = int8.Int8Linear.rounding(partly.lm_head)
+    assert not speaks(partly)
+    monkeypatch.setattr(weights, "LARGEST", 10_000)
+    assert not speaks(module)
+
+
+def test_eight_bits_hang_on_no_neighbour_either() -> None:
+    module = tiny_model("qwen2")
+    int8.quantise(module, "some")
+    model = TransformersModel(module, tiny_tokenizer(), info=ModelInfo("some", "", "qwen2", 1, 1))
+    texts = [[(3 * i + r) % 96 for i in range(20 + r)] for r in range(5)]
+    together = model.session(5).score(texts, 2)
+    for row, text in enumerate(texts):
+        assert torch.equal(together[row], model.session(1).score([text], 2)[0])
+
+
+def test_it_writes_what_it_would_write_step_by_step() -> None:
+    model, dice = model_of("llama"), random.Random(5)
+    for rows in (1, 4):
+        texts = [[dice.randrange(96) for _ in range(n)] for n in (30, 7, 70, 1)[:rows]]
+        session = writer(model, rows)
+        for steps in ((3, 3, 3, 3), (1, 5, 0, 2), (1, 1, 1, 1)):
+            last = [min(2, len(text)) for text in texts]
+            given_ = [text if n else None for text, n in zip(texts, steps, strict=False)]
+            logits, further, tokens, sure = session.write(given_, last, steps[:rows])
+            assert further.shape[1] == max(steps[:rows]) - 1
+            for row, text in enumerate(texts):
+                assert len(tokens[row]) == steps[row]
+                alone_ = model.session(1)
+                for n, token in enumerate(tokens[row]):
+                    expected = alone_.score([text], 1)[0, -1]
+                    assert torch.equal(logits[row, -1] if n == 0 else further[row, n - 1], expected)
+                    assert token == int(expected.argmax())
+                    assert sure[row][n] == pytest.approx(float(expected.softmax(-1).max()), rel=1e-5)
+                    text = [*text, token]
+                texts[row] = [*text[:-1], 5] if steps[row] > 2 else text  # what is written may be taken back
+
+
+@pytest.mark.parametrize("seed", [7, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["llama", "mistral-sliding"])
+def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(
+    kind: str, dtype: torch.dtype, seed: int
+) -> None:
+    window = {"sliding_window": 90} if kind == "mistral-sliding" else {}
+    model = TransformersModel(tiny_model(kind, 3, max_position_embeddings=400, **window).to(dtype), tiny_tokenizer())
+    dice, shared, owed, rows = random.Random(seed), 0, 0, 6
+    beginnings = [[dice.randrange(96) for _ in range(n)] for n in (150, 70, 100)]
+    beginnings.append([*beginnings[0][:110], *beginnings[1]])  # one that leaves another on its way
+
+    def text() -> list[int]:
+        return [*dice.choice([beginnings[0], *beginnings]), *(dice.randrange(96) for _ in range(dice.randint(1, 40)))]
+
+    session = writer(model, rows)
+    session._lean.reserve(400)
+    session._lean._keys.fill_(torch.nan)  # what is read where nobody wrote does not go unseen
+    texts = [text() for _ in range(rows)]
+    for _ in range(40):
+        given_ = [one if dice.random() < 0.8 else None for one in texts]
+        steps = [dice.choice((1, 1, 3)) if one else 0 for one in given_]
+        last = [dice.randint(1, 3) for _ in texts]
+        logits, further, tokens, _ = session.write(given_, last, steps)
+        for row, one in enumerate(given_):
+            if one is None:
+                continue
+            shared += (session._leads[row] or (0, 0))[1]
+            owed += session._owed[row]
+            whole = [*one, *tokens[row][:-1]]
+            expected = model.session(1).score([whole], last[row] + steps[row] - 1)[0]
+            assert torch.equal(logits[row, logits.shape[1] - last[row] :], expected[: last[row]])
+            assert torch.equal(further[row, : steps[row] - 1], expected[last[row] :])
+            change = dice.random()
+            if change < 0.15:  # another text takes the row
+                texts[row] = text()
+                session.begin(row, len(texts[row]), 300)
+            elif change < 0.3:  # another one without a word, or one that is cut off
+                texts[row] = dice.choice((text(), texts[row][: dice.randint(3, len(texts[row]))]))
+            else:
+                texts[row] = [*one, *tokens[row], dice.randrange(96)]
+    assert shared > owed > 40 * 64
+
+
+def test_writing_ends_where_few_tokens_would_stand() -> None:
+    model, dice = model_of("llama"), random.Random(2)
+    texts = [[dice.randrange(96) for _ in range(n)] for n in (20, 9, 33)]
+    steps = [9, 9, 4]
+    whole = writer(model, 3).write(texts, [1, 1, 1], steps)
+    for least in (0.0, 0.3, 0.8, 1.5, 2.5, 4.0):
+        limit = Limit(tuple((0.1, 0.05 * n) for n in range(10)), least)
+        standing, length = [1.0] * 3, 0
+        while length < max(steps):
+            standing = [
+                chance * limit.chance(whole[3][row][length]) if length < steps[row] else 0.0
+                for row, chance in enumerate(standing)
+            ]
+            length += 1
+            if sum(chance for chance, most in zip(standing, steps, strict=True) if length < most) <= least:
+                break
+        session = writer(model, 3)
+        logits, further, tokens, sure = session.write(texts, [1, 1, 1], steps, limit)
+        assert tokens == [row[:length] for row in whole[2]]
+        assert sure == [row[:length] for row in whole[3]]
+        assert torch.equal(logits, whole[0])
+        assert torch.equal(further, whole[1][:, : length - 1])
+        assert torch.equal(session.score(texts, 1), model.session(3).score(texts, 1))  # it knows what it has run
+
+
+def test_what_is_written_counts_as_calls_and_tokens() -> None:
+    session = writer(model_of("llama"), 2)
+    session.begin(0, 10, 30)
+    session.write([list(range(10)), None], [1, 1], [4, 0])
+    assert (session.usage[0].calls, session.usage[0].tokens) == (4, 4)  # of the prompt only the last token counts
+    assert session.usage[1].calls == 0
+
+
+@pytest.mark.parametrize("most", [256, 3])  # tokens of a pass: what there is to read fits into one, or not
+def test_writing_ends_where_a_text_does(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "MOST", most)
+    model, texts = model_of("llama"), [[5, 6, 7, 8], [9, 10, 11, 12]]
+    _, logits, tokens, sure = writer(model, 2).write(texts, [1, 1], [6, 6])
+    for ending in range(6):
+        masks = [np.zeros(96, np.int8) for _ in texts]
+        masks[0][tokens[0][ending]] = 1
+        first = tokens[0].index(tokens[0][ending]) + 1  # as many tokens are written
+        session = writer(model, 2)
+        _, further, written, found = session.write(texts, [1, 1], [6, 4], None, masks)
+        assert written == [tokens[0][:first], tokens[1][:4]]
+        assert found == [sure[0][:first], sure[1][:4]]
+        assert [usage.calls for usage in session.usage] == [first, 4]
+        assert further.shape[1] == max(first, 4) - 1  # then nobody writes any more
+        assert torch.equal(further[0, : first - 1], logits[0, : first - 1])
+        assert torch.equal(further[1, :3], logits[1, :3])
+
+
+def test_nothing_is_written_beyond_the_context() -> None:
+    session = writer(model_of("llama"), 1)
+    with pytest.raises(ValueError, match="rows of 129 tokens would be written, and LlamaForCausalLM takes 128"):
+        session.write([[3] * 120], [1], [10])
+    assert len(session.write([[3] * 120], [1], [9])[2][0]) == 9
+
+
+def test_more_rows_than_a_pass_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of("qwen3")
+    texts = [[row + 1, 2, 3] for row in range(7)]
+    expected = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
+    monkeypatch.setattr(kernels, "MOST", 3)
+    got = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
+    assert torch.equal(expected[1], got[1])
+    assert expected[2] == got[2]
+
+
+def test_a_draft_that_has_logits_of_padding_writes_none_of_it() -> None:
+    tokenizer = tiny_tokenizer()
+    draft = TransformersModel(tiny_model("llama", 1, vocab_size=200), tokenizer)
+    target = TransformersModel(tiny_model("llama", 2), tokenizer)
+    members, sampling = fsgen.load(draft=draft, target=target), SamplingParams(max_tokens=30, ignore_eos=True)
+    prompts = ["abc", "de", "f"]
+    plain, *others = (
+        [text.token_ids for text in fsgen.generate(members, prompts, method, draft_tokens=k, sampling=sampling)]
+        for method, k in (("plain", None), ("speculative", 4), ("speculative", "auto"))
+    )
+    assert others == [plain, plain]
+
+
+def near_pair() -> fsgen.Members:
+    """A target, and a draft that is it with a little noise: it agrees with it here and there."""
+    target, draft = tiny_model("llama", 2), tiny_model("llama", 2)
+    noise = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for weight in draft.parameters():
+            weight += 0.1 * weight.std() * torch.randn(weight.shape, generator=noise)
+    tokenizer = tiny_tokenizer()
+    return fsgen.load(draft=TransformersModel(draft, tokenizer), target=TransformersModel(target, tokenizer))
+
+
+def told(texts: list[fsgen.Generation]) -> list[Any]:
+    """All there is to know of texts, but for seconds."""
+    counts = [
+        {name: value for name, value in as_dict(text.stats).items() if not name.endswith("seconds")} for text in texts
+    ]
+    logits = [None if text.logits is None else text.logits.tolist() for text in texts]
+    return [(t.text, t.tokens, t.stop_reason, c, z) for t, c, z in zip(texts, counts, logits, strict=True)]
+
+
+@pytest.mark.parametrize("method", ["speculative", "contrastive"])
+def test_what_is_written_ahead_changes_no_record(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    members, prompts = near_pair(), ["abc", "de", "f", "ghijkl", "m"]
+    sampling = [SamplingParams(max_tokens=n, ignore_eos=n % 2 == 0) for n in (30, 7, 21, 1, 16)]
+
+    def records() -> list[Any]:
+        return told(
+            fsgen.generate(members, prompts, method, draft_tokens=4, sampling=sampling, batch_size=3, candidates=2)
+        )
+
+    ahead = records()
+    monkeypatch.delattr(CpuSession, "write")
+    assert records() == ahead
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.tuples(st.integers(1, 25), st.integers(1, 30)), min_size=1, max_size=7),
+    drafted=st.integers(0, 6),
+    batch=st.integers(1, 5),
+    ends=st.sets(st.integers(0, 95), max_size=6),
+    stop=st.sampled_from([(), ("a",), ("the",)]),
+    room=st.sampled_from([1, 3000, 10**6]),
+    most=st.integers(1, 9),
+    keep_logits=st.booleans(),
+    ignores=st.booleans(),
+    mixed=st.booleans(),
+    shared=st.booleans(),
+    temperatures=st.sampled_from([(0.0,), (1.0,), (0.3, 0.0, 1.5)]),
+    coupled=st.booleans(),
+)
+def test_rounds_without_coming_back_change_no_record(
+    lengths: list[tuple[int, int]],
+    drafted: int,
+    batch: int,
+    ends: set[int],
+    stop: tuple[str, ...],
+    room: int,
+    most: int,
+    keep_logits: bool,
+    ignores: bool,
+    mixed: bool,
+    shared: bool,
+    temperatures: tuple[float, ...],
+    coupled: bool,
+) -> None:
+    members, seen = near_pair(), list[Any]()
+    beginning = [(5 * j) % 96 for j in range(70 * shared)]
+    prompts = [beginning + [(7 * i * j) % 96 for j in range(1, n + 1)] for i, (n, _) in enumerate(lengths, 1)]
+    sampling = [
+        SamplingParams(
+            max_tokens=n,
+            temperature=temperatures[i % len(temperatures)],
+            seed=i,
+            stop=stop,
+            stop_tokens=tuple(ends)[mixed * i :],
+            ignore_eos=ignores,
+        )
+        for i, (_, n) in enumerate(lengths)
+    ]
+
+    def texts() -> list[Any]:
+        method, k = ("speculative", drafted) if drafted else ("plain", None)
+        method += ":verifier=coupled" * coupled
+        return told(
+            fsgen.generate(
+                members, prompts, method, None, k, sampling, batch_size=batch, candidates=1, keep_logits=keep_logits
+            )
+        )
+
+    rounds = CpuSession.rounds
+
+    def watched(*arguments: Any) -> Sequence[Any]:
+        done: Sequence[Any] = rounds(*arguments)
+        seen.append(done)
+        return done
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(together, "ROOM", room)
+        patch.setattr(decode, "ROUNDS", most)
+        patch.setattr(CpuSession, "rounds", watched)
+        ahead = texts()
+        patch.delattr(CpuSession, "rounds")
+        assert texts() == ahead
+    usual = not ends and not stop and (not drafted or coupled or not any(temperatures))
+    if len(lengths) == 1 and lengths[0][1] > 20 and usual:
+        assert any(len(done) > 1 or most == 1 or room < 10**6 for done in seen)
+
+
+def test_rounds_end_where_they_are_told_to() -> None:
+    members = near_pair()
+    assert members.target is not None
+    assert members.draft is not None
+    texts = [[5, 6, 7], [8, 9], [10, 11, 12]]
+    nowhere, everywhere = np.zeros(96, np.int8), np.ones(96, np.int8)
+
+    def rounds(
+        left: list[int],
+        ends: np.ndarray[Any, Any] = nowhere,
+        most: int = 8,
+        enough: int = 3,
+        seconds: float = 9.0,
+        limit: Limit | None = None,
+    ) -> Sequence[Any]:
+        target, draft = (model.session(3) for model in (members.target, members.draft) if model is not None)
+        assert isinstance(target, Rounds)
+        begun = [text[:-1] for text in texts]
+        target.score(begun, 1)
+        draft.score(begun, 1)
+        done = target.rounds(draft, texts, [False] * 3, Ahead(left, [ends] * 3, None, 4, limit, most, enough, seconds))
+        # Whoever goes on from here finds the sessions as they should be.
+        written = [list(text) for text in texts]
+        for one in done:
+            for text, row in zip(written, one.rows(), strict=True):
+                if row is not None:
+                    text += [*row.drafted[: row.accepted], *([] if row.token is None else [row.token])]
+        fresh = members.target.session(3)  # type: ignore[union-attr]
+        assert torch.equal(target.score(written, 1), fresh.score(written, 1))
+        return done
+
+    assert len(rounds([99] * 3)) == 8
+    assert len(rounds([99] * 3, most=3)) == 3
+    assert len(rounds([99] * 3, seconds=0.0)) == 1
+    assert len(rounds([99] * 3, everywhere)) == 1
+    assert len(rounds([1, 1, 1])) == 1
+    alone = rounds([99, 1, 1])
+    assert len(alone) == 8
+    assert [[row is not None for row in one.rows()] for one in alone] == [[True] * 3] + [[True, False, False]] * 7
+    assert [one.draft_calls for one in rounds([99] * 3)] == [4] * 8
+    # The chances that all of a row stands halve with each token: 1.5 in all, then 0.75.
+    assert [one.draft_calls for one in rounds([99] * 3, limit=Limit(((0.5, 0.0),), 1.0))] == [2] * 8
+    assert len(rounds([99, 1, 1], enough=2)) == 1
+    assert len(rounds([99, 1, 1], enough=1)) == 1
+
+
+def test_rounds_wait_until_all_but_the_last_token_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = near_pair()
+    assert members.target is not None
+    target = members.target.session(1)
+    assert isinstance(target, Rounds)
+
+    def rounds(text: list[int], left: int = 5, draft: Session | None = None) -> Sequence[Any]:
+        drafted = 0 if draft is None else 2
+        ahead = Ahead([left], [np.zeros(96, np.int8)], None, drafted, None, 4, 1, 9.0)
+        return target.rounds(draft, [text], [False], ahead)
+
+    assert rounds([1, 2, 3]) == []
+    target.score([[1, 2]], 1)
+    assert len(rounds([1, 2, 3])) == 4
+    assert rounds([1, 2, 3], draft=Table(96).session(1)) == []  # a session of another kind
+    with pytest.raises(ValueError, match="takes"):
+        rounds([1, 2, 3], 10**6)
+    monkeypatch.setattr(lean_session, "HAS_CLOCK", False)  # who is to say when to come back?
+    assert rounds([1, 2, 3]) == []
+
+
+def test_a_process_that_compiles_agrees_with_those_that_read_what_it_kept(tmp_path: Path) -> None:
+    code = """
+import hashlib, torch
+from tests.backends.test_lean import model_of
+logits = model_of("qwen3").session(1).score([[(5 * i) % 96 for i in range(120)]], 120)
+print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())
+"""
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    seen = [
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert list(tmp_path.rglob("*.nbc"))  # so the second one had nothing to compile
+    assert seen[0] == seen[1]
