@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
 
     from fsgen.types import Ends
 
-from fsgen.types import Ahead, Limit, ModelInfo
+from fsgen.types import Limit, ModelInfo
 
 TokenIds = Sequence[int]
 
@@ -66,7 +66,6 @@ class Session(Protocol):
         ...
 
 
-@runtime_checkable
 class Writer(Protocol):
     """A session that can write greedy tokens by itself, which spares a call for each."""
 
@@ -96,79 +95,23 @@ class Writer(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Told:
-    """What a round has told of one row.
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend declares that it can do; read by the engine and by studies.
 
     Attributes:
-        drafted: the tokens that the draft wrote, up to one that ends the text. sure: their probabilities, maybe more.
-        p: in which lines of the round's `p` the draft's logits at each of them are. before: and those at the bonus
-            before them, where they were wanted.
-        accepted: how many of them stand. token: the target's own after these; None where none is wanted.
-        q: in which lines of the round's `q` the target's logits are, at each drafted token, and at the one after them
-            where that is wanted.
-        draft_tokens, target_tokens: that were run, in one call of the target and a call of the draft a drafted token.
+        full_logits: it gives all logits, not only those of the most likely tokens.
+        bit_exact: a token's logits have the same bits however the work is cut into calls, and in any batch.
+        several_tokens: several new tokens in one call are computed in one forward pass, not one by one.
+        writes: its sessions can write greedy tokens by themselves (`Writer`).
     """
 
-    drafted: Sequence[int]
-    sure: Sequence[float]
-    p: Sequence[int]
-    before: int | None
-    accepted: int
-    token: int | None
-    q: Sequence[int]
-    draft_tokens: int
-    target_tokens: int
+    full_logits: bool = True
+    bit_exact: bool = False
+    several_tokens: bool = True
+    writes: bool = False
 
 
-class Round(Protocol):
-    """What a round has told.
-
-    Attributes:
-        p, q: [lines, vocab] logits.
-        draft_calls: of the draft.
-        draft_seconds, target_seconds: of the models.
-    """
-
-    p: torch.Tensor
-    q: torch.Tensor
-    draft_calls: int
-    draft_seconds: float
-    target_seconds: float
-
-    def rows(self) -> list[Told | None]:
-        """What each row was told; None where it took no part."""
-        ...
-
-
-@runtime_checkable
-class Rounds(Protocol):
-    """A session of a target that can do whole rounds of decoding by itself."""
-
-    def rounds(
-        self,
-        draft: Session | None,
-        sequences: Sequence[TokenIds | None],
-        opened: Sequence[bool],
-        ahead: Ahead,
-    ) -> Sequence[Round]:
-        """Writes on, round after round (`fsgen.engine.engine`): a drafted token stands where the target chooses it too.
-
-        What it costs is told, and not counted in `usage`: who asks knows which rounds count.
-
-        Args:
-            draft: a session of as many rows; None where the target writes alone.
-            sequences: the whole token sequence of each row, None for a row that takes no part.
-            opened: whether the draft's logits are wanted at a row's last token too.
-            ahead: what the rounds are to be.
-
-        Returns:
-            the rounds done; none where these sessions cannot, or not now: more than the last tokens are new to them.
-        """
-        ...
-
-
-@runtime_checkable
 class Model(Protocol):
     """A language model behind sessions.
 
@@ -178,7 +121,7 @@ class Model(Protocol):
         vocab_size: rows of the logits, padding rows included.
         context: the longest sequence it can score.
         eos_ids: the tokens that end a text.
-        full_logits: False for a backend that gives only its most likely tokens.
+        capabilities: what its backend can do.
         device: where its logits live.
     """
 
@@ -187,8 +130,10 @@ class Model(Protocol):
     vocab_size: int
     context: int
     eos_ids: frozenset[int]
-    full_logits: bool
     device: torch.device
+
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def session(self, batch_size: int) -> Session: ...
 
