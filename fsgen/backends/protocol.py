@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from fsgen.types import Ends
 
-from fsgen.types import Ahead, Limit, ModelInfo
+from fsgen.types import Limit, ModelInfo
 
 TokenIds = Sequence[int]
 
@@ -92,78 +92,6 @@ class Writer(Protocol):
 
         Raises:
             ValueError: as there, or a row would be longer than the context window.
-        """
-        ...
-
-
-@dataclass(slots=True)
-class Told:
-    """What a round has told of one row.
-
-    Attributes:
-        drafted: the tokens that the draft wrote, up to one that ends the text. sure: their probabilities, maybe more.
-        p: in which lines of the round's `p` the draft's logits at each of them are. before: and those at the bonus
-            before them, where they were wanted.
-        accepted: how many of them stand. token: the target's own after these; None where none is wanted.
-        q: in which lines of the round's `q` the target's logits are, at each drafted token, and at the one after them
-            where that is wanted.
-        draft_tokens, target_tokens: that were run, in one call of the target and a call of the draft a drafted token.
-    """
-
-    drafted: Sequence[int]
-    sure: Sequence[float]
-    p: Sequence[int]
-    before: int | None
-    accepted: int
-    token: int | None
-    q: Sequence[int]
-    draft_tokens: int
-    target_tokens: int
-
-
-class Round(Protocol):
-    """What a round has told.
-
-    Attributes:
-        p, q: [lines, vocab] logits.
-        draft_calls: of the draft.
-        draft_seconds, target_seconds: of the models.
-    """
-
-    p: torch.Tensor
-    q: torch.Tensor
-    draft_calls: int
-    draft_seconds: float
-    target_seconds: float
-
-    def rows(self) -> list[Told | None]:
-        """What each row was told; None where it took no part."""
-        ...
-
-
-@runtime_checkable
-class Rounds(Protocol):
-    """A session of a target that can do whole rounds of decoding by itself."""
-
-    def rounds(
-        self,
-        draft: Session | None,
-        sequences: Sequence[TokenIds | None],
-        opened: Sequence[bool],
-        ahead: Ahead,
-    ) -> Sequence[Round]:
-        """Writes on, round after round (`fsgen.engine.engine`): a drafted token stands where the target chooses it too.
-
-        What it costs is told, and not counted in `usage`: who asks knows which rounds count.
-
-        Args:
-            draft: a session of as many rows; None where the target writes alone.
-            sequences: the whole token sequence of each row, None for a row that takes no part.
-            opened: whether the draft's logits are wanted at a row's last token too.
-            ahead: what the rounds are to be.
-
-        Returns:
-            the rounds done; none where these sessions cannot, or not now: more than the last tokens are new to them.
         """
         ...
 

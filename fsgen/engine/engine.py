@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -30,26 +30,20 @@ from fsgen.probs import (
     ACCEPT,
     DECIDE,
     DRAFT,
-    SHARED,
     Transforms,
     left_aligned,
     sample,
-    stream_keys,
     total_variation,
     uniforms,
     window,
 )
-from fsgen.types import Ahead, Draws, SamplingParams, Token
+from fsgen.types import SamplingParams, Token
 
 if TYPE_CHECKING:
-    from fsgen.backends.protocol import Round, Rounds, Writer
+    from fsgen.backends.protocol import Writer
     from fsgen.types import Ends
 
 TokenIds = Sequence[int]
-
-ROUNDS = 32  # that are done without coming back, at most
-# Seconds after which they come back: where each token is waited for, or may be the last one; and else.
-AT_ONCE, PATIENT = 0.01, 0.1
 
 
 class _Session(Protocol):
@@ -109,17 +103,6 @@ def check(members: _Planned, method: Method, prompts: Sequence[TokenIds], sampli
                 f"prompt {number} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} exceeds the "
                 f"context window of {members.context}"
             )
-
-
-class _Took(NamedTuple):
-    """What a round took: seconds of all models, and of the draft; the draft's calls; tokens that were written; and
-    whether it tells what rounds take: it read no prompts, and about as many rows took part as there can be."""
-
-    seconds: float
-    draft_seconds: float
-    draft_calls: int
-    written: int
-    usual: bool
 
 
 class Decoding:
@@ -186,14 +169,6 @@ class Decoding:
             least = int(not method.adds_bonus)
             key = (str(method.fusion), str(method.router), width)
             self._pace = members.draft_lengths.setdefault(key, AdaptiveDraftLength(least))
-        # Whether nobody is asked between two rounds, and a session can choose every token by itself.
-        self._runs_on = (
-            (not self._verifier.draws or self._verifier.couples or not method.drafts)
-            and method.unasked
-            and members.target.vocab_size == self._vocab
-            and (self._draft_is_whole or not method.drafts)
-            and hasattr(self._sessions["target"], "rounds")
-        )
         for slot, row in enumerate(self._batch):
             self._seat(slot, row)
         self._seated()
@@ -254,36 +229,25 @@ class Decoding:
             self._members.give_back(role, len(self._batch), session)
 
     def _step(self) -> None:
-        """One round, or several where nothing is to be asked in between."""
+        """One round."""
         started = time.perf_counter()
         if self._pace is not None:
             self._pace.begin_round()
             if not self._pace.drafts:
                 for row in self._batch:
                     row.open = None  # the draft is not asked what it would have chosen either
-        with torch.inference_mode():
-            rounds: Sequence[Round | None] = self._rounds_ahead() or [None]
-            all_took = [self._timed(told) for told in rounds]
-        if self._pace is not None:
-            models = sum(took.seconds for took in all_took)
-            # Beside the models it takes less than they do, or something else held it up.
-            beside = min(models, time.perf_counter() - started - models) / len(all_took)
-            for took in all_took:
-                seconds = took.seconds + beside
-                self._pace.end_round(seconds, took.written, took.draft_calls, took.usual, took.draft_seconds)
-        self._fresh = False
-
-    def _timed(self, told: Round | None) -> _Took:
-        """One round, that a session has done and told of, or that is still to be done here."""
         active, before = sum(row.active for row in self._batch), sum(row.written for row in self._batch)
-        usual, spent = not self._fresh and 4 * active >= 3 * len(self._batch), dict(self._spent)
-        calls = self._one_round() if told is None else self._take(told)
+        with torch.inference_mode():
+            calls = self._one_round()
         self._round += 1
-        draft, system2 = (self._spent[system] - spent[system] for system in ("draft", "system2"))
-        written = sum(row.written for row in self._batch) - before
-        return _Took(draft + system2, draft, calls, written, usual)
-
-    # ---- rounds that the target's session does by itself
+        if self._pace is not None:
+            models = self._spent["draft"] + self._spent["system2"]
+            # Beside the models it takes less than they do, or something else held it up.
+            seconds = models + min(models, time.perf_counter() - started - models)
+            written = sum(row.written for row in self._batch) - before
+            usual = not self._fresh and 4 * active >= 3 * len(self._batch)
+            self._pace.end_round(seconds, written, calls, usual, self._spent["draft"])
+        self._fresh = False
 
     def _masks(self) -> list[Ends]:
         """Of each row, the tokens that end its text."""
@@ -293,64 +257,6 @@ class Decoding:
                 made[row.ends] = mask = np.zeros(self._vocab, np.int8)
                 mask[[token for token in row.ends if token < self._vocab]] = 1
         return [made[row.ends] for row in self._batch]
-
-    def _rounds_ahead(self) -> Sequence[Round]:
-        """Rounds that need nothing from here; none where this one does."""
-        pace, rows = self._pace, self._batch
-        can = self._runs_on and self._transforms.late and not self._fresh
-        if not can or not any(row.active for row in rows):
-            return []
-        drafts = self.method.drafts and (pace is None or pace.drafts)
-        limit, foreseen = (None, ROUNDS) if pace is None else (pace.limit, pace.foreseen)
-        if drafts and pace is not None and limit is None:
-            return []
-        if any(row.open is not None and not row.active for row in rows):
-            return []
-        at_once = self._prompt_traces or any(row.params.stop for row in rows)
-        return cast("Rounds", self._sessions["target"]).rounds(
-            self._sessions["draft"] if drafts else None,
-            [row.ids if row.active else None for row in rows],
-            [row.open is not None for row in rows],
-            Ahead(
-                left=[row.remaining for row in rows],
-                ends=self._ends_at,
-                draws=self._draws() if self._verifier.draws else None,
-                draft_tokens=0 if not drafts else self.method.draft_tokens if pace is None else MAX_ADAPTIVE,
-                limit=limit,
-                rounds=min(ROUNDS, foreseen),
-                enough=max(1, len(rows) // 8) if self._waiting else len(rows),
-                seconds=AT_ONCE if at_once else PATIENT,
-            ),
-        )
-
-    def _draws(self) -> Draws:
-        race = self._verifier.couples
-        keys = stream_keys(self._seeds, SHARED if race else DECIDE)
-        return Draws(race, keys, self._transforms.scales, [row.prompt for row in self._batch])
-
-    def _take(self, told: Round) -> int:
-        """Write what a round has told; gives the draft's calls."""
-        p, q, most = told.p, told.q, 1
-        for row, facts in zip(self._batch, told.rows(), strict=True):
-            if facts is None or not row.active:
-                continue
-            row.usage["target"].calls += 1
-            row.usage["target"].tokens += facts.target_tokens
-            if facts.drafted:
-                row.usage["draft"].calls += len(facts.drafted)
-                row.usage["draft"].tokens += facts.draft_tokens
-            if facts.before is not None:
-                self._complete(row, p, facts.before, None)
-            most = max(most, len(facts.q))
-            self._buffer.hold((len(facts.p) + len(facts.q)) * self._vocab)
-            self._settle(row, facts.drafted, p, facts.p, q, facts.q, facts.accepted, facts.token, None, facts.sure)
-        self._spent["draft"] += told.draft_seconds
-        self._spent["system2"] += told.target_seconds
-        if self._pace is not None:
-            self._pace.system2_call.learn(most, told.target_seconds)
-            if told.draft_calls:
-                self._pace.draft_call.learn(1, told.draft_seconds / told.draft_calls)
-        return told.draft_calls
 
     # ---- the three parts of a round
 

@@ -149,7 +149,7 @@ class CpuForward:
         a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self.width
         a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
         a[k.CHANCES] = standing.ctypes.data
-        self.end_by(limit)
+        self._end_by(limit)
         masks = np.array([mask.ctypes.data for mask in ends or ()], np.int64)
         a[k.ENDS] = masks.ctypes.data if ends else 0
         a[k.STEPS], a[k.DONE] = longest, 0
@@ -158,7 +158,7 @@ class CpuForward:
         further = further[: done - 1, :, : self._w.vocab]
         return self._arranged(work, keep, logits), further, written[:done].tolist(), sure[:done].tolist()
 
-    def end_by(self, limit: Limit | None) -> None:
+    def _end_by(self, limit: Limit | None) -> None:
         """Tells when writing ends before all is written."""
         a, given = self.arguments, [] if limit is None else [limit.least, *(n for line in limit.lines for n in line)]
         self._limit = np.array(given, np.float32)  # which has to be there
@@ -179,7 +179,7 @@ class CpuForward:
         tokens, picks = len(ids), len(pick)
         self._inputs[0, :tokens], self._inputs[1, :picks] = ids, pick
         self._pieces[:6, : len(rows)] = np.array(rows).T
-        self.make_room(tokens)
+        self._make_room(tokens)
         a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
         return picks
 
@@ -202,7 +202,7 @@ class CpuForward:
             logits = logits[:-1]
         return logits.view(self.rows, keep, self.width)[..., : self._w.vocab]
 
-    def make_room(self, tokens: int) -> None:
+    def _make_room(self, tokens: int) -> None:
         """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""
         w, team = self._w, torch.get_num_threads()
         if tokens <= self._tokens and team <= self._team:
