@@ -6,8 +6,6 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -185,43 +183,3 @@ class Limit:
 
 if TYPE_CHECKING:
     Ends = NDArray[np.int8]  # [vocab], not 0 for a token that ends a text
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ahead:
-    """What rounds are to be that nobody is asked about in between (`fsgen.backends.protocol.Rounds`).
-
-    Attributes:
-        left: how many tokens each row may write.
-        ends: of each row, the tokens that end its text.
-        draws: how tokens are drawn, by whoever chooses one; None: each is the likeliest.
-        draft_tokens: of a round, at most; 0 where the target writes alone. limit: when to end them before that.
-        rounds: at the most. Fewer are done where all texts are at their end, or `enough` of them, where these have
-            taken so many `seconds`, and where their logits would fill too much memory.
-    """
-
-    left: Sequence[int]
-    ends: Sequence[Ends]
-    draws: Draws | None
-    draft_tokens: int
-    limit: Limit | None
-    rounds: int
-    enough: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Draws:
-    """How the tokens of some rows are drawn.
-
-    Attributes:
-        race: by shared noise (`fsgen.probs.race`); else by inverting the distribution function (`fsgen.probs.sample`).
-        keys: [rows] of their streams (`fsgen.probs.stream_keys`).
-        scales: [rows] 1 / temperature; 0 for a row that takes the likeliest token.
-        prompts: [rows] tokens before the first written one.
-    """
-
-    race: bool
-    keys: NDArray[np.uint64]
-    scales: NDArray[np.float32]
-    prompts: Sequence[int]

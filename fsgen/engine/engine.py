@@ -195,12 +195,11 @@ class Engine:
         """Rows for what waits, as many as there is room for."""
         roles = {role for _, sequence in self._waiting for role in sequence.method.roles}
         longest = max(sequence.longest for _, sequence in self._waiting)
-        wanted = min(self._rows, len(self._waiting)) if not self._every_round else self._rows
-        if self._batch is not None and longest <= self._longest and len(self._batch) >= wanted:
-            return
         if self._batch is not None:
+            if longest <= self._longest and len(self._batch) >= min(self._rows, len(self._waiting)):
+                return
             self._batch.give_back()
-        rows = self._members.rows_within(roles, longest, wanted, self._budget)
+        rows = self._members.rows_within(roles, longest, self._rows, self._budget)
         self._batch, self._longest = Batch(self._members, rows), longest
 
     def _fits(self, sequence: Sequence) -> bool:

@@ -125,7 +125,8 @@ def _consult(batch: Batch, request: _Request) -> _Scores:
     base = None
     if any(reads_base):
         of_base = [ids if reads else None for ids, reads in zip(sequences, reads_base, strict=True)]
-        base = left_aligned(batch.score("base", of_base, last), request.wanted)
+        wanted = [n if reads else 1 for n, reads in zip(request.wanted, reads_base, strict=True)]
+        base = left_aligned(batch.score("base", of_base, wanted), wanted)
     for group in batch.groups:
         if group.adaptive is not None and not batch.reads_prompts:
             group.adaptive.system2_call.learn(max(request.wanted), batch.spent["system2"])

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
+GAP = 1024  # float32 between two parts of the scratch memory
 
 Written = tuple[Tensor, Tensor, list[list[int]], list[list[float]]]
 Piece = tuple[Work, int, int]  # what a row needs, and which of its positions a pass runs: from .. to - 1
@@ -149,7 +150,7 @@ class CpuForward:
         a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self.width
         a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
         a[k.CHANCES] = standing.ctypes.data
-        self.end_by(limit)
+        self._end_by(limit)
         masks = np.array([mask.ctypes.data for mask in ends or ()], np.int64)
         a[k.ENDS] = masks.ctypes.data if ends else 0
         a[k.STEPS], a[k.DONE] = longest, 0
@@ -158,7 +159,7 @@ class CpuForward:
         further = further[: done - 1, :, : self._w.vocab]
         return self._arranged(work, keep, logits), further, written[:done].tolist(), sure[:done].tolist()
 
-    def end_by(self, limit: Limit | None) -> None:
+    def _end_by(self, limit: Limit | None) -> None:
         """Tells when writing ends before all is written."""
         a, given = self.arguments, [] if limit is None else [limit.least, *(n for line in limit.lines for n in line)]
         self._limit = np.array(given, np.float32)  # which has to be there
@@ -179,7 +180,7 @@ class CpuForward:
         tokens, picks = len(ids), len(pick)
         self._inputs[0, :tokens], self._inputs[1, :picks] = ids, pick
         self._pieces[:6, : len(rows)] = np.array(rows).T
-        self.make_room(tokens)
+        self._make_room(tokens)
         a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
         return picks
 
@@ -202,7 +203,7 @@ class CpuForward:
             logits = logits[:-1]
         return logits.view(self.rows, keep, self.width)[..., : self._w.vocab]
 
-    def make_room(self, tokens: int) -> None:
+    def _make_room(self, tokens: int) -> None:
         """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""
         w, team = self._w, torch.get_num_threads()
         if tokens <= self._tokens and team <= self._team:
@@ -223,7 +224,8 @@ class CpuForward:
             k.MIXED: team * k.ASKS * w.value_dim,
             k.ZEROS: max(widest, self.capacity),
         }
-        sizes = {field: -(-size // LANES) * LANES for field, size in sizes.items()}
+        # Apart, since compiled loops take another path, which may round otherwise, where two arrays are very close.
+        sizes = {field: -(-size // LANES) * LANES + GAP for field, size in sizes.items()}
         self._scratch = torch.zeros(sum(sizes.values()))
         address = self._scratch.data_ptr()
         for field, size in sizes.items():

@@ -31,7 +31,6 @@ from fsgen.backends.cpu.memory import (
     inlined,
     view,
 )
-from fsgen.backends.cpu.race import CHUNK, KEYS_OF, drawn, key_at
 from fsgen.backends.cpu.threads import Team, barrier, share, team, thread
 
 PANEL = 32  # columns of a weight that lie together, [inputs, PANEL]
@@ -95,8 +94,8 @@ def product(tokens, inputs, x, w, w0, many, scales, s0, first, f0, first_stride,
     ENTER, LEAVE, LAST, Q_NORM, K_NORM, QKV_BIAS, OUT_BIAS, COS, SIN, EPS, ZEROS,
     X, NORM, ASKED, SEEN, GATES, GATED, QUERIES, SCORES, SHARES, MIXED, LOTS, LOGITS,
     STEPS, DONE, LEFT, LATEST, WRITTEN, SURE, FURTHER, LOGITS_STEP, WRITTEN_STEP, BINS, CHANCES, LINES, FLOOR,
-    ENDS, JUDGED, WAY, KEYS_AT, SCALES, PROMPTS, ARGUMENTS,
-) = range(84)  # fmt: skip
+    ENDS, ARGUMENTS,
+) = range(79)  # fmt: skip
 
 
 @part
@@ -232,23 +231,11 @@ def make_lots(a, leads, shared, counts, lots):
     return made
 
 
-@inlined
-def chosen(a, logits, piece, position):
-    """The token of a row at a position: the likeliest, or one that is drawn."""
-    if a[WAY] == 0:
-        return likeliest(logits)[1]
-    keys, scales = array(a[KEYS_AT], KEYS_OF, a[PIECES]), array(a[SCALES], FLOATS, a[PIECES])
-    place = position - array(a[PROMPTS], WHOLES, a[PIECES])[piece]
-    room = view(array(a[SCORES], FLOATS, 1), np.int64(thread()) * ASKS * a[CAPACITY], CHUNK)
-    return drawn(a[WAY], logits, scales[piece], key_at(keys[piece], place), room)
-
-
 @part
 def choose(a):
-    """Each row's token, the likeliest or a drawn one, becomes its next one; `sure` is how likely the likeliest is."""
+    """Each row's likeliest token becomes its next one; `sure` is how likely it is."""
     rows, columns = a[PIECES], a[HEAD_PANELS] * PANEL
     ids, latest = array(a[IDS], WHOLES, rows), array(a[LATEST], WHOLES, rows)
-    starts, counts = array(a[PIECE_START], WHOLES, rows), array(a[PIECE_COUNT], WHOLES, rows)
     logits, written, sure = array(a[LOGITS], FLOATS, 1), array(a[WRITTEN], WHOLES, rows), array(a[SURE], FLOATS, rows)
     begin, end = share(rows)
     for row in range(begin, end):
@@ -257,24 +244,7 @@ def choose(a):
         total = ZERO
         for i in range(len(here)):
             total += exp(here[i] - top)
-        if a[WAY]:
-            token = chosen(a, here, row, starts[row] + counts[row])
         ids[row], written[row], sure[row] = token, token, ONE / total
-
-
-@part
-def judge(a):
-    """The token that is chosen after each of the last positions of every row, of which all have wanted logits."""
-    pieces, columns = a[PIECES], a[HEAD_PANELS] * PANEL
-    starts, counts = array(a[PIECE_START], WHOLES, pieces), array(a[PIECE_COUNT], WHOLES, pieces)
-    logits, judged, pick = array(a[LOGITS], FLOATS, 1), array(a[JUDGED], WHOLES, a[PICKS]), 0
-    begin, end = share(a[PICKS])
-    for piece in range(pieces):
-        for j in range(counts[piece]):
-            if begin <= pick < end:
-                here = view(logits, pick * columns, a[VOCAB])
-                judged[pick] = chosen(a, here, piece, starts[piece] + j + 1)
-            pick += 1
 
 
 @part
@@ -430,9 +400,6 @@ def run(a, weights, held, kept, given, read, per):
     """One pass; or as many as there are steps, each row's likeliest token going into the next one."""
     for _ in range(max(1, a[STEPS])):
         one_pass(a, weights, held, kept, given, read, per)
-        if a[JUDGED]:
-            barrier()
-            judge(a)
         if a[STEPS] == 0:
             break
         barrier()

@@ -1,4 +1,4 @@
-"""Draws tokens, many positions in one call (see `fsgen.probs.race`, and `fsgen.probs.sample`)."""
+"""Draws tokens by shared noise, many positions in one call (see `fsgen.probs.race`)."""
 
 from __future__ import annotations
 
@@ -15,20 +15,8 @@ from fsgen.backends.cpu.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.backends.cpu.threads import Team, share
 
 COUNT, VOCAB, GIVEN, KEYS, TOKENS, SCALES, ARGUMENTS = range(7)
-# Ways to draw: by shared noise, and by inverting the distribution function.
-RACE, INVERSE = 1, 2
 CHUNK = 256  # tokens that are looked at together; as many float32 a draw needs beside
 KEYS_OF = np.uint64(0)  # what an address of keys is of
-_GOLDEN, _FIRST, _SECOND = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-
-
-@inlined
-def key_at(key, position):
-    """The 64 bits of a row's key at a position: what `fsgen.probs` draws by."""
-    x = key + _GOLDEN * (np.uint64(position) + np.uint64(1))
-    x = (x ^ (x >> np.uint64(30))) * _FIRST
-    x = (x ^ (x >> np.uint64(27))) * _SECOND
-    return x ^ (x >> np.uint64(31))
 
 
 @inlined
@@ -54,32 +42,21 @@ def run_on(probs, start, key, best, token):
 
 
 @inlined
-def drawn(way, logits, scale, key, room):
+def drawn(logits, scale, key, room):
     """A token of the softmax of logits times a scale (1 / temperature); the likeliest one where that is 0.
 
     Args:
-        way: RACE, or INVERSE.
         room: [CHUNK] float32.
     """
     top, token = likeliest(logits)
     if scale == ZERO:
         return token
-    vocab = len(logits)
-    if way == RACE:
-        best = np.inf
-        for start in range(0, vocab, CHUNK):
-            n = min(CHUNK, vocab - start)
-            for i in range(n):
-                room[i] = exp((logits[start + i] - top) * scale)
-            best, token = run_on(view(room, 0, n), start, key, best, token)
-        return token
-    total = 0.0
-    for i in range(vocab):
-        total += np.float64(exp((logits[i] - top) * scale))
-    threshold, passed, token = total * np.float64(key >> np.uint64(32)) * 2.0**-32, 0.0, -1
-    while token < vocab - 1 and passed <= threshold:
-        token += 1
-        passed += np.float64(exp((logits[token] - top) * scale))
+    vocab, best = len(logits), np.inf
+    for start in range(0, vocab, CHUNK):
+        n = min(CHUNK, vocab - start)
+        for i in range(n):
+            room[i] = exp((logits[start + i] - top) * scale)
+        best, token = run_on(view(room, 0, n), start, key, best, token)
     return token
 
 
@@ -93,7 +70,7 @@ def race(a):
     for row in range(begin, end):
         here = view(given, row * vocab, vocab)
         if a[SCALES]:
-            tokens[row] = drawn(RACE, here, scales[row], keys[row], room)
+            tokens[row] = drawn(here, scales[row], keys[row], room)
         else:
             tokens[row] = run_on(here, 0, keys[row], np.inf, 0)[1]
 

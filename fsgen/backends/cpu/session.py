@@ -1,4 +1,4 @@
-"""A session that writes greedy tokens, and does whole rounds, by itself."""
+"""A session that writes greedy tokens by itself."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from torch import Tensor
 
 from fsgen.backends.cpu import kernels
 from fsgen.backends.cpu.forward import CpuForward
-from fsgen.backends.cpu.threads import HAS_CLOCK
-from fsgen.backends.cpu.together import PENDING, CompiledRound, Together
 from fsgen.backends.forward import Work
-from fsgen.backends.protocol import Session, TokenIds
+from fsgen.backends.protocol import TokenIds
 from fsgen.backends.session import CachedSession, common_prefix
-from fsgen.types import Ahead, Limit
+from fsgen.types import Limit
 
 if TYPE_CHECKING:
     from fsgen.types import Ends
@@ -139,41 +137,6 @@ class CpuSession(CachedSession):
         logits, further, tokens, sure = self._go_on(work, keep, steps, [1.0] * self.rows, limit, ends)
         self._count(work)
         return logits, further, tokens, sure
-
-    @torch.inference_mode()
-    def rounds(
-        self,
-        draft: Session | None,
-        sequences: Sequence[TokenIds | None],
-        opened: Sequence[bool],
-        ahead: Ahead,
-    ) -> Sequence[CompiledRound]:
-        """Whole rounds of decoding; see `Rounds.rounds`."""
-        active = sum(sequence is not None for sequence in sequences)
-        fits = 0 < active <= kernels.MOST // (1 + ahead.draft_tokens)
-        if not fits or not isinstance(draft, CpuSession | None) or not HAS_CLOCK:
-            return []
-        mine, theirs = self._plan(sequences, 1), []
-        if any(item.new > 1 for item in mine):
-            return []
-        if draft is not None:
-            theirs = draft._plan(sequences, [1 + opens for opens in opened])
-            if any(item.new > PENDING for item in theirs):
-                return []
-        longest = max(len(item.tokens) + ahead.left[item.row] for item in mine)
-        for session in (self, *([] if draft is None else [draft])):
-            session._check_length(longest)
-        self._prepare(mine, longest)
-        together = Together(self._lean, mine, ahead)
-        if draft is not None:
-            draft._prepare(theirs, longest)
-            together.with_draft(draft._lean, theirs, [opened[item.row] for item in theirs])
-        told = together.run()
-        for item, (tokens, held) in zip(mine, together.written(), strict=True):
-            self._known[item.row] = tokens[:-1]
-            if draft is not None:
-                draft._known[item.row] = tokens[:held]
-        return told
 
     def _write_after(
         self,

@@ -11,59 +11,32 @@ from typing import Any
 
 import numpy as np
 import torch
-from llvmlite import binding, ir
+from llvmlite import binding
 from numba import cfunc, types
-from numba.extending import intrinsic
 
 from fsgen.backends.cpu.memory import inlined
 
 _runtime = ctypes.CDLL(None)
 _parallel = getattr(_runtime, "GOMP_parallel", None)
 
-
-@intrinsic
-def invoke(context: Any, function: Any, argument: Any) -> Any:
-    """Calls a function by its address, with one address."""
-
-    def code(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)])
-        builder.call(builder.inttoptr(given[0], kind.as_pointer()), [given[1]])
-        return context.get_dummy_value()
-
-    return types.void(types.int64, types.int64), code
-
-
-def _parallel_alone(function, argument, threads, flags):
-    invoke(function, argument)
-
-
 # What compiled code calls: its name there and in the runtime, its type, and what stands for it where all is one thread.
 _CALLS: tuple[tuple[str, str, Any, Any], ...] = (
     ("fsgen_barrier", "GOMP_barrier", types.void(), lambda: None),
     ("fsgen_thread", "omp_get_thread_num", types.int32(), lambda: 0),
     ("fsgen_team", "omp_get_num_threads", types.int32(), lambda: 1),
-    (
-        "fsgen_parallel",
-        "GOMP_parallel",
-        types.void(types.int64, types.int64, types.uint32, types.uint32),
-        _parallel_alone,
-    ),
-    ("fsgen_clock", "omp_get_wtime", types.double(), lambda: 0.0),
 )
 _stand_ins = []
-HAS_CLOCK = hasattr(_runtime, "omp_get_wtime")
 for _name, _theirs, _type, _alone in _CALLS:
     _function = getattr(_runtime, _theirs, None)
-    if _function is not None and (_parallel is not None or _theirs == "omp_get_wtime"):
+    if _function is not None and _parallel is not None:
         _address = ctypes.cast(_function, ctypes.c_void_p).value
     else:
         _stand_ins.append(cfunc(_type)(_alone))
         _address = _stand_ins[-1].address
     binding.add_symbol(_name, _address)
 
-# For compiled code: all threads of the team meet; the number of this one; how many there are; to call a function of one
-# address on so many; seconds, from some time on.
-barrier, thread, team, parallel, clock = (types.ExternalFunction(name, kind) for name, _, kind, _ in _CALLS)
+# For compiled code: all threads of the team meet; the number of this one; how many there are.
+barrier, thread, team = (types.ExternalFunction(name, kind) for name, _, kind, _ in _CALLS)
 
 
 @inlined
@@ -71,15 +44,6 @@ def share(things):
     """Which of so many things are this thread's: from .. to - 1."""
     me, all_of_us = np.int64(thread()), np.int64(team())
     return things * me // all_of_us, things * (me + 1) // all_of_us
-
-
-@inlined
-def in_team(code, arguments, threads, alone):
-    """What a call of a `Team` does, in compiled code, by the function's address."""
-    if alone or threads == 1:
-        invoke(code, arguments)
-    else:
-        parallel(code, arguments, np.uint32(threads), np.uint32(0))
 
 
 class Team:
@@ -90,7 +54,6 @@ class Team:
     """
 
     def __init__(self, function: Any) -> None:
-        self.address: int = function.address
         self._address = ctypes.c_void_p(function.address)
         self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(function.address)
         self._function = function  # which holds the code
