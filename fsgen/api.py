@@ -1,27 +1,43 @@
-"""Plain generation and streaming: two consumers of the engine."""
+"""Generation and streaming: thin consumers of the engine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
+from collections.abc import Sequence as List
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fsgen.engine.engine import Decoding, check
-from fsgen.engine.generation import Generation, Prompt, encode, finished
+from fsgen.engine.engine import Engine, check
+from fsgen.engine.generation import Generation, Prompt, encode
+from fsgen.engine.sequence import Sequence
 from fsgen.methods.method import Method, parse
 from fsgen.types import SamplingParams, Token
 
 if TYPE_CHECKING:
-    from fsgen.backends import Members
+    from fsgen.backends import Members, Plan
     from fsgen.methods.routers import Router
+
+
+def method_for(
+    members: Members | Plan,
+    method: str | Method,
+    router: str | Router | None = None,
+    draft_tokens: int | str | None = None,
+) -> Method:
+    """The method from its strings; where n-grams draft instead of a model (`draft="ngram:3"`), by these."""
+    chosen = parse(method, router, draft_tokens)
+    if members.ngram and members.draft is None and chosen.drafts and not chosen.ngram:
+        chosen = replace(chosen, ngram=members.ngram)
+    return chosen
 
 
 def generate(
     members: Members,
-    prompts: Sequence[Prompt],
+    prompts: List[Prompt],
     method: str | Method = "speculative",
     router: str | Router | None = None,
     draft_tokens: int | str | None = None,
-    sampling: SamplingParams | Sequence[SamplingParams] = SamplingParams(),  # noqa: B008 - frozen
+    sampling: SamplingParams | List[SamplingParams] = SamplingParams(),  # noqa: B008 - frozen
     batch_size: int = 16,
     candidates: int = 0,
     progress: Callable[[int], None] | None = None,
@@ -37,12 +53,12 @@ def generate(
         router: instead of the method's own: `max-prob:0.5`, `entropy:1`, ...
         draft_tokens: instead of the method's own: a number, or `auto`: chosen adaptively (`engine.draft_length`).
         sampling: for all prompts, or one each.
-        batch_size: how many are written at a time, at the most; it changes the speed, not the texts.
+        batch_size: how many are written at a time, at most; it changes the speed, not the texts.
         candidates: how many of the most likely tokens of p and q each record keeps.
         progress: called with the number of texts that were finished since the last call.
         cache_bytes: what the keys and values of all models may take together; fewer texts are written at a time where
             it needs that. A share of the free memory if None (`fsgen.backends.budget`).
-        keep_logits: keep q's logits with each text, of a method that asks System 2 everywhere.
+        keep_logits: keep q's logits with each text, of a method that consults System 2 everywhere.
 
     Returns:
         a `Generation` for each prompt, in order.
@@ -52,39 +68,36 @@ def generate(
             the context window, keys and values of one text beyond `cache_bytes`. All prompts are checked before the
             first token is written.
     """
-    chosen = parse(method, router, draft_tokens)
+    chosen = method_for(members, method, router, draft_tokens)
     ids = [encode(members, prompt) for prompt in prompts]
-    rows = [sampling] * len(ids) if isinstance(sampling, SamplingParams) else list(sampling)
+    each = [sampling] * len(ids) if isinstance(sampling, SamplingParams) else list(sampling)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
-    check(members, chosen, ids, rows)
-    done: dict[int, Generation] = {}
+    check(members, chosen, ids, each)
     if not ids:
         return []
-    longest = max(len(prompt) + params.max_tokens for prompt, params in zip(ids, rows, strict=True))
-    width = members.rows_within(chosen.roles, longest, min(batch_size, len(ids)), cache_bytes)
+    engine = Engine(members, min(batch_size, len(ids)), every_round=False, cache_bytes=cache_bytes)
     # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
-    # at a time they keep their places, in which a kept session may hold their beginnings.
+    # at a time they keep their rows, in which a kept session may hold their beginnings.
     order = list(range(len(ids)))
-    if width < len(ids):
+    if batch_size < len(ids):
         order.sort(key=lambda i: len(ids[i]))
-    decoding = Decoding(
-        members,
-        chosen,
-        [ids[i] for i in order],
-        [rows[i] for i in order],
-        top=candidates,
-        rows=width,
-        prompt_traces=False,
-        keep_logits=keep_logits,
-    )
-    tokens: list[list[Token]] = [[] for _ in order]
-    for number, token in decoding:
-        tokens[number].append(token)
-        if decoding.ended(number, len(tokens[number])):
-            done[order[number]] = finished(decoding, number, tokens[number])
-            if progress is not None:
-                progress(1)
+    sequences = {
+        engine.add(sequence): (i, sequence, list[Token]())
+        for i in order
+        for sequence in [Sequence(ids[i], chosen, each[i], candidates, keep_logits)]
+    }
+    done: dict[int, Generation] = {}
+    while not engine.idle:
+        for number, token in engine.step():
+            i, sequence, tokens = sequences[number]
+            tokens.append(token)
+            if sequence.finished and len(tokens) == sequence.written:
+                done[i] = sequence.generation(tokens)
+                del sequences[number]
+                if progress is not None:
+                    progress(1)
+    engine.close()
     return [done[i] for i in range(len(ids))]
 
 
@@ -101,15 +114,20 @@ def stream(
 
     The generator returns the finished `Generation` (the value of `yield from`).
     """
-    decoding = Decoding(
-        members, parse(method, router, draft_tokens), [encode(members, prompt)], [sampling], top=candidates
-    )
-    return _stream(decoding)
+    engine = Engine(members, 1)
+    chosen = method_for(members, method, router, draft_tokens)
+    sequence = Sequence(encode(members, prompt), chosen, sampling, candidates)
+    engine.add(sequence)
+    return _stream(engine, sequence)
 
 
-def _stream(decoding: Decoding) -> Generator[Token, None, Generation]:
-    tokens = []
-    for _, token in decoding:
-        tokens.append(token)
-        yield token
-    return finished(decoding, 0, tokens)
+def _stream(engine: Engine, sequence: Sequence) -> Generator[Token, None, Generation]:
+    tokens: list[Token] = []
+    try:
+        while not engine.idle:
+            for _, token in engine.step():
+                tokens.append(token)
+                yield token
+    finally:
+        engine.close()
+    return sequence.generation(tokens)

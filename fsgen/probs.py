@@ -87,7 +87,7 @@ class Transforms:
         return one_hot if self.all_greedy else torch.where(self.greedy_rows, one_hot, self._transform(logits))
 
     @property
-    def late(self) -> bool:
+    def temperature_only(self) -> bool:
         """Whether what is measured is what one temperature a row makes of logits, and can be measured later."""
         return self.temperatures is not None
 

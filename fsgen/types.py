@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Source = Literal["trusted", "accepted", "recovered", "bonus"]
-StopReason = Literal["eos", "stop", "length"]
+StopReason = Literal["eos", "stop", "length", "cancelled"]
 
 SOURCES: tuple[str, ...] = get_args(Source)
 

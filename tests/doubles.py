@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fsgen.backends import Members, Model, ModelInfo, Usage
-from fsgen.backends.protocol import TokenIds
+from fsgen.backends.protocol import Capabilities, TokenIds
 
 
 class Letters:
@@ -33,7 +33,7 @@ class Table:
     `logits` may be given instead: [vocab] for every context alike.
     """
 
-    full_logits = True
+    capabilities = Capabilities()
     device = torch.device("cpu")
 
     def __init__(

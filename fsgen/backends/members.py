@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from fsgen.backends.alignment import first_difference
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fsgen.backends.transformers.checkpoint import Checkpoint
 
 ROLES = ("draft", "target", "base")
+USUAL_NGRAM = 3  # tokens of a match, at most
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,9 @@ class Members:
         vocab_size: ids that all of them know; logits beyond are padding, to be cropped.
         context: the longest sequence that all of them can score.
         eos_ids: the tokens that end a text, as the target has them.
+        ngram: where there is no draft model, matches of at most so many tokens draft (prompt lookup); 0: nobody does.
         draft_lengths: what decoding has learned of their speed and agreement, by method and batch size.
+        lock: held for each round, so that engines in several threads take turns.
     """
 
     draft: Model | None
@@ -40,7 +44,9 @@ class Members:
     vocab_size: int
     context: int
     eos_ids: frozenset[int]
+    ngram: int = 0
     draft_lengths: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
     _kept: dict[tuple[str, int], Session] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keeps: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
 
@@ -97,6 +103,12 @@ class Members:
         if self._keeps:
             self._kept[role, rows] = session
 
+    def require_full_logits(self, roles: Container[str]) -> None:
+        """Raises ValueError where the backend of a role gives the logits of the most likely tokens only."""
+        for role, model in self:
+            if role in roles and not model.capabilities.full_logits:
+                raise ValueError(f"the {role} {model.info.name} gives no full logits, which decoding needs")
+
     def rows_within(self, roles: Container[str], tokens: int, wanted: int, budget: int | None = None) -> int:
         """How many texts of up to `tokens` tokens these roles can hold at a time; see `fsgen.backends.budget`."""
         return rows_within((model for role, model in self if role in roles), tokens, wanted, budget)
@@ -123,6 +135,7 @@ class Plan:
         draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
             for a role that nobody plays.
         dtype, device, draft_weights: as given to `plan`.
+        ngram: as in `Members`.
     """
 
     draft: Checkpoint | Model | None
@@ -131,6 +144,7 @@ class Plan:
     dtype: str
     device: str
     draft_weights: str = "auto"
+    ngram: int = 0
 
     @property
     def _present(self) -> list[Checkpoint | Model]:
@@ -169,7 +183,7 @@ class Plan:
             if (where, dtype) not in loaded:
                 loaded[where, dtype] = hf.load_weights(member, dtype, self.device)
             models[role] = loaded[where, dtype]
-        return Members.of(**models)
+        return replace(Members.of(**models), ngram=self.ngram)
 
 
 def plan(
@@ -185,6 +199,8 @@ def plan(
         checkpoint as checkpoints,  # here, because it imports transformers, which takes seconds
     )
 
+    ngram = _ngram(draft)
+    draft = None if ngram else draft
     checkpoints.check_dtype(dtype)
     checkpoints.check_device(device)
     checkpoints.check_weights(draft_weights)
@@ -212,7 +228,7 @@ def plan(
     if draft_weights == checkpoints.INT8:
         checkpoints.check_int8(opened[str(draft)], device)
     members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
-    return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights)
+    return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights, ngram=ngram)
 
 
 def load(
@@ -227,7 +243,8 @@ def load(
 
     Args:
         draft, target, base: each a bundled model (`pocket-...`), a local folder, a name on the Hugging Face hub, or a
-            model that is loaded already. The same name twice is one model.
+            model that is loaded already. The same name twice is one model. A draft `ngram`, or `ngram:N`, is no model:
+            what followed the last 3 (or N) tokens, or fewer, where they stood before in the text (prompt lookup).
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
         draft_weights: of the draft alone: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight
@@ -238,6 +255,16 @@ def load(
             session can keep.
     """
     return plan(draft, target, base, dtype, device, draft_weights).load()
+
+
+def _ngram(draft: str | Path | Model | None) -> int:
+    """The tokens of a match where n-grams draft, 0 where a model does."""
+    if not isinstance(draft, str) or draft.partition(":")[0] != "ngram":
+        return 0
+    size = draft.partition(":")[2] or str(USUAL_NGRAM)
+    if not size.isdecimal() or int(size) < 1:
+        raise ValueError(f"draft={draft!r} is impossible: write 'ngram', or 'ngram:3' for matches of at most 3 tokens")
+    return int(size)
 
 
 def _check_tokenizers(members: list[tuple[str, Any, int]]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
@@ -66,7 +66,6 @@ class Session(Protocol):
         ...
 
 
-@runtime_checkable
 class Writer(Protocol):
     """A session that can write greedy tokens by itself, which spares a call for each."""
 
@@ -96,7 +95,23 @@ class Writer(Protocol):
         ...
 
 
-@runtime_checkable
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend declares that it can do; read by the engine and by studies.
+
+    Attributes:
+        full_logits: it gives all logits, not only those of the most likely tokens.
+        bit_exact: a token's logits have the same bits however the work is cut into calls, and in any batch.
+        several_tokens: several new tokens in one call are computed in one forward pass, not one by one.
+        writes: its sessions can write greedy tokens by themselves (`Writer`).
+    """
+
+    full_logits: bool = True
+    bit_exact: bool = False
+    several_tokens: bool = True
+    writes: bool = False
+
+
 class Model(Protocol):
     """A language model behind sessions.
 
@@ -106,7 +121,7 @@ class Model(Protocol):
         vocab_size: rows of the logits, padding rows included.
         context: the longest sequence it can score.
         eos_ids: the tokens that end a text.
-        full_logits: False for a backend that gives only its most likely tokens.
+        capabilities: what its backend can do.
         device: where its logits live.
     """
 
@@ -115,8 +130,10 @@ class Model(Protocol):
     vocab_size: int
     context: int
     eos_ids: frozenset[int]
-    full_logits: bool
     device: torch.device
+
+    @property
+    def capabilities(self) -> Capabilities: ...
 
     def session(self, batch_size: int) -> Session: ...
 

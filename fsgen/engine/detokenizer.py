@@ -14,7 +14,7 @@ def decoded(tokenizer: Any, ids: tuple[int, ...]) -> str:
     return text
 
 
-class GrowingText:
+class Detokenizer:
     """The text of one completion.
 
     A token's text is what it adds; a token that ends inside a character adds nothing until the character is whole.
@@ -61,9 +61,9 @@ class GrowingText:
             self._find_stop(before)
         return len(self.text)
 
-    def restarted(self, tokens: Sequence[int]) -> GrowingText:
+    def restarted(self, tokens: Sequence[int]) -> Detokenizer:
         """A fresh text of the same kind that holds `tokens`."""
-        text = GrowingText(self._tokenizer, self._stop)
+        text = Detokenizer(self._tokenizer, self._stop)
         for token in tokens:
             text.push(token)
         return text

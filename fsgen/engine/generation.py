@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from fsgen.metrics import Counts, count
+from fsgen.metrics import Counts
 from fsgen.types import StopReason, Token, as_dict
 
 if TYPE_CHECKING:
@@ -16,7 +14,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fsgen.backends import Members, Plan
-    from fsgen.engine.engine import Decoding
 
 Prompt = str | Sequence[int]
 
@@ -68,29 +65,3 @@ def encode(members: Members | Plan, prompt: Prompt) -> list[int]:
     if isinstance(prompt, str):
         return list(members.tokenizer.encode(prompt))
     return [int(token) for token in prompt]
-
-
-def finished(decoding: Decoding, row: int, tokens: list[Token]) -> Generation:
-    """The `Generation` of a row of a decoding that has ended."""
-    state = decoding.rows[row]
-    assert state.stop_reason is not None
-    draft_calls, draft_tokens = decoding.usage(row, "draft")
-    target_calls, target_tokens = decoding.usage(row, "target")
-    costs: dict[str, Any] = {
-        "draft_calls": draft_calls,
-        "draft_tokens": draft_tokens,
-        "target_calls": target_calls,
-        "target_tokens": target_tokens,
-        "draft_seconds": state.draft_seconds,
-        "system2_seconds": state.system2_seconds,
-        "seconds": state.seconds,
-    }
-    return Generation(
-        text=state.text.text,
-        token_ids=state.ids[state.prompt :],
-        tokens=tokens,
-        stats=count(tokens, sampled=not state.params.greedy, **costs),
-        stop_reason=state.stop_reason,
-        prompt_tokens=state.prompt,
-        logits=torch.stack(state.logits) if state.logits else None,
-    )

@@ -15,6 +15,7 @@ from fsgen.types import SamplingParams
 
 MAX_DRAFT_TOKENS = 64
 MAX_ADAPTIVE = 12
+MAX_NGRAM = 16
 AUTO = "auto"
 
 
@@ -36,8 +37,10 @@ class Method:
             it has not been asked at that position.
         rollback: when System 2 is consulted it also re-checks the tokens trusted since, and rewinds to the first one
             with less than `rollback` times the probability of its own best one (Kim 2302.07863). None: never.
-        verifier: `exact`, `rejection`, `coupled` (`methods.verifiers`), or `auto`: exact where all rows are greedy,
-            else coupled where the method is adaptive, and rejection where it is not.
+        verifier: `exact`, `rejection`, `coupled` (`methods.verifiers`), or `auto`: exact for greedy texts, else
+            coupled where the method is adaptive, and rejection where it is not.
+        ngram: instead of a draft model, what followed the last tokens where they stood before drafts (prompt lookup),
+            by matches of at most so many tokens; 0: the draft model.
 
     Raises:
         ValueError: a combination that means nothing, named.
@@ -52,6 +55,7 @@ class Method:
     bonus: bool = True
     rollback: float | None = None
     verifier: str = "auto"
+    ngram: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
@@ -66,6 +70,10 @@ class Method:
             raise ValueError(f"method {self.name!r} cannot choose draft_tokens by itself: give a number")
         if self.verifier != "auto" and self.verifier not in VERIFIERS:
             raise ValueError(f"unknown verifier {self.verifier!r}; there are auto, {', '.join(VERIFIERS)}")
+        if self.ngram and not (self.adds_bonus and self.drafts):
+            raise ValueError(f"method {self.name!r} needs a draft model: n-grams draft for 'speculative' alone")
+        if not 0 <= self.ngram <= MAX_NGRAM:
+            raise ValueError(f"ngram={self.ngram!r} is impossible: 0 (a draft model) to {MAX_NGRAM} tokens")
         if self.rollback is not None:
             if not self.skips_verification:
                 raise ValueError(f"rollback re-checks trusted tokens; method {self.name!r} trusts none, use 'route'")
@@ -87,19 +95,14 @@ class Method:
         return self.bonus and not self.skips_verification and not self.fusion.reads_draft
 
     @property
-    def watcher(self) -> Router | None:
-        """The router to ask at every drafted token, or None where it could not end a draft early."""
+    def stopping_router(self) -> Router | None:
+        """The router to consult at every drafted token; None where it could not end a draft early."""
         return None if not self.skips_verification and isinstance(self.router, Always | Never) else self.router
-
-    @property
-    def unasked(self) -> bool:
-        """Whether q is the target's own, all that is drafted is verified, and nobody is asked in between."""
-        return isinstance(self.fusion, Target) and self.adds_bonus and self.watcher is None
 
     @property
     def roles(self) -> tuple[str, ...]:
         """The members that it calls."""
-        roles = ["draft"] if self.drafts else []
+        roles = ["draft"] if self.drafts and not self.ngram else []
         if not (self.skips_verification and isinstance(self.router, Never)):
             roles += ["target"] + ["base"] * self.fusion.reads_base
         return tuple(roles)
@@ -111,15 +114,14 @@ class Method:
         if missing:
             raise ValueError(f"method {self.name!r} needs a {' and a '.join(missing)} model; give --{missing[0]}")
 
-    def verifier_for(self, rows: list[SamplingParams]) -> Verifier:
-        """The verifier of a batch. Raises ValueError where `exact` was asked for and a row draws."""
-        greedy = all(row.greedy for row in rows)
-        if self.verifier == "exact" and not greedy:
+    def verifier_for(self, sampling: SamplingParams) -> Verifier:
+        """The verifier of a text. Raises ValueError where `exact` was asked for and its tokens are drawn."""
+        if self.verifier == "exact" and not sampling.greedy:
             raise ValueError("verifier 'exact' is for greedy decoding: set temperature=0, or use 'rejection'")
         if self.verifier != "auto":
             return VERIFIERS[self.verifier]
-        # Where a clock decides how far to draft, the text must not hang on it.
-        return VERIFIERS["exact" if greedy else "coupled" if self.adaptive else "rejection"]
+        # Where a clock decides how far to draft, the text must not depend on it.
+        return VERIFIERS["exact" if sampling.greedy else "coupled" if self.adaptive else "rejection"]
 
 
 PRESETS: dict[str, Method] = {
@@ -195,7 +197,7 @@ def _parse_method(text: str) -> Method:
         method = replace(method, fusion=FUSIONS[fusion]())
 
     of_fusion = [field.name for field in fields(method.fusion)]  # type: ignore[arg-type]  # all are dataclasses
-    of_method = ["draft_tokens", "verifier"] + ["rollback"] * method.skips_verification
+    of_method = ["draft_tokens", "verifier", "ngram"] + ["rollback"] * method.skips_verification
     for key in given:
         if key not in of_fusion + of_method:
             known = of_fusion + of_method + ["fusion"] * method.skips_verification
@@ -210,6 +212,8 @@ def _parse_method(text: str) -> Method:
         method = _drafting(method, given["draft_tokens"])
     if "verifier" in given:
         method = replace(method, verifier=given["verifier"])
+    if "ngram" in given:
+        method = replace(method, ngram=_whole(name, "ngram", given))
     # The name that tables show tells what was asked for; draft_tokens has a column of its own.
     shown = ",".join(item for item in rest.split(",") if item and not item.startswith("draft_tokens="))
     return replace(method, name=f"{name}:{shown}" if shown else name)
@@ -220,3 +224,10 @@ def _number(method: str, key: str, given: Mapping[str, str]) -> float:
         return float(given[key])
     except ValueError:
         raise ValueError(f"method {method!r}: {key}={given[key]!r} is not a number") from None
+
+
+def _whole(method: str, key: str, given: Mapping[str, str]) -> int:
+    number = _number(method, key, given)
+    if number != int(number):
+        raise ValueError(f"method {method!r}: {key}={given[key]!r} is not a whole number")
+    return int(number)

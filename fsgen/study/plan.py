@@ -15,7 +15,7 @@ from fsgen import tasks
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, ModelInfo
 from fsgen.backends.identity import folder_digest
-from fsgen.backends.protocol import Session
+from fsgen.backends.protocol import Capabilities, Session
 from fsgen.engine.engine import check
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.methods.routers import Random
@@ -84,7 +84,7 @@ class Unloaded:
     vocab_size: int
     context: int
     eos_ids: frozenset[int] = frozenset()
-    full_logits: bool = True
+    capabilities: Capabilities = field(default_factory=Capabilities)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def session(self, batch_size: int) -> Session:
@@ -395,7 +395,7 @@ class _Maker:
 
     def _check(self, cell: Cell, models: dict[str, Unloaded]) -> None:
         members = self._group(models)
-        cell.method.verifier_for([cell.params(0)])
+        cell.method.verifier_for(cell.params(0))
         lead = cell.members["target"]
         place = (id(cell.task), lead)
         if place not in self._prompts:

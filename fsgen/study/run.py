@@ -380,7 +380,7 @@ class Runner:
     def _keeps_logits(self, cell: Cell, members: Members) -> bool:
         """Only where reading again would give the same bits: a study that was interrupted ends with the same tables."""
         held = sum(logits.nbytes for logits in self._logits.values())
-        repeats = getattr(members.target, "repeats", False)
+        repeats = members.target is not None and members.target.capabilities.bit_exact
         return self._readings[cell.key] > 0 and repeats and held < KEPT_LOGITS
 
     # ---- by replay

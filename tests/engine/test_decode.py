@@ -11,10 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import SamplingParams, generate, stream
-from fsgen.engine.engine import Decoding
 from fsgen.engine.generation import encode
 from fsgen.engine.replay import replay
-from fsgen.methods.method import parse
 from tests.doubles import Letters, Table, group, trio
 from tests.engine import reference
 
@@ -378,13 +376,11 @@ def test_frames_have_a_row_a_token() -> None:
 def test_the_draft_is_asked_once_more_only_where_a_text_ends_with_a_bonus() -> None:
     same = Table(4, logits=torch.tensor([-9.0, 0, 5, 1]))
     members = group(same, same)
-    decoding = Decoding(members, parse("speculative", draft_tokens=3), [[1]], [params(7)])
-    list(decoding)
+    (text,) = generate(members, [[1]], "speculative", draft_tokens=3, sampling=params(7))
     # Rounds of 4 tokens (3 + bonus) and 3 (all drafted, as the budget ends): 3 + 3 draft calls, no closing call.
-    assert decoding.usage(0, "draft")[0] == 6
-    decoding = Decoding(members, parse("speculative", draft_tokens=3), [[1]], [params(4)])
-    list(decoding)
-    assert decoding.usage(0, "draft")[0] == 4  # 3, and the one that tells the draft's choice at the bonus
+    assert text.stats.draft_calls == 6
+    (text,) = generate(members, [[1]], "speculative", draft_tokens=3, sampling=params(4))
+    assert text.stats.draft_calls == 4  # 3, and the one that tells the draft's choice at the bonus
 
 
 def test_every_ending_is_told_and_order_is_kept() -> None:

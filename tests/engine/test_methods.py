@@ -132,8 +132,8 @@ def test_fusions_equal_their_formulas(name: str) -> None:
 def test_verifier_follows_the_sampling() -> None:
     greedy, drawn = SamplingParams(), SamplingParams(temperature=1.0)
     method = PRESETS["speculative"]
-    assert method.verifier_for([greedy]).name == "exact"
-    assert method.verifier_for([greedy, drawn]).name == "coupled"  # it chooses its draft lengths by a clock
-    assert method.fixed().verifier_for([greedy, drawn]).name == "rejection"
-    assert parse("plain").verifier_for([drawn]).name == "rejection"
-    assert parse("speculative:verifier=rejection").verifier_for([greedy]).name == "rejection"
+    assert method.verifier_for(greedy).name == "exact"
+    assert method.verifier_for(drawn).name == "coupled"  # it chooses its draft lengths by a clock
+    assert method.fixed().verifier_for(drawn).name == "rejection"
+    assert parse("plain").verifier_for(drawn).name == "rejection"
+    assert parse("speculative:verifier=rejection").verifier_for(greedy).name == "rejection"

@@ -102,23 +102,6 @@ def test_a_long_pause_within_a_trial_misleads_nobody_for_long(seed: int) -> None
     assert run(AdaptiveDraftLength(), 2000, 0.05, 1.0, 0.9, drift=drift)[0] < 0.35
 
 
-def test_it_says_for_how_many_rounds_it_need_not_be_asked() -> None:
-    pace = AdaptiveDraftLength()
-    pace.draft_call.learn(1, 0.1)
-    pace.system2_call.learn(1, 1.0)
-
-    def rounds(expected: list[int], seconds: float, drafted: int) -> None:
-        for foreseen in expected:
-            pace.begin_round()
-            assert pace.drafts == bool(drafted)
-            assert pace.foreseen == foreseen
-            pace.end_round(seconds, 1 + drafted, drafted, True, 0.1 * drafted)
-
-    rounds([1, 1, 1, 1], 1.0, 1)  # nothing is known; the first one tells nothing, for the draft has to catch up
-    rounds([3, 2, 1], 1.0, 0)  # a trial
-    rounds([3, 3, 4, 5], 1.0, 1)
-
-
 @pytest.mark.parametrize("draft", [0.1, 0.2, 0.3, 0.5])
 @pytest.mark.parametrize("chance", [0.2, 0.4, 0.6])
 def test_never_slower_than_without_a_draft(draft: float, chance: float) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsgen.engine.detokenizer import GrowingText
+from fsgen.engine.detokenizer import Detokenizer
 
 
 class Bytes:
@@ -19,7 +19,7 @@ class Bytes:
 
 @given(st.text(max_size=30))
 def test_characters_appear_when_they_are_whole(written: str) -> None:
-    text = GrowingText(Bytes(), ())
+    text = Detokenizer(Bytes(), ())
     shown = ""
     for byte in written.encode():
         end = text.push(byte)
@@ -31,18 +31,18 @@ def test_characters_appear_when_they_are_whole(written: str) -> None:
 
 
 def test_what_is_incomplete_at_the_end_is_shown() -> None:
-    text = GrowingText(Bytes(), ())
+    text = Detokenizer(Bytes(), ())
     text.push("é".encode()[0])
     assert text.text == ""
     assert text.close() == 1
     assert text.text == "\ufffd"
-    text = GrowingText(Bytes(), ())
+    text = Detokenizer(Bytes(), ())
     assert text.push("é".encode()[0], last=True) == 1
 
 
 @given(st.text("ab", min_size=1, max_size=30), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
 def test_the_first_stop_string_ends_the_text(written: str, stops: list[str]) -> None:
-    text = GrowingText(Bytes(), stops)
+    text = Detokenizer(Bytes(), stops)
     for count, byte in enumerate(written.encode(), start=1):
         text.push(byte)
         so_far = written[:count]
@@ -57,7 +57,7 @@ def test_the_first_stop_string_ends_the_text(written: str, stops: list[str]) -> 
 
 
 def test_restarted_text_is_the_text_of_its_tokens() -> None:
-    text = GrowingText(Bytes(), ("zz",))
+    text = Detokenizer(Bytes(), ("zz",))
     for byte in "abcé".encode():
         text.push(byte)
     assert text.restarted(list(b"ab")).text == "ab"

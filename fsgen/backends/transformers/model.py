@@ -13,6 +13,7 @@ from fsgen.backends.cpu.forward import CpuForward
 from fsgen.backends.cpu.session import CpuSession
 from fsgen.backends.cpu.weights import CpuWeights, speaks
 from fsgen.backends.int8 import quantise
+from fsgen.backends.protocol import Capabilities
 from fsgen.backends.session import CachedSession
 from fsgen.backends.transformers.checkpoint import (
     DTYPES,
@@ -105,8 +106,6 @@ class TransformersModel:
         ValueError: a model whose state no session can keep, or that turns out not to continue it exactly.
     """
 
-    full_logits = True
-
     def __init__(
         self, model: Any, tokenizer: Any = None, name: str = "", path: str = "", info: ModelInfo | None = None
     ) -> None:
@@ -142,9 +141,11 @@ class TransformersModel:
         return f"TransformersModel({self.info.name!r})"
 
     @property
-    def repeats(self) -> bool:
-        """Whether a token's logits are the same to the last bit, however the work is cut into calls."""
-        return self._lean is not None
+    def capabilities(self) -> Capabilities:
+        """What the forward pass that runs it can do; see `Capabilities`."""
+        compiled = self._lean is not None
+        several = self.continuation is not Continuation.SINGLE
+        return Capabilities(bit_exact=compiled, several_tokens=several, writes=compiled)
 
     def session(self, batch_size: int) -> CachedSession | RecurrentSession:
         """An empty session of `batch_size` rows."""
