@@ -6,7 +6,7 @@ the distributions that drawing saw.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,6 +46,46 @@ class Lines:
     def together(self) -> Tensor:
         """[positions, vocab]."""
         return torch.stack([tensor[place] for tensor, place in zip(self.tensors, self.places, strict=True)])
+
+
+class Summary(NamedTuple):
+    """What a trace keeps of a distribution; every field has the shape of the positions, the last two [..., top]."""
+
+    token: Tensor
+    prob: Tensor
+    margin: Tensor
+    entropy: Tensor
+    top_ids: Tensor
+    top_probs: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """Faster versions of functions of this module, for [n, vocab] float32 in the memory of a CPU (`in_memory`).
+
+    Attributes:
+        summarize: of logits, and how many candidates; as `summarize`.
+        variation: of p's and q's logits, and their temperatures if these are not 1; as `variation`.
+        race: of probabilities, and their keys [n]; or of logits, their keys, and 1 / temperature [n], 0 for the most
+            likely token. Gives [n] ids; as `race`.
+    """
+
+    summarize: Callable[[Tensor | Lines, int], Summary]
+    variation: Callable[[Tensor | Lines, Tensor | Lines, Sequence[float] | None], Tensor]
+    race: Callable[[Tensor, NDArray[np.uint64], NDArray[np.float32] | None], Tensor]
+
+
+_compiled: Compiled | None = None
+
+
+def use_compiled(functions: Compiled | None) -> None:
+    """From now on these are used where they can be; None: torch computes everything."""
+    global _compiled
+    _compiled = functions
+
+
+def _compiled_for(*given: Tensor | Lines) -> Compiled | None:
+    return _compiled if all(map(in_memory, given)) else None
 
 
 class Transforms:
@@ -100,12 +140,11 @@ class Transforms:
     def race(self, logits: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> Tensor:
         """`race` of the probabilities that are drawn from: [rows, n, vocab] logits give [rows, n] ids."""
         flat = logits.reshape(-1, logits.shape[-1])
-        if self.temperatures is None or not in_memory(flat):
+        compiled = _compiled_for(flat)
+        if self.temperatures is None or compiled is None:
             return race(self.drawn(logits), seeds, positions)
-        from fsgen.backends.cpu.race import winners
-
-        keys, scales = _bits(seeds[:, None], positions, SHARED).ravel(), np.repeat(self.scales, logits.shape[1])
-        return torch.from_numpy(winners(flat.contiguous().numpy(), keys, scales)).view(logits.shape[:-1])
+        scales = np.repeat(self.scales, logits.shape[1])
+        return compiled.race(flat, _race_keys(seeds, positions).ravel(), scales).view(logits.shape[:-1])
 
     def _transform(self, logits: Tensor) -> Tensor:
         if self._temperature is not None:
@@ -189,24 +228,41 @@ def race(probs: Tensor, seeds: NDArray[np.uint64], positions: NDArray[np.int64])
         probs: of which some may be 0; these are never drawn.
         seeds: [rows]; positions: [rows, n].
     """
-    keys = _bits(seeds[:, None], positions, SHARED)
+    keys = _race_keys(seeds, positions)
     flat = probs.reshape(-1, probs.shape[-1])
-    if in_memory(flat):
-        from fsgen.backends.cpu.race import winners
-
-        return torch.from_numpy(winners(flat.contiguous().numpy(), keys.ravel())).view(probs.shape[:-1])
-    tokens = np.arange(probs.shape[-1], dtype=np.uint32)
-    with np.errstate(over="ignore"):
-        first, second = ((keys[..., None] >> np.uint64(shift)).astype(np.uint32) for shift in (0, 32))
-        words = _stir(_stir(tokens * np.uint32(0x9E3779B9) + first) + second)
-    times = torch.from_numpy(-np.log1p(-(words.astype(np.float64) + 0.5) * 2.0**-32))
-    return (times.to(probs.device) / probs.double()).argmin(-1)
+    if (compiled := _compiled_for(flat)) is not None:
+        return compiled.race(flat, keys.ravel(), None).view(probs.shape[:-1])
+    return (race_times(keys, probs.shape[-1], probs.device) / probs).argmin(-1)
 
 
-def _stir(h: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    h = (h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B)
-    h = (h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35)
-    return h ^ (h >> np.uint32(16))
+def _race_keys(seeds: NDArray[np.uint64], positions: NDArray[np.int64]) -> NDArray[np.uint64]:
+    return _bits(seeds[:, None], positions, SHARED)
+
+
+def race_times(keys: NDArray[np.uint64], vocab: int, device: torch.device) -> Tensor:
+    """Each token's time in a race, float64 [*keys.shape, vocab], made on the device: the same numbers on each.
+
+    The token, and both halves of its key, are hashed by MurmurHash3's last step. Words of 32 bits lie in int32, which
+    wraps as unsigned ones do.
+    """
+    halves = np.stack([keys.astype(np.uint32), (keys >> np.uint64(32)).astype(np.uint32)]).view(np.int32)
+    first, second = torch.from_numpy(halves).to(device)[..., None]
+    words = torch.arange(vocab, dtype=torch.int32, device=device).mul_(_signed(0x9E3779B9))
+    words = _hashed(_hashed(words + first).add_(second))
+    uniform = words.double().add_(0.5).mul_(2.0**-32).add_(words < 0)
+    return uniform.neg_().log1p_().neg_()
+
+
+def _signed(word: int) -> int:
+    return word - 2**32
+
+
+def _hashed(words: Tensor) -> Tensor:
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, None)):
+        words.bitwise_xor_((words >> shift).bitwise_and_(2 ** (32 - shift) - 1))  # whatever the sign
+        if factor:
+            words.mul_(_signed(factor))
+    return words
 
 
 def residual(p: Tensor, q: Tensor) -> Tensor:
@@ -223,10 +279,8 @@ def total_variation(p: Tensor, q: Tensor) -> Tensor:
 
 def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None = None) -> Tensor:
     """The total variation [n] of n positions' logits, given as for `summarize`, at temperature 1 or each at its own."""
-    if in_memory(p) and in_memory(q):
-        from fsgen.backends.cpu import summary
-
-        return torch.from_numpy(summary.variation(_addresses(p), _addresses(q), p.shape[-1], temperatures))
+    if (compiled := _compiled_for(p, q)) is not None:
+        return compiled.variation(p, q, temperatures)
     p, q = (x if isinstance(x, Tensor) else x.together() for x in (p, q))
     if temperatures is not None:
         each = torch.tensor(temperatures, device=p.device)[:, None]
@@ -242,18 +296,6 @@ def in_memory(logits: Tensor | Lines) -> bool:
     return one.device.type == "cpu" and one.dtype == torch.float32 and one.stride(-1) == 1
 
 
-def _addresses(logits: Tensor | Lines) -> NDArray[np.int64]:
-    """Where the logits [vocab] of each position lie, for compiled code."""
-    if isinstance(logits, Tensor):
-        return logits.data_ptr() + logits.element_size() * logits.stride(0) * np.arange(len(logits), dtype=np.int64)
-    found, last, start, step = [], None, 0, 0
-    for tensor, place in zip(logits.tensors, logits.places, strict=True):
-        if tensor is not last:  # most lie where the one before does
-            last, start, step = tensor, tensor.data_ptr(), tensor.element_size() * tensor.stride(0)
-        found.append(start + step * place)
-    return np.array(found, np.int64)
-
-
 def entropy(log_probs: Tensor) -> Tensor:
     """Entropy in nats over the last axis; a token of probability 0 adds nothing."""
     return _entropy(log_probs.exp(), log_probs)
@@ -263,31 +305,16 @@ def _entropy(probs: Tensor, log_probs: Tensor) -> Tensor:
     return -(probs * log_probs.clamp(min=torch.finfo(log_probs.dtype).min)).sum(-1)
 
 
-class Summary(NamedTuple):
-    """What a trace keeps of a distribution; every field has the shape of the positions, the last two [..., top]."""
-
-    token: Tensor
-    prob: Tensor
-    margin: Tensor
-    entropy: Tensor
-    top_ids: Tensor
-    top_probs: Tensor
-
-
 def summarize(logits: Tensor | Lines, top: int = 0) -> Summary:
     """Greedy token, its probability, its lead, the entropy (nats), and the `top` candidates of [..., vocab] logits.
 
-    On a CPU by compiled code, which computes the same (`fsgen.backends.cpu.summary`). Logits of n positions may come as
-    `Lines`.
+    Logits of n positions may come as `Lines`.
     """
     if isinstance(logits, Tensor) and logits.ndim != 2:
         flat = summarize(logits.reshape(-1, logits.shape[-1]), top)
         return Summary(*(x.view(logits.shape[:-1] + x.shape[1:]) for x in flat))
-    if in_memory(logits):
-        from fsgen.backends.cpu.summary import summary
-
-        token, (prob, margin, entropy), *best = summary(_addresses(logits), logits.shape[-1], top)
-        return Summary(*map(torch.from_numpy, (token, prob, margin, entropy, *best)))
+    if (compiled := _compiled_for(logits)) is not None:
+        return compiled.summarize(logits, top)
     return _summarize(logits if isinstance(logits, Tensor) else logits.together(), top)
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "metrics": {"types"},
     "render": {"types"},
-    "probs": {"types", "backends"},
+    "probs": {"types"},
     "methods": {"types", "probs"},
     "models": {"types"},
     "backends": {"types", "probs", "models"},

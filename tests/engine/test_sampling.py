@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,18 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fsgen import SamplingParams, generate
+from fsgen import probs as definitions
+from fsgen.backends.cpu.model import COMPILED
 from fsgen.methods.fusions import FUSIONS
 from fsgen.methods.verifiers import VERIFIERS
 from fsgen.probs import (
     ACCEPT,
     DECIDE,
     DRAFT,
+    Compiled,
     Transforms,
     race,
+    race_times,
     residual,
     sample,
     summarize,
@@ -45,6 +51,14 @@ TRANSFORMS: list[dict[str, Any]] = [
     {"temperature": 0.9, "top_k": 3, "top_p": 0.9, "min_p": 0.1},
 ]
 N = 200_000
+
+
+@contextmanager
+def use(compiled: Compiled | None) -> Iterator[None]:
+    """Compiled versions of what `probs` defines, or none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(definitions, "_compiled", compiled)
+        yield
 
 
 def g_test(observed: np.ndarray, expected: np.ndarray) -> float:
@@ -110,22 +124,45 @@ def test_shared_noise_is_the_same_wherever_it_is_made() -> None:
     probs = (3 * torch.randn(5, 7, 300, generator=dice)).softmax(-1)
     probs[:, :, :40] = 0
     seeds, positions = np.arange(5, dtype=np.uint64) * 7919, np.arange(35).reshape(5, 7)
-    tokens = race(probs, seeds, positions)
+    with use(COMPILED):
+        tokens = race(probs, seeds, positions)
     assert tokens.min() >= 40
-    assert torch.equal(tokens, race(probs.double(), seeds, positions))  # by another way
+    with use(None):
+        assert torch.equal(tokens, race(probs, seeds, positions))
     assert torch.equal(tokens[2:3, 3:4], race(probs[2:3, 3:4], seeds[2:3], positions[2:3, 3:4]))
     certain = torch.zeros(1, 1, 9)
     certain[..., 6] = 1
     assert race(certain, seeds[:1], positions[:1, :1]).tolist() == [[6]]
 
 
+def written_out(key: int, token: int) -> float:
+    """A token's time in a race: its word by MurmurHash3's last step, twice."""
+    word = token * 0x9E3779B9
+    for half in (key & 0xFFFFFFFF, key >> 32):
+        word = (word + half) & 0xFFFFFFFF
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):
+            word = ((word ^ (word >> shift)) * factor) & 0xFFFFFFFF
+    return -math.log1p(-(word + 0.5) * 2.0**-32)
+
+
+@settings(max_examples=50, deadline=None)
+@given(keys=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=4), vocab=st.integers(1, 40))
+def test_the_times_of_a_race_are_the_written_out_ones(keys: list[int], vocab: int) -> None:
+    times = race_times(np.array(keys, np.uint64), vocab, torch.device("cpu"))
+    assert times.tolist() == [[pytest.approx(written_out(key, t), rel=1e-15) for t in range(vocab)] for key in keys]
+    tail = race_times(np.array(keys, np.uint64), 152_064, torch.device("cpu"))[:, -1]
+    assert tail.tolist() == [pytest.approx(written_out(key, 152_063), rel=1e-15) for key in keys]
+
+
+@pytest.mark.parametrize("compiled", [None, COMPILED], ids=["torch", "compiled"])
 @pytest.mark.parametrize("vocab", [1, 5, 256, 300, 2048])
-def test_a_race_of_logits_is_that_of_their_probabilities(vocab: int) -> None:
+def test_a_race_of_logits_is_that_of_their_probabilities(vocab: int, compiled: Compiled | None) -> None:
     rows = [SamplingParams(temperature=t, seed=3 * i) for i, t in enumerate((1.0, 0.0, 0.3, 2.5))]
     transforms, seeds = Transforms(rows, torch.device("cpu")), np.array([row.seed for row in rows], np.uint64)
     logits = 3 * torch.randn(4, 200, vocab, generator=torch.Generator().manual_seed(vocab))
     positions = np.arange(200) + 7 * np.arange(4)[:, None]
-    tokens = transforms.race(logits, seeds, positions)
+    with use(compiled):
+        tokens = transforms.race(logits, seeds, positions)
     assert torch.equal(tokens, race(transforms.drawn(logits).double(), seeds, positions))
     assert torch.equal(tokens[1], logits[1].argmax(-1))
     cut = Transforms([SamplingParams(temperature=1.0, top_k=2)] * 4, torch.device("cpu"))  # beyond a temperature

@@ -6,8 +6,10 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import carray
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fsgen.backends.cpu.arithmetic import ZERO, exp, likeliest
 from fsgen.backends.cpu.compilation import call, compiled, source
@@ -61,7 +63,7 @@ def drawn(logits, scale, key, room):
 
 
 @inlined
-def race(a):
+def draw(a):
     """The token whose exponential time, divided by its probability, is the shortest."""
     n, vocab = a[COUNT], a[VOCAB]
     given, keys, tokens = array(a[GIVEN], FLOATS, n * vocab), array(a[KEYS], KEYS_OF, n), array(a[TOKENS], WHOLES, n)
@@ -81,22 +83,17 @@ def _race() -> Team:
 
     def forward(arguments):
         state  # noqa: B018 - other code is another function
-        race(carray(arguments, ARGUMENTS))
+        draw(carray(arguments, ARGUMENTS))
 
     return compiled(forward)
 
 
-def winners(
-    given: NDArray[np.float32], keys: NDArray[np.uint64], scales: NDArray[np.float32] | None = None
-) -> NDArray[np.int64]:
-    """The token [n] that wins at each position, by [n] keys.
-
-    Args:
-        given: [n, vocab] probabilities; or, with scales, logits. Both in one piece.
-        scales: [n] what logits are multiplied by before their softmax; the likeliest token wins at 0.
-    """
+def race(given: Tensor, keys: NDArray[np.uint64], scales: NDArray[np.float32] | None) -> Tensor:
+    """See `fsgen.probs.Compiled`."""
     n, vocab = given.shape
     tokens = np.empty(n, np.int64)
-    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, GIVEN: given, KEYS: keys, TOKENS: tokens}
+    told: dict[int, int | NDArray[Any]] = {
+        COUNT: n, VOCAB: vocab, GIVEN: given.contiguous().numpy(), KEYS: keys, TOKENS: tokens,
+    }  # fmt: skip
     call(_race(), ARGUMENTS, told if scales is None else told | {SCALES: scales})
-    return tokens
+    return torch.from_numpy(tokens)

@@ -11,13 +11,16 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from numba import carray
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fsgen.backends.cpu.arithmetic import ONE, ZERO, all_are_numbers, exp, highest, likeliest
 from fsgen.backends.cpu.compilation import call, compiled, source
 from fsgen.backends.cpu.memory import FLOATS, WHOLES, array, inlined, view
 from fsgen.backends.cpu.threads import Team, share
+from fsgen.probs import Lines, Summary
 
 # What a call is told: numbers, and the addresses of arrays.
 COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, SCALES, ARGUMENTS = range(11)
@@ -123,34 +126,33 @@ def _differ() -> Team:
     return compiled(forward)
 
 
-Numbers = NDArray[np.float32]
-
-
-Addresses = NDArray[np.int64]
-
-
-def summary(rows: Addresses, vocab: int, top: int) -> tuple[NDArray[np.int64], Numbers, NDArray[np.int64], Numbers]:
-    """See `fsgen.probs.summarize`.
-
-    Args:
-        rows: [n] addresses of logits [vocab].
-
-    Returns:
-        greedy tokens [n]; probability, lead and entropy [3, n]; the likeliest candidates and their probabilities
-        [n, top].
-    """
+def summarize(logits: Tensor | Lines, top: int) -> Summary:
+    """See `fsgen.probs.summarize`; logits [n, vocab]."""
+    rows, vocab = _addresses(logits), logits.shape[-1]
     n, most = len(rows), min(top, vocab)
     tokens, found = np.empty(n, np.int64), np.empty((3, n), np.float32)
     ids, probs = np.empty((n, most), np.int64), np.empty((n, most), np.float32)
     kept: dict[int, NDArray[Any]] = {TOKENS: tokens, FOUND: found, IDS: ids, PROBS: probs}
     call(_summarise(), ARGUMENTS, {COUNT: n, VOCAB: vocab, TOP: most, FIRST: rows, **kept})
-    return tokens, found, ids, probs
+    return Summary(*map(torch.from_numpy, (tokens, *found, ids, probs)))
 
 
-def variation(p: Addresses, q: Addresses, vocab: int, temperatures: Sequence[float] | None) -> Numbers:
-    """The total variation [n] of distributions whose logits are given by addresses; see `fsgen.probs.variation`."""
+def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None) -> Tensor:
+    """See `fsgen.probs.variation`; logits [n, vocab]."""
     n, found = len(p), np.empty(len(p), np.float32)
     scales = np.ones(n, np.float32) if temperatures is None else (1 / np.array(temperatures)).astype(np.float32)
-    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: vocab, FIRST: p, SECOND: q}
+    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: p.shape[-1], FIRST: _addresses(p), SECOND: _addresses(q)}
     call(_differ(), ARGUMENTS, told | {FOUND: found, SCALES: scales})
-    return found
+    return torch.from_numpy(found)
+
+
+def _addresses(logits: Tensor | Lines) -> NDArray[np.int64]:
+    """Where the logits [vocab] of each position lie."""
+    if isinstance(logits, Tensor):
+        return logits.data_ptr() + logits.element_size() * logits.stride(0) * np.arange(len(logits), dtype=np.int64)
+    found, last, start, step = [], None, 0, 0
+    for tensor, place in zip(logits.tensors, logits.places, strict=True):
+        if tensor is not last:  # most lie where the one before does
+            last, start, step = tensor, tensor.data_ptr(), tensor.element_size() * tensor.stride(0)
+        found.append(start + step * place)
+    return np.array(found, np.int64)

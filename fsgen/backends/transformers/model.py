@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import inspect
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from fsgen.backends.cpu.forward import CpuForward
-from fsgen.backends.cpu.session import CpuSession
-from fsgen.backends.cpu.weights import CpuWeights, speaks
 from fsgen.backends.int8 import quantise
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.session import CachedSession
@@ -40,6 +37,9 @@ from fsgen.backends.transformers.slots import room
 from fsgen.backends.transformers.states import StateForward
 from fsgen.models.bundled import model_info
 from fsgen.types import ModelInfo
+
+if TYPE_CHECKING:
+    from fsgen.backends.cpu.model import CpuModel
 
 # The tests show these to be exact, whatever their configuration; any other architecture has to show it once, when it is
 # loaded.
@@ -127,7 +127,7 @@ class TransformersModel:
         # Only scaled_dot_product_attention reads a boolean mask; everywhere else a mask is added to the scores.
         self.boolean_masks = config._attn_implementation == "sdpa"
         self.keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
-        self._lean = CpuWeights(model, [self.kinds[kind] for kind, _ in self.layers]) if speaks(model) else None
+        self._cpu = _on_cpu_backend(model, [self.kinds[kind] for kind, _ in self.layers])
         for self.continuation in ways:
             try:
                 if config.model_type not in PROVEN:
@@ -143,7 +143,7 @@ class TransformersModel:
     @property
     def capabilities(self) -> Capabilities:
         """What the forward pass that runs it can do; see `Capabilities`."""
-        compiled = self._lean is not None
+        compiled = self._cpu is not None
         several = self.continuation is not Continuation.SINGLE
         return Capabilities(bit_exact=compiled, several_tokens=several, writes=compiled)
 
@@ -161,18 +161,18 @@ class TransformersModel:
                 self.context,
                 self.device,
             )
-        about = (self.info.name, self.vocab_size, self.context, self.device)
-        if self._lean is not None:
-            return CpuSession(CpuForward(self._lean, batch_size, self.context), *about)
-        return CachedSession(TransformersForward(self, batch_size), *about)
+        about = (self.info.name, self.vocab_size, self.context)
+        if self._cpu is not None:
+            return self._cpu.session(batch_size, *about)
+        return CachedSession(TransformersForward(self, batch_size), *about, self.device)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.
 
         Snapshots of recurrent states have a budget of their own (`fsgen.backends.transformers.recurrent`).
         """
-        if self._lean is not None:
-            return self._lean.cache_bytes(tokens, self.context)
+        if self._cpu is not None:
+            return self._cpu.cache_bytes(tokens, self.context)
         config = text_config(self.module.config)
         queries = getattr(config, "num_attention_heads", None) or 0
         heads: int = getattr(config, "num_key_value_heads", None) or queries
@@ -181,6 +181,15 @@ class TransformersModel:
         # A model that is spread over several devices counts as if all of it lay on the first.
         size: int = self.module.dtype.itemsize
         return 2 * attending * heads * width * size * room(tokens, self.context)
+
+
+def _on_cpu_backend(model: Any, windows: list[int | None]) -> CpuModel | None:
+    """The model as the compiled forward pass runs it; None where it does not."""
+    if any(weight.device.type != "cpu" for weight in model.parameters()):
+        return None
+    from fsgen.backends.cpu.model import CpuModel  # here, because it imports numba
+
+    return CpuModel.of(model, windows)
 
 
 def _info(model: Any, name: str, path: str) -> ModelInfo:
