@@ -67,6 +67,12 @@ class PairConfig(Keys):
     target: str
     base: str | None = None
 
+    @property
+    def names(self) -> dict[str, str]:
+        """By role, of the roles that are given."""
+        named = {"draft": self.draft, "target": self.target, "base": self.base}
+        return {role: name for role, name in named.items() if name is not None}
+
 
 class LadderConfig(Keys):
     """Every pair of a ladder of models, the smaller drafting for the larger.

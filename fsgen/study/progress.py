@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -19,6 +20,19 @@ from fsgen.analysis.frequency import SummaryRow, accuracy, total_counts
 from fsgen.analysis.labels import by_task, decimal, interval, method_label, short_name, task_label, texts_label
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is left of a run.
+
+    Attributes:
+        texts: how many are to be written.
+        cost: of one of them, in any unit that is the same for all runs.
+    """
+
+    texts: int
+    cost: float
+
+
 class Reporter:
     """A bar with rate and remaining time on a terminal, and one line a finished run, there and elsewhere.
 
@@ -30,7 +44,7 @@ class Reporter:
         self._console = console
         self._bar: Progress | None = None
         self._id = TaskID(0)
-        self._left: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
         self._texts = self._tokens = self._written = self._finished = self._runs = 0
         self._work = self._worked = 0.0
         self._started = time.perf_counter()
@@ -55,15 +69,15 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
-    def begin(self, cells: Mapping[str, tuple[int, float]], kept: int) -> None:
-        """What is to be done: for each run its texts, and the work of one of them in some unit."""
-        self._left = {key: work for key, (_, work) in cells.items()}
-        self._texts = sum(texts for texts, _ in cells.values())
-        self._work = sum(texts * work for texts, work in cells.values())
-        self._runs = len(cells)
+    def begin(self, work: Mapping[str, Work], finished: int) -> None:
+        """What is to be done, by run, and how many other runs were finished before."""
+        self._costs = {run: left.cost for run, left in work.items()}
+        self._texts = sum(left.texts for left in work.values())
+        self._work = sum(left.texts * left.cost for left in work.values())
+        self._runs = len(work)
         self._started = time.perf_counter()
-        if kept:
-            self.note(f"{kept} runs are there already")
+        if finished:
+            self.note(f"{finished} runs are finished already")
         if self._runs:
             self.note(f"{self._runs} runs, {self._texts:,} texts")
         if self._bar is not None:
@@ -78,7 +92,7 @@ class Reporter:
         """Some texts of a run are stored."""
         self._written += texts
         self._tokens += tokens
-        self._worked += texts * self._left.get(run, 0.0)
+        self._worked += texts * self._costs.get(run, 0.0)
         if self._bar is not None:
             elapsed = time.perf_counter() - self._started
             rate = f"{self._written:,}/{self._texts:,} texts, {self._tokens / max(elapsed, 1e-9):,.0f} tokens/s"

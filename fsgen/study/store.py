@@ -28,6 +28,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+SCHEMA = 1
+"""Version of the tables. It is part of every run's key, and `study.json` has it."""
+
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _TABLES = ("generations", "traces")
 _SHARED = ("examples", "vocabularies")
@@ -129,6 +132,16 @@ class Store:
             yield
         finally:
             os.close(handle)
+
+    def check_schema(self) -> None:
+        """Raises ValueError where the folder has tables of another version."""
+        path = self.folder / "study.json"
+        found = json.loads(path.read_text(encoding="utf-8")).get("schema") if path.is_file() else SCHEMA
+        if found != SCHEMA:
+            raise ValueError(
+                f"{str(self.folder)!r} has tables of version {found}, and this version of fsgen writes version "
+                f"{SCHEMA}: choose another folder, or run with fresh to remove them"
+            )
 
     def clear(self) -> None:
         """Remove all that studies wrote here, and nothing else."""

@@ -12,7 +12,7 @@ import yaml
 
 from fsgen.study.config import parse_config
 from fsgen.study.plan import Plan, make_plan
-from fsgen.study.run import make_steps
+from fsgen.study.units import make_steps
 from tests.study.ladder import byte_tokenizer, questions, save_model, small_study
 
 

@@ -16,7 +16,7 @@ from fsgen.engine.generation import Generation
 from fsgen.engine.trace import Trace, TraceBuffer
 from fsgen.methods.learned.features import rounded
 from fsgen.metrics import count
-from fsgen.study.plan import Prompt
+from fsgen.study.cells import Prompt
 from fsgen.study.records import Text, generation_table, stored_texts, trace_table
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store
 from fsgen.tasks import Score
