@@ -27,7 +27,7 @@ def canonical_hash(content: Any) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the models read of one example: token ids, and the text that they stand for."""
+    """What the models read of one example: a text and its token ids."""
 
     text: str
     ids: tuple[int, ...]
@@ -109,7 +109,7 @@ class Cell:
         )
 
     def text_seed(self, example: str, turn: int) -> int:
-        """The random seed of one text: the same in every run of the study, whatever is written beside it."""
+        """The random seed of one text: the same in every run of the study and in every batch."""
         digest = hashlib.sha256(f"{self.seed}/{turn}/{example}".encode()).digest()
         return int.from_bytes(digest[:8], "big")
 

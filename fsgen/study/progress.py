@@ -1,4 +1,4 @@
-"""What a study shows while it runs, and at its end."""
+"""The progress of a study, and the table that is shown at its end."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Work:
 
 
 class Reporter:
-    """A bar with rate and remaining time on a terminal, and one line a finished run, there and elsewhere.
+    """Shows one line a finished run; on a terminal also a bar with the rate and the remaining time.
 
     Args:
-        console: where all of it goes.
+        console: where it is shown.
     """
 
     def __init__(self, console: Console) -> None:
@@ -70,7 +70,7 @@ class Reporter:
             self._bar.stop()
 
     def begin(self, work: Mapping[str, Work], finished: int) -> None:
-        """What is to be done, by run, and how many other runs were finished before."""
+        """Start: the work by run, and how many other runs were finished before."""
         self._costs = {run: left.cost for run, left in work.items()}
         self._texts = sum(left.texts for left in work.values())
         self._work = sum(left.texts * left.cost for left in work.values())
@@ -84,12 +84,12 @@ class Reporter:
             self._bar.update(self._id, total=max(self._work, 1e-9))
 
     def working(self, label: str) -> None:
-        """What is run now."""
+        """Show what is run now."""
         if self._bar is not None:
             self._bar.update(self._id, description=escape(label))
 
     def wrote(self, run: str, texts: int, tokens: int) -> None:
-        """Some texts of a run are stored."""
+        """Count texts of a run that were stored."""
         self._written += texts
         self._tokens += tokens
         self._worked += texts * self._costs.get(run, 0.0)
@@ -99,7 +99,7 @@ class Reporter:
             self._bar.update(self._id, completed=self._worked, rate=rate)
 
     def finished(self, label: str, generations: pl.DataFrame, error: str | None) -> None:
-        """One line of a run that ended."""
+        """Show the line of a run that ended."""
         self._finished += 1
         place = f"[{self._finished:>{len(str(self._runs))}}/{self._runs}]"
         if error is not None:
@@ -121,11 +121,11 @@ class Reporter:
         self.note(f"{place} {label}: {', '.join(parts)}{left}")
 
     def note(self, line: str) -> None:
-        """One line that stays."""
+        """Show a line."""
         self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     def show(self, content: RenderableType) -> None:
-        """Something larger, at the end; on a narrow terminal its lines wrap rather than lose numbers."""
+        """Show a table, at the end; on a narrow terminal its lines wrap rather than lose numbers."""
         file, terminal = self._console.file, self._console.is_terminal
         wide = Console(file=file, width=1000, force_terminal=terminal)
         width = Measurement.get(wide, wide.options, content).maximum

@@ -19,19 +19,7 @@ from fsgen.study.config import StudyConfig
 from fsgen.study.machine import hardware, versions
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns
 from fsgen.tasks import Score
-from fsgen.types import Candidates, Token, as_dict
-
-
-@dataclass(frozen=True)
-class MemberRecord:
-    """A member as the record of a run has it; the sizes of a model of the hub are 0 until it is loaded."""
-
-    name: str
-    family: str
-    parameters: int
-    non_embedding_parameters: int
-    tuned_from: str | None
-    digest: str
+from fsgen.types import Candidates, ModelInfo, Token, as_dict
 
 
 @dataclass(frozen=True)
@@ -42,6 +30,7 @@ class RunRecord:
         error: what stopped the run, None where nothing did.
         engine: whether its texts were decoded or replayed.
         source: the run whose texts were replayed.
+        members: by role, as `member_record` gives them.
         identity: what its key is a hash of.
         started, finished: times in ISO format.
     """
@@ -52,7 +41,7 @@ class RunRecord:
     engine: Literal["loop", "replay"]
     source: str | None
     task: dict[str, Any]
-    members: dict[str, MemberRecord]
+    members: dict[str, dict[str, Any]]
     method: dict[str, Any]
     router: str
     sampling: dict[str, Any]
@@ -69,7 +58,7 @@ class RunRecord:
 
 
 def running_record(
-    cell: Cell, config: StudyConfig, source: str | None, members: dict[str, MemberRecord], started: str
+    cell: Cell, config: StudyConfig, source: str | None, members: dict[str, dict[str, Any]], started: str
 ) -> RunRecord:
     """The record of a run that begins."""
     task = cell.task
@@ -96,6 +85,11 @@ def running_record(
         started=started,
         finished=None,
     )
+
+
+def member_record(info: ModelInfo, digest: str) -> dict[str, Any]:
+    """A member as the record of a run has it; the sizes of a model of the hub are 0 until it is loaded."""
+    return {name: value for name, value in as_dict(info).items() if name != "path"} | {"digest": digest}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the names of a configuration stand for: tasks with their examples, pairs, methods, models without weights."""
+"""From the names in a configuration to tasks with examples, pairs, methods, and models without weights."""
 
 from __future__ import annotations
 

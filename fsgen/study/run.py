@@ -22,10 +22,10 @@ from fsgen.study.models import LoadedModels, bit_exact
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter, Work, summary_table
 from fsgen.study.records import (
-    MemberRecord,
     StoredText,
     Text,
     generation_table,
+    member_record,
     running_record,
     stored_texts,
     trace_table,
@@ -233,19 +233,12 @@ class Runner:
         tokens = sum(text.generation.stats.tokens for text in texts if text.generation)
         self.reporter.wrote(cell.key, unit.stop - unit.start, tokens)
 
-    def _member_records(self, cell: Cell) -> dict[str, MemberRecord]:
+    def _member_records(self, cell: Cell) -> dict[str, dict[str, Any]]:
         records = {}
         for role, name in cell.members.items():
-            unloaded, loaded = self.plan.models[name], self._models.loaded.get(name)
-            info = unloaded.info if loaded is None or unloaded.info.parameters else loaded.info
-            records[role] = MemberRecord(
-                name=name,
-                family=info.family,
-                parameters=info.parameters,
-                non_embedding_parameters=info.non_embedding_parameters,
-                tuned_from=info.tuned_from,
-                digest=unloaded.digest,
-            )
+            model, loaded = self.plan.models[name], self._models.loaded.get(name)
+            info = model.info if loaded is None or model.info.parameters else replace(loaded.info, name=name)
+            records[role] = member_record(info, model.digest)
         return records
 
 

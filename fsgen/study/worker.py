@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fsgen.api import generate
 from fsgen.backends import Members
@@ -20,19 +20,22 @@ from fsgen.types import Example
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
 Sources = Mapping[tuple[str, int], StoredText]
 """Stored texts of a run, by example and turn."""
+
+Answers = tuple[Generation, ...] | str
+"""What was written for a question, a text for each cell; or what failed."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """One turn that is to be answered.
+    """One turn of a dialogue; most tasks have no more than one.
 
     Attributes:
-        id: of the first turn's example, for all turns of a dialogue.
+        id: of the first turn's example, for all turns.
         turn: from 1.
-        example: of this turn.
-        prompt: what the models read.
+        example, prompt: of this turn.
     """
 
     id: str
@@ -68,21 +71,24 @@ def run_unit(
                 written = _replay(unit, members, questions, sources)
             for number, found in enumerate(texts):
                 found += scorer.texts(task, questions, [w if isinstance(w, str) else w[number] for w in written])
-            follow_ups = []
-            for question, answers in zip(questions, written, strict=True):
-                # All cells of a unit have the same texts, and so the same next turns.
-                more = None if isinstance(answers, str) else task.task.follow_up(question.example, answers[0].text)
-                if more is not None:
-                    follow_ups.append(Question(question.id, question.turn + 1, more, task.prompt(more, tokenizer)))
-            questions = follow_ups
+            questions = list(_next_turns(task, tokenizer, questions, written))
     order = {example.id: place for place, example in enumerate(task.examples)}
     return [sorted(found, key=lambda text: (order[text.example], text.turn)) for found in texts]
 
 
-def _decode(
-    unit: Unit, members: Members, questions: Sequence[Question], keep_logits: bool
-) -> list[tuple[Generation, ...] | str]:
-    """The text of the one cell for each question, or what failed."""
+def _next_turns(
+    task: LoadedTask, tokenizer: Any, questions: Sequence[Question], written: Sequence[Answers]
+) -> Iterator[Question]:
+    """The next turns of the dialogues that have one; a dialogue of which a turn failed ends."""
+    for question, answers in zip(questions, written, strict=True):
+        # All cells of a unit have the same texts, and so the same next turns.
+        more = None if isinstance(answers, str) else task.task.follow_up(question.example, answers[0].text)
+        if more is not None:
+            yield Question(question.id, question.turn + 1, more, task.prompt(more, tokenizer))
+
+
+def _decode(unit: Unit, members: Members, questions: Sequence[Question], keep_logits: bool) -> list[Answers]:
+    """Write the texts of a unit of one cell, by the decode loop."""
     (cell,) = unit.cells
 
     def attempt(chosen: Sequence[Question]) -> list[tuple[Generation, ...]]:
@@ -100,10 +106,8 @@ def _decode(
     return each_or_error(attempt, questions)
 
 
-def _replay(
-    unit: Unit, members: Sequence[Members], questions: Sequence[Question], sources: Sources
-) -> list[tuple[Generation, ...] | str]:
-    """The texts of all cells for each question, from what the target wrote alone; or what failed."""
+def _replay(unit: Unit, members: Sequence[Members], questions: Sequence[Question], sources: Sources) -> list[Answers]:
+    """Make the texts of all cells of a unit from those that the target wrote alone."""
     stored = [sources[question.id, question.turn] for question in questions]
     good = [(question, text.generation) for question, text in zip(questions, stored, strict=True) if text.generation]
 

@@ -111,7 +111,7 @@ def test_the_tables(finished: Finished) -> None:
             assert row.collaboration_frequency == (mine["draft_token"] != mine["target_token"]).mean()
 
 
-def test_a_folder_says_what_was_asked_and_what_its_tokens_mean(finished: Finished) -> None:
+def test_a_folder_has_the_prompts_and_what_its_tokens_mean(finished: Finished) -> None:
     _, out, result, _ = finished
     planned = {row["run"]: row for row in json.loads((out / "study.json").read_text())["rows"]}
     for row in result.rows:
@@ -125,9 +125,9 @@ def test_a_folder_says_what_was_asked_and_what_its_tokens_mean(finished: Finishe
                 spelling = b"".join(spelled.get(token, b"") for token in tokens)
                 assert spelling.decode(errors="replace").startswith(texts[example])
             record = json.loads((out / "runs" / f"{row.run}.json").read_text())
-            asked = pl.read_parquet(out / "examples" / f"{record['identity']['task']['examples'][:16]}.parquet")
-            assert set(asked["example"]) == set(texts)
-            assert all(prompt.startswith("Question: What is") for prompt in asked["prompt"])
+            prompts = pl.read_parquet(out / "examples" / f"{record['identity']['task']['examples'][:16]}.parquet")
+            assert set(prompts["example"]) == set(texts)
+            assert all(prompt.startswith("Question: What is") for prompt in prompts["prompt"])
 
 
 def test_the_records(finished: Finished) -> None:
@@ -182,7 +182,7 @@ def test_nothing_runs_twice(finished: Finished, monkeypatch: pytest.MonkeyPatch)
     assert tables(out) == before
 
 
-def test_a_change_is_a_new_run_and_the_rest_is_kept(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_a_change_is_a_new_run_and_the_rest_is_skipped(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = small_study(ladder, data)
     study["grids"] = study["grids"][1:2]
