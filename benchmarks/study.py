@@ -5,7 +5,7 @@
 The double loop calls the draft and the target for every token, for each draft anew, with the caches of `transformers`:
 so the collaboration frequency is commonly measured. It is run on every `--sample`-th prompt and its time is scaled up;
 `--sample 1` runs all of it. On its prompts both ways have to count the same. Both start from token ids, with models in
-memory. As in a study, the target's logits are kept for the drafts; how it is without that is shown too.
+memory. As in a study, the target's logits are kept for the drafts; the time without that is shown too.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TARGET = "pocket-8m"
 
 
 def prompts_with_shots(count: int, shots: int) -> list[str]:
-    """GSM8K questions, behind short worked examples where there are some: the usual eight exceed the context."""
+    """GSM8K questions, behind short few-shot examples where there are some: the usual eight exceed the context."""
     examples = tasks.get("gsm8k").load()
     rest = sorted(examples[count:], key=lambda example: len(example.prompt))
     before = "".join(f"{example.prompt} The answer is {example.reference}.\n\n" for example in rest[:shots])
@@ -81,7 +81,7 @@ def compare(shots: int, count: int, sample: int, max_tokens: int) -> dict[str, A
     for draft, (theirs, cells) in zip(LADDER, zip(counted, texts, strict=True), strict=True):
         mine = [(cells[i].stats.tokens, cells[i].stats.differing) for i in chosen]
         if mine != theirs:
-            raise AssertionError(f"{draft}, {shots} worked examples: the counts differ")
+            raise AssertionError(f"{draft}, {shots} shots: the counts differ")
     return {
         "shots": shots,
         "prompt_tokens": sum(map(len, ids)) / count,
@@ -102,7 +102,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = [compare(shots, arguments.prompts, arguments.sample, arguments.max_tokens) for shots in (0, 8)]
     table = Table(title=f"oracle cells of {len(LADDER)} drafts for {TARGET}, GSM8K", title_justify="left")
-    for column in ("worked examples", "prompt tokens", "double loop, s", "ours, s", "ratio", "ratio, target read anew"):
+    for column in ("shots", "prompt tokens", "double loop, s", "ours, s", "ratio", "ratio, target read anew"):
         table.add_column(column, justify="right")
     for figure in figures:
         names = ("prompt_tokens", "double_loop_seconds", "seconds", "ratio", "anew_ratio")

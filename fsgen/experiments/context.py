@@ -20,8 +20,8 @@ from fsgen.analysis.rates import Rates, in_points
 from fsgen.backends import Model
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
+from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import Keys, StudyConfig, TaskConfig
-from fsgen.study.plan import Cell, canonical_hash
 from fsgen.study.store import atomically
 from fsgen.tasks import source
 from fsgen.tasks.gsm8k import GSM8K

@@ -14,11 +14,12 @@ from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.backends import Members, Model, load
 from fsgen.backends.identity import identity
+from fsgen.study.cells import canonical_hash
 from fsgen.study.config import StudyConfig, validated
-from fsgen.study.plan import SCHEMA, Plan, canonical_hash, make_plan
+from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter
-from fsgen.study.run import Runner, write_asked
-from fsgen.study.store import Store, atomically
+from fsgen.study.run import Runner, write_inputs
+from fsgen.study.store import SCHEMA, Store, atomically
 
 
 class Study:
@@ -103,7 +104,7 @@ class Lab:
             RuntimeError: runs of it failed; started again, the experiment tries these once more.
         """
         plan = self.plan(study)
-        self._list(plan, write_asked(plan, self._store))
+        self._list(plan, write_inputs(plan, self._store))
         runner = Runner(plan, self._store, self._reporter, self._models)
         runner.run()
         if runner.failed:

@@ -10,7 +10,8 @@ import polars as pl
 from fsgen.api import generate
 from fsgen.experiments.lab import Lab
 from fsgen.methods.method import PRESETS, parse_router
-from fsgen.study.plan import Cell, Plan
+from fsgen.study.cells import Cell
+from fsgen.study.plan import Plan
 from fsgen.types import Example
 
 LEAST = 4

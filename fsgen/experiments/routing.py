@@ -23,8 +23,8 @@ from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.routed import check, halves, written
 from fsgen.methods.learned.file import LearnedModel
 from fsgen.methods.learned.scorers import Scorer
+from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
-from fsgen.study.plan import Cell
 from fsgen.types import shortest
 
 MAX_PROB, RANDOM, POSITION = "max-prob", "random", "position"

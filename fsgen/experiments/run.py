@@ -12,9 +12,8 @@ from fsgen.analysis.frequency import summarize, write_summary
 from fsgen.experiments.base import experiment
 from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.lab import Lab
-from fsgen.study.plan import SCHEMA
 from fsgen.study.progress import Reporter
-from fsgen.study.store import Store, write_json
+from fsgen.study.store import SCHEMA, Store, write_json
 
 
 def run_experiment(

@@ -19,8 +19,9 @@ from fsgen.experiments.base import Experiment
 from fsgen.experiments.beams import SCORES, beam_search
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.variations import variations
+from fsgen.study.cells import Cell
 from fsgen.study.config import Keys, SamplingConfig, Samplings
-from fsgen.study.plan import Cell, Plan
+from fsgen.study.plan import Plan
 from fsgen.types import SamplingParams
 
 GREEDY = "greedy"

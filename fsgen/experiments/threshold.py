@@ -18,8 +18,8 @@ from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.routed import check, halves, written
 from fsgen.methods.method import parse_router
+from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
-from fsgen.study.plan import Cell
 from fsgen.types import shortest
 
 TOLERANCE = 0.05

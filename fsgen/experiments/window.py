@@ -20,8 +20,9 @@ from fsgen.experiments.base import Experiment
 from fsgen.experiments.lab import Lab, Study
 from fsgen.methods.method import PRESETS
 from fsgen.methods.routers import MaxProb, Router
+from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
-from fsgen.study.plan import Cell, Plan
+from fsgen.study.plan import Plan
 from fsgen.types import Example
 
 FIRST, MIDDLE, LAST = "first part", "middle part", "last part"

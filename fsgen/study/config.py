@@ -1,4 +1,4 @@
-"""What a study is asked to do, as a YAML file says it. `docs/study.md` explains every key."""
+"""The configuration of a study, as a YAML file has it. `docs/study.md` explains every key."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class TaskConfig(Keys):
     Attributes:
         name: in the registry of `fsgen.tasks`.
         limit: how many examples; None for all.
-        shots: worked examples in each prompt; None for the task's own number.
+        shots: few-shot examples in each prompt; None for the task's own number.
         max_tokens: the budget of a completion; None for the task's own.
-        chat: ask through the model's chat template rather than with plain text.
+        chat: prompts by the model's chat template rather than as plain text.
         data: instead of the bundled data, a file or a data set of the hub.
-        order: selects another order of the examples, and so others where there is a limit.
+        order: another number shuffles the examples otherwise, and so selects others where there is a limit.
     """
 
     name: str
@@ -55,7 +55,7 @@ class TaskConfig(Keys):
 
 
 class PairConfig(Keys):
-    """The models that write together: bundled models, local folders or names on the hub.
+    """The models of a collaboration: bundled models, local folders or names on the hub.
 
     Attributes:
         draft: None only for methods without a draft.
@@ -66,6 +66,12 @@ class PairConfig(Keys):
     draft: str | None = None
     target: str
     base: str | None = None
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By role, of the roles that are given."""
+        named = {"draft": self.draft, "target": self.target, "base": self.base}
+        return {role: name for role, name in named.items() if name is not None}
 
 
 class LadderConfig(Keys):
@@ -98,7 +104,7 @@ class MethodConfig(Keys):
 
 
 class SamplingConfig(Keys):
-    """How tokens are drawn; see `fsgen.SamplingParams`. Temperature 0 is greedy."""
+    """How tokens are sampled; see `fsgen.SamplingParams`. Temperature 0 is greedy."""
 
     temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -143,12 +149,12 @@ class StudyConfig(Keys):
         tasks, pairs, methods, routers, sampling: of the one grid, or of the `grids` that leave them out.
             The router `default` is the method's own.
         grids: several grids.
-        candidates: how many of the most likely tokens of p and q the trace keeps.
+        candidates: how many of the most likely tokens of p and q the trace has.
         batch_size: texts written at a time. It changes the speed, not the tables, so it is not part of a run.
-        seed: of all that is drawn.
+        seed: the random seed of the study.
         dtype, device: as in `fsgen.load`.
-        replay: let drafts read the target's text where that gives the same trace as the loop.
-        definitions: `published` counts as arXiv 2406.12295 did, too, beside our own way. Not part of a run either.
+        replay: let drafts replay the target's texts where that gives the same trace as decoding.
+        definitions: `published` also counts as arXiv 2406.12295 did, beside our own way. Not part of a run either.
     """
 
     name: str = "study"
@@ -237,11 +243,11 @@ def validated(kind: type[AnyKeys], content: Any, source: str, what: str) -> AnyK
     try:
         return kind.model_validate(content)
     except ValidationError as error:
-        met = error.errors()
-        # A list is called too short when none of its items is good; those say it better.
-        bad = [tuple(fault["loc"][:-1]) for fault in met]
-        met = [f for f in met if f["type"] != "too_short" or not any(b[: len(f["loc"])] == f["loc"] for b in bad)]
-        faults = "\n".join(f"- {line}" for line in dict.fromkeys(map(_fault, met)))
+        found = error.errors()
+        # A list whose items all have faults is also called too short; the faults of the items are enough.
+        bad = [tuple(fault["loc"][:-1]) for fault in found]
+        found = [f for f in found if f["type"] != "too_short" or not any(b[: len(f["loc"])] == f["loc"] for b in bad)]
+        faults = "\n".join(f"- {line}" for line in dict.fromkeys(map(_fault, found)))
         raise ValueError(f"{source} is not {what}:\n{faults}") from error
 
 

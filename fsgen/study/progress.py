@@ -1,9 +1,10 @@
-"""What a study shows while it runs, and at its end."""
+"""The progress of a study, and the table that is shown at its end."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -19,18 +20,31 @@ from fsgen.analysis.frequency import SummaryRow, accuracy, total_counts
 from fsgen.analysis.labels import by_task, decimal, interval, method_label, short_name, task_label, texts_label
 
 
+@dataclass(frozen=True)
+class Work:
+    """What is left of a run.
+
+    Attributes:
+        texts: how many are to be written.
+        cost: of one of them, in any unit that is the same for all runs.
+    """
+
+    texts: int
+    cost: float
+
+
 class Reporter:
-    """A bar with rate and remaining time on a terminal, and one line a finished run, there and elsewhere.
+    """Shows one line a finished run; on a terminal also a bar with the rate and the remaining time.
 
     Args:
-        console: where all of it goes.
+        console: where it is shown.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bar: Progress | None = None
         self._id = TaskID(0)
-        self._left: dict[str, float] = {}
+        self._costs: dict[str, float] = {}
         self._texts = self._tokens = self._written = self._finished = self._runs = 0
         self._work = self._worked = 0.0
         self._started = time.perf_counter()
@@ -55,37 +69,37 @@ class Reporter:
         if self._bar is not None:
             self._bar.stop()
 
-    def begin(self, cells: Mapping[str, tuple[int, float]], kept: int) -> None:
-        """What is to be done: for each run its texts, and the work of one of them in some unit."""
-        self._left = {key: work for key, (_, work) in cells.items()}
-        self._texts = sum(texts for texts, _ in cells.values())
-        self._work = sum(texts * work for texts, work in cells.values())
-        self._runs = len(cells)
+    def begin(self, work: Mapping[str, Work], finished: int) -> None:
+        """Start: the work by run, and how many other runs were finished before."""
+        self._costs = {run: left.cost for run, left in work.items()}
+        self._texts = sum(left.texts for left in work.values())
+        self._work = sum(left.texts * left.cost for left in work.values())
+        self._runs = len(work)
         self._started = time.perf_counter()
-        if kept:
-            self.note(f"{kept} runs are there already")
+        if finished:
+            self.note(f"{finished} runs are finished already")
         if self._runs:
             self.note(f"{self._runs} runs, {self._texts:,} texts")
         if self._bar is not None:
             self._bar.update(self._id, total=max(self._work, 1e-9))
 
     def working(self, label: str) -> None:
-        """What is run now."""
+        """Show what is run now."""
         if self._bar is not None:
             self._bar.update(self._id, description=escape(label))
 
     def wrote(self, run: str, texts: int, tokens: int) -> None:
-        """Some texts of a run are stored."""
+        """Count texts of a run that were stored."""
         self._written += texts
         self._tokens += tokens
-        self._worked += texts * self._left.get(run, 0.0)
+        self._worked += texts * self._costs.get(run, 0.0)
         if self._bar is not None:
             elapsed = time.perf_counter() - self._started
             rate = f"{self._written:,}/{self._texts:,} texts, {self._tokens / max(elapsed, 1e-9):,.0f} tokens/s"
             self._bar.update(self._id, completed=self._worked, rate=rate)
 
     def finished(self, label: str, generations: pl.DataFrame, error: str | None) -> None:
-        """One line of a run that ended."""
+        """Show the line of a run that ended."""
         self._finished += 1
         place = f"[{self._finished:>{len(str(self._runs))}}/{self._runs}]"
         if error is not None:
@@ -107,11 +121,11 @@ class Reporter:
         self.note(f"{place} {label}: {', '.join(parts)}{left}")
 
     def note(self, line: str) -> None:
-        """One line that stays."""
+        """Show a line."""
         self._console.print(escape(line), highlight=False, soft_wrap=True)
 
     def show(self, content: RenderableType) -> None:
-        """Something larger, at the end; on a narrow terminal its lines wrap rather than lose numbers."""
+        """Show a table, at the end; on a narrow terminal its lines wrap rather than lose numbers."""
         file, terminal = self._console.file, self._console.is_terminal
         wide = Console(file=file, width=1000, force_terminal=terminal)
         width = Measurement.get(wide, wide.options, content).maximum

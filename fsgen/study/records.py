@@ -1,10 +1,10 @@
-"""The rows of the tables, from what was written."""
+"""What a study stores: the record of each run, and the rows of the tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -14,10 +14,82 @@ from fsgen.backends.vocabulary import Vocabulary
 from fsgen.engine.generation import Generation
 from fsgen.methods.learned.features import rounded
 from fsgen.metrics import Counts
-from fsgen.study.plan import Prompt
+from fsgen.study.cells import Cell, Prompt
+from fsgen.study.config import StudyConfig
+from fsgen.study.machine import hardware, versions
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns
 from fsgen.tasks import Score
-from fsgen.types import Candidates, Token, as_dict
+from fsgen.types import Candidates, ModelInfo, Token, as_dict
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """`runs/<run>.json`: the whole configuration of a run, and what became of it.
+
+    Attributes:
+        error: what stopped the run, None where nothing did.
+        engine: whether its texts were decoded or replayed.
+        source: the run whose texts were replayed.
+        members: by role, as `member_record` gives them.
+        identity: what its key is a hash of.
+        started, finished: times in ISO format.
+    """
+
+    run: str
+    status: Literal["running", "finished", "failed"]
+    error: str | None
+    engine: Literal["loop", "replay"]
+    source: str | None
+    task: dict[str, Any]
+    members: dict[str, dict[str, Any]]
+    method: dict[str, Any]
+    router: str
+    sampling: dict[str, Any]
+    seed: int
+    candidates: int
+    batch_size: int
+    dtype: str
+    device: str
+    identity: dict[str, Any]
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    started: str
+    finished: str | None
+
+
+def running_record(
+    cell: Cell, config: StudyConfig, source: str | None, members: dict[str, dict[str, Any]], started: str
+) -> RunRecord:
+    """The record of a run that begins."""
+    task = cell.task
+    settings = {"limit": len(task.examples), "shots": task.shots, "max_tokens": task.max_tokens}
+    return RunRecord(
+        run=cell.key,
+        status="running",
+        error=None,
+        engine="loop" if source is None else "replay",
+        source=source,
+        task=task.config.model_dump() | settings,
+        members=members,
+        method={"name": cell.method.name, **cell.identity["method"]},
+        router=cell.router,
+        sampling={"name": str(cell.params(0)), **cell.sampling.model_dump()},
+        seed=cell.seed,
+        candidates=config.candidates,
+        batch_size=config.batch_size,
+        dtype=config.dtype,
+        device=config.device,
+        identity=cell.identity,
+        versions=versions(),
+        hardware=hardware(),
+        started=started,
+        finished=None,
+    )
+
+
+def member_record(info: ModelInfo, digest: str) -> dict[str, Any]:
+    """A member as the record of a run has it; the sizes of a model of the hub are 0 until it is loaded."""
+    return {name: value for name, value in as_dict(info).items() if name != "path"} | {"digest": digest}
 
 
 @dataclass(frozen=True)
@@ -91,7 +163,7 @@ def vocabulary_rows(known: Vocabulary) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredText:
     """A text as the tables have it: what replay and scoring need of it."""
 
     generation: Generation | None
@@ -99,7 +171,7 @@ class Stored:
     error: str | None
 
 
-def stored_texts(generations: pl.DataFrame, traces: pl.DataFrame) -> dict[tuple[str, int], Stored]:
+def stored_texts(generations: pl.DataFrame, traces: pl.DataFrame) -> dict[tuple[str, int], StoredText]:
     """The texts of a run, by example and turn."""
     tokens = {
         (str(key[0]), int(key[1])): group["token"].to_list()
@@ -119,5 +191,5 @@ def stored_texts(generations: pl.DataFrame, traces: pl.DataFrame) -> dict[tuple[
                 prompt_tokens=row["prompt_tokens"],
             )
         score = Score(row["score"], row["answer"], row["note"] or "")
-        found[row["example"], row["turn"]] = Stored(generation, score, row["error"])
+        found[row["example"], row["turn"]] = StoredText(generation, score, row["error"])
     return found

@@ -1,10 +1,10 @@
-"""A study's folder: what is written there, how, and what of it holds after a crash.
+"""A study's folder: its files, how they are written, and which of them are valid after a crash.
 
     study.json                                    the plan: which runs, and what each is compared to
     runs/<run>.json                               one record a run
     generations/run=<run>/part-<from>-<to>.parquet    one row a text
     traces/run=<run>/part-<from>-<to>.parquet         one row a token
-    examples/<task>.parquet, vocabularies/<vocabulary>.parquet    what was asked, and what the token ids mean
+    examples/<task>.parquet, vocabularies/<vocabulary>.parquet    prompts, and what token ids mean
     answers/<experiment>.json, measured/<name>/<key>.parquet or .npz     of experiments (fsgen.experiments)
     summary.json, report.html                     made from the above
 
@@ -28,10 +28,22 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+SCHEMA = 1
+"""Version of the tables. It is part of every run's key, and `study.json` has it."""
+
 _PART = re.compile(r"part-(\d+)-(\d+)\.parquet")
 _TABLES = ("generations", "traces")
-_SHARED = ("examples", "vocabularies")
-_OWN_FILES = ("study.json", "summary.json", "report.html")
+_PLAN_FILES = ("study.json", "summary.json", "report.html")
+_OWN_FILES = (
+    *_PLAN_FILES,
+    *("runs/*.json", "examples/*.parquet", "vocabularies/*.parquet"),
+    *(f"{table}/run=*/{file}" for table in _TABLES for file in ("part-*.parquet", ".*.part")),
+    *("answers/*.json", "measured/*/*.parquet", "measured/*/*.npz"),
+)
+_OWN_FOLDERS = (  # inner ones first
+    *("generations/run=*", "traces/run=*", "measured/*"),
+    *("runs", "examples", "vocabularies", *_TABLES, "answers", "measured"),
+)
 
 _NAME = pa.string()
 TRACE_SCHEMA = pa.schema(
@@ -56,6 +68,14 @@ TRACE_SCHEMA = pa.schema(
         ("target_top_probs", pa.list_(pa.float32())),
     ]
 )
+_FLOATS = [column.name for column in TRACE_SCHEMA if pa.types.is_floating(column.type)]
+_FLOATS += ["draft_top_probs.list.element", "target_top_probs.list.element"]
+_OTHERS = [column.name for column in TRACE_SCHEMA if column.name not in _FLOATS and not pa.types.is_list(column.type)]
+_OTHERS += ["draft_top_ids.list.element", "target_top_ids.list.element"]
+_COUNTS = (
+    *("tokens", "known", "differing", "compared", "consulted", "accepted", "recovered"),
+    *("draft_calls", "draft_tokens", "target_calls", "target_tokens"),
+)
 GENERATION_SCHEMA = pa.schema(
     [
         ("example", _NAME),
@@ -69,22 +89,7 @@ GENERATION_SCHEMA = pa.schema(
         ("note", _NAME),
         ("error", _NAME),
         ("sampled", pa.bool_()),
-        *(
-            (name, pa.uint32())
-            for name in (
-                "tokens",
-                "known",
-                "differing",
-                "compared",
-                "consulted",
-                "accepted",
-                "recovered",
-                "draft_calls",
-                "draft_tokens",
-                "target_calls",
-                "target_tokens",
-            )
-        ),
+        *((name, pa.uint32()) for name in _COUNTS),
         ("variation", pa.float64()),
         ("draft_seconds", pa.float64()),
         ("system2_seconds", pa.float64()),
@@ -112,10 +117,10 @@ class Store:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Nobody else writes the folder meanwhile. The lock dies with the process.
+        """No other process writes the folder meanwhile. The lock ends with the process.
 
         Raises:
-            ValueError: somebody else does.
+            ValueError: another process does.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"{str(self.folder)!r} is not a folder")
@@ -130,30 +135,25 @@ class Store:
         finally:
             os.close(handle)
 
+    def check_schema(self) -> None:
+        """Raises ValueError where the folder has tables of another version."""
+        path = self.folder / "study.json"
+        found = json.loads(path.read_text(encoding="utf-8")).get("schema") if path.is_file() else SCHEMA
+        if found != SCHEMA:
+            raise ValueError(
+                f"{str(self.folder)!r} has tables of version {found}, and this version of fsgen writes version "
+                f"{SCHEMA}: choose another folder, or run with fresh to remove them"
+            )
+
     def clear(self) -> None:
         """Remove all that studies wrote here, and nothing else."""
-        for name in _OWN_FILES:
-            (self.folder / name).unlink(missing_ok=True)
-        for file in (self.folder / "runs").glob("*.json"):
-            file.unlink()
-        for table in _TABLES:
-            for folder in (self.folder / table).glob("run=*"):
-                for file in [*folder.glob("part-*.parquet"), *folder.glob(".*.part")]:
-                    file.unlink()
-                _remove_if_empty(folder)
-            _remove_if_empty(self.folder / table)
-        for name in _SHARED:
-            for file in (self.folder / name).glob("*.parquet"):
+        for pattern in _OWN_FILES:
+            for file in self.folder.glob(pattern):
                 file.unlink()
-            _remove_if_empty(self.folder / name)
-        for folder in (self.folder / "measured").glob("*"):
-            for file in [*folder.glob("*.parquet"), *folder.glob("*.npz")]:
-                file.unlink()
-            _remove_if_empty(folder)
-        for file in (self.folder / "answers").glob("*.json"):
-            file.unlink()
-        for name in ("runs", "measured", "answers"):
-            _remove_if_empty(self.folder / name)
+        for pattern in _OWN_FOLDERS:
+            for folder in self.folder.glob(pattern):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
 
     # ---- parts
 
@@ -175,31 +175,12 @@ class Store:
 
     def write_part(self, run: str, start: int, stop: int, traces: pa.Table, generations: pa.Table) -> None:
         """Write what belongs to the examples `start` to `stop` of a run."""
-        floats = [field.name for field in TRACE_SCHEMA if pa.types.is_floating(field.type)]
-        lists = [field.name for field in TRACE_SCHEMA if pa.types.is_list(field.type)]
-        split = floats + [f"{name}.list.element" for name in lists if name.endswith("probs")]
-        indexed = [name for name in TRACE_SCHEMA.names if name not in floats + lists]
-        indexed += [f"{name}.list.element" for name in lists if name.endswith("ids")]
-
-        def write_traces(path: Path) -> None:
-            pq.write_table(
-                traces,
-                path,
-                compression="zstd",
-                compression_level=9,
-                use_dictionary=indexed,
-                column_encoding=dict.fromkeys(split, "BYTE_STREAM_SPLIT"),
-                write_statistics=False,
-                store_schema=False,
-            )
-
-        def write_generations(path: Path) -> None:
-            pq.write_table(
-                generations, path, compression="zstd", compression_level=9, write_statistics=False, store_schema=False
-            )
-
-        atomically(self._part("traces", run, start, stop), write_traces)
-        atomically(self._part("generations", run, start, stop), write_generations)
+        options: dict[str, Any] = {"compression_level": 9, "write_statistics": False}
+        encoding = {"use_dictionary": _OTHERS, "column_encoding": dict.fromkeys(_FLOATS, "BYTE_STREAM_SPLIT")}
+        part = self._part("traces", run, start, stop)
+        atomically(part, lambda file: _write_table(traces, file, **options, **encoding))
+        part = self._part("generations", run, start, stop)
+        atomically(part, lambda file: _write_table(generations, file, **options))
 
     def generations(self, run: str) -> pl.DataFrame:
         """One row a text."""
@@ -228,18 +209,18 @@ class Store:
     # ---- what runs share
 
     def write_examples(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write what was asked in a task, under the key of its examples."""
+        """Write the prompts of a task, under the key of its examples."""
         self._write_shared("examples", key, columns(rows, EXAMPLE_SCHEMA))
 
     def write_vocabulary(self, key: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write what the token ids of a tokenizer stand for."""
+        """Write what the token ids of a tokenizer mean."""
         self._write_shared("vocabularies", key, columns(rows, VOCABULARY_SCHEMA))
 
     def _write_shared(self, name: str, key: str, table: pa.Table) -> None:
         """Write a table that its key describes wholly, where it is not there yet."""
         path = self.folder / name / f"{key}.parquet"
         if not path.is_file():
-            atomically(path, lambda file: pq.write_table(table, file, compression="zstd", store_schema=False))
+            atomically(path, lambda file: _write_table(table, file))
 
     # ---- records
 
@@ -256,7 +237,7 @@ class Store:
         """Write the plan; what was made from another one is removed."""
         path = self.folder / "study.json"
         if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != study:
-            for name in _OWN_FILES:
+            for name in _PLAN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
             write_json(path, study)
 
@@ -268,7 +249,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """A crash at any moment leaves the file as it was, or as it shall be."""
+    """Write a file so that a crash at any moment leaves the old one or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.part")
     write(unfinished)
@@ -282,6 +263,5 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.close(folder)
 
 
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+def _write_table(table: pa.Table, path: Path, **options: Any) -> None:
+    pq.write_table(table, path, compression="zstd", store_schema=False, **options)

@@ -20,7 +20,6 @@ from fsgen.experiments import configured, names, run_experiment
 from fsgen.experiments.base import Experiment, NoOptions, experiment
 from fsgen.experiments.lab import Lab
 from fsgen.report import write
-from fsgen.study import run as study_run
 from fsgen.study.config import Keys, StudyConfig
 from fsgen.study.progress import Reporter
 from fsgen.study.store import Store
@@ -127,7 +126,7 @@ def test_it_answers_resumes_and_is_reported(
         return answer()
 
     monkeypatch.setattr("fsgen.experiments.scaling.conclude", conclude)
-    monkeypatch.setattr(study_run, "generate", lambda *_, **__: pytest.fail("nothing is left to write"))
+    monkeypatch.setattr("fsgen.study.worker.generate", lambda *_, **__: pytest.fail("nothing is left to write"))
     found = run_experiment("scaling", asked, tmp_path / "out", console=quiet)
     assert found.title == configured("scaling").title
     assert found.config["study"]["methods"] == [{"name": "oracle"}, {"name": "contrastive"}]
@@ -191,7 +190,7 @@ def test_a_study_that_fails_stops_the_experiment(
     def fails(*_: Any) -> None:
         raise OSError("the weights are gone")
 
-    monkeypatch.setattr(study_run.Runner, "_members", fails)
+    monkeypatch.setattr("fsgen.study.models.LoadedModels.members", fails)
     study = {
         "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 4, "data": data}],
         "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],

@@ -1,4 +1,4 @@
-"""Killed at any moment and started again, a study ends with the tables of one that nobody disturbed."""
+"""Killed at any moment and started again, a study ends with the tables of one that was not killed."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_killed_many_times(studies: Studies, ladder: dict[str, str], data: str, 
     kills = 0
     while kills < 5 and parts(out) < every:
         child = studies.start(config, out)
-        # At a moment drawn from the whole study, not from the time that it takes to begin.
+        # At a random moment of the whole study, not from the time that it takes to begin.
         wanted = parts(out) + draw.randrange(1, every // 4)
         while parts(out) < min(wanted, every):
             time.sleep(0.01)

@@ -12,7 +12,7 @@ import yaml
 
 from fsgen.study.config import parse_config
 from fsgen.study.plan import Plan, make_plan
-from fsgen.study.run import make_steps
+from fsgen.study.units import make_steps
 from tests.study.ladder import byte_tokenizer, questions, save_model, small_study
 
 
@@ -159,12 +159,12 @@ def test_a_key_hashes_only_what_changes_what_is_written(ladder: dict[str, str], 
         {"name": "other"},
         {"batch_size": 2},
         {"replay": False},
-        {"seed": 5},  # nothing is drawn
+        {"seed": 5},  # nothing is random
         {"device": "cpu", "dtype": "float32"},
         {"methods": ["contrastive:beta=0.5"]},
         {"methods": [{"name": "contrastive", "draft_tokens": 5}]},
         {"routers": ["always"]},
-        {"pairs": more},  # nobody asks the base
+        {"pairs": more},  # the method does not use the base
     ):
         assert key(study | changes) == expected, changes
 

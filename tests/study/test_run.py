@@ -15,8 +15,9 @@ from rich.console import Console
 import fsgen
 from fsgen.api import generate
 from fsgen.backends import load
-from fsgen.study import StudyResult, run, run_study
+from fsgen.study import StudyResult, models, run_study, worker
 from fsgen.study.config import parse_config
+from fsgen.study.models import LoadedModels
 from fsgen.study.store import Store
 from fsgen.tasks import get
 from tests.study.ladder import byte_tokenizer, save_model, small_study, write_study
@@ -47,7 +48,7 @@ def test_the_summary(finished: Finished, ladder: dict[str, str]) -> None:
     _, out, result, _ = finished
     rows = json.loads((out / "summary.json").read_text())
     assert [row["method"] for row in rows] == ["oracle"] * 3 + ["contrastive", "proxy", "route", "speculative"]
-    assert (result.ran, result.kept, result.failed, result.failed_texts) == (12, 0, {}, 0)
+    assert (result.ran, result.skipped, result.failed, result.failed_texts) == (12, 0, {}, 0)
     wanted = (
         "task draft target base method router sampling examples tokens collaboration_frequency ci_low ci_high "
         "consulted_rate target_calls_per_token target_tokens_per_token accuracy draft_accuracy target_accuracy seconds"
@@ -110,7 +111,7 @@ def test_the_tables(finished: Finished) -> None:
             assert row.collaboration_frequency == (mine["draft_token"] != mine["target_token"]).mean()
 
 
-def test_a_folder_says_what_was_asked_and_what_its_tokens_mean(finished: Finished) -> None:
+def test_a_folder_has_the_prompts_and_what_its_tokens_mean(finished: Finished) -> None:
     _, out, result, _ = finished
     planned = {row["run"]: row for row in json.loads((out / "study.json").read_text())["rows"]}
     for row in result.rows:
@@ -124,9 +125,9 @@ def test_a_folder_says_what_was_asked_and_what_its_tokens_mean(finished: Finishe
                 spelling = b"".join(spelled.get(token, b"") for token in tokens)
                 assert spelling.decode(errors="replace").startswith(texts[example])
             record = json.loads((out / "runs" / f"{row.run}.json").read_text())
-            asked = pl.read_parquet(out / "examples" / f"{record['identity']['task']['examples'][:16]}.parquet")
-            assert set(asked["example"]) == set(texts)
-            assert all(prompt.startswith("Question: What is") for prompt in asked["prompt"])
+            prompts = pl.read_parquet(out / "examples" / f"{record['identity']['task']['examples'][:16]}.parquet")
+            assert set(prompts["example"]) == set(texts)
+            assert all(prompt.startswith("Question: What is") for prompt in prompts["prompt"])
 
 
 def test_the_records(finished: Finished) -> None:
@@ -171,24 +172,24 @@ def test_nothing_runs_twice(finished: Finished, monkeypatch: pytest.MonkeyPatch)
     def fail(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr(run, "load", fail)
+    monkeypatch.setattr(models, "load", fail)
     for changes in ({}, {"batch_size": 3}, {"name": "again"}):
         shown = io.StringIO()
         result = studied(study | changes, out, console=Console(file=shown))
-        assert (result.ran, result.kept) == (0, 12)
-        assert "12 runs are there already" in shown.getvalue()
+        assert (result.ran, result.skipped) == (0, 12)
+        assert "12 runs are finished already" in shown.getvalue()
     studied(study, out)
     assert tables(out) == before
 
 
-def test_a_change_is_a_new_run_and_the_rest_is_kept(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_a_change_is_a_new_run_and_the_rest_is_skipped(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
     study = small_study(ladder, data)
     study["grids"] = study["grids"][1:2]
     assert (studied(study, out).ran, len(list((out / "runs").iterdir()))) == (3, 3)
     study["grids"][0]["methods"] = ["contrastive:beta=0.9"]
     result = studied(study, out)
-    assert (result.ran, result.kept, len(list((out / "runs").iterdir()))) == (1, 2, 4)
+    assert (result.ran, result.skipped, len(list((out / "runs").iterdir()))) == (1, 2, 4)
     assert [row.method for row in result.rows] == ["contrastive:beta=0.9"], "the summary is of this study"
     assert studied(study, out, limit=3).ran == 3
     assert studied(study, out, limit=3).rows[0].examples == 3
@@ -242,7 +243,7 @@ def test_a_sample_that_fails_is_recorded_as_failed(
             raise RuntimeError("out of memory")
         return generate(members, prompts, method, **options)
 
-    monkeypatch.setattr(run, "generate", failing)
+    monkeypatch.setattr(worker, "generate", failing)
     shown = io.StringIO()
     result = studied(study, tmp_path / "out", console=Console(file=shown))
     assert result.failed == {}
@@ -284,7 +285,7 @@ def test_a_run_that_fails_is_tried_again(
             raise RuntimeError("no room")
         return load(target=target, **options)
 
-    monkeypatch.setattr(run, "load", failing)
+    monkeypatch.setattr(models, "load", failing)
     out = tmp_path / "out"
     result = studied(study, out)
     assert (result.ran, len(result.failed)) == (3, 3)
@@ -294,7 +295,7 @@ def test_a_run_that_fails_is_tried_again(
     assert states == {"finished", "failed"}
     monkeypatch.undo()
     result = studied(study, out)
-    assert (result.ran, result.kept, result.failed, len(result.rows)) == (3, 3, {}, 3)
+    assert (result.ran, result.skipped, result.failed, len(result.rows)) == (3, 3, {}, 3)
 
 
 def test_dialogues_have_their_second_turns(ladder: dict[str, str], tmp_path: Path) -> None:
@@ -350,22 +351,22 @@ def test_chat_renders_the_template(ladder: dict[str, str], data: str, tmp_path: 
 def test_large_models_make_room(
     ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With every model counted as large, no more are held than a step needs, and the tables are the same."""
+    """With every model counted as large, no more are loaded than a unit needs, and the tables are the same."""
     study = small_study(ladder, data)
     study["grids"] = study["grids"][:1]
     studied(study, tmp_path / "small")
-    held = []
-    members = run.Runner._members
+    loaded = []
+    members = LoadedModels.members
 
-    def watched(self: Any, cell: Any) -> Any:
-        found = members(self, cell)
-        held.append(set(self._models))
+    def watched(self: LoadedModels, roles: Any) -> Any:
+        found = members(self, roles)
+        loaded.append(set(self.loaded))
         return found
 
-    monkeypatch.setattr(run.Runner, "_members", watched)
-    monkeypatch.setattr(run, "SMALL_MODEL", 1)
+    monkeypatch.setattr(LoadedModels, "members", watched)
+    monkeypatch.setattr(models, "SMALL_MODEL", 1)
     result = studied(study, tmp_path / "large")
-    assert max(map(len, held)) == 2
+    assert max(map(len, loaded)) == 2
     for row in result.rows:
         one, two = (Store(tmp_path / name).generations(row.run) for name in ("small", "large"))
         assert one["text"].equals(two["text"])

@@ -16,7 +16,7 @@ from fsgen.engine.generation import Generation
 from fsgen.engine.trace import Trace, TraceBuffer
 from fsgen.methods.learned.features import rounded
 from fsgen.metrics import count
-from fsgen.study.plan import Prompt
+from fsgen.study.cells import Prompt
 from fsgen.study.records import Text, generation_table, stored_texts, trace_table
 from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, Store
 from fsgen.tasks import Score
@@ -24,7 +24,7 @@ from fsgen.types import Token
 
 
 def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> list[Text]:
-    """Texts with the trace of two models that are like each other: frequent tokens, some sure positions, many not."""
+    """Texts with the traces of two similar models: frequent tokens, few confident positions."""
     draw = torch.Generator().manual_seed(seed)
     frequent = -1.1 * torch.log(torch.arange(1, vocab + 1.0))[torch.randperm(vocab, generator=draw)]
     made = []
@@ -41,8 +41,8 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         buffer.settle()
         tokens = []
         for j, trace in enumerate(traces):
-            stands = trace["draft_token"] == trace["target_token"]
-            source = "accepted" if stands else "recovered"
+            accepted = trace["draft_token"] == trace["target_token"]
+            source = "accepted" if accepted else "recovered"
             tokens.append(Token(j, trace["target_token"], "x", source, j, **trace))  # type: ignore[arg-type]
         ids = [token.id for token in tokens]
         stats = count(tokens, sampled=False, target_calls=length)

@@ -1,0 +1,127 @@
+"""From the names in a configuration to tasks with examples, pairs, methods, and models without weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from itertools import combinations, product
+
+from fsgen import tasks
+from fsgen.methods.method import Method, parse
+from fsgen.models.bundled import ladder as bundled_ladder
+from fsgen.study.cells import LoadedTask, canonical_hash
+from fsgen.study.config import Grid, LadderConfig, PairConfig, SamplingConfig, StudyConfig, TaskConfig
+from fsgen.study.models import UnloadedModel, open_model
+
+
+class Faults:
+    """What is wrong with a study: each fault once, with the first place where it was found, and how often."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, list[str]] = {}
+
+    def add(self, place: str, message: str) -> None:
+        self._places.setdefault(message, []).append(place)
+
+    @contextmanager
+    def collected(self, place: str) -> Iterator[None]:
+        """A ValueError that is raised inside becomes a fault of this place."""
+        try:
+            yield
+        except ValueError as error:
+            self.add(place, str(error))
+
+    def raise_all(self, name: str) -> None:
+        """Raises ValueError with every fault, where there are any."""
+        if not self._places:
+            return
+        lines = []
+        for message, places in self._places.items():
+            also = f" (and {len(places) - 1} more)" if len(places) > 1 else ""
+            lines.append(f"- {places[0]}{also}: {message}")
+        raise ValueError(f"study {name!r} cannot run:\n" + "\n".join(lines))
+
+
+@dataclass(frozen=True)
+class ResolvedGrid:
+    """One grid; a task is None where it has a fault."""
+
+    tasks: list[LoadedTask | None]
+    pairs: list[PairConfig]
+    methods: list[Method]
+    sampling: tuple[SamplingConfig, ...]
+
+
+def resolve(
+    config: StudyConfig, limit: int | None, faults: Faults
+) -> tuple[list[ResolvedGrid], dict[str, UnloadedModel]]:
+    """The grids of a study, and its models by name; those with a fault are left out.
+
+    Args:
+        limit: at most so many examples of each task, whatever the configuration says.
+    """
+    loaded: dict[TaskConfig, LoadedTask | None] = {}
+    models: dict[str, UnloadedModel | None] = {}
+    grids = []
+    for grid in config.blocks():
+        for task in grid.tasks:
+            if task not in loaded:
+                loaded[task] = None
+                with faults.collected(f"task {task.name}"):
+                    loaded[task] = _load_task(task, limit)
+        pairs = list(_pairs(grid, faults))
+        for name in (name for pair in pairs for name in pair.names.values()):
+            if name not in models:
+                models[name] = None
+                with faults.collected(f"model {name}"):
+                    models[name] = open_model(name, config)
+        methods = list(_methods(grid, faults))
+        grids.append(ResolvedGrid([loaded[task] for task in grid.tasks], pairs, methods, grid.sampling))
+    return grids, {name: model for name, model in models.items() if model is not None}
+
+
+def _load_task(config: TaskConfig, limit: int | None) -> LoadedTask:
+    task = tasks.get(config.name)
+    task.check(config.limit, config.shots)
+    try:
+        task.ready()
+        examples = task.load(config.limit, shots=config.shots, data=config.data, seed=config.order)[:limit]
+    except RuntimeError as error:  # no sandbox for the programs of a task
+        raise ValueError(str(error)) from error
+    return LoadedTask(
+        config=config,
+        examples=tuple(examples),
+        shots=task.default_shots if config.shots is None else config.shots,
+        max_tokens=config.max_tokens or task.max_tokens,
+        digest=canonical_hash([[getattr(example, f.name) for f in fields(example)] for example in examples]),
+    )
+
+
+def _pairs(grid: Grid, faults: Faults) -> Iterator[PairConfig]:
+    for entry in grid.pairs:
+        if isinstance(entry, PairConfig):
+            yield entry
+        else:
+            with faults.collected("ladder pocket" if entry.ladder == "pocket" else "ladder"):
+                yield from _ladder_pairs(entry)
+
+
+def _ladder_pairs(entry: LadderConfig) -> list[PairConfig]:
+    models = list(entry.ladder) if isinstance(entry.ladder, tuple) else bundled_ladder()
+    if len(models) < 2:
+        raise ValueError("this installation has no bundled models")
+    if entry.target is not None and entry.target not in models[1:]:
+        raise ValueError(f"target {entry.target!r} has no smaller model in the ladder {', '.join(models)}")
+    return [
+        PairConfig(draft=draft, target=target)
+        for draft, target in combinations(models, 2)
+        if entry.target in (None, target)
+    ]
+
+
+def _methods(grid: Grid, faults: Faults) -> Iterator[Method]:
+    for wanted, router in product(grid.methods, grid.routers):
+        own = router == "default"
+        with faults.collected(f"method {wanted.name}" + ("" if own else f", router {router}")):
+            yield parse(wanted.name, None if own else router, wanted.draft_tokens).fixed()
