@@ -243,11 +243,11 @@ def _published(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Tabl
 
 
 def _profile(result: PositionResult) -> Table:
-    table = _table("place", "tokens", "frequency, %", "draft's entropy", "draft's doubt", left=1)
+    table = _table("place", "tokens", "frequency, %", "draft's entropy", "uncertainty", left=1)
 
     def add(place: Place, name: str) -> None:
         frequency = _estimate(place.frequency, 1, 100)
-        table.add_row(name, f"{place.tokens:,}", frequency, f"{place.entropy:.2f}", f"{place.doubt:.2f}")
+        table.add_row(name, f"{place.tokens:,}", frequency, f"{place.entropy:.2f}", f"{place.uncertainty:.2f}")
 
     for place in result.relative:
         add(place, f"{100 * place.start:.0f}-{100 * place.stop:.0f} %")
