@@ -13,6 +13,7 @@ import vl_convert
 from fsgen.report.chart import DASHES, INK, INTERVAL, SYMBOLS, Axis, Cell, Chart, Figure, Layer, Row, Series
 
 _INK, _SOFT, _LINE = "#1b1f24", "#57606a", "#d8dde3"
+_INTERVAL = "95 %"
 _COLUMNS = 2
 _WIDTH = 340
 
@@ -125,6 +126,9 @@ class _Panel:
     def _marks(self, layer: Layer, rows: list[Row]) -> list[alt.Chart]:
         """A layer with the intervals of its rows."""
         values = [{column: _rounded(value) for column, value in row.items() if column in self._used} for row in rows]
+        for value in values:
+            if "low" in value:
+                value[_INTERVAL] = " to ".join("-" if value[end] is None else f"{value[end]:.4g}" for end in INTERVAL)
         base = alt.Chart(alt.InlineData(values)).encode(**self._places(layer))
         looks, tips = self._looks(layer, rows), self._tips(layer)
         match layer.mark:
@@ -231,13 +235,16 @@ class _Panel:
     def _tips(self, layer: Layer) -> list[alt.Tooltip]:
         """What is shown where a mark is pointed at."""
         chart = self._chart
-        axes = {axis.column: axis for axis in (chart.x, chart.y)} | dict.fromkeys(INTERVAL, self._measured)
-        titles = {series.column: series.title for series in chart.series}
-        titles |= {column: axis.title for column, axis in axes.items()} | INTERVAL
+        axes = {axis.column: axis for axis in (chart.x, chart.y)}
+        titles = {one.column: one.title for some in (chart.series, axes.values()) for one in some}
         tips = []
         for column in self._shown(layer):
             axis, form = axes.get(column), {}
-            if not self._names(column):
+            if column == "high":
+                continue
+            if column == "low":
+                column = _INTERVAL
+            elif not self._names(column):
                 whole = all(isinstance(value, int) for value in self._values(column))
                 form = {"format": ".1%" if axis and axis.format.endswith("%") else "," if whole else ".4~g"}
             kind = "quantitative" if form else "nominal"
