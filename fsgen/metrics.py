@@ -18,8 +18,8 @@ class Counts:
         tokens: n, generated tokens.
         known: positions where the greedy choices of both systems are known; `differing`: those where they differ.
         variation: the sum of total variations of p and q over `compared` positions.
-        consulted: positions at which System 2 was asked.
-        accepted, recovered: drafted tokens that stood, and that fell, when System 2 verified them.
+        consulted: positions at which System 2 was consulted.
+        accepted, recovered: drafted tokens that System 2 accepted, and those that it replaced at the first rejection.
         draft_calls, target_calls: forward calls in which the text took part.
         draft_tokens, target_tokens: tokens of the text run through the model, catch-up included (of the prompt only
             its last token).
@@ -67,7 +67,7 @@ class Counts:
 
     @property
     def consulted_rate(self) -> float | None:
-        """Positions at which System 2 was asked / n."""
+        """Positions at which System 2 was consulted / n."""
         return self._ratio("consulted_rate")
 
     @property
@@ -93,17 +93,9 @@ class Counts:
         part, whole = (sum(getattr(self, name) for name in names) for names in ratio_counts(metric, self.sampled))
         return part / whole if whole else None
 
-    @property
-    def other_seconds(self) -> float:
-        """Wall clock outside the models' forward calls."""
-        return self.seconds - self.draft_seconds - self.system2_seconds
-
     def as_dict(self) -> dict[str, float | int | None]:
         """The metrics, and the counts they are made of, by name."""
-        names = [f.name for f in fields(self)] + [
-            name for name, value in vars(type(self)).items() if isinstance(value, property)
-        ]
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*(f.name for f in fields(self)), *METRICS)}
 
 
 _RATIOS = {
@@ -132,28 +124,18 @@ def ratio_counts(metric: str, sampled: bool = False) -> tuple[tuple[str, ...], t
 
 def count(tokens: Iterable[Token], *, sampled: bool, **costs: float) -> Counts:
     """The counts of one text's records; `costs` are the calls, tokens and seconds that only the models know."""
-    n = known = differing = compared = consulted = accepted = recovered = 0
-    variation = 0.0
-    for token in tokens:
-        n += 1
-        consulted += token.consulted
-        accepted += token.source == "accepted"
-        recovered += token.source == "recovered"
-        if (differs := token.differs) is not None:
-            known += 1
-            differing += differs
-        if token.total_variation is not None:
-            compared += 1
-            variation += token.total_variation
+    tokens = list(tokens)
+    differs = [token.differs for token in tokens if token.differs is not None]
+    variations = [token.total_variation for token in tokens if token.total_variation is not None]
     return Counts(
         sampled=sampled,
-        tokens=n,
-        known=known,
-        differing=differing,
-        variation=variation,
-        compared=compared,
-        consulted=consulted,
-        accepted=accepted,
-        recovered=recovered,
+        tokens=len(tokens),
+        known=len(differs),
+        differing=sum(differs),
+        variation=sum(variations, 0.0),
+        compared=len(variations),
+        consulted=sum(token.consulted for token in tokens),
+        accepted=sum(token.source == "accepted" for token in tokens),
+        recovered=sum(token.source == "recovered" for token in tokens),
         **costs,  # type: ignore[arg-type]  # ints stay ints: they are handed through
     )

@@ -1,18 +1,28 @@
-"""How a generation looks: the colours of the sources, wherever they are shown, and a line of figures."""
+"""How a generation is shown: the colours of the sources, wherever they appear, and a line of figures."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from rich.text import Text
 
-from fsgen.types import SOURCES, Token
+from fsgen.metrics import Counts
+from fsgen.types import SOURCES, StopReason, Token
 
-if TYPE_CHECKING:
-    from fsgen.engine.generation import Generation
+
+class Generation(Protocol):
+    """What is shown of a generation."""
+
+    @property
+    def tokens(self) -> Sequence[Token]: ...
+    @property
+    def stats(self) -> Counts: ...
+    @property
+    def stop_reason(self) -> StopReason: ...
 
 
 @dataclass(frozen=True)
@@ -20,8 +30,8 @@ class Look:
     """How the tokens of a source look.
 
     Attributes:
-        rgb: seen on white and on black, and told apart from the others by those who see colours differently.
-        line: the kind of line under the token, which tells the source without any colour.
+        rgb: visible on white and on black, and distinct for readers with colour vision deficiency.
+        line: the kind of line under the token, which shows the source without any colour.
         terminal: the style in a terminal, whose colours are its user's.
     """
 
@@ -39,7 +49,7 @@ LOOKS = {
 STYLES = {source: look.terminal for source, look in LOOKS.items()}
 
 SHADES = (0.06, 0.46)
-"""Opacity of a token's background where the draft is sure, and where it is not sure at all; text stays readable."""
+"""Opacity of a token's background where the draft is certain, and where it is not at all; text stays readable."""
 
 
 def shade(uncertainty: float) -> float:
@@ -54,7 +64,7 @@ def legend() -> Text:
 
 
 def figures(generation: Generation) -> str:
-    """What a text has cost, in one line; a figure that was not measured is left out."""
+    """What a text cost, in one line; a figure that was not measured is left out."""
     stats = generation.stats
     sources = Counter[str](token.source for token in generation.tokens)
     speed = f", {stats.tokens / stats.seconds:.0f}/s" if stats.seconds else ""
@@ -74,8 +84,8 @@ def figures(generation: Generation) -> str:
 def html(generation: Generation) -> str:
     """A generation as HTML that needs no style sheet.
 
-    Each token has the colour of its source, stronger where the draft was unsure; what is known of it shows when it is
-    pointed at.
+    Each token has the colour of its source, stronger where the draft was uncertain; pointing at it shows what is known
+    of it.
     """
     seen = {token.source for token in generation.tokens}
     keys = " ".join(_span(f" {source} ", source, 0.5) for source in SOURCES if source in seen)

@@ -22,7 +22,7 @@ DECODING = {"types", "metrics", "probs", "methods", "backends", "engine"}
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "metrics": {"types"},
-    "render": {"types"},
+    "render": {"types", "metrics"},
     "probs": {"types"},
     "methods": {"types", "probs"},
     "models": {"types"},

@@ -73,6 +73,13 @@ class SummaryRow:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     published: dict[str, float] = field(default_factory=dict)
 
+    def estimate(self, metric: str) -> Estimate | None:
+        """A metric or accuracy with its interval; None where the run has none."""
+        value = getattr(self, metric)
+        if metric == "collaboration_frequency":
+            return None if value is None else Estimate(value, self.ci_low, self.ci_high)
+        return None if value is None else Estimate(value, *self.intervals.get(metric, ()))
+
 
 def read_study(folder: Path) -> dict[str, Any]:
     """What a study planned. Raises ValueError where the folder has none."""

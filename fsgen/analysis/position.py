@@ -28,7 +28,7 @@ class Place:
         tokens: positions where both greedy choices are known.
         frequency: how often they differ, with its interval over examples; of a sampled run the mean total variation.
         entropy: the draft's mean entropy there, in nats.
-        doubt: one minus the draft's largest probability, the mean.
+        uncertainty: one minus the draft's largest probability, the mean.
     """
 
     start: float
@@ -36,7 +36,7 @@ class Place:
     tokens: int
     frequency: Estimate
     entropy: float
-    doubt: float
+    uncertainty: float
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _places(table: pl.DataFrame, ends: Callable[[int], tuple[float, float]]) -> 
                 tokens=int(tokens.sum()),
                 frequency=frequency,
                 entropy=float(rows["entropy"].sum() / tokens.sum()),
-                doubt=float(1 - rows["prob"].sum() / tokens.sum()),
+                uncertainty=float(1 - rows["prob"].sum() / tokens.sum()),
             )
         )
     return tuple(found)

@@ -91,6 +91,11 @@ class RoutersResult:
     choices: tuple[RouterChoice, ...]
     finding: str
 
+    @property
+    def best(self) -> RouterCurve | None:
+        """The router with the largest gain; None where there is no curve."""
+        return max(self.curves, key=lambda curve: curve.gain, default=None)
+
 
 def routers(
     traces: Frame,

@@ -10,6 +10,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from fsgen.analysis.columns import COLUMNS
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import decimal, method_label, short_name, task_label
@@ -19,18 +20,6 @@ from fsgen.analysis.published import Both
 from fsgen.analysis.routers import RoutersResult
 from fsgen.analysis.study import RunAnalysis, StudyAnalysis
 from fsgen.analysis.uncertainty import UncertaintyResult
-
-_METRICS = {
-    "collaboration_frequency": "frequency",
-    "consulted_rate": "consulted",
-    "acceptance_rate": "acceptance",
-    "mean_accepted_length": "tokens / call",
-    "target_calls_per_token": "calls / token",
-    "target_tokens_per_token": "tokens / token",
-    "draft_accuracy": "draft alone",
-    "target_accuracy": "target alone",
-    "accuracy": "together",
-}
 
 
 def show(analysis: StudyAnalysis, console: Console, details: bool = False) -> None:
@@ -158,14 +147,10 @@ def _estimate(value: Estimate | None, digits: int = 3, scale: float = 1.0) -> st
 
 
 def _frequency(rows: Sequence[SummaryRow]) -> Table:
-    shown = {name: title for name, title in _METRICS.items() if any(getattr(row, name) is not None for row in rows)}
-    table = _table(*_NAMES, "tokens", *shown.values(), left=4)
+    shown = [column for column in COLUMNS if any(getattr(row, column.metric) is not None for row in rows)]
+    table = _table(*_NAMES, "tokens", *(column.title for column in shown), left=4)
     for row in rows:
-        cells = []
-        for name in shown:
-            value, (low, high) = getattr(row, name), row.intervals.get(name, (None, None))
-            digits = 3 if name == "collaboration_frequency" else 2
-            cells.append("-" if value is None else _estimate(Estimate(value, low, high), digits))
+        cells = (_estimate(row.estimate(column.metric), column.digits) for column in shown)
         table.add_row(*_names(row), f"{row.tokens:,}", *cells)
     return table
 
@@ -243,11 +228,11 @@ def _published(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Tabl
 
 
 def _profile(result: PositionResult) -> Table:
-    table = _table("place", "tokens", "frequency, %", "draft's entropy", "draft's doubt", left=1)
+    table = _table("place", "tokens", "frequency, %", "draft's entropy", "uncertainty", left=1)
 
     def add(place: Place, name: str) -> None:
         frequency = _estimate(place.frequency, 1, 100)
-        table.add_row(name, f"{place.tokens:,}", frequency, f"{place.entropy:.2f}", f"{place.doubt:.2f}")
+        table.add_row(name, f"{place.tokens:,}", frequency, f"{place.entropy:.2f}", f"{place.uncertainty:.2f}")
 
     for place in result.relative:
         add(place, f"{100 * place.start:.0f}-{100 * place.stop:.0f} %")

@@ -92,6 +92,11 @@ class UncertaintyResult:
     ranks: tuple[float, ...]
     finding: str
 
+    @property
+    def best(self) -> MeasureResult:
+        """The measure with the largest AUROC, of those that there are."""
+        return max(self.measures, key=lambda measure: measure.auroc.value)
+
 
 def uncertainty(traces: Frame, counted: Mapping[str, Histogram] | None = None) -> UncertaintyResult:
     """Measure how the draft's uncertainty goes with mismatches.

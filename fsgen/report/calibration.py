@@ -1,96 +1,70 @@
-"""Whether the draft is as sure as it should be."""
+"""Whether the draft's confidence is calibrated."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-import altair as alt
-
-from fsgen.analysis.labels import short_name
-from fsgen.analysis.uncertainty import UncertaintyResult
-from fsgen.report.figure import COLOURS, NEUTRAL, Data, Figure, Key
+from fsgen.report.chart import NEUTRAL, Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured
 from fsgen.report.profiles import Profile
 from fsgen.report.uncertainty import drafts_of, measured
 
+_FEWEST = 10
+_CALIBRATED = "calibrated"
+
 
 def reliability(profiles: Sequence[Profile]) -> Figure | None:
-    """For each task, how often System 2 agrees where the draft is so sure, by draft."""
-    chosen = [(p, r) for p, r in measured(profiles) if r.reliability and r.calibration_error is not None]
-    if not chosen:
-        return None
-    tasks = list(dict.fromkeys(profile.task for profile, _ in chosen))
-    drafts = drafts_of(profile for profile, _ in chosen)
-    errors = {
-        (profile.task, profile.pair): result.calibration_error.value
-        for profile, result in chosen
-        if result.calibration_error is not None
-    }
-    (low_task, low_pair), (high_task, high_pair) = (
-        min(errors, key=errors.__getitem__),
-        max(errors, key=errors.__getitem__),
-    )
-    finding = (
-        "As the probability that System 2 agrees, the draft's largest probability is off on average by "
-        f"{100 * errors[low_task, low_pair]:.1f} points ({low_pair} on {low_task})"
-    )
-    if len(errors) > 1:
-        finding += (
-            f" at the least and by {100 * errors[high_task, high_pair]:.1f} points at the most "
-            f"({high_pair} on {high_task})"
-        )
-    return Figure(
-        name="calibration",
-        title="Is the draft as sure as it should be?",
-        finding=f"{finding}.",
-        note="How often the greedy choices agree where the draft's largest probability lies in each twentieth that "
-        "holds at least 10 tokens; on the dashed line confidence and agreement are the same. The expected "
-        "calibration error is the mean distance from it over all tokens.",
-        panels={task: _panel([(p, r) for p, r in chosen if p.task == task], drafts) for task in tasks},
-        legend=tuple(Key(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(drafts)),
-        data=Data(
-            ("task", "pair", "from", "to", "tokens", "confidence", "agreement"),
-            tuple(
-                (profile.task, profile.pair, bin.low, bin.high, bin.tokens, bin.confidence, bin.agreement)
-                for profile, result in chosen
-                for bin in result.reliability
-            ),
-        ),
-    )
-
-
-def _panel(chosen: Sequence[tuple[Profile, UncertaintyResult]], drafts: list[str]) -> alt.LayerChart:
-    values: list[dict[str, Any]] = [
+    """For each task, how often System 2 agrees at each confidence of the draft, by draft."""
+    chosen = [profile for profile in measured(profiles) if profile.uncertainty.reliability]
+    rows: list[Row] = [
         {
-            "draft": short_name(profile.row.draft),
+            **profile.names,
+            "draft": profile.draft,
+            "from": bin.low,
+            "to": bin.high,
+            "tokens": bin.tokens,
             "confidence": bin.confidence,
             "agreement": bin.agreement,
-            "tokens": bin.tokens,
         }
-        for profile, result in chosen
-        for bin in result.reliability
-        if bin.tokens >= 10
+        for profile in chosen
+        for bin in profile.uncertainty.reliability
     ]
-    x = alt.X("confidence:Q", title="the draft's largest probability", axis=alt.Axis(grid=False)).scale(domain=[0, 1])
-    y = alt.Y("agreement:Q", title="System 2 agrees").scale(domain=[0, 1])
-    same = (
-        alt.Chart(alt.Data(values=[{"confidence": 0, "agreement": 0}, {"confidence": 1, "agreement": 1}]))
-        .mark_line(strokeDash=[4, 3], strokeWidth=1, color=NEUTRAL)
-        .encode(x=x, y=y)
+    errors = [
+        (error.value, f"{profile.pair} on {profile.task}")
+        for profile in chosen
+        if (error := profile.uncertainty.calibration_error) is not None
+    ]
+    if not errors:
+        return None
+    return Figure(
+        name="calibration",
+        title="Is the draft's confidence calibrated?",
+        finding=_finding(errors),
+        note="How often the greedy choices agree where the draft's largest probability lies in each twentieth that "
+        f"holds at least {_FEWEST} tokens; on the dashed line confidence and agreement are the same. The expected "
+        "calibration error is the mean distance from it over all tokens.",
+        data=Data.of(rows),
+        chart=_chart(rows, drafts_of(chosen)),
     )
-    lines = (
-        alt.Chart(alt.Data(values=values))
-        .mark_line(strokeWidth=1.5, point={"filled": True, "size": 16})
-        .encode(
-            x=x,
-            y=y,
-            color=alt.Color("draft:N", title="draft", sort=None).scale(domain=drafts, range=list(COLOURS)),
-            tooltip=[
-                alt.Tooltip("draft:N"),
-                alt.Tooltip("confidence:Q", format=".3f"),
-                alt.Tooltip("agreement:Q", format=".3f"),
-                alt.Tooltip("tokens:Q"),
-            ],
-        )
+
+
+def _finding(errors: list[tuple[float, str]]) -> str:
+    (low, least), (high, most) = min(errors), max(errors)
+    said = (
+        "As the probability that System 2 agrees, the draft's largest probability is off on average by "
+        f"{100 * low:.1f} points ({least})"
     )
-    return alt.layer(same, lines).properties(height=240)
+    return said + (f" at the least and by {100 * high:.1f} points at the most ({most})." if len(errors) > 1 else ".")
+
+
+def _chart(rows: list[Row], drafts: list[str]) -> Chart:
+    seen = [row for row in rows if int(row["tokens"] or 0) >= _FEWEST]
+    tasks = dict.fromkeys(row["task"] for row in seen)
+    diagonal = [
+        {"task": task, "draft": _CALIBRATED, "confidence": at, "agreement": at} for task in tasks for at in (0, 1)
+    ]
+    return Chart(
+        x=Axis("confidence", "the draft's largest probability", low=0, high=1),
+        y=Axis("agreement", "System 2 agrees", low=0, high=1),
+        layers=(Layer("line", diagonal, shown=()), Layer("line", seen, shown=()), Layer("point", seen, size=16)),
+        series=(Series("draft", (*coloured(drafts), Key(_CALIBRATED, NEUTRAL, "dash"))),),
+    )

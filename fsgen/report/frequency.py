@@ -6,16 +6,30 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import altair as alt
 import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
+from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import decimal, method_label, short_name, task_label
-from fsgen.report.figure import COLOURS, MISMATCH, Data, Figure, Key, intervals, listed, size
+from fsgen.report.chart import (
+    SYMBOLS,
+    Axis,
+    Chart,
+    Data,
+    Figure,
+    Key,
+    Layer,
+    Row,
+    Series,
+    Shade,
+    coloured,
+    estimated,
+    listed,
+    size,
+)
 
-SHAPES = {"circle": "●", "square": "■", "diamond": "◆", "triangle-up": "▲", "cross": "✚", "triangle-down": "▼"}
-LEVELS = {0.05: [1, 0], 0.10: [6, 3], 0.20: [2, 2]}
-"""The levels of 2406.12295, and the dashes of their lines."""
+LEVELS = {0.05: "line", 0.10: "dash", 0.20: "dots"}
+"""The levels of 2406.12295, and how their lines look."""
 _CELL = 44
 
 
@@ -42,83 +56,55 @@ def by_draft(rows: Sequence[SummaryRow]) -> Figure | None:
     chosen = measured(rows)
     if not chosen:
         return None
-    targets = [name for _, name in sorted({(row.target_parameters or 0, short_name(row.target)) for row in chosen})]
-    methods = sorted({method_label(row) for row in chosen}, key=lambda name: (not name.startswith("oracle"), name))
-    top = min(1.0, 1.05 * max(row.ci_high or row.collaboration_frequency or 0.0 for row in chosen))
-    panels = {
-        task: _lines([row for row in chosen if task_label(row) == task], targets, methods, top)
-        for task in tasks_of(chosen)
-    }
-    legend = [Key(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(targets)]
-    if len(methods) > 1:
-        symbols = list(SHAPES.values())
-        legend += [Key(name, mark=symbols[i % len(symbols)]) for i, name in enumerate(methods)]
+    table: list[Row] = [
+        {
+            "task": task_label(row),
+            "method": method_label(row),
+            "draft": short_name(row.draft),
+            "parameters": row.draft_parameters,
+            "target": short_name(row.target),
+            **estimated("frequency", row.estimate("collaboration_frequency")),
+            "texts": row.examples,
+        }
+        for row in chosen
+    ]
     return Figure(
         name="frequency",
         title="By the size of the draft",
         finding=_by_size(oracles(rows)),
         note="Collaboration frequency with 95 % intervals over examples, in runs in which every position was compared. "
         "Lines join the drafts of one target.",
-        panels=panels,
-        legend=tuple(legend),
-        data=Data(
-            ("task", "method", "draft", "parameters", "target", "frequency", "95 % from", "to", "texts"),
-            tuple(
-                (
-                    task_label(row),
-                    method_label(row),
-                    short_name(row.draft),
-                    row.draft_parameters,
-                    short_name(row.target),
-                    row.collaboration_frequency,
-                    row.ci_low,
-                    row.ci_high,
-                    row.examples,
-                )
-                for row in chosen
-            ),
+        data=Data.of(table),
+        chart=_lines(chosen, table),
+    )
+
+
+def size_axis(known: bool = True) -> Axis:
+    """The draft's size along x, or its name where not all sizes are known."""
+    return Axis("parameters", "parameters of the draft", log=True, format="~s") if known else Axis("draft", "draft")
+
+
+def _lines(chosen: Sequence[SummaryRow], table: Sequence[Row]) -> Chart:
+    targets = [name for _, name in sorted({(row.target_parameters or 0, short_name(row.target)) for row in chosen})]
+    methods = sorted({method_label(row) for row in chosen}, key=lambda name: (not name.startswith("oracle"), name))
+    symbols = list(SYMBOLS)
+    series = (
+        Series("target", coloured(targets)),
+        Series("method", tuple(Key(name, mark=symbols[i % len(symbols)]) for i, name in enumerate(methods))),
+    )
+    return Chart(
+        x=size_axis(all(row.draft_parameters for row in chosen)),
+        y=Axis("frequency", "collaboration frequency", low=0, high=min(1.0, 1.05 * max(map(_reach, chosen)))),
+        layers=(
+            Layer("line", [row for row in table if str(row["method"]).startswith("oracle")], shown=()),
+            Layer("point", table, size=60),
         ),
+        series=series if len(methods) > 1 else series[:1],
     )
 
 
-def _lines(rows: Sequence[SummaryRow], targets: list[str], methods: list[str], top: float) -> alt.LayerChart:
-    sized = all(row.draft_parameters for row in rows)
-    values: list[dict[str, Any]] = [
-        {
-            "draft": short_name(row.draft),
-            "target": short_name(row.target),
-            "method": method_label(row),
-            "parameters": row.draft_parameters,
-            "frequency": row.collaboration_frequency,
-            "low": row.ci_low,
-            "high": row.ci_high,
-        }
-        for row in rows
-    ]
-    x = alt.X("draft:N", title="draft", sort=None)
-    if sized:
-        axis = alt.Axis(format="~s", tickCount=4, grid=False)
-        x = alt.X("parameters:Q", title="parameters of the draft", axis=axis)
-        x = x.scale(type="log", nice=False, padding=12)
-    colour = alt.Color("target:N", title="target", sort=None).scale(domain=targets, range=list(COLOURS))
-    base = alt.Chart(alt.Data(values=values)).encode(x=x, color=colour)
-    shape = alt.Shape("method:N", title="method", sort=None).scale(domain=methods, range=list(SHAPES))
-    y = alt.Y("frequency:Q", title="collaboration frequency").scale(domain=[0, top])
-    tooltip = [
-        alt.Tooltip("draft:N"),
-        alt.Tooltip("target:N"),
-        alt.Tooltip("method:N"),
-        alt.Tooltip("frequency:Q", format=".3f"),
-        alt.Tooltip("low:Q", format=".3f", title="95 % from"),
-        alt.Tooltip("high:Q", format=".3f", title="to"),
-    ]
-    lines = (
-        base.mark_line(strokeWidth=1.5)
-        .encode(y=y, detail="method:N")
-        .transform_filter("indexof(datum.method, 'oracle') == 0")
-    )
-    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=y, shape=shape, tooltip=tooltip)
-    return alt.layer(*intervals(base, values, y="low:Q", y2="high:Q"), lines, points).properties(height=240)
+def _reach(row: SummaryRow) -> float:
+    return row.ci_high or row.collaboration_frequency or 0.0
 
 
 def _by_size(rows: Sequence[SummaryRow]) -> str:
@@ -151,36 +137,26 @@ def by_sizes(rows: Sequence[SummaryRow]) -> Figure | None:
     chosen = [row for row in oracles(rows) if row.draft_parameters and row.target_parameters]
     if len(chosen) < 2:
         return None
-    tasks = tasks_of(chosen)
-    panels = {task: _shades([row for row in chosen if task_label(row) == task]) for task in tasks}
-    legend = (
-        Key("0 to 1", MISMATCH, "ramp"),
-        *(Key(f"{level:.0%}", mark=mark) for level, mark in zip(LEVELS, ("line", "dash", "dots"), strict=True)),
-    )
+    table = [
+        {
+            "task": task_label(row),
+            "draft": short_name(row.draft),
+            "target": short_name(row.target),
+            "parameters of the draft": row.draft_parameters,
+            "of the target": row.target_parameters,
+            "frequency": row.collaboration_frequency,
+        }
+        for row in chosen
+    ]
     return Figure(
         name="frequency-sizes",
         title="Over the sizes of draft and target",
         finding=_reaching(chosen),
         note="Each cell is a pair, its number the collaboration frequency, which is 0 where a model drafts for "
-        "itself. The lines stand where, in each row, the frequency falls to 5, 10 and 20 %, read off linearly in the "
-        "logarithm of the draft's size between neighbours; where a row has no line, its smallest draft is below the "
-        "level already.",
-        panels=panels,
-        legend=legend,
-        data=Data(
-            ("task", "draft", "target", "parameters of the draft", "of the target", "frequency"),
-            tuple(
-                (
-                    task_label(row),
-                    short_name(row.draft),
-                    short_name(row.target),
-                    row.draft_parameters,
-                    row.target_parameters,
-                    row.collaboration_frequency,
-                )
-                for row in chosen
-            ),
-        ),
+        "itself. The lines show where, in each row, the frequency falls to 5, 10 and 20 %, interpolated linearly in "
+        "the logarithm of the draft's size; where a row has no line, its smallest draft is below the level already.",
+        data=Data.of(table),
+        chart=_Grid(chosen).chart(),
     )
 
 
@@ -222,87 +198,60 @@ def _reaching(rows: Sequence[SummaryRow]) -> str:
     return f"To differ at no more than {shown} % of the positions a draft needs about {'; '.join(parts)}."
 
 
-def _shades(rows: Sequence[SummaryRow]) -> alt.LayerChart:
-    sizes = {row.draft: row.draft_parameters or 0 for row in rows} | {
-        row.target: row.target_parameters or 0 for row in rows
-    }
-    models = sorted(sizes, key=lambda name: (sizes[name], name or ""))
-    place = {name: i for i, name in enumerate(models)}
-    cells: list[dict[str, Any]] = [
-        {
-            "x": place[row.draft] - 0.5,
-            "x2": place[row.draft] + 0.5,
-            "y": place[row.target] - 0.5,
-            "y2": place[row.target] + 0.5,
-            "draft": short_name(row.draft),
-            "target": short_name(row.target),
-            "frequency": row.collaboration_frequency,
-            "low": row.ci_low,
-            "high": row.ci_high,
-        }
-        for row in rows
-    ]
-    targets = [name for name in models if any(row.target == name for row in rows)]
-    # Where a model drafts for itself, the two never differ.
-    cells += [
-        {
-            "x": place[name] - 0.5,
-            "x2": place[name] + 0.5,
-            "y": place[name] - 0.5,
-            "y2": place[name] + 0.5,
-            "draft": short_name(name),
-            "target": short_name(name),
-            "frequency": 0.0,
-        }
-        for name in targets
-    ]
-    names = "[" + ", ".join(f"'{size(sizes[name])}'" for name in models) + "]"
+class _Grid:
+    """Drafts from left to right and targets upwards, by size: where each pair is, and each row reaches the levels."""
 
-    def axis(first: int) -> alt.Axis:
-        return alt.Axis(
-            values=list(range(first, len(models))), labelExpr=f"{names}[datum.value]", grid=False, ticks=False
+    def __init__(self, rows: Sequence[SummaryRow]) -> None:
+        self._rows = rows
+        sizes = {row.draft: row.draft_parameters or 0 for row in rows}
+        sizes |= {row.target: row.target_parameters or 0 for row in rows}
+        models = sorted(sizes, key=lambda name: (sizes[name], name or ""))
+        self._sizes = [sizes[name] for name in models]
+        self._place = {name: i for i, name in enumerate(models)}
+
+    def chart(self) -> Chart:
+        pairs = [self._cell(row, row.draft, row.estimate("collaboration_frequency")) for row in self._rows]
+        # Where a model drafts for itself, the two never differ.
+        itself = {(task_label(row), row.target): self._cell(row, row.target, Estimate(0.0)) for row in self._rows}
+        numbers = [{**cell, "x": cell["x"] + 0.5, "y": cell["y"] + 0.5} for cell in pairs]
+        first, end = min(self._place[row.target] for row in self._rows) - 0.5, len(self._sizes) - 0.5
+        shown: dict[str, Any] = {
+            "ticks": range(len(self._sizes)),
+            "labels": list(map(size, self._sizes)),
+            "grid": False,
+        }
+        return Chart(
+            x=Axis("x", "parameters of the draft", low=-0.5, high=end, end="x2", **shown),
+            y=Axis("y", "of the target", low=first, high=end, end="y2", **shown),
+            layers=(
+                Layer("cell", [*pairs, *itself.values()], shown=("draft", "target", "frequency", "low", "high")),
+                Layer("line", self._levels(), along="y", shown=()),
+                Layer("text", numbers, text="frequency", shown=()),
+            ),
+            series=(Series("level", tuple(Key(f"{level:.0%}", mark=mark) for level, mark in LEVELS.items())),),
+            shade=Shade("frequency"),
+            height=round(_CELL * (end - first)) + 8,
         )
 
-    base = alt.Chart(alt.Data(values=cells))
-    x = alt.X("x:Q", title="parameters of the draft", axis=axis(0)).scale(domain=[-0.5, len(models) - 0.5], nice=False)
-    y = alt.Y("y:Q", title="of the target", axis=axis(0)).scale(
-        domain=[min(place[name] for name in targets) - 0.5, len(models) - 0.5], nice=False, zero=False
-    )
-    opacity = alt.FillOpacity("frequency:Q", legend=None).scale(domain=[0, 1], range=[0.03, 0.75])
-    shades = base.mark_rect(fill=MISMATCH, stroke=None).encode(
-        x=x,
-        x2="x2:Q",
-        y=y,
-        y2="y2:Q",
-        fillOpacity=opacity,
-        tooltip=[
-            alt.Tooltip("draft:N"),
-            alt.Tooltip("target:N"),
-            alt.Tooltip("frequency:Q", format=".3f"),
-            alt.Tooltip("low:Q", format=".3f", title="95 % from"),
-            alt.Tooltip("high:Q", format=".3f", title="to"),
-        ],
-    )
-    lines: list[alt.Chart] = []
-    logs = np.log([float(sizes[name]) for name in models])
-    for level, dash in LEVELS.items():
-        line = []
-        for name in targets:
-            at_level = reached([row for row in rows if row.target == name], level)
-            if at_level is not None:
-                at = float(np.interp(math.log(at_level), logs, range(len(models))))
-                line += [{"x": at, "y": place[name] + side, "level": f"{level:.0%}"} for side in (-0.5, 0.5)]
-        if line:
-            lines.append(
-                alt.Chart(alt.Data(values=line))
-                .mark_line(strokeWidth=1.5, strokeDash=dash, style="level")
-                .encode(x="x:Q", y="y:Q", order="y:Q", tooltip="level:N")
-            )
-    written = (
-        base.transform_filter("datum.draft != datum.target")
-        .transform_calculate(middle="datum.x + 0.5", centre="datum.y + 0.5")
-        .encode(x="middle:Q", y="centre:Q", text=alt.Text("frequency:Q", format=".2f"))
-    )
-    # The lines end around the numbers.
-    numbers = [written.mark_text(fontSize=11, strokeWidth=3, style="halo"), written.mark_text(fontSize=11)]
-    return alt.layer(shades, *lines, *numbers).properties(height=_CELL * len(targets) + 8)
+    def _cell(self, row: SummaryRow, draft: str | None, frequency: Estimate | None) -> Row:
+        x, y = self._place[draft], self._place[row.target]
+        names = {"task": task_label(row), "draft": short_name(draft), "target": short_name(row.target)}
+        return {**names, **estimated("frequency", frequency), "x": x - 0.5, "x2": x + 0.5, "y": y - 0.5, "y2": y + 0.5}
+
+    def _levels(self) -> list[Row]:
+        """The ends of each level's line in each row of cells."""
+        ladders: dict[tuple[str, str], list[SummaryRow]] = {}
+        for row in self._rows:
+            ladders.setdefault((task_label(row), row.target), []).append(row)
+        logs = np.log(self._sizes)
+        ends: list[Row] = []
+        for (task, target), ladder in sorted(ladders.items(), key=lambda item: self._place[item[0][1]]):
+            for level in LEVELS:
+                if (draft := reached(ladder, level)) is not None:
+                    at = {
+                        "task": task,
+                        "level": f"{level:.0%}",
+                        "x": float(np.interp(math.log(draft), logs, range(len(logs)))),
+                    }
+                    ends += [at | {"y": self._place[target] + side} for side in (-0.5, 0.5)]
+        return ends

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import altair as alt
+from dataclasses import replace
 
 from fsgen.analysis.frequency import SummaryRow
-from fsgen.analysis.labels import method_label, short_name, task_label
-from fsgen.report.figure import COLOURS, NEUTRAL, Data, Figure, Key, intervals
-from fsgen.report.frequency import SHAPES, tasks_of
+from fsgen.analysis.labels import decimal, method_label, short_name, task_label
+from fsgen.report.chart import NEUTRAL, SYMBOLS, Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated
+from fsgen.report.frequency import tasks_of
 from fsgen.report.profiles import pair_label
 
 DRAFT, TARGET = "draft alone", "target alone"
@@ -23,60 +21,32 @@ def accuracy_and_cost(rows: Sequence[SummaryRow]) -> Figure | None:
     chosen = [row for row in chosen if row.target_calls_per_token is not None]
     if not chosen:
         return None
-    methods = list(dict.fromkeys(map(method_label, chosen)))
-    tasks = tasks_of(chosen)
-    kinds = [DRAFT, TARGET, *methods]
-    colours = [NEUTRAL, NEUTRAL, *(COLOURS[i % len(COLOURS)] for i in range(len(methods)))]
-    names = list(SHAPES)
-    shapes = ["triangle-down", "cross", *(names[i % 4] for i in range(len(methods)))]
-    symbols = [SHAPES[shape] for shape in shapes]
+    table = [
+        {
+            "task": task_label(row),
+            "method": method_label(row),
+            "draft": short_name(row.draft),
+            "target": short_name(row.target),
+            **estimated("score", row.estimate("accuracy")),
+            DRAFT: row.draft_accuracy,
+            TARGET: row.target_accuracy,
+            "calls / token": row.target_calls_per_token,
+            "tokens / token": row.target_tokens_per_token,
+            "consulted": row.consulted_rate,
+            "seconds": row.seconds,
+            "tokens": row.tokens,
+        }
+        for row in chosen
+    ]
     return Figure(
         name="methods",
         title="Score and cost of each method",
-        finding=" ".join(_best([row for row in chosen if task_label(row) == task]) for task in tasks),
+        finding=" ".join(_best([row for row in chosen if task_label(row) == task]) for task in tasks_of(chosen)),
         note="The mean score of the texts, with 95 % intervals over examples, by the forward calls of the target for "
         "each token written. Grey: the draft alone, which makes none, and the target alone, which makes one a token. "
         "Calls are not all alike: the table has the tokens that ran through the target, and the seconds.",
-        panels={
-            task: _panel([row for row in chosen if task_label(row) == task], kinds, colours, shapes) for task in tasks
-        },
-        legend=tuple(Key(kind, colour, symbol) for kind, colour, symbol in zip(kinds, colours, symbols, strict=True)),
-        data=Data(
-            (
-                "task",
-                "method",
-                "draft",
-                "target",
-                "score",
-                "95 % from",
-                "to",
-                "draft alone",
-                "target alone",
-                "calls / token",
-                "tokens / token",
-                "consulted",
-                "seconds",
-                "tokens",
-            ),
-            tuple(
-                (
-                    task_label(row),
-                    method_label(row),
-                    short_name(row.draft),
-                    short_name(row.target),
-                    row.accuracy,
-                    *row.intervals.get("accuracy", (None, None)),
-                    row.draft_accuracy,
-                    row.target_accuracy,
-                    row.target_calls_per_token,
-                    row.target_tokens_per_token,
-                    row.consulted_rate,
-                    row.seconds,
-                    row.tokens,
-                )
-                for row in chosen
-            ),
-        ),
+        data=Data.of(table),
+        chart=_chart(chosen),
     )
 
 
@@ -100,57 +70,31 @@ def _best(rows: Sequence[SummaryRow]) -> str:
         start = f"On {task} every method scores clearly below the target, the best being"
     return (
         f"{start} {method_label(row)} with {pair_label(row)}: {calls(row):.2f} a token, score {row.accuracy:.2f} "
-        f"(draft alone {_shown(row.draft_accuracy)}, target alone {_shown(row.target_accuracy)})."
+        f"(draft alone {decimal(row.draft_accuracy, 2)}, target alone {decimal(row.target_accuracy, 2)})."
     )
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
-
-
-def _panel(rows: Sequence[SummaryRow], kinds: list[str], colours: list[str], shapes: list[str]) -> alt.LayerChart:
-    values: list[dict[str, Any]] = [
-        {
-            "kind": method_label(row),
-            "pair": pair_label(row),
-            "calls": row.target_calls_per_token,
-            "score": row.accuracy,
-            **dict(zip(("low", "high"), row.intervals.get("accuracy", (None, None)), strict=True)),
-        }
-        for row in rows
+def _chart(chosen: Sequence[SummaryRow]) -> Chart:
+    methods = list(dict.fromkeys(map(method_label, chosen)))
+    points: list[Row] = [
+        _point(row, method_label(row), pair_label(row), row.target_calls_per_token, "accuracy") for row in chosen
     ]
-    alone: dict[tuple[str, str | None], dict[str, Any]] = {}
-    for row in rows:
-        for kind, name, calls, score, key in (
-            (DRAFT, row.draft, 0.0, row.draft_accuracy, "draft_accuracy"),
-            (TARGET, row.target, 1.0, row.target_accuracy, "target_accuracy"),
-        ):
-            if score is not None:
-                low, high = row.intervals.get(key, (None, None))
-                alone[kind, name] = {
-                    "kind": kind,
-                    "pair": short_name(name),
-                    "calls": calls,
-                    "score": score,
-                    "low": low,
-                    "high": high,
-                }
-    values += alone.values()
-    x = alt.X("calls:Q", title="calls of the target a token", axis=alt.Axis(tickCount=5, grid=False)).scale(
-        domainMin=0, nice=False, padding=10
+    for row in chosen:
+        alone = (
+            _point(row, DRAFT, short_name(row.draft), 0.0, "draft_accuracy"),
+            _point(row, TARGET, short_name(row.target), 1.0, "target_accuracy"),
+        )
+        points += [point for point in alone if point["score"] is not None and point not in points]
+    symbols = list(SYMBOLS)
+    keys = [replace(key, mark=symbols[i % 4]) for i, key in enumerate(coloured(methods))]
+    return Chart(
+        x=Axis("calls", "calls of the target a token", low=0),
+        y=Axis("score", "mean score", low=0),
+        layers=(Layer("point", points, size=64),),
+        series=(Series("method", (Key(DRAFT, NEUTRAL, "▼"), Key(TARGET, NEUTRAL, "✚"), *keys)),),
     )
-    colour = alt.Color("kind:N", title=None, sort=None).scale(domain=kinds, range=colours)
-    base = alt.Chart(alt.Data(values=values)).encode(x=x, color=colour)
-    points = base.mark_point(filled=True, size=64, opacity=1).encode(
-        y=alt.Y("score:Q", title="mean score"),
-        shape=alt.Shape("kind:N", title=None, sort=None).scale(domain=kinds, range=shapes),
-        tooltip=[
-            alt.Tooltip("kind:N", title="method"),
-            alt.Tooltip("pair:N"),
-            alt.Tooltip("score:Q", format=".3f"),
-            alt.Tooltip("low:Q", format=".3f", title="95 % from"),
-            alt.Tooltip("high:Q", format=".3f", title="to"),
-            alt.Tooltip("calls:Q", format=".3f", title="calls a token"),
-        ],
-    )
-    return alt.layer(*intervals(base, values, y="low:Q", y2="high:Q"), points).properties(height=240)
+
+
+def _point(row: SummaryRow, method: str, pair: str, calls: float | None, score: str) -> Row:
+    point = {"task": task_label(row), "method": method, "pair": pair, "calls": calls}
+    return point | estimated("score", row.estimate(score))

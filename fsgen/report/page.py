@@ -20,8 +20,9 @@ from markupsafe import Markup
 from fsgen.analysis.frequency import read_run, read_study, read_summary
 from fsgen.analysis.study import StudyAnalysis, analyze
 from fsgen.report import provenance
+from fsgen.report.chart import Cell
 from fsgen.report.definitions import DEFINITIONS
-from fsgen.report.figure import Cell, export, page_spec
+from fsgen.report.figure import export, page_spec, panels
 from fsgen.report.findings import findings
 from fsgen.report.sections import Group, groups
 from fsgen.report.signs import signs
@@ -65,17 +66,17 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
     )
     _write_whole(path, page)
     if figures_folder is not None:
-        export([figure for group in shown for figure in group.figures if figure.panels], Path(figures_folder))
+        export([figure for group in shown for figure in group.figures], Path(figures_folder))
     return path
 
 
 def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> str:
     """The page, from what it shows."""
+    drawn = {figure.name: panels(figure) for group in shown for figure in group.figures}
     specs = {
-        f"{figure.name}-{number}": page_spec(chart)
-        for group in shown
-        for figure in group.figures
-        for number, chart in enumerate(figure.panels.values())
+        f"{name}-{number}": page_spec(panel)
+        for name, shown_panels in drawn.items()
+        for number, panel in enumerate(shown_panels.values())
     }
     data = []
     scripts = [_file("table.js")]
@@ -99,6 +100,7 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
     return template.render(
         **content,
         groups=shown,
+        panels=drawn,
         viewer=tokens,
         contents=sections.items(),
         columns=COLUMNS,

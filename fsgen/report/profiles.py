@@ -12,13 +12,13 @@ from fsgen.analysis.position import PositionResult
 from fsgen.analysis.routers import RoutersResult
 from fsgen.analysis.study import StudyAnalysis
 from fsgen.analysis.uncertainty import UncertaintyResult
-from fsgen.report.figure import size
+from fsgen.report.chart import size
 from fsgen.report.frequency import oracles, tasks_of
 
 
 @dataclass(frozen=True)
 class Profile:
-    """A run that asked everywhere, and what its trace says.
+    """A run in which every position was compared, and what its trace says.
 
     Attributes:
         row: the run.
@@ -41,9 +41,22 @@ class Profile:
     def pair(self) -> str:
         return pair_label(self.row)
 
+    @property
+    def draft(self) -> str:
+        return short_name(self.row.draft)
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The columns that say which profile a row is of."""
+        return {"task": self.task, "pair": self.pair}
+
+    def remark(self, sentence: str) -> str:
+        """A sentence about this profile."""
+        return f"{self.task}, {self.pair}: {sentence}"
+
 
 def profiles(analysis: StudyAnalysis) -> list[Profile]:
-    """The profiles of the greedy runs of the target alone that asked everywhere."""
+    """The profiles of the greedy runs of the target alone in which every position was compared."""
     traced = {run.run: run for run in analysis.runs}
     chosen = [row for row in oracles(analysis.summary) if row.run in traced]
     found = []

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from fsgen.analysis.frequency import SummaryRow
-from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import method_label, short_name, task_label
 from fsgen.analysis.published import Both, PublishedResult
 from fsgen.analysis.study import StudyAnalysis
-from fsgen.report.figure import Cell, Data, Figure
+from fsgen.report.chart import Cell, Data, Figure
 from fsgen.report.profiles import pair_label
 
 
@@ -18,14 +17,25 @@ def beside_ours(analysis: StudyAnalysis) -> Figure | None:
     changed = [(row, result) for row, result in chosen if _apart(result)]
     if not chosen:
         return None
+    table = [
+        {
+            "task": task_label(row),
+            "draft": short_name(row.draft),
+            "target": short_name(row.target),
+            "method": method_label(row),
+            **_values("frequency", result.frequency),
+            **_values("tokens / token", result.target_tokens_per_token),
+            **_values("score", result.accuracy),
+        }
+        for row, result in changed
+    ]
     return Figure(
         name="published",
         title="Counted as the seed study did",
         finding=_finding(chosen, changed),
         note="Published numbers divide mismatches by the positions that were consulted, count positions among these, "
-        "leave out the work of catching up, and compare answers as the last run of digits. Where nothing stands, "
-        "nothing differs by definition, or the traces do not suffice.",
-        panels={},
+        "leave out the work of catching up, and compare answers as the last run of digits. An empty cell means that "
+        "nothing differs by definition, or that the traces do not suffice.",
         remarks=tuple(
             dict.fromkeys(
                 f"{task_label(row)}, {method_label(row)}: {sentence}"
@@ -33,40 +43,13 @@ def beside_ours(analysis: StudyAnalysis) -> Figure | None:
                 for sentence in result.not_recounted
             )
         ),
-        data=Data(
-            (
-                "task",
-                "draft",
-                "target",
-                "method",
-                "frequency",
-                "published",
-                "tokens / token",
-                "published ",
-                "score",
-                "published  ",
-            ),
-            tuple(
-                (
-                    task_label(row),
-                    short_name(row.draft),
-                    short_name(row.target),
-                    method_label(row),
-                    *_values(result.frequency),
-                    *_values(result.target_tokens_per_token),
-                    *_values(result.accuracy),
-                )
-                for row, result in changed
-            ),
-        ),
+        data=Data.of(table),
     )
 
 
-def _values(both: Both) -> tuple[Cell, Cell]:
-    def value(estimate: Estimate | None) -> Cell:
-        return None if estimate is None else estimate.value
-
-    return value(both.ours), value(both.published)
+def _values(name: str, both: Both) -> dict[str, Cell]:
+    numbers = {name: both.ours, f"{name}, published": both.published}
+    return {column: None if number is None else number.value for column, number in numbers.items()}
 
 
 def _apart(result: PublishedResult) -> bool:

@@ -1,119 +1,94 @@
-"""What routers would ask and miss."""
+"""What routers would consult and miss."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import altair as alt
 
 from fsgen.analysis.routers import RoutersResult
-from fsgen.report.figure import COLOURS, NEUTRAL, Data, Figure, Key, listed
+from fsgen.report.chart import NEUTRAL, Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, listed
 from fsgen.report.profiles import Profile
+
+_RANDOM, _PERFECT = "random", "perfect"
 
 
 def curves(profiles: Sequence[Profile]) -> Figure | None:
-    """For the main pair of each task, what each router misses by how often it asks."""
-    chosen = [(p, p.routers) for p in profiles if p.main and p.routers.curves]
+    """For the main pair of each task, what each router misses by how often it consults System 2."""
+    chosen = [profile for profile in profiles if profile.main and profile.routers.curves]
     if not chosen:
         return None
-    names = [curve.router for curve in chosen[0][1].curves]
-    kinds = [*names, "random", "perfect"]
+    names = [curve.router for curve in chosen[0].routers.curves]
+    rows = [
+        {
+            **profile.names,
+            "router": curve.router,
+            "threshold": point.threshold,
+            "consulted": point.consulted_rate,
+            "missed": point.missed,
+            "missed at random": point.random_missed,
+            "by a perfect router": point.perfect_missed,
+        }
+        for profile in chosen
+        for curve in profile.routers.curves
+        for point in curve.points
+    ]
+    references = [row for profile in chosen for row in _references(profile)]
     return Figure(
         name="routers",
-        title="What a router misses, by how often it asks",
+        title="What a router misses, by how often it consults",
         finding=_finding(chosen),
-        note="Every threshold of every router on the recorded texts of one pair a task. A perfect router asks just "
-        "where the two differ; a random one does not look. A router at work leaves the recorded text at its first "
-        "miss.",
-        panels={f"{profile.task}, {profile.pair}": _curves(result, kinds) for profile, result in chosen},
-        legend=(
-            *(Key(name, COLOURS[i], "line") for i, name in enumerate(names)),
-            Key("random", NEUTRAL, "dash"),
-            Key("perfect", NEUTRAL, "dots"),
-        ),
+        note="Every threshold of every router on the recorded texts of one pair a task. A perfect router consults "
+        "System 2 exactly where the two differ; a random one does not look. A router at work leaves the recorded text "
+        "at its first miss.",
         remarks=tuple(
-            f"{profile.task}, {profile.pair}: {sentence}"
-            for profile, result in chosen
-            for sentence in (result.finding, *(_budgets(result, name) for name in names))
+            profile.remark(sentence)
+            for profile in chosen
+            for sentence in (profile.routers.finding, *(_budgets(profile.routers, name) for name in names))
         ),
-        data=Data(
-            ("task", "pair", "router", "threshold", "asked", "missed", "missed at random", "by a perfect router"),
-            tuple(
-                (
-                    profile.task,
-                    profile.pair,
-                    curve.router,
-                    point.threshold,
-                    point.consulted_rate,
-                    point.missed,
-                    point.random_missed,
-                    point.perfect_missed,
-                )
-                for profile, result in chosen
-                for curve in result.curves
-                for point in curve.points
+        data=Data.of(rows),
+        chart=Chart(
+            x=Axis("consulted", "consulted, share of the positions", low=0, high=1, format="%"),
+            y=Axis("missed", "missed, share of the positions", low=0, format="%"),
+            layers=(
+                Layer("line", references, shown=("router", "consulted", "missed")),
+                Layer("line", rows, shown=("router", "threshold", "consulted", "missed")),
             ),
+            series=(
+                Series(
+                    "router", (*coloured(names, "line"), Key(_RANDOM, NEUTRAL, "dash"), Key(_PERFECT, NEUTRAL, "dots"))
+                ),
+            ),
+            facets=("task", "pair"),
+            height=220,
         ),
     )
 
 
-def _finding(chosen: Sequence[tuple[Profile, RoutersResult]]) -> str:
+def _references(profile: Profile) -> list[Row]:
+    """The straight lines of a random and of a perfect router."""
+    frequency = profile.routers.collaboration_frequency or 0.0
+    lines = {_RANDOM: ((0.0, frequency), (1.0, 0.0)), _PERFECT: ((0.0, frequency), (frequency, 0.0), (1.0, 0.0))}
+    return [
+        {**profile.names, "router": router, "consulted": consulted, "missed": missed}
+        for router, points in lines.items()
+        for consulted, missed in points
+    ]
+
+
+def _finding(chosen: Sequence[Profile]) -> str:
     """Which router is the best where."""
     parts = []
-    for profile, result in chosen:
-        best = max(result.curves, key=lambda curve: curve.gain)
-        parts.append(f"{best.router} by {100 * best.gain:.0f} % on {profile.task}")
-    return f"The way from a random router to a perfect one is gone furthest by {listed(parts)}."
-
-
-def _curves(result: RoutersResult, kinds: list[str]) -> alt.LayerChart:
-    frequency = result.collaboration_frequency or 0.0
-    values: list[dict[str, Any]] = [
-        {"router": curve.router, "consulted": p.consulted_rate, "missed": p.missed, "threshold": p.threshold}
-        for curve in result.curves
-        for p in curve.points
-    ]
-    straight = [
-        {"router": "random", "consulted": 0.0, "missed": frequency},
-        {"router": "random", "consulted": 1.0, "missed": 0.0},
-        {"router": "perfect", "consulted": 0.0, "missed": frequency},
-        {"router": "perfect", "consulted": frequency, "missed": 0.0},
-        {"router": "perfect", "consulted": 1.0, "missed": 0.0},
-    ]
-    routers = kinds[:-2]
-    colours = [*COLOURS[: len(routers)], NEUTRAL, NEUTRAL]
-    dashes = [[1, 0]] * len(routers) + [[4, 3], [1, 3]]
-    x = alt.X("consulted:Q", title="asked, share of the positions", axis=alt.Axis(format="%", tickCount=5, grid=False))
-    y = alt.Y("missed:Q", title="missed, share of the positions", axis=alt.Axis(format="%", tickCount=5))
-    colour = alt.Color("router:N", title="router", sort=None).scale(domain=kinds, range=colours)
-    dash = alt.StrokeDash("router:N", title="router", sort=None).scale(domain=kinds, range=dashes)
-    lines = [
-        alt.Chart(alt.Data(values=data))
-        .mark_line(strokeWidth=1.75)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            strokeDash=dash,
-            order="consulted:Q",
-            tooltip=[
-                alt.Tooltip("router:N"),
-                alt.Tooltip("threshold:Q", format=".3g"),
-                alt.Tooltip("consulted:Q", format=".1%"),
-                alt.Tooltip("missed:Q", format=".1%"),
-            ],
-        )
-        for data in (straight, values)
-    ]
-    return alt.layer(*lines).properties(height=220)
+    for profile in chosen:
+        best = profile.routers.best
+        assert best is not None, "there are curves"
+        parts.append(f"{best.router} with {100 * best.gain:.0f} % on {profile.task}")
+    return f"Of the gap between a random and a perfect router most is closed by {listed(parts)}."
 
 
 def _budgets(result: RoutersResult, router: str) -> str:
     """The thresholds of a router that meet the budgets."""
     calls, misses = (
         [
-            f"{router}:{choice.point.threshold:.4g} asks at {choice.point.consulted_rate:.1%} and misses "
+            f"{router}:{choice.point.threshold:.4g} consults at {choice.point.consulted_rate:.1%} and misses "
             f"{choice.point.missed:.1%}"
             for choice in result.choices
             if choice.router == router and choice.budget == budget

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypeAlias
 
-import altair as alt
 import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
+from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import method_label, set_label, short_name, task_label
-from fsgen.analysis.scaling import LAWS, Parameter, Scaling, findings
-from fsgen.report.figure import COLOURS, Data, Figure, Key, intervals, listed
-from fsgen.report.frequency import measured
+from fsgen.analysis.scaling import LAWS, Scaling, findings
+from fsgen.report.chart import Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated, listed
+from fsgen.report.frequency import measured, size_axis
 
 PAPER = "ratio-power-law"
+_BEST, _PAPERS = "the best law", f"{PAPER}, the paper's"
 _STEPS = 40
+_Pair: TypeAlias = tuple[str, str, str, str | None]
 
 
 def laws(sets: Sequence[Scaling], rows: Sequence[SummaryRow]) -> Figure | None:
-    """For each method and task: the pairs, the law that was chosen, and the paper's.
+    """For each method and task: the pairs, the best law, and the paper's.
 
     Args:
         sets: the comparisons.
@@ -27,145 +29,108 @@ def laws(sets: Sequence[Scaling], rows: Sequence[SummaryRow]) -> Figure | None:
     """
     if not sets:
         return None
-    chosen = {(method_label(row), task_label(row), row.target, row.draft): row for row in measured(rows)}
-    targets = list(
-        dict.fromkeys(
-            name
-            for _, name in sorted(
-                {(size, name) for one in sets for size, name in one.pairs.select("target_parameters", "target").rows()}
-            )
-        )
-    )
-    shown = [short_name(name) for name in targets]
     several = len({one.method for one in sets}) > 1
-    names = [set_label(one.task, one.method, several) for one in sets]
-    panels = {name: _panel(one, chosen, targets, shown) for name, one in zip(names, sets, strict=True)}
-    legend = [Key(name, COLOURS[i % len(COLOURS)]) for i, name in enumerate(shown)]
-    legend += [Key("the law that was chosen", mark="line"), Key(f"{PAPER}, the paper's", mark="dash")]
+    named = {set_label(one.task, one.method, several): one for one in sets}
+    table = [
+        {
+            "set": name,
+            "law": law.law,
+            "formula": LAWS[law.law].formula,
+            "best": "yes" if law.law == one.best else "",
+            "R²": law.r2,
+            "AICc": law.aicc,
+            "held-out error": law.leave_one_model_out_rmse,
+            "parameters, with 95 % intervals": "; ".join(f"{key} {value}" for key, value in law.parameters.items()),
+        }
+        for name, one in named.items()
+        for law in one.laws
+    ]
     return Figure(
         name="scaling",
         title="The laws against the measured pairs",
-        finding=_finding(names, sets),
+        finding=_finding(named),
         note="Points are pairs with 95 % intervals over examples; lines are what a law fitted to all pairs of a "
-        "panel gives for each target. The law with the least error is chosen, when each model in turn is left out of "
-        "the fit and its pairs are foretold. S and L are the parameters of draft and target in billions, R = L / S.",
-        panels=panels,
-        legend=tuple(legend),
-        remarks=tuple(
-            f"{name}: {sentence}" for name, one in zip(names, sets, strict=True) for sentence in findings(one)
-        ),
-        data=Data(
-            ("set", "law", "formula", "chosen", "R²", "AICc", "held-out error", "parameters, with 95 % intervals"),
-            tuple(
-                (
-                    name,
-                    law.law,
-                    LAWS[law.law].formula,
-                    "yes" if law.law == one.best else "",
-                    law.r2,
-                    law.aicc,
-                    law.leave_one_model_out_rmse,
-                    "; ".join(f"{key} {_shown(parameter)}" for key, parameter in law.parameters.items()),
-                )
-                for name, one in zip(names, sets, strict=True)
-                for law in one.laws
-            ),
-        ),
+        "panel gives for each target. The best law has the least error when each model in turn is left out of the fit "
+        "and its pairs are predicted. S and L are the parameters of draft and target in billions, R = L / S.",
+        remarks=tuple(f"{name}: {sentence}" for name, one in named.items() for sentence in findings(one)),
+        data=Data.of(table),
+        chart=_chart(named, rows),
     )
 
 
-def _panel(
-    one: Scaling, rows: dict[tuple[str, str, Any, Any], SummaryRow], targets: list[str], shown: list[str]
-) -> alt.LayerChart:
-    points: list[dict[str, Any]] = []
+def _chart(named: dict[str, Scaling], rows: Sequence[SummaryRow]) -> Chart:
+    runs = {(method_label(row), task_label(row), row.target, row.draft): row for row in measured(rows)}
+    targets = sorted(
+        {pair for one in named.values() for pair in one.pairs.select("target_parameters", "target").rows()}
+    )
+    best, papers = ([row for name in named for row in _curves(name, named[name], law)] for law in (_BEST, _PAPERS))
+    return Chart(
+        x=size_axis(),
+        y=Axis("frequency", "collaboration frequency", low=0),
+        layers=(
+            Layer("line", best, shown=()),
+            Layer("line", papers, opacity=0.6, shown=()),
+            Layer("point", [row for name, one in named.items() for row in _points(name, one, runs)]),
+        ),
+        series=(
+            Series("target", coloured(dict.fromkeys(short_name(name) for _, name in targets))),
+            Series("law", (Key(_BEST, mark="line"), Key(_PAPERS, mark="dash"))),
+        ),
+        facets=("set",),
+    )
+
+
+def _points(name: str, one: Scaling, runs: dict[_Pair, SummaryRow]) -> list[Row]:
+    points: list[Row] = []
     for pair in one.pairs.iter_rows(named=True):
-        row = rows.get((one.method, one.task, pair["target"], pair["draft"]))
+        run = runs.get((one.method, one.task, pair["target"], pair["draft"]))
+        ends = (run.ci_low, run.ci_high) if run else ()
         points.append(
             {
+                "set": name,
                 "draft": short_name(pair["draft"]),
                 "target": short_name(pair["target"]),
                 "parameters": pair["draft_parameters"],
-                "frequency": pair["collaboration_frequency"],
-                "low": row and row.ci_low,
-                "high": row and row.ci_high,
+                **estimated("frequency", Estimate(pair["collaboration_frequency"], *ends)),
             }
         )
-    curves: list[dict[str, Any]] = []
-    smallest = float(one.pairs["draft_parameters"].min())  # type: ignore[arg-type]  # a column of floats
-    largest = float(one.pairs["draft_parameters"].max())  # type: ignore[arg-type]
-    for target in targets:
-        of_target = one.pairs.filter(one.pairs["target"] == target)
-        if of_target.is_empty():
-            continue
-        size = float(of_target["target_parameters"][0])
-        for law, kind in ((one.best, "chosen"), (PAPER, "paper")):
-            if kind == "chosen" or law != one.best:
-                curves += [
-                    {
-                        "target": short_name(target),
-                        "kind": kind,
-                        "parameters": draft,
-                        "frequency": one[law].frequency(size, draft),
-                    }
-                    for draft in np.geomspace(smallest, min(size, largest), _STEPS).tolist()
-                ]
-    axis = alt.Axis(format="~s", tickCount=4, grid=False)
-    x = alt.X("parameters:Q", title="parameters of the draft", axis=axis).scale(type="log", nice=False, padding=12)
-    y = alt.Y("frequency:Q", title="collaboration frequency")
-    colour = alt.Color("target:N", title="target", sort=None).scale(domain=shown, range=list(COLOURS))
-    lines = (
-        alt.Chart(alt.Data(values=curves))
-        .mark_line(strokeWidth=1.5, clip=True)
-        .encode(
-            x=x,
-            y=y,
-            color=colour,
-            strokeDash=alt.StrokeDash("kind:N", title="law").scale(domain=["chosen", "paper"], range=[[1, 0], [4, 3]]),
-            opacity=alt.condition("datum.kind == 'chosen'", alt.value(1.0), alt.value(0.6)),
-        )
-    )
-    base = alt.Chart(alt.Data(values=points)).encode(x=x, color=colour)
-    tooltip = [
-        alt.Tooltip("draft:N"),
-        alt.Tooltip("target:N"),
-        alt.Tooltip("frequency:Q", format=".3f"),
-        alt.Tooltip("low:Q", format=".3f", title="95 % from"),
-        alt.Tooltip("high:Q", format=".3f", title="to"),
+    return points
+
+
+def _curves(name: str, one: Scaling, which: str) -> list[Row]:
+    """What the best law or the paper's gives for each target, over the drafts up to its own size."""
+    if which == _PAPERS and one.best == PAPER:
+        return []
+    law, drafts = one[one.best if which == _BEST else PAPER], one.pairs["draft_parameters"].to_numpy()
+    return [
+        {
+            "set": name,
+            "target": short_name(target),
+            "law": which,
+            "parameters": draft,
+            "frequency": law.frequency(size, draft),
+        }
+        for target, size in one.pairs.select("target", "target_parameters").unique(maintain_order=True).rows()
+        for draft in np.geomspace(drafts.min(), min(size, drafts.max()), _STEPS).tolist()
     ]
-    marks = base.mark_point(filled=True, size=50, opacity=1).encode(y=y, tooltip=tooltip)
-    return alt.layer(lines, *intervals(base, points, y="low:Q", y2="high:Q"), marks).properties(height=240)
 
 
-def _finding(names: list[str], sets: Sequence[Scaling]) -> str:
-    """Which law was chosen where, and how the paper's does."""
+def _finding(named: dict[str, Scaling]) -> str:
+    """Which law is the best where, and how the paper's does."""
     where: dict[str, list[str]] = {}
-    for name, one in zip(names, sets, strict=True):
-        error = one[one.best].leave_one_model_out_rmse
-        where.setdefault(one.best, []).append(f"{name}" + (f" (error {error:.3f})" if error is not None else ""))
+    lost: dict[str, list[str]] = {}
+    others = []
+    for name, one in named.items():
+        error, papers = one[one.best].leave_one_model_out_rmse, one[PAPER].leave_one_model_out_rmse
+        where.setdefault(one.best, []).append(name if error is None else f"{name} (error {error:.3f})")
+        if one.best != PAPER and papers is not None:
+            others.append(f"{papers:.3f} on {name}")
+        if keys := [key for key, parameter in one[PAPER].parameters.items() if not parameter.identified]:
+            lost.setdefault(listed(keys), []).append(name)
     parts = [f"{law} on {listed(places)}" for law, places in where.items()]
-    said = f"Of {len(LAWS)} laws the pairs of a held-out model are foretold best by {listed(parts)}."
-    others = [
-        f"{error:.3f} on {name}"
-        for name, one in zip(names, sets, strict=True)
-        if one.best != PAPER and (error := one[PAPER].leave_one_model_out_rmse) is not None
-    ]
+    said = f"Of {len(LAWS)} laws the pairs of a held-out model are predicted best by {listed(parts)}."
     if others:
         said += f" The error of the paper's {PAPER} is {listed(others)}."
-    lost: dict[str, list[str]] = {}
-    for name, one in zip(names, sets, strict=True):
-        keys = [key for key, parameter in one[PAPER].parameters.items() if not parameter.identified]
-        if keys:
-            lost.setdefault(listed(keys), []).append(name)
     if lost:
-        parts = [f"{keys} on {listed(places)}" for keys, places in lost.items()]
-        said += f" Not identified in it: {'; '.join(parts)}."
+        said += f" Not identified in it: {'; '.join(f'{keys} on {listed(places)}' for keys, places in lost.items())}."
     return said
-
-
-def _shown(parameter: Parameter) -> str:
-    if parameter.value is None:
-        return "not determined"
-    low = "-∞" if parameter.low is None else f"{parameter.low:.3g}"
-    high = "∞" if parameter.high is None else f"{parameter.high:.3g}"
-    why = f" (not identified: {parameter.why_not})" if parameter.why_not else ""
-    return f"{parameter.value:.3g} [{low}, {high}]{why}"

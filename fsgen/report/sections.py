@@ -20,7 +20,7 @@ from fsgen.report import (
     scaling,
     uncertainty,
 )
-from fsgen.report.figure import Figure
+from fsgen.report.chart import Figure
 from fsgen.report.profiles import profiles
 
 

@@ -20,7 +20,7 @@ from fsgen.analysis.frequency import SummaryRow, read_generations, read_run, rea
 from fsgen.analysis.labels import method_label, short_name, task_label
 from fsgen.analysis.traces import scan_traces
 from fsgen.render import LOOKS, SHADES
-from fsgen.report.figure import listed
+from fsgen.report.chart import listed
 
 CANDIDATES = 5
 BUDGET = 2_200_000

@@ -200,7 +200,6 @@ def test_seconds_add_up() -> None:
     texts = generate(trio(), PROMPTS, batch_size=3, sampling=params())
     for stats in (text.stats for text in texts):
         assert 0 < stats.draft_seconds + stats.system2_seconds <= stats.seconds
-        assert stats.other_seconds == pytest.approx(stats.seconds - stats.draft_seconds - stats.system2_seconds)
 
 
 @pytest.mark.parametrize("method", ["plain", "oracle", "speculative", "contrastive", "route", "route:rollback=0.5"])

@@ -212,9 +212,9 @@ class _FailingSession(TableSession):
 def test_a_round_that_raised_is_tried_again(method: str, role: str) -> None:
     dice = random.Random(5)
     tables = {"draft": Table(seed=1), "target": Table(seed=2)}
-    expected = generate(group(**tables), [[1, 2], [3]], method, sampling=SamplingParams(20))  # type: ignore[arg-type]
+    expected = generate(group(**tables), [[1, 2], [3]], method, sampling=SamplingParams(20))
     seed = {"draft": 1, "target": 2}[role]
-    members = group(**tables | {role: Failing(lambda call: dice.random() < 0.3, seed=seed)})  # type: ignore[arg-type]
+    members = group(**tables | {role: Failing(lambda call: dice.random() < 0.3, seed=seed)})
     engine = Engine(members, 2)
     texts = [Sequence(prompt, method, SamplingParams(20)) for prompt in ([1, 2], [3])]  # type: ignore[arg-type]
     for one in texts:

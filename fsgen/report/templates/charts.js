@@ -15,7 +15,7 @@
         titleFontWeight: 500, titleFontSize: 11, labelFontSize: 11,
       },
       text: { color: ink },
-      style: { level: { color: ink }, halo: { stroke: paper, fill: paper } },
+      style: { ink: { color: ink }, halo: { stroke: paper, fill: paper } },
     };
   }
 
