@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsgen import cli
 from fsgen.api import generate
 from fsgen.backends import Members
 from fsgen.backends.transformers.model import TransformersModel
@@ -21,7 +21,7 @@ from fsgen.backends.transformers.uncached import UncachedModel
 from fsgen.methods.fusions import FUSIONS, Contrastive
 from fsgen.verify import NEARBY_POSITIONS, Verdict, _Judge, _Place, _Text, verify, ways
 from tests.doubles import Table, TableSession, group, trio
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 PROMPTS = [[1 + i % 7, 1 + i % 5, 1 + i % 3, 1 + i // 4] for i in range(12)]
 Change = Callable[[Tensor, int], None]  # logits [vocab] of the place after so many tokens, in a call of one or many
@@ -154,7 +154,7 @@ def nearly_tied(distance: float) -> Members:
 
 
 @pytest.mark.parametrize(("distance", "tie"), [(0.0, True), (2.0**-21, True), (2.0**-12, False), (0.1, False)])
-def test_ties_are_told_from_faults_by_what_rounding_can_do(distance: float, tie: bool) -> None:
+def test_ties_are_separated_from_faults_by_what_rounding_can_do(distance: float, tie: bool) -> None:
     verdict = verify(nearly_tied(distance), PROMPTS[:2], max_tokens=8, draft_tokens=2)
     assert len(verdict.differences) == 2  # the first of each text, and no later one
     for difference in verdict.differences:
@@ -364,29 +364,20 @@ def test_no_copy_is_made_where_none_fits(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("target", "draft")):
-        tiny_model("llama", seed, max_position_embeddings=512).save_pretrained(root / name)
-        tiny_tokenizer().save_pretrained(root / name)
-    return {folder.name: str(folder) for folder in root.iterdir()}
+    names = enumerate(("target", "draft"))
+    return {name: str(save_tiny(root / name, seed=seed, max_position_embeddings=512)) for seed, name in names}
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], folders: dict[str, str]) -> Any:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            cli.main(["verify", "--draft", folders["draft"], "--target", folders["target"], *arguments])
-        printed = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, printed.out, printed.err
-
-    return run
+def check(run: Any, folders: dict[str, str]) -> Any:
+    return partial(run, "verify", "--draft", folders["draft"], "--target", folders["target"])
 
 
 SMALL = ("--prompts", "6", "--max-tokens", "8", "--task", "pocket_math")
 
 
-def test_a_pair_that_passes(run: Any) -> None:
-    status, out, err = run(*SMALL)
+def test_a_pair_that_passes(check: Any) -> None:
+    status, out, err = check(*SMALL)
     assert (status, err.replace("\n", "")) == (0, "")
     shown = {line[:20].strip(): line[20:].strip() for line in out.splitlines()}
     assert shown["equal"] == "6"
@@ -394,10 +385,10 @@ def test_a_pair_that_passes(run: Any) -> None:
     assert shown["prompts"] == "6 pocket_math"
 
 
-def test_json(run: Any, tmp_path: Path) -> None:
+def test_json(check: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text('one\n"two\\nlines"\n')
-    status, out, _ = run(*SMALL[2:4], "--prompts-file", str(file), "--json", "--dtype", "bfloat16")
+    status, out, _ = check(*SMALL[2:4], "--prompts-file", str(file), "--json", "--dtype", "bfloat16")
     record = json.loads(out)
     assert status == 0
     assert record["texts"] == 2
@@ -407,22 +398,23 @@ def test_json(run: Any, tmp_path: Path) -> None:
     assert set(record["members"]) == {"draft", "target"}
 
 
-def test_a_fault_is_shown_and_sets_the_exit_status(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_is_shown_and_sets_the_exit_status(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session = TransformersModel.session
 
     def lift(logits: Tensor, tokens: int) -> None:
         logits[40] += 1000.0 * (tokens % 5 == 0)
 
     monkeypatch.setattr(TransformersModel, "session", lambda self, rows: Changed(session(self, rows), lift, many=True))
-    status, out, _ = run(*SMALL)
+    status, out, _ = check(*SMALL)
     assert status == 1
     assert "expected gap" in out
     assert repr(tiny_tokenizer().decode([40])) in out
-    status, out, _ = run(*SMALL, "--json")
+    status, out, _ = check(*SMALL, "--json")
     assert status == 1
     assert all(fault["token"] == 40 for fault in json.loads(out)["faults"])
 
 
+@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -441,14 +433,8 @@ def test_a_fault_is_shown_and_sets_the_exit_status(run: Any, monkeypatch: pytest
         (["--method", "proxy"], "--base"),
     ],
 )
-def test_errors_come_before_any_weights(
-    run: Any, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: object) -> None:
-        pytest.fail("weights were loaded")
-
-    monkeypatch.setattr("fsgen.backends.transformers.model.load_weights", fail)
-    status, out, err = run(*arguments)
+def test_errors_come_before_any_weights(check: Any, arguments: list[str], words: str) -> None:
+    status, out, err = check(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Calls as `transformers` takes them: a rectangle of tokens, where what is new in each row stands at the right.
+"""Calls as `transformers` takes them: a rectangle of tokens, where what is new in each row is at the right.
 
 The pads before it are written where nothing reads them. Rows that have far more to run than others have a pass of their
 own, so that others are not padded to them.
@@ -22,7 +22,7 @@ WIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One forward pass over the rows first .. first + rows - 1 of a session; new tokens stand at the right.
+    """One forward pass over the rows first .. first + rows - 1 of a session; new tokens are at the right.
 
     Attributes:
         ids: [rows, width] token ids.
