@@ -45,7 +45,7 @@ class Difference:
         position: of the token in the completion, from 0.
         token: what the method wrote; None where its text had ended.
         expected: what the reference wrote there, or, with `every_token`, what a pass without a cache prefers.
-        gap, expected_gap: how far the logit of each token lies below the best one, at the place; infinite for a token
+        gap, expected_gap: how far the logit of each token is below the best one, at the place; infinite for a token
             that the fusion rules out, and where a text had ended; NaN where a model gives no finite logits.
         bound: the largest gap that rounding can reverse.
         measured_positions: at how many positions, this one the last, rounding was measured for it.

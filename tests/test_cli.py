@@ -307,9 +307,7 @@ def test_a_router_is_trained_shown_and_used(run: Any, tmp_path: Path) -> None:
     assert str(tmp_path) not in row["router"], "its content is its identity"
     analysed = run("analyze", str(tmp_path / "runs"), "--run", row["run"], "--no-pictures", "--json")
     signs = {sign["sign"]: sign for sign in json.loads(analysed.out)["runs"][0]["signs"]}
-    assert signs["too few"]["numbers"]["missed"] is not None, (
-        "applied to the run that consulted everywhere"
-    )
+    assert signs["too few"]["numbers"]["missed"] is not None, "applied to the run that consulted everywhere"
     study["pairs"] = [{"draft": models["middle"], "target": models["large"]}]
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     refused = run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"))

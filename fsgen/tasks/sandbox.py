@@ -130,7 +130,7 @@ def isolation() -> Isolation:
 
 
 def _probe() -> None:
-    """Try each way with an empty program and remember the first that works, or why none does."""
+    """Try each way with an empty program and keep the first that works, or why none does."""
     if not sys.platform.startswith("linux"):
         _known.update(mode="none", reason=f"it needs Linux, this is {sys.platform}")
         return

@@ -46,7 +46,7 @@ class Architecture:
             module,
             context,
             vocab_size,
-            # Logits come back to where the tokens went in, also when the layers lie on several GPUs.
+            # Logits come back to where the tokens went in, also when the layers are on several GPUs.
             device=module.get_input_embeddings().weight.device,
             layers=tuple(kind for kind, _ in layers),
             windows=windows,

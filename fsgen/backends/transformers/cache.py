@@ -127,7 +127,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # the base class is untyped
             self._index[call.slots.device] = (call.slots + rows[:, None] * self.slots.capacity).flatten()
 
     def index_on(self, device: torch.device) -> Tensor:
-        """The flat slots (row * capacity + slot) on the device of a layer: those of one model may lie on several."""
+        """The flat slots (row * capacity + slot) on the device of a layer: those of one model may be on several."""
         if device not in self._index:
             self._index[device] = next(iter(self._index.values())).to(device)
         return self._index[device]

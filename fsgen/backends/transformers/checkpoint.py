@@ -108,7 +108,7 @@ def context_of(config: Any, tokenizer: Any = None) -> int:
     longest = min(int(longest), 2**20) if longest else 2**20
     rope = getattr(text, "rope_parameters", None) or {}
     for entry in [rope, *rope.values()]:
-        # These encodings change for *all* positions once any row is longer: what is cached would no longer hold.
+        # These encodings change for *all* positions once any row is longer: what is cached would no longer be valid.
         if isinstance(entry, dict) and entry.get("rope_type") in ("longrope", "dynamic"):
             longest = min(longest, int(entry.get("original_max_position_embeddings") or longest))
     return longest
@@ -139,7 +139,7 @@ def check_device(device: str) -> None:
 
 
 def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
-    """Where a model goes: the device that was asked for; for `auto` the CPU, one GPU, or "auto" for all GPUs.
+    """Where a model goes: the device that was named; for `auto` the CPU, one GPU, or "auto" for all GPUs.
 
     Raises:
         ValueError: it has to be spread, and `accelerate`, which does that, is not installed.

@@ -145,7 +145,7 @@ def rounding(model: UncachedModel, logits: Tensor) -> float:
 
 
 def _can_copy(module: torch.nn.Module, itemsize: int) -> bool:
-    """Whether the weights lie on one device that has room for them once more, in a type of so many bytes."""
+    """Whether the weights are on one device that has room for them once more, in a type of so many bytes."""
     weights = [*module.parameters(), *module.buffers()]
     devices = {weight.device for weight in weights}
     if len(devices) != 1:
