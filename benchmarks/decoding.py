@@ -2,8 +2,8 @@
 
     python -m benchmarks.decoding [--prompts 6] [--max-tokens 64] [--turns 3] [--only TEXT] [--json FILE]
 
-The variants of a group write the same greedy texts (checked in float32), in turn; a ratio is the median over the turns
-of that of the group's first row. `wall / forward` is the wall clock over the time inside forward calls.
+The variants of a group write the same greedy texts (checked in float32), alternately; a ratio compares with the group's
+first row, and is the median over the turns. `wall / forward` is the wall clock over the time inside forward calls.
 """
 
 from __future__ import annotations

@@ -86,13 +86,13 @@ def agreement(drafts: list[Variant], task_name: str, examples: int) -> list[Row]
         texts = fsgen.generate(variant.members, prompts, "speculative", None, 5, sampling)
         if [text.token_ids for text in texts] != [text.token_ids for text in written]:
             raise AssertionError(f"{variant.draft} in {variant.weights} changes what {TARGET} writes for {task_name}")
-        spoken = Counts.total(text.stats for text in texts)
+        counts = Counts.total(text.stats for text in texts)
         rows.append(
             variant.row
             | {
                 "frequency": Counts.total(text.stats for text in read).collaboration_frequency,
-                "acceptance": spoken.acceptance_rate,
-                "tokens a target call": spoken.mean_accepted_length,
+                "acceptance": counts.acceptance_rate,
+                "tokens a target call": counts.mean_accepted_length,
             }
         )
     return rows

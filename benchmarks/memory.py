@@ -72,13 +72,13 @@ def readings(texts: int, method: str, dtype: str) -> list[Reading]:
     return found
 
 
-def grew(early: Reading, late: Reading) -> list[str]:
+def grew(before: Reading, after: Reading) -> list[str]:
     """What grew between two readings, in words."""
     found = []
-    if late.tensors > early.tensors + TABLES:
-        found.append(f"{late.tensors - early.tensors:,} more live tensors")
-    if late.resident > early.resident + NOISE:
-        found.append(f"resident memory: {(late.resident - early.resident) / 2**20:.1f} MiB more")
+    if after.tensors > before.tensors + TABLES:
+        found.append(f"{after.tensors - before.tensors:,} more live tensors")
+    if after.resident > before.resident + NOISE:
+        found.append(f"resident memory: {(after.resident - before.resident) / 2**20:.1f} MiB more")
     return found
 
 
@@ -103,15 +103,15 @@ def main() -> int:
         sizes = [f"{one.resident / 2**20:.1f}", f"{one.tensors:,}", f"{one.tensor_bytes / 2**20:.2f}"]
         table.add_row(f"{one.texts:,}", *sizes, f"{one.seconds:.1f}")
     console.print(table)
-    early, late = found[1], found[-1]
-    growth = grew(early, late)
-    since = f"from {early.texts:,} to {late.texts:,} texts"
+    before, after = found[1], found[-1]
+    growth = grew(before, after)
+    since = f"from {before.texts:,} to {after.texts:,} texts"
     if growth:
         console.print(f"memory grew {since}: {'; '.join(growth)}")
     else:
-        more = (late.resident - early.resident) / 2**20
+        more = (after.resident - before.resident) / 2**20
         console.print(
-            f"memory did not grow {since}: {late.tensors - early.tensors:+,} live tensors (up to {TABLES} may be "
+            f"memory did not grow {since}: {after.tensors - before.tensors:+,} live tensors (up to {TABLES} may be "
             f"tables), resident memory {more:+.1f} MiB (up to {NOISE / 2**20:.0f} may be noise)"
         )
     if arguments.json:

@@ -1,4 +1,4 @@
-"""Ways of doing the same thing, timed in turn, in one run: figures of different runs cannot be compared."""
+"""Ways of doing the same thing, timed alternately in one run: figures of different runs cannot be compared."""
 
 from __future__ import annotations
 
@@ -27,9 +27,12 @@ class Variant:
     """One way of writing the same texts.
 
     Attributes:
-        write: gives the texts; ours as generations, which tell more.
-        plain: ratios are taken against the last plain variant before it as well.
-        seconds: of each turn.
+        write: gives the texts; ours as generations, which hold counts too.
+        seconds: of each repetition.
+        tokens: written in one repetition.
+        note: tokens a call of the target.
+        overhead: of each repetition, the wall clock over the time inside forward calls.
+        equal: the share of its texts that are those of the group's first variant.
     """
 
     name: str
@@ -38,8 +41,9 @@ class Variant:
     tokens: int = 0
     note: str = ""
     overhead: list[float] = field(default_factory=list)
+    equal: float = 1.0
 
-    def turn(self) -> Texts:
+    def repeat(self) -> Texts:
         """Write the texts once, timed."""
         started = time.perf_counter()
         written = self.write()
@@ -61,31 +65,31 @@ class Variant:
 class Group:
     """Variants that are compared; the first is what the others are measured by.
 
-    `exact`: all must write the very same texts (float32); else it is told how many are alike.
+    `exact`: all must write the very same texts (float32).
     """
 
     title: str
     variants: list[Variant]
     exact: bool = True
 
-    def run(self, turns: int) -> None:
-        """Warm every variant up, and let them take turns."""
-        expected = self.variants[0].turn()
+    def run(self, repetitions: int) -> None:
+        """Warm every variant up, then run them alternately."""
+        expected = self.variants[0].repeat()
         for variant in self.variants[1:]:
-            texts = variant.turn()
-            alike = sum(a == b for a, b in zip(texts, expected, strict=True))
-            if self.exact and alike < len(texts):
-                raise AssertionError(f"{self.title}: {variant.name} wrote {len(texts) - alike} other texts")
-            variant.alike = alike / len(texts)  # type: ignore[attr-defined]
+            texts = variant.repeat()
+            equal = sum(a == b for a, b in zip(texts, expected, strict=True))
+            if self.exact and equal < len(texts):
+                raise AssertionError(f"{self.title}: {variant.name} wrote {len(texts) - equal} other texts")
+            variant.equal = equal / len(texts)
         for variant in self.variants:
             variant.seconds.clear()
             variant.overhead.clear()
-        for _ in range(turns):
+        for _ in range(repetitions):
             for variant in self.variants:
-                variant.turn()
+                variant.repeat()
 
     def figures(self) -> list[dict[str, Any]]:
-        """One record a variant; a ratio is the median of those of the turns."""
+        """One record a variant; a ratio is the median over the repetitions."""
         first = self.variants[0]
         records = []
         for variant in self.variants:
@@ -98,6 +102,7 @@ class Group:
                     "rate": variant.tokens / statistics.median(variant.seconds),
                     "ratio": statistics.median(scale * a / b for a, b in pairs),
                     "overhead": statistics.median(variant.overhead) if variant.overhead else None,
+                    "equal": variant.equal,
                     "note": variant.note,
                 }
             )

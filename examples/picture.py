@@ -37,7 +37,7 @@ def background(source: str) -> str:
 
 
 def laid_out(parts: list[tuple[str, str | None]]) -> Iterator[Piece]:
-    """Where each token stands: lines break at line breaks, and before a token that would run over the edge."""
+    """The place of each token: lines break at line breaks, and before a token that would run over the edge."""
     column = line = 0
     for text, source in parts:
         for number, piece in enumerate(text.split("\n")):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fsgen.api import generate
-from fsgen.backends.transformers.fresh import MOST_LOGITS, Fresh, rounding
+from fsgen.backends.transformers.uncached import MOST_LOGITS, UncachedModel, rounding
 from fsgen.engine.engine import check
 from fsgen.engine.generation import Prompt, encode
 from fsgen.methods.fusions import Fusion
@@ -29,26 +29,26 @@ if TYPE_CHECKING:
     from fsgen.backends import Members
     from fsgen.methods.routers import Router
 
-# Texts are written so many batches at a time: rows are refilled as they are in a long run, and traces do not pile up.
+# So many batches are written at a time: rows are refilled as they are in a long run, and traces do not pile up.
 BATCHES = 8
-# Where rounding at one position does not explain a difference, it is measured at so many, by plain attention as well.
-# It differs from one position to the next, and a pass in other batches has other errors than the one that is measured.
-LOOKS = 16
+# Where rounding at one position does not explain a difference, it is measured at so many, with plain attention as well:
+# it differs from one position to the next, and a pass in other batches has other errors than the one that is measured.
+NEARBY_POSITIONS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A place where a text has another token than it is held against.
+    """A place where a text has another token than the one that it is compared with.
 
     Attributes:
         prompt: its number.
         position: of the token in the completion, from 0.
         token: what the method wrote; None where its text had ended.
-        expected: what the reference wrote there, or, with `every_token`, what a fresh pass prefers.
-        gap, expected_gap: how far the logit of each token lies below the best one, at the place; infinite for a token
+        expected: what the reference wrote there, or, with `every_token`, what a pass without a cache prefers.
+        gap, expected_gap: how far the logit of each token is below the best one, at the place; infinite for a token
             that the fusion rules out, and where a text had ended; NaN where a model gives no finite logits.
-        bound: the largest gap that rounding can turn over.
-        looks: at how many positions, this one the last, rounding was measured for it.
+        bound: the largest gap that rounding can reverse.
+        measured_positions: at how many positions, this one the last, rounding was measured for it.
     """
 
     prompt: int
@@ -58,7 +58,7 @@ class Difference:
     gap: float
     expected_gap: float
     bound: float
-    looks: int = 1
+    measured_positions: int = 1
 
     @property
     def tie(self) -> bool:
@@ -77,8 +77,9 @@ class Verdict:
         texts, tokens: how many were written with the method.
         accepted: how many of the tokens the draft wrote.
         equal: how many of the texts are those of the reference.
-        differences: the first one of each other text; with `every_token` also what a fresh pass prefers elsewhere.
-        method_seconds, reference_seconds, check_seconds: writing both ways, and reading anew.
+        differences: the first one of each other text; with `every_token` also where a pass without a cache prefers
+            another token.
+        method_seconds, reference_seconds, check_seconds: writing both ways, and explaining.
     """
 
     method: str
@@ -139,7 +140,7 @@ def ways(
     if replace(reference, name=chosen.name) == chosen:
         raise ValueError(
             f"method {chosen.name!r} with draft_tokens={chosen.draft_tokens} is token by token already: others are "
-            "held against it"
+            "compared with it"
         )
     return chosen, reference
 
@@ -157,12 +158,12 @@ def verify(
 ) -> Verdict:
     """Write texts with a method and token by token, greedily, and explain every first difference.
 
-    At a difference all members read the common prefix anew, without any cache: once as they are, and once with the
+    At a difference all members compute the common prefix again, without any cache: once as they are, and once with the
     same weights in the next wider type (float32 for half precision, float64 for float32). E, the largest distance
     between the two over the fused logits of the vocabulary, is what rounding does at this very place. A pass whose
     logits are off by up to E can prefer a token only if its logit lies within 2 E of the best one. Where that holds
     for both tokens, the difference is a tie; else it is a fault. What follows a difference has another context and is
-    not compared. Where no wider copy is possible, E is estimated (`models.fresh.rounding`).
+    not compared. Where no wider copy is possible, E is estimated (`backends.transformers.uncached.rounding`).
 
     Args:
         members: the models (`fsgen.load`).
@@ -171,8 +172,8 @@ def verify(
             draft lengths by measured times drafts its usual number, so that a verdict can be repeated.
         max_tokens: the budget of each text.
         batch_size: texts written at a time.
-        every_token: also read every text once anew, and hold each of its tokens against what that pass prefers: this
-            finds what both ways of writing have wrong alike.
+        every_token: also score every text once without a cache, and compare each of its tokens with what that pass
+            prefers: this finds an error that both ways of writing have in common.
         progress: called with the number of texts that were finished since the last call.
 
     Raises:
@@ -184,39 +185,32 @@ def verify(
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
     check(members, chosen, ids, [sampling] * len(ids))
-    assert members.target is not None
     judge = _Judge(members, chosen.fusion)
     differences: list[Difference] = []
     tokens = accepted = equal = 0
     seconds = [0.0, 0.0, 0.0]
 
-    # Prompts of like length are written together. Of what is written, token ids alone are kept.
+    # Prompts of like length are written together.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     share = batch_size * BATCHES
     for start in range(0, len(order), share):
         batch = order[start : start + share]
-        texts = []
-        for number, way in enumerate((chosen, reference)):
-            started = time.perf_counter()
-            generations = generate(members, [ids[i] for i in batch], way, sampling=sampling, batch_size=batch_size)
-            texts.append([generation.token_ids for generation in generations])
-            accepted += sum(generation.stats.accepted for generation in generations) if way is chosen else 0
-            seconds[number] += time.perf_counter() - started
-        started = time.perf_counter()
-        written, expected = texts
-        tokens += sum(map(len, written))
-        equal += sum(a == b for a, b in zip(written, expected, strict=True))
-        places = [
-            _Place(i, ids[i], a, at, a[at] if at < len(a) else None, b[at] if at < len(b) else None)
-            for i, a, b in zip(batch, written, expected, strict=True)
-            if (at := _first_difference(a, b)) is not None
-        ]
+        inputs, times = [ids[i] for i in batch], [time.perf_counter()]
+        ours = generate(members, inputs, chosen, sampling=sampling, batch_size=batch_size)
+        times.append(time.perf_counter())
+        expected = generate(members, inputs, reference, sampling=sampling, batch_size=batch_size)
+        times.append(time.perf_counter())
+        written = [_Text(i, ids[i], text.token_ids) for i, text in zip(batch, ours, strict=True)]
+        tokens += sum(len(text.ids) for text in written)
+        accepted += sum(text.stats.accepted for text in ours)
+        places = _first_differences(written, [text.token_ids for text in expected])
+        equal += len(batch) - len(places)
         if every_token:
-            known = {(place.prompt, place.position) for place in places}
-            found = judge.preferred([(i, ids[i], a) for i, a in zip(batch, written, strict=True)])
-            places += [place for place in found if (place.prompt, place.position) not in known]
+            known = {(place.text.prompt, place.position) for place in places}
+            places += [place for place in judge.unexpected(written) if (place.text.prompt, place.position) not in known]
         differences += judge.explain(places)
-        seconds[2] += time.perf_counter() - started
+        times.append(time.perf_counter())
+        seconds = [total + after - before for total, before, after in zip(seconds, times, times[1:], strict=False)]
         if progress is not None:
             progress(len(batch))
 
@@ -236,46 +230,63 @@ def verify(
     )
 
 
-def _first_difference(a: list[int], b: list[int]) -> int | None:
-    if a == b:
-        return None
-    pairs = enumerate(zip(a, b, strict=False))
-    return next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """What the method wrote, in token ids, for the prompt of this number."""
 
-
-def _name(dtype: torch.dtype | None) -> Any:
-    return None if dtype is None else str(dtype).removeprefix("torch.")
+    prompt: int
+    prompt_ids: list[int]
+    ids: list[int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A difference that is still to be explained, in the text that the method wrote."""
+    """A difference that is still to be explained; a token is None where a text had ended."""
 
-    prompt: int
-    prompt_ids: list[int]
-    text: list[int]
+    text: _Text
     position: int
     token: int | None
     expected: int | None
 
     @property
     def prefix(self) -> list[int]:
-        return self.prompt_ids + self.text[: self.position]
+        return self.text.prompt_ids + self.text.ids[: self.position]
+
+    def explained(self, gap: float, expected_gap: float, bound: float, positions: int) -> Difference:
+        return Difference(
+            self.text.prompt, self.position, self.token, self.expected, gap, expected_gap, bound, positions
+        )
+
+
+def _first_differences(written: Sequence[_Text], expected: Sequence[list[int]]) -> list[_Place]:
+    """Where the texts first differ from what was expected, one place a text that does."""
+    places = []
+    for text, other in zip(written, expected, strict=True):
+        a, b = text.ids, other
+        if a != b:
+            pairs = enumerate(zip(a, b, strict=False))
+            at = next((at for at, (x, y) in pairs if x != y), min(len(a), len(b)))
+            places.append(_Place(text, at, a[at] if at < len(a) else None, b[at] if at < len(b) else None))
+    return places
+
+
+def _name(dtype: torch.dtype | None) -> Any:
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 class _Judge:
-    """Reads places anew, and tells ties from faults."""
+    """Computes places without a cache, and separates ties from faults."""
 
     def __init__(self, members: Members, fusion: Fusion) -> None:
         roles = ["target"] + ["draft"] * fusion.reads_draft + ["base"] * fusion.reads_base
         self._fusion, self._vocab = fusion, members.vocab_size
-        self._fresh = {role: Fresh(getattr(members, role)) for role in roles}
-        self._wider: dict[str, Fresh | None] | None = None  # made when first needed: it takes memory
-        self._eager: dict[str, Fresh] | None = None
+        self._models = {role: UncachedModel(getattr(members, role)) for role in roles}
+        self._wider: dict[str, UncachedModel | None] | None = None  # made when first needed: it takes memory
+        self._eager: dict[str, UncachedModel] | None = None
 
     @property
     def dtype(self) -> torch.dtype:
-        return self._fresh["target"].dtype
+        return self._models["target"].dtype
 
     @property
     def wider_dtype(self) -> torch.dtype | None:
@@ -283,102 +294,105 @@ class _Judge:
         wider = (self._wider or {}).get("target")
         return wider.dtype if wider is not None else None
 
-    def preferred(self, texts: Sequence[tuple[int, list[int], list[int]]]) -> list[_Place]:
-        """The places of (number, prompt, text) where a fresh pass over the whole text prefers another token."""
-        longest = max(len(text) for _, _, text in texts)
+    def unexpected(self, texts: Sequence[_Text]) -> list[_Place]:
+        """Where a pass over the whole text prefers another token."""
+        longest = max(len(text.ids) for text in texts)
         step = max(1, MOST_LOGITS // (longest * self._vocab))
         found = []
         for start in range(0, len(texts), step):
             some = texts[start : start + step]
-            sequences = [[*prompt, *text[:-1]] for _, prompt, text in some]
-            read = self._read(self._fresh, sequences, [len(text) for _, _, text in some])
-            for row, (number, prompt, text) in enumerate(some):
-                highest, best = self._fuse(self._fusion, {role: z[row] for role, z in read.items()}).max(-1)
-                checked = zip(text, best.tolist(), highest.isfinite().tolist(), strict=True)
+            sequences = [[*text.prompt_ids, *text.ids[:-1]] for text in some]
+            logits = self._score(self._models, sequences, [len(text.ids) for text in some])
+            for row, text in enumerate(some):
+                highest, best = self._fuse(self._fusion, {role: z[row] for role, z in logits.items()}).max(-1)
+                checked = zip(text.ids, best.tolist(), highest.isfinite().tolist(), strict=True)
                 found += [
-                    _Place(number, prompt, text, at, token, other)
+                    _Place(text, at, token, other)
                     for at, (token, other, finite) in enumerate(checked)
                     if token != other or not finite
                 ]
         return found
 
     def explain(self, places: Iterable[_Place]) -> list[Difference]:
+        """Each place with its gaps and with what rounding can do there; measured more widely where that is needed."""
         places = list(places)
         if not places:
             return []
         if self._wider is None:
-            self._wider = {role: fresh.wider() for role, fresh in self._fresh.items()}
-        found = self._looked(places, 1, [self._fresh])
+            self._wider = {role: model.wider() for role, model in self._models.items()}
+        found = self._measure(places, 1, [self._models])
         unexplained = [i for i, difference in enumerate(found) if not difference.tie and isfinite(difference.gap)]
         if unexplained:
             if self._eager is None:
-                self._eager = {role: fresh.eager() or fresh for role, fresh in self._fresh.items()}
-            again = self._looked([places[i] for i in unexplained], LOOKS, [self._fresh, self._eager])
+                self._eager = {role: model.eager() or model for role, model in self._models.items()}
+            again = self._measure([places[i] for i in unexplained], NEARBY_POSITIONS, [self._models, self._eager])
             for i, difference in zip(unexplained, again, strict=True):
                 found[i] = difference
         return found
 
-    def _looked(self, places: Sequence[_Place], looks: int, readers: Sequence[dict[str, Fresh]]) -> list[Difference]:
-        """Each place, with the rounding of these readers at so many positions up to it."""
+    def _measure(
+        self, places: Sequence[_Place], positions: int, readings: Sequence[dict[str, UncachedModel]]
+    ) -> list[Difference]:
+        """Each place, with the rounding of these models at so many positions up to it."""
         assert self._wider is not None
         prefixes = [place.prefix for place in places]
-        last = [min(looks, len(prefix)) for prefix in prefixes]
-        nears = [self._read(reader, prefixes, last) for reader in readers]
-        exact = dict(nears[0])
+        last = [min(positions, len(prefix)) for prefix in prefixes]
+        rounded = [self._score(models, prefixes, last) for models in readings]
+        exact = dict(rounded[0])
         for role, wider in self._wider.items():
             if wider is not None:
-                exact |= self._read({role: wider}, prefixes, last)
+                exact |= self._score({role: wider}, prefixes, last)
             else:
-                for near in nears:
-                    near[role] = [_shaken(self._fresh[role], z) for z in near[role]]
+                for logits in rounded:
+                    logits[role] = [_with_rounding(self._models[role], z) for z in logits[role]]
         return [
-            self._explained(
+            self._difference(
                 place,
-                [{role: logits[row] for role, logits in near.items()} for near in nears],
-                {role: logits[row].double() for role, logits in exact.items()},
+                [{role: z[row] for role, z in logits.items()} for logits in rounded],
+                {role: z[row].double() for role, z in exact.items()},
             )
             for row, place in enumerate(places)
         ]
 
-    def _explained(self, place: _Place, nears: list[dict[str, Tensor]], exact: dict[str, Tensor]) -> Difference:
+    def _difference(self, place: _Place, rounded: list[dict[str, Tensor]], exact: dict[str, Tensor]) -> Difference:
         """One place, from logits [positions, vocab] by role, as the members compute them and exact ones."""
-        looks = len(exact["target"])
-        error = {role: max(float((near[role] - exact[role]).abs().amax()) for near in nears) for role in exact}
+        positions = len(exact["target"])
+        error = {role: max(float((z[role] - exact[role]).abs().amax()) for z in rounded) for role in exact}
         if not all(map(isfinite, error.values())):
-            return Difference(place.prompt, place.position, place.token, place.expected, nan, nan, nan, looks)
+            return place.explained(nan, nan, nan, positions)
         # A threshold of the fusion is itself subject to rounding: a token may be in or out within so much of it.
         slack = 2.0 * error["target"]
         loose, strict = self._fusion.shifted(slack), self._fusion.shifted(-slack)
         q = self._fuse(loose, exact)
         bound = 0.0
-        for near in nears:
-            q_near = self._fuse(loose, near)
-            off = (q_near - q)[q_near.isfinite() & q.isfinite()].abs()
+        for z in rounded:
+            q_rounded = self._fuse(loose, z)
+            off = (q_rounded - q)[q_rounded.isfinite() & q.isfinite()].abs()
             bound = max(bound, 2.0 * float(off.max()))
         best = self._fuse(strict, exact)[-1].max()
         gap, expected_gap = (
             inf if token is None else float((best - q[-1, token]).clamp(min=0.0))
             for token in (place.token, place.expected)
         )
-        return Difference(place.prompt, place.position, place.token, place.expected, gap, expected_gap, bound, looks)
+        return place.explained(gap, expected_gap, bound, positions)
 
-    def _read(
-        self, readers: dict[str, Fresh], sequences: Sequence[list[int]], last: Sequence[int]
+    def _score(
+        self, models: dict[str, UncachedModel], sequences: Sequence[list[int]], last: Sequence[int]
     ) -> dict[str, list[Tensor]]:
         # float32 at least: what the loop fuses.
         return {
             role: [
-                (z if z.dtype == torch.float64 else z.float())[:, : self._vocab] for z in reader.read(sequences, last)
+                (z if z.dtype == torch.float64 else z.float())[:, : self._vocab] for z in model.score(sequences, last)
             ]
-            for role, reader in readers.items()
+            for role, model in models.items()
         }
 
     def _fuse(self, fusion: Fusion, logits: dict[str, Tensor]) -> Tensor:
         return fusion(logits["target"], logits.get("draft"), logits.get("base"))
 
 
-def _shaken(reader: Fresh, logits: Tensor) -> Tensor:
-    """Logits with the rounding that one has to expect, up or down at random but always alike."""
-    dice = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, logits.shape, generator=dice) * 2 - 1
-    return logits.double() + rounding(reader, logits) * signs
+def _with_rounding(model: UncachedModel, logits: Tensor) -> Tensor:
+    """Logits with the rounding that one has to expect, up or down at random, the same each time."""
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, logits.shape, generator=generator) * 2 - 1
+    return logits.double() + rounding(model, logits) * signs

@@ -8,43 +8,25 @@ import os
 import pty
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import fsgen
-from fsgen import cli
-from fsgen.backends.transformers import model as hf
+from fsgen.backends.transformers import model as loading
 from fsgen.backends.transformers.checkpoint import Checkpoint
+from fsgen.cli import main
+from fsgen.cli.options import DRAFT, TARGET, TUNED
 from fsgen.methods.method import PRESETS
 from fsgen.methods.routers import ROUTERS
 from fsgen.models.bundled import bundled
 from fsgen.types import Token
 from tests.study.ladder import questions, save_model
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_tokenizer
 
 PROMPT = "the fox"
-
-
-@dataclass(frozen=True)
-class Answer:
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    def run(*arguments: str) -> Answer:
-        with pytest.raises(SystemExit) as end:
-            cli.main(arguments)
-        printed = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return Answer(end.value.code, printed.out, printed.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -52,30 +34,13 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Saved models: a draft, a target and a base of one tokenizer, and one of another."""
     root = tmp_path_factory.mktemp("models")
     for seed, name in enumerate(("target", "draft", "base", "foreign")):
-        tiny_model("llama", seed).save_pretrained(root / name)
-        tiny_tokenizer(digits=name == "foreign").save_pretrained(root / name)
+        save_tiny(root / name, seed=seed, tokenizer=tiny_tokenizer(digits=name == "foreign"))
     return {folder.name: str(folder) for folder in root.iterdir()}
-
-
-@pytest.fixture(autouse=True)
-def _no_bars(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The command hides them before transformers is imported, which in this process has happened.
-    monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
 
 
 @pytest.fixture
 def pair(folders: dict[str, str]) -> list[str]:
     return ["--draft", folders["draft"], "--target", folders["target"], "--max-tokens", "12"]
-
-
-@pytest.fixture
-def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any attempt to load weights fails the test."""
-
-    def fail(*arguments: object) -> None:
-        pytest.fail("weights were loaded")
-
-    monkeypatch.setattr(hf, "load_weights", fail)
 
 
 # --- models
@@ -87,8 +52,8 @@ def test_models_as_json(run: Any) -> None:
     assert answer.status == 0
     assert [row["name"] for row in listed] == [info.name for info in bundled()]
     assert set(listed[0]) == {"name", "path", "family", "parameters", "non_embedding_parameters", "tuned_from"}
-    assert {cli.DRAFT, cli.TUNED, cli.TARGET} <= {row["name"] for row in listed}
-    assert next(row["tuned_from"] for row in listed if row["name"] == cli.TUNED) == cli.DRAFT
+    assert {DRAFT, TUNED, TARGET} <= {row["name"] for row in listed}
+    assert next(row["tuned_from"] for row in listed if row["name"] == TUNED) == DRAFT
 
 
 def test_models_as_a_table(run: Any) -> None:
@@ -157,13 +122,13 @@ def test_only_models_that_the_method_calls_are_loaded(
     run: Any, pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    load = hf.load_weights
+    load = loading.load_weights
 
-    def watched(checkpoint: Checkpoint, *arguments: Any) -> hf.TransformersModel:
+    def watched(checkpoint: Checkpoint, *arguments: Any) -> loading.TransformersModel:
         loaded.append(Path(checkpoint.name).name)
         return load(checkpoint, *arguments)
 
-    monkeypatch.setattr(hf, "load_weights", watched)
+    monkeypatch.setattr(loading, "load_weights", watched)
     assert run("generate", PROMPT, *pair, "--method", "plain").status == 0
     assert loaded == ["target"]
     assert run("generate", PROMPT, *pair, "--method", "route", "--router", "never").status == 0
@@ -189,7 +154,7 @@ def test_stderr_has_our_words_alone(pair: list[str], folders: dict[str, str]) ->
     # Of a prompt beyond this length the tokenizer would warn.
     settings = Path(folders["target"], "tokenizer_config.json")
     settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 64}))
-    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", "x" * 500, *pair]
+    command = [sys.executable, "-m", "fsgen", "generate", "x" * 500, *pair]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: prompt 0 has 500 tokens")
@@ -197,7 +162,7 @@ def test_stderr_has_our_words_alone(pair: list[str], folders: dict[str, str]) ->
 
 
 def test_a_pipe_gets_pure_json(pair: list[str]) -> None:
-    command = [sys.executable, "-c", "from fsgen.cli import main; main()", "generate", "-", *pair, "--json"]
+    command = [sys.executable, "-m", "fsgen", "generate", "-", *pair, "--json"]
     done = subprocess.run(command, input="the fox\n", capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["prompt_tokens"] > 0
     assert done.stderr == ""
@@ -205,16 +170,7 @@ def test_a_pipe_gets_pure_json(pair: list[str]) -> None:
 
 def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
     ours, theirs = pty.openpty()
-    command = [
-        sys.executable,
-        "-c",
-        "from fsgen.cli import main; main()",
-        "generate",
-        PROMPT,
-        *pair,
-        "--draft-tokens",
-        "5",
-    ]
+    command = [sys.executable, "-m", "fsgen", "generate", PROMPT, *pair, "--draft-tokens", "5"]
     environment = {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | {"TERM": "xterm-256color"}
     process = subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, env=environment)
     os.close(theirs)
@@ -302,7 +258,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr("fsgen.models.bundled.bundled", broken)
     with pytest.raises(KeyError):
-        cli.main(["models"])
+        main(["models"])
 
 
 # --- router
@@ -351,7 +307,7 @@ def test_a_router_is_trained_shown_and_used(run: Any, tmp_path: Path) -> None:
     assert str(tmp_path) not in row["router"], "its content is its identity"
     analysed = run("analyze", str(tmp_path / "runs"), "--run", row["run"], "--no-pictures", "--json")
     signs = {sign["sign"]: sign for sign in json.loads(analysed.out)["runs"][0]["signs"]}
-    assert signs["too few"]["numbers"]["missed"] is not None, "it was asked again on the run that asked everywhere"
+    assert signs["too few"]["numbers"]["missed"] is not None, "applied to the run that consulted everywhere"
     study["pairs"] = [{"draft": models["middle"], "target": models["large"]}]
     (tmp_path / "study.yaml").write_text(json.dumps(study))
     refused = run("study", str(tmp_path / "study.yaml"), "--out", str(tmp_path / "runs"))
@@ -414,20 +370,20 @@ def test_a_study_ends_with_its_report(run: Any, tmp_path: Path, monkeypatch: pyt
     assert run("study").status == 1
 
 
-def test_a_report_goes_where_it_shall(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_goes_where_it_should(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import fsgen.report
 
-    asked: list[tuple[Any, ...]] = []
+    calls: list[tuple[Any, ...]] = []
 
     def write(*given: Any) -> Path:
-        asked.append(given)
+        calls.append(given)
         return Path(given[1] or given[0] / "report.html")
 
     monkeypatch.setattr(fsgen.report, "write", write)
     assert run("report", str(tmp_path)).out == f"report: {tmp_path}/report.html\n"
     answer = run("report", str(tmp_path), "--out", "page.html", "--figures", str(tmp_path / "figures"))
     assert answer.out == f"report: page.html\nfigures: {tmp_path}/figures\n"
-    assert asked == [(tmp_path, None, None), (tmp_path, Path("page.html"), tmp_path / "figures")]
+    assert calls == [(tmp_path, None, None), (tmp_path, Path("page.html"), tmp_path / "figures")]
 
 
 def test_a_report_needs_a_study(run: Any, tmp_path: Path) -> None:

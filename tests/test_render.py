@@ -93,7 +93,7 @@ def test_text_is_readable_on_every_shade(page: str) -> None:
 
 
 @pytest.mark.parametrize("vision", VISIONS)
-def test_sources_are_told_apart(vision: str) -> None:
+def test_sources_look_different(vision: str) -> None:
     assert set(LOOKS) == set(SOURCES)
     assert len({look.line for look in LOOKS.values()}) == len(SOURCES), "without any colour, too"
     for one, two in combinations(LOOKS.values(), 2):

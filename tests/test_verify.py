@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fsgen import cli
 from fsgen.api import generate
 from fsgen.backends import Members
-from fsgen.backends.transformers import model as hf
-from fsgen.backends.transformers.fresh import Fresh
 from fsgen.backends.transformers.model import TransformersModel
+from fsgen.backends.transformers.uncached import UncachedModel
 from fsgen.methods.fusions import FUSIONS, Contrastive
-from fsgen.verify import LOOKS, Verdict, _Judge, _Place, verify, ways
+from fsgen.verify import NEARBY_POSITIONS, Verdict, _Judge, _Place, _Text, verify, ways
 from tests.doubles import Table, TableSession, group, trio
-from tests.tiny import tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_model, tiny_tokenizer
 
 PROMPTS = [[1 + i % 7, 1 + i % 5, 1 + i % 3, 1 + i // 4] for i in range(12)]
 Change = Callable[[Tensor, int], None]  # logits [vocab] of the place after so many tokens, in a call of one or many
@@ -131,7 +130,7 @@ def test_a_wrong_answer_is_a_fault(many: bool) -> None:
         assert wrong_gap > fault.bound > right_gap == 0.0
 
 
-def test_what_both_ways_have_wrong_alike_is_found_by_reading_every_token() -> None:
+def test_an_error_of_both_ways_is_found_by_checking_every_token() -> None:
     pair = members_with(at(9, token=6), many=None)
     assert verify(pair, PROMPTS, max_tokens=12, draft_tokens=3).equal == 12
     verdict = verify(pair, PROMPTS, max_tokens=12, draft_tokens=3, every_token=True)
@@ -155,7 +154,7 @@ def nearly_tied(distance: float) -> Members:
 
 
 @pytest.mark.parametrize(("distance", "tie"), [(0.0, True), (2.0**-21, True), (2.0**-12, False), (0.1, False)])
-def test_ties_are_told_from_faults_by_what_rounding_can_do(distance: float, tie: bool) -> None:
+def test_ties_are_separated_from_faults_by_what_rounding_can_do(distance: float, tie: bool) -> None:
     verdict = verify(nearly_tied(distance), PROMPTS[:2], max_tokens=8, draft_tokens=2)
     assert len(verdict.differences) == 2  # the first of each text, and no later one
     for difference in verdict.differences:
@@ -204,42 +203,42 @@ def test_rounding_is_measured_with_the_same_weights_in_a_wider_type(
     for difference in verdict.differences:
         assert difference.position == 7 - 4
         assert 0.0 < difference.bound < (2.0 if dtype == "bfloat16" else 1e-3)
-        assert (difference.looks > 1) is not tie  # a fault is looked at twice
+        assert (difference.measured_positions > 1) is not tie  # a fault is measured twice
     assert {name: weight.dtype for name, weight in model.module.state_dict().items()} == {
         name: weight.dtype for name, weight in before.items()
     }
     assert all(torch.equal(weight, before[name]) for name, weight in model.module.state_dict().items())
 
 
-def test_a_second_look_takes_the_rounding_of_more_positions_and_of_plain_attention(
+def test_a_second_measurement_takes_the_rounding_of_more_positions_and_of_plain_attention(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     module = tiny_model("llama").to(torch.bfloat16)
     model = TransformersModel(module, tiny_tokenizer())
     judge = _Judge(group(model, model), FUSIONS["target"]())
-    place = _Place(0, [4, 5, 6], [7 + i for i in range(20)], 18, 5, 6)
+    place = _Place(_Text(0, [4, 5, 6], [7 + i for i in range(20)]), 18, 5, 6)
     (once,) = judge.explain([place])
-    looked: list[tuple[int, int]] = []
-    look = _Judge._looked
+    measured: list[tuple[int, int]] = []
+    measure = _Judge._measure
 
-    def watched(self: _Judge, places: Any, looks: int, readers: Any) -> Any:
-        found = look(self, places, looks, readers)
-        looked.append((looks, len(readers)))
-        # As if rounding did nearly nothing at the place itself: only the second look can explain the difference.
-        return found if looks > 1 else [replace(one, bound=0.0, gap=one.bound, expected_gap=0.0) for one in found]
+    def watched(self: _Judge, places: Any, positions: int, readings: Any) -> Any:
+        found = measure(self, places, positions, readings)
+        measured.append((positions, len(readings)))
+        # As if rounding did nearly nothing at the place itself: only the second time can it explain the difference.
+        return found if positions > 1 else [replace(one, bound=0.0, gap=one.bound, expected_gap=0.0) for one in found]
 
-    monkeypatch.setattr(_Judge, "_looked", watched)
+    monkeypatch.setattr(_Judge, "_measure", watched)
     (again,) = judge.explain([place])
-    assert looked == [(1, 1), (LOOKS, 2)]
-    assert again.looks == min(LOOKS, len(place.prefix))
+    assert measured == [(1, 1), (NEARBY_POSITIONS, 2)]
+    assert again.measured_positions == min(NEARBY_POSITIONS, len(place.prefix))
     assert again.bound >= once.bound > 0.0
-    other = Fresh(model).eager()
+    other = UncachedModel(model).eager()
     assert other is not None
     assert other._module is not module
     assert other._module.config._attn_implementation == "eager"  # type: ignore[union-attr]
     assert module.config._attn_implementation != "eager"
     assert other.eager() is None  # there is no further kernel
-    assert Fresh(trio(8).target).eager() is None  # type: ignore[arg-type]
+    assert UncachedModel(trio(8).target).eager() is None  # type: ignore[arg-type]
 
 
 def test_a_threshold_may_round_either_way() -> None:
@@ -312,7 +311,7 @@ def test_what_cannot_be_verified(arguments: tuple[Any, ...], words: str) -> None
         ways(*arguments)
 
 
-def test_a_verdict_does_not_hang_on_the_clock() -> None:
+def test_a_verdict_does_not_depend_on_the_clock() -> None:
     assert not ways("speculative")[0].adaptive
     assert ways("speculative", draft_tokens="auto")[0].adaptive
     assert ways("speculative")[1].name == "plain"
@@ -328,19 +327,19 @@ def test_impossible_arguments() -> None:
         verify(trio(), [])
 
 
-# --- reading anew
+# --- without a cache
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt-neox", "gemma3"])
-def test_a_fresh_pass_pads_batches_and_gives_each_row_its_own(
+def test_a_pass_without_a_cache_pads_batches_and_gives_each_row_its_own(
     architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fsgen.backends.transformers.fresh.MOST_TOKENS", 60)
+    monkeypatch.setattr("fsgen.backends.transformers.uncached.MOST_TOKENS", 60)
     module = tiny_model(architecture)
     sequences = [[(5 * i + row) % 90 for i in range(length)] for row, length in enumerate((7, 30, 1, 12, 30, 5))]
     last = [2, 30, 1, 3, 1, 5]
-    read = Fresh(TransformersModel(module)).read(sequences, last)
-    for sequence, n, got in zip(sequences, last, read, strict=True):
+    scored = UncachedModel(TransformersModel(module)).score(sequences, last)
+    for sequence, n, got in zip(sequences, last, scored, strict=True):
         with torch.inference_mode():
             expected = module(torch.tensor([sequence]), use_cache=False).logits[0, -n:]
         assert got.shape == expected.shape
@@ -348,13 +347,15 @@ def test_a_fresh_pass_pads_batches_and_gives_each_row_its_own(
 
 
 def test_no_copy_is_made_where_none_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    fresh = Fresh(TransformersModel(tiny_model("llama")))
-    wider = fresh.wider()
+    model = UncachedModel(TransformersModel(tiny_model("llama")))
+    wider = model.wider()
     assert wider is not None
-    assert (fresh.dtype, wider.dtype) == (torch.float32, torch.float64)
+    assert (model.dtype, wider.dtype) == (torch.float32, torch.float64)
     assert wider.wider() is None
-    monkeypatch.setattr("fsgen.backends.transformers.fresh._free", lambda device: 1000)
-    assert fresh.wider() is None
+    monkeypatch.setattr("fsgen.backends.transformers.uncached.free_bytes", lambda device: 1000)
+    assert model.wider() is None
+    monkeypatch.setattr("fsgen.backends.transformers.uncached.free_bytes", lambda device: None)
+    assert model.wider() is None
 
 
 # --- the command
@@ -363,29 +364,20 @@ def test_no_copy_is_made_where_none_fits(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     root = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("target", "draft")):
-        tiny_model("llama", seed, max_position_embeddings=512).save_pretrained(root / name)
-        tiny_tokenizer().save_pretrained(root / name)
-    return {folder.name: str(folder) for folder in root.iterdir()}
+    names = enumerate(("target", "draft"))
+    return {name: str(save_tiny(root / name, seed=seed, max_position_embeddings=512)) for seed, name in names}
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], folders: dict[str, str]) -> Any:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as end:
-            cli.main(["verify", "--draft", folders["draft"], "--target", folders["target"], *arguments])
-        printed = capsys.readouterr()
-        assert isinstance(end.value.code, int)
-        return end.value.code, printed.out, printed.err
-
-    return run
+def check(run: Any, folders: dict[str, str]) -> Any:
+    return partial(run, "verify", "--draft", folders["draft"], "--target", folders["target"])
 
 
 SMALL = ("--prompts", "6", "--max-tokens", "8", "--task", "pocket_math")
 
 
-def test_a_pair_that_passes(run: Any) -> None:
-    status, out, err = run(*SMALL)
+def test_a_pair_that_passes(check: Any) -> None:
+    status, out, err = check(*SMALL)
     assert (status, err.replace("\n", "")) == (0, "")
     shown = {line[:20].strip(): line[20:].strip() for line in out.splitlines()}
     assert shown["equal"] == "6"
@@ -393,10 +385,10 @@ def test_a_pair_that_passes(run: Any) -> None:
     assert shown["prompts"] == "6 pocket_math"
 
 
-def test_json(run: Any, tmp_path: Path) -> None:
+def test_json(check: Any, tmp_path: Path) -> None:
     file = tmp_path / "mine.txt"
     file.write_text('one\n"two\\nlines"\n')
-    status, out, _ = run(*SMALL[2:4], "--prompts-file", str(file), "--json", "--dtype", "bfloat16")
+    status, out, _ = check(*SMALL[2:4], "--prompts-file", str(file), "--json", "--dtype", "bfloat16")
     record = json.loads(out)
     assert status == 0
     assert record["texts"] == 2
@@ -406,22 +398,23 @@ def test_json(run: Any, tmp_path: Path) -> None:
     assert set(record["members"]) == {"draft", "target"}
 
 
-def test_a_fault_is_shown_and_tells_the_exit_status(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_is_shown_and_sets_the_exit_status(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     session = TransformersModel.session
 
     def lift(logits: Tensor, tokens: int) -> None:
         logits[40] += 1000.0 * (tokens % 5 == 0)
 
     monkeypatch.setattr(TransformersModel, "session", lambda self, rows: Changed(session(self, rows), lift, many=True))
-    status, out, _ = run(*SMALL)
+    status, out, _ = check(*SMALL)
     assert status == 1
     assert "expected gap" in out
     assert repr(tiny_tokenizer().decode([40])) in out
-    status, out, _ = run(*SMALL, "--json")
+    status, out, _ = check(*SMALL, "--json")
     assert status == 1
     assert all(fault["token"] == 40 for fault in json.loads(out)["faults"])
 
 
+@pytest.mark.usefixtures("no_weights")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -440,14 +433,8 @@ def test_a_fault_is_shown_and_tells_the_exit_status(run: Any, monkeypatch: pytes
         (["--method", "proxy"], "--base"),
     ],
 )
-def test_errors_come_before_any_weights(
-    run: Any, arguments: list[str], words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*arguments: object) -> None:
-        pytest.fail("weights were loaded")
-
-    monkeypatch.setattr(hf, "load_weights", fail)
-    status, out, err = run(*arguments)
+def test_errors_come_before_any_weights(check: Any, arguments: list[str], words: str) -> None:
+    status, out, err = check(*arguments)
     assert (status, out) == (2, "")
     assert err.startswith("error: ")
     assert err.count("\n") == 1

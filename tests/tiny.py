@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+from fsgen.backends.transformers.model import TransformersModel
 
 # For each architecture its configuration class, and what it needs beside the common sizes.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -113,6 +116,29 @@ def tiny_model(architecture: str, seed: int = 0, **config: Any) -> Any:
         return transformers.AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
     finally:
         torch.random.set_rng_state(state)
+
+
+def shaken(module: Any, noise: float, seed: int = 0) -> Any:
+    """The model with random changes of its matrices, `noise` of their own size: one that often agrees with it."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in module.parameters():
+            if noise and weight.dim() > 1:
+                weight += noise * weight.std() * torch.randn(weight.shape, generator=generator)
+    return module
+
+
+def tiny_member(architecture: str, seed: int = 0, noise: float = 0.0, **config: Any) -> TransformersModel:
+    """A tiny model behind sessions, with a tokenizer, named by its architecture; see `tiny_model` and `shaken`."""
+    module = shaken(tiny_model(architecture, seed, **config), noise, seed)
+    return TransformersModel(module, tiny_tokenizer(), architecture)
+
+
+def save_tiny(folder: Path, architecture: str = "llama", seed: int = 0, tokenizer: Any = None, **config: Any) -> Path:
+    """A tiny model and its tokenizer in a folder; see `tiny_model` and `tiny_tokenizer`."""
+    tiny_model(architecture, seed, **config).save_pretrained(folder)
+    (tokenizer or tiny_tokenizer()).save_pretrained(folder)
+    return folder
 
 
 def tiny_tokenizer(size: int = 96, special: Iterable[str] = ("<s>", "</s>"), digits: bool = False) -> Any:

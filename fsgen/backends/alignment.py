@@ -1,11 +1,11 @@
-"""Whether two tokenizers are the same, and if not, what sets them apart."""
+"""Whether two tokenizers are the same, and if not, how they differ."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-# Text that tokenizers with other rules cut differently, for those that do not show their rules.
+# Text that tokenizers with other rules split differently, for those that do not show their rules.
 PROBES = (
     "The quick brown fox, it's 12,345.67 km away!",
     "  two  spaces\n\n\ttab\r\nline",
@@ -55,7 +55,7 @@ def _rules_difference(one: Any, two: Any, names: tuple[str, str]) -> str | None:
     if left_rules is None or right_rules is None:
         for probe in PROBES:
             if one.encode(probe, add_special_tokens=False) != two.encode(probe, add_special_tokens=False):
-                return f"{names[0]} and {names[1]} cut {probe!r} differently"
+                return f"{names[0]} and {names[1]} split {probe!r} differently"
         return None
     left_model, right_model = left_rules.get("model") or {}, right_rules.get("model") or {}
     for key in sorted((left_model.keys() | right_model.keys()) - {"vocab"}):

@@ -1,4 +1,4 @@
-"""How many texts are written at a time: as many as asked for, where memory has room for what they have to hold."""
+"""How many texts are written at a time: as many as wanted, where memory has room for their keys and values."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def rows_within(models: Iterable[Model], tokens: int, wanted: int, budget: int |
     """How many rows of up to `tokens` tokens can be held at a time.
 
     Args:
-        models: that hold them.
+        models: whose keys and values they are.
         tokens: of the longest text, its prompt included.
-        wanted: rows that are asked for; no more come back.
+        wanted: the most rows.
         budget: bytes for the keys and values of all models together; `SHARE` of the free memory of each device if None.
 
     Raises:
@@ -57,7 +57,7 @@ def _fitting(rows: int, need: int, room: int, tokens: int, what: str) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free on a device, None where that cannot be told."""
+    """Memory that is free on a device, None where that is not known."""
     if device.type == "cuda":
         import torch  # here, because commands that load no model are quick
 

@@ -1,4 +1,4 @@
-"""What tells a model and its tokenizer from others, by content: for keys of runs, and for what was trained on one."""
+"""What identifies a model and its tokenizer, by content: for keys of runs, and for what was trained on one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _BLOCK, _BLOCKS = 1 << 16, 1024
 
 @dataclass(frozen=True)
 class Identity:
-    """A model as something that was trained on it knows it.
+    """What identifies a model, for something that was trained on it.
 
     Attributes:
         name: as it is called here.

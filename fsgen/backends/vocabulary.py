@@ -17,7 +17,7 @@ class Vocabulary:
 
     Attributes:
         texts: what each adds to a text, in UTF-8; of a special token its name; empty for an id that nothing has.
-        special: whether it stands for something that is no text, such as the end.
+        special: whether it means something that is no text, such as the end.
     """
 
     texts: tuple[bytes, ...]

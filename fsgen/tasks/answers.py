@@ -93,7 +93,7 @@ def parse_number(text: str) -> Fraction | None:
 
 
 def braced(text: str, start: int) -> str | None:
-    """What stands between the brace at `start` and its partner; None where it is never closed."""
+    """What is between the brace at `start` and its partner; None where it is never closed."""
     depth = 0
     for position in range(start, len(text)):
         escaped = text[position - 1] == "\\" if position else False

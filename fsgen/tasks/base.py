@@ -38,9 +38,9 @@ class Task(ABC):
 
     Attributes:
         name: The name in the registry.
-        max_shots: The most worked examples a prompt may hold.
-        default_shots: The number of worked examples where none is asked for.
-        max_tokens: The budget of a completion where none is asked for, in tokens.
+        max_shots: The most few-shot examples a prompt may hold.
+        default_shots: The number of few-shot examples where none is given.
+        max_tokens: The budget of a completion where none is given, in tokens.
         stop: Strings that end a plain completion.
         fields: What every row of the data must have.
         bundled: The data file in the package.
@@ -56,7 +56,7 @@ class Task(ABC):
 
     @property
     def allowed_shots(self) -> range:
-        """The numbers of worked examples that `load` accepts."""
+        """The numbers of few-shot examples that `load` accepts."""
         return range(self.max_shots + 1)
 
     def check(self, limit: int | None = None, shots: int | None = None) -> None:
@@ -87,7 +87,7 @@ class Task(ABC):
 
         Args:
             limit: How many; all where None.
-            shots: Worked examples in each prompt; `default_shots` where None.
+            shots: Few-shot examples in each prompt; `default_shots` where None.
             data: None for the bundled data, else a file or a data set of the hub, see `fsgen.tasks.source`.
             seed: Selects another order.
 
@@ -126,7 +126,7 @@ class Task(ABC):
         Args:
             row: A row that has all of `fields`.
             number: Its place in the data, from 0.
-            shots: Worked examples in the prompt.
+            shots: Few-shot examples in the prompt.
         """
 
     @abstractmethod
@@ -135,10 +135,10 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, example: Example, text: str, *, judge: Judge | None = None) -> Score:
-        """Score one completion; the rule stands in the docstring of the task's module.
+        """Score one completion; the rule is in the docstring of the task's module.
 
         Args:
-            example: What was asked.
+            example: The question.
             text: The completion, cut at the stop strings or not.
             judge: Used by tasks that need one, ignored by the others.
         """

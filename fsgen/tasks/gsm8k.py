@@ -9,11 +9,11 @@ Example problem:
     She makes 9 * 2 = $<<9*2=18>>18 every day at the farmer's market.
     #### 18
 
-The worked examples of a few-shot prompt are the eight of chain-of-thought-hub (Fu et al., 2305.17306, MIT); with
+The few-shot examples are the eight of chain-of-thought-hub (Fu et al., 2305.17306, MIT); with
 fewer shots, the first of them.
 
 Scoring: text from a made-up `Question:` on is dropped. The answer is the last marked number (`####` as in the data,
-`The answer is` as in the worked examples, `\boxed{}`), else the last number of the text, as in the flexible rule of
+`The answer is` as in the few-shot examples, `\boxed{}`), else the last number of the text, as in the flexible rule of
 lm-evaluation-harness, and the score's note says so. It is right when it equals the reference as an exact fraction
 (`fsgen.tasks.answers`): units, thousands commas and trailing zeros do not matter. A text without a number has no
 answer.
@@ -35,12 +35,12 @@ def prompt(question: str) -> str:
 
 
 def few_shot_examples() -> list[str]:
-    """The eight worked examples, each a question, its steps and `The answer is N`."""
+    """The eight few-shot examples, each a question, its steps and `The answer is N`."""
     return source.read_bundled("gsm8k_cot_8shot.txt").decode().strip().split("\n\n")
 
 
 def few_shot_prompt(question: str, shots: int) -> str:
-    """The plain prompt with worked examples, for 1 to 8 shots."""
+    """The plain prompt with few-shot examples, for 1 to 8 shots."""
     return "\n\n".join([*few_shot_examples()[:shots], f"Question: {question}\n{_STEP_BY_STEP}\n"])
 
 
@@ -61,9 +61,9 @@ class GSM8K(Task):
         if "####" not in solution or reference is None:
             raise ValueError("field 'answer' must end in '#### ' and a number")
         messages: list[tuple[str, str]] = []
-        for worked in few_shot_examples()[:shots]:
-            asked, steps = worked.split(f"\n{_STEP_BY_STEP}\n", 1)
-            messages += [("user", f"{asked.removeprefix('Question: ')}\n\n{_ASK}"), ("assistant", steps)]
+        for example in few_shot_examples()[:shots]:
+            before, steps = example.split(f"\n{_STEP_BY_STEP}\n", 1)
+            messages += [("user", f"{before.removeprefix('Question: ')}\n\n{_ASK}"), ("assistant", steps)]
         messages.append(("user", f"{question}\n\n{_ASK}"))
         return Example(
             id=f"{self.name}/{number}",

@@ -11,7 +11,7 @@ Example problem (task 11):
     [BEGIN]
 
 The completion is the code, a line break and `[DONE]`. The paper's split: tasks 11 to 510 are the test set (500), tasks
-1 to 10 the worked examples, the first of them with fewer shots. Another data file or set is used whole.
+1 to 10 the few-shot examples, the first of them with fewer shots. Another data file or set is used whole.
 
 Scoring (the paper's, one sample): the program is the text before `[DONE]`, without the code fences of a chat model. It
 runs with the set-up code and the three asserts in `fsgen.tasks.sandbox`, and is right when all asserts hold within 10
@@ -47,7 +47,7 @@ def _unix(text: str) -> str:
 
 @cache
 def _shots() -> tuple[tuple[str, str], ...]:
-    """Prompt and code of the ten worked examples."""
+    """Prompt and code of the ten few-shot examples."""
     rows = source.rows(None, MBPP.bundled, MBPP.fields)
     chosen = sorted((row for row in rows if row["task_id"] in _SHOT_IDS), key=lambda row: int(row["task_id"]))
     return tuple((prompt(_unix(row["text"]), [*map(_unix, row["test_list"])]), _unix(row["code"])) for row in chosen)
@@ -76,20 +76,20 @@ class MBPP(Task):
         tests = [_unix(str(test)) for test in row["test_list"]]
         if isinstance(row["test_list"], str) or not tests:
             raise ValueError("field 'test_list' must hold at least one assert")
-        asked = prompt(_unix(str(row["text"])), tests)
+        question = prompt(_unix(str(row["text"])), tests)
         messages: list[tuple[str, str]] = []
         for shot, code in _shots()[:shots]:
             messages += [("user", _as_message(shot)), ("assistant", f"```python\n{code.strip()}\n```")]
         return Example(
             id=f"{self.name}/{row['task_id']}",
-            prompt="\n\n".join([*(f"{shot}{code}\n[DONE]" for shot, code in _shots()[:shots]), asked]),
-            messages=(*messages, ("user", _as_message(asked))),
+            prompt="\n\n".join([*(f"{shot}{code}\n[DONE]" for shot, code in _shots()[:shots]), question]),
+            messages=(*messages, ("user", _as_message(question))),
             reference=_unix(str(row["code"])),
             metadata={"tests": tests, "setup": _unix(str(row.get("test_setup_code") or ""))},
         )
 
     def extract(self, text: str) -> str | None:
-        """The program: what stands before `[DONE]`, of fenced text the first fenced block."""
+        """The program: what comes before `[DONE]`, of fenced text the first fenced block."""
         text = cut(_unix(text), self.stop)
         fenced = _FENCE.search(text)
         if _ONLY_CLOSED.search(text):  # the fence was opened before the completion began
@@ -111,8 +111,8 @@ class MBPP(Task):
         return Score(1.0 if result.passed else 0.0, code, result.error)
 
 
-def _as_message(asked: str) -> str:
-    return asked.removesuffix("\n[BEGIN]\n") + "\n\nAnswer with one Python code block."
+def _as_message(question: str) -> str:
+    return question.removesuffix("\n[BEGIN]\n") + "\n\nAnswer with one Python code block."
 
 
 def _program(code: str, metadata: dict[str, Any]) -> str:

@@ -9,14 +9,14 @@ Example problem:
     A: Let's think step by step.
 
 The reference is `C`. The data is the public copy of the test sets with its subjects restored; that copy lacks the first
-question of each subject. The worked examples are those of chain-of-thought-hub (Fu et al., 2305.17306, MIT), five for
+question of each subject. The few-shot examples are those of chain-of-thought-hub (Fu et al., 2305.17306, MIT), five for
 each subject, but four for college_chemistry: there five shots are four, and `metadata["shots"]` says how many a prompt
 has. With fewer shots, the first of them.
 
 Scoring: text from a made-up `Q:` on is dropped. The answer is the letter of the last `The answer is (C)`, `answer: C`,
 `answer is $\\boxed{C}$` or the like; without any `answer is`, a text that ends in `(C)` or is nothing but the letter.
 It is right when it is the letter of the reference. Two letters (`(A) or (B)`), or none, is no answer, and no answer is
-wrong: no choice stands in for it.
+wrong: no choice takes its place.
 """
 
 import json
@@ -42,17 +42,17 @@ _ANNOUNCED = re.compile(r"\banswer\s*(?:is|:|=)", re.IGNORECASE)
 _CLOSING = re.compile(r"(?:^\s*\(?(?P<whole>[A-D])\)?|(?<![\w)])\((?P<end>[A-D])\))[\s.*]*$")
 
 
-def prompt(subject: str, question: str, choices: Sequence[str], worked: Sequence[str] = ()) -> str:
+def prompt(subject: str, question: str, choices: Sequence[str], examples: Sequence[str] = ()) -> str:
     """The plain prompt of one question; the completion begins with a space.
 
     Args:
         subject: As in the data, with underscores or spaces.
         question: The question.
         choices: The four choices.
-        worked: Worked examples, each from `Q:` to its answer.
+        examples: Few-shot examples, each from `Q:` to its answer.
     """
     header = f"The following are multiple choice questions (with answers) about {subject.replace('_', ' ')}.\n\n"
-    return header + "\n\n".join([*worked, _block(question, choices)])
+    return header + "\n\n".join([*examples, _block(question, choices)])
 
 
 def _block(question: str, choices: Sequence[str]) -> str:
@@ -61,21 +61,23 @@ def _block(question: str, choices: Sequence[str]) -> str:
 
 
 @cache
-def _worked_by_subject() -> dict[str, tuple[str, ...]]:
+def _examples_by_subject() -> dict[str, tuple[str, ...]]:
     prompts = json.loads(source.read_bundled("mmlu_stem_cot_prompts.json"))
     return {subject: tuple(text.strip().split("\n\nQ: ")[1:]) for subject, text in prompts.items()}
 
 
 def few_shot_examples(subject: str) -> list[str]:
-    """The worked examples of a subject: five, or four for college_chemistry.
+    """The few-shot examples of a subject: five, or four for college_chemistry.
 
     Raises:
         ValueError: There are none for this subject; the message lists the subjects.
     """
     key = subject.replace(" ", "_")
-    if key not in _worked_by_subject():
-        raise ValueError(f"no worked examples for subject {subject!r}; choose from {', '.join(_worked_by_subject())}")
-    return [f"Q: {worked}" for worked in _worked_by_subject()[key]]
+    if key not in _examples_by_subject():
+        raise ValueError(
+            f"no few-shot examples for subject {subject!r}; choose from {', '.join(_examples_by_subject())}"
+        )
+    return [f"Q: {text}" for text in _examples_by_subject()[key]]
 
 
 class MMLUSTEM(Task):
@@ -95,19 +97,19 @@ class MMLUSTEM(Task):
         if len(choices) != 4:
             raise ValueError(f"field 'choices' must hold 4 choices, not {len(choices)}")
         letter = answer if answer in ("A", "B", "C", "D") else "ABCD"[range(4).index(int(answer))]
-        worked = few_shot_examples(subject)[:shots] if shots else []
+        examples = few_shot_examples(subject)[:shots] if shots else []
         messages: list[tuple[str, str]] = []
-        for text in worked:
-            asked, steps = text.split(f"\n{_STEP_BY_STEP}", 1)
-            messages += [("user", f"{asked.removeprefix('Q: ')}\n\n{_ASK}"), ("assistant", steps.strip())]
-        asked = _block(question, choices).removeprefix("Q: ").removesuffix(f"\n{_STEP_BY_STEP}")
-        messages.append(("user", f"{asked}\n\n{_ASK}"))
+        for text in examples:
+            before, steps = text.split(f"\n{_STEP_BY_STEP}", 1)
+            messages += [("user", f"{before.removeprefix('Q: ')}\n\n{_ASK}"), ("assistant", steps.strip())]
+        own = _block(question, choices).removeprefix("Q: ").removesuffix(f"\n{_STEP_BY_STEP}")
+        messages.append(("user", f"{own}\n\n{_ASK}"))
         return Example(
             id=f"{self.name}/{number}",
-            prompt=prompt(subject, question, choices, worked),
+            prompt=prompt(subject, question, choices, examples),
             messages=tuple(messages),
             reference=letter,
-            metadata={"subject": subject, "shots": len(worked)},
+            metadata={"subject": subject, "shots": len(examples)},
         )
 
     def extract(self, text: str) -> str | None:

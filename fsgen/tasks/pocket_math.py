@@ -9,7 +9,7 @@ Example problem:
     #### 48
 
 Made by the project's own recipe with held-out seeds; nothing of it is in the training text of the pocket ladder. The
-prompt and the scoring are those of `fsgen.tasks.gsm8k` without worked examples.
+prompt and the scoring are those of `fsgen.tasks.gsm8k` without few-shot examples.
 """
 
 from typing import ClassVar

@@ -15,7 +15,7 @@ CUTS = (0.75, 0.5, 0.25)
 
 @dataclass
 class Prompts:
-    """Texts of which no two are alike.
+    """Texts of which no two are equal.
 
     Attributes:
         texts: the prompts.
@@ -73,7 +73,7 @@ def from_tasks(task: str, count: int, fits: Callable[[str], bool] = lambda text:
 
 
 def from_file(path: Path, count: int | None, fits: Callable[[str], bool] = lambda text: True) -> Prompts:
-    r"""The prompts of a file, one a line: as it stands, or as a JSON string, which may hold line breaks (`"a\nb"`).
+    r"""The prompts of a file, one a line: as plain text, or as a JSON string, which may hold line breaks (`"a\nb"`).
 
     Args:
         path: a UTF-8 file; empty lines are passed over.

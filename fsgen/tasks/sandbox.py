@@ -41,7 +41,7 @@ from typing import Literal
 Limit = Literal["time", "memory", "processes", "output", "network", "files"]
 Isolation = Literal["namespaces", "landlock", "none"]
 
-_CHILD = Path(__file__).with_name("_sandbox_child.py")
+_CHILD = Path(__file__).parent / "_sandbox_child" / "__main__.py"
 _UNAVAILABLE = 125  # the child's exit status where the isolation cannot be had
 _START_SECONDS = 60.0  # for the interpreter to start, on a machine however busy
 _REPORT_BYTES = 1 << 16
@@ -130,7 +130,7 @@ def isolation() -> Isolation:
 
 
 def _probe() -> None:
-    """Try each way with an empty program and remember the first that works, or why none does."""
+    """Try each way with an empty program and keep the first that works, or why none does."""
     if not sys.platform.startswith("linux"):
         _known.update(mode="none", reason=f"it needs Linux, this is {sys.platform}")
         return
@@ -172,7 +172,7 @@ def _start(
             pass_fds=(report_end,),
             start_new_session=True,
         )
-        orders = {
+        job = {
             "mode": mode, "parent": os.getpid(), "folder": folder, "report": report_end, "token": token,
             "program": program, "seconds": seconds, "memory_mb": int(memory_mb), "processes": int(processes),
             "files_mb": int(files_mb),
@@ -183,7 +183,7 @@ def _start(
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(orders).encode())
+                process.stdin.write(json.dumps(job).encode())
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             watch.wait()

@@ -1,4 +1,4 @@
-"""Prompts for checks: as many as are asked for, of real tasks, no two alike."""
+"""Prompts for checks: as many as are wanted, from real tasks, no two alike."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def _sandbox_processes() -> dict[str, str]:
             line = entry.read_text()
         except OSError:
             continue
-        if "_sandbox_child.py" in line:
+        if "_sandbox_child" in line:
             found[entry.parent.name] = line
     return found
 
@@ -135,6 +135,14 @@ class TestVerdicts:
         assert sandbox.run(
             f"import {names}, operator, random, re, statistics, string, sqlite3, tempfile, typing"
         ).passed
+
+    def test_nothing_of_ours_can_be_imported(self) -> None:
+        program = (
+            "import sys\nassert not [name for name in sys.modules if 'fsgen' in name]\n"
+            "for name in ('fsgen', 'fsgen.tasks', 'kernel', 'program'):\n    try: __import__(name)\n"
+            "    except ModuleNotFoundError: pass\n    else: raise AssertionError(name)"
+        )
+        assert sandbox.run(program).passed
 
     def test_threads_of_the_caller(self) -> None:
         with ThreadPoolExecutor(4) as pool:

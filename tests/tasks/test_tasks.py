@@ -77,8 +77,8 @@ def test_gsm8k_prompts() -> None:
         assert len(example.messages) == 2 * shots + 1
 
 
-def test_every_worked_example_of_gsm8k_has_an_answer() -> None:
-    found = [tasks.get("gsm8k").extract(worked) for worked in gsm8k.few_shot_examples()]
+def test_every_few_shot_example_of_gsm8k_has_an_answer() -> None:
+    found = [tasks.get("gsm8k").extract(example) for example in gsm8k.few_shot_examples()]
     assert None not in found
     assert found[:2] == ["20", "817"]
 
@@ -99,16 +99,16 @@ def test_mmlu_prompts() -> None:
         assert len(example.messages) == 2 * shots + 1
 
 
-def test_all_worked_examples_of_mmlu_are_whole() -> None:
+def test_all_few_shot_examples_of_mmlu_are_whole() -> None:
     subjects = {row["subject"] for row in source.rows(None, "mmlu_stem_test.jsonl.gz", ("subject",))}
     assert len(subjects) == 19
     for subject in subjects:
-        worked = mmlu_stem.few_shot_examples(subject)
-        assert len(worked) == (4 if subject == "college_chemistry" else 5)
-        for text in worked:
+        examples = mmlu_stem.few_shot_examples(subject)
+        assert len(examples) == (4 if subject == "college_chemistry" else 5)
+        for text in examples:
             assert re.search(r"The answer is \([A-E]\)\.$", text)
             assert not re.search(r"\n(rac|ightarrow|ext|imes)", text)  # escapes that once were broken
-    with pytest.raises(ValueError, match="no worked examples for subject 'history'"):
+    with pytest.raises(ValueError, match="no few-shot examples for subject 'history'"):
         mmlu_stem.few_shot_examples("history")
 
 

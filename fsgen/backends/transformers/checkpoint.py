@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
+from fsgen.backends.budget import free_bytes
 from fsgen.backends.int8 import check_products
 from fsgen.backends.transformers.continuation import text_config, ways_to_continue
 from fsgen.models.bundled import bundled_names, bundled_path
@@ -107,7 +108,7 @@ def context_of(config: Any, tokenizer: Any = None) -> int:
     longest = min(int(longest), 2**20) if longest else 2**20
     rope = getattr(text, "rope_parameters", None) or {}
     for entry in [rope, *rope.values()]:
-        # These encodings change for *all* positions once any row is longer: what is cached would no longer hold.
+        # These encodings change for *all* positions once any row is longer: what is cached would no longer be valid.
         if isinstance(entry, dict) and entry.get("rope_type") in ("longrope", "dynamic"):
             longest = min(longest, int(entry.get("original_max_position_embeddings") or longest))
     return longest
@@ -138,7 +139,7 @@ def check_device(device: str) -> None:
 
 
 def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
-    """Where a model goes: the device that was asked for; for `auto` the CPU, one GPU, or "auto" for all GPUs.
+    """Where a model goes: the device that was named; for `auto` the CPU, one GPU, or "auto" for all GPUs.
 
     Raises:
         ValueError: it has to be spread, and `accelerate`, which does that, is not installed.
@@ -147,7 +148,7 @@ def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
         return device
     if not torch.cuda.is_available():
         return "cpu"
-    free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
+    free = [free_bytes(torch.device("cuda", gpu)) or 0 for gpu in range(torch.cuda.device_count())]
     best = max(range(len(free)), key=free.__getitem__)
     size = _weight_bytes(checkpoint)
     if size is not None and dtype == "float32":
@@ -181,6 +182,6 @@ def _weight_bytes(checkpoint: Checkpoint) -> int | None:
 
     try:
         files = get_safetensors_metadata(checkpoint.path).files_metadata.values()
-    except Exception:  # offline, or a hub that does not tell: then the size is not known, and that is all
+    except Exception:  # offline, or a hub that does not say: then the size is not known, and that is all
         return None
     return sum(max(tensor.data_offsets[1] for tensor in file.tensors.values()) for file in files)

@@ -1,8 +1,8 @@
-"""How a model goes on from what it has computed, told by its configuration: the one place that decides it.
+"""How a model continues from what it has computed, by its configuration: the one place that decides it.
 
 An attention layer holds keys and values by position, and is rewound by forgetting the last ones. A recurrent layer
-holds a state that has no positions: it can only be kept, and gone back to. What the code of a model does with such a
-state differs, so whatever is not known from the tests has to show it when it is loaded (`proof.py`).
+holds a state that has no positions: it can only be saved and restored. What the code of a model does with such a state
+differs, so whatever is not known from the tests is checked when it is loaded (`proof.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from transformers import AutoModelForCausalLM
 
 
 class Continuation(Enum):
-    """A way to go on."""
+    """A way to continue."""
 
     REWOUND = "keys and values by position"
     SEVERAL = "snapshots of its state, several tokens a call"
     SINGLE = "snapshots of its state, one token a call"
 
 
-# Held against plain forward passes by the tests. The several-token call of the last three starts from an empty state,
-# whatever state they are given. Any other model that carries a state is tried, and refused if it is not exact.
+# The tests compare these with plain forward passes. The several-token call of the last three starts from an empty
+# state, whatever state they are given. Any other model that carries a state is tried, and refused if it is not exact.
 KNOWN = {
     "mamba2": Continuation.SEVERAL,
     "falcon_h1": Continuation.SEVERAL,
@@ -37,9 +37,9 @@ KNOWN = {
 
 ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
 STATE_LAYERS = frozenset({"linear_attention", "conv", "hybrid"})  # a hybrid one has keys and values as well
-EMPTY_LAYERS = frozenset({"mlp", "moe"})  # remember nothing
+EMPTY_LAYERS = frozenset({"mlp", "moe"})  # hold nothing
 
-# What the session has to be able to tell a model's forward pass.
+# What a session hands to a model's forward pass.
 NEEDED_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")
 # How a model without attention calls its cache; it has no positions either.
 STATE_ARGUMENT = "cache_params"
@@ -98,11 +98,11 @@ def _why_not(config: Any, architecture: type, stateful: bool) -> str | None:
     if odd:
         return f"it has layers of a type whose state cannot be rewound ({', '.join(odd)})"
     if stateful and kinds <= ATTENTION_LAYERS:
-        return "it carries a recurrent state that its layers do not tell of"
+        return "it carries a recurrent state that its layers do not mention"
     if getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None):
         return "its layers share their keys and values"
     if getattr(text, "alibi", False):
-        return "its positions (ALiBi) cannot be told from outside"
+        return "its positions (ALiBi) cannot be set from outside"
     if getattr(text, "use_bidirectional_attention", False) or getattr(text, "is_causal", True) is False:
         return "its attention is not causal"
     needed = ("input_ids", STATE_ARGUMENT) if stateful and STATE_ARGUMENT in arguments else NEEDED_ARGUMENTS

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +10,7 @@ from transformers import AutoModelForCausalLM
 from fsgen.backends.int8 import quantise
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.session import CachedSession
+from fsgen.backends.transformers.architecture import Architecture
 from fsgen.backends.transformers.checkpoint import (
     DTYPES,
     INT8,
@@ -23,13 +22,7 @@ from fsgen.backends.transformers.checkpoint import (
     first_line,
     place,
 )
-from fsgen.backends.transformers.continuation import (
-    ATTENTION_LAYERS,
-    Continuation,
-    layer_kinds,
-    text_config,
-    ways_to_continue,
-)
+from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, Continuation, text_config, ways_to_continue
 from fsgen.backends.transformers.forward import TransformersForward
 from fsgen.backends.transformers.proof import check_exact
 from fsgen.backends.transformers.recurrent import RecurrentSession
@@ -41,7 +34,7 @@ from fsgen.types import ModelInfo
 if TYPE_CHECKING:
     from fsgen.backends.cpu.model import CpuModel
 
-# The tests show these to be exact, whatever their configuration; any other architecture has to show it once, when it is
+# The tests show these to be exact, whatever their configuration; any other architecture is checked once, when it is
 # loaded.
 PROVEN = frozenset(
     {"llama", "qwen2", "qwen3", "mistral", "gpt_neox", "gpt2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"}
@@ -106,6 +99,8 @@ class TransformersModel:
         ValueError: a model whose state no session can keep, or that turns out not to continue it exactly.
     """
 
+    full_logits = True
+
     def __init__(
         self, model: Any, tokenizer: Any = None, name: str = "", path: str = "", info: ModelInfo | None = None
     ) -> None:
@@ -118,20 +113,13 @@ class TransformersModel:
         self.vocab_size = int(text_config(config).vocab_size)
         self.context = context_of(config, tokenizer)
         self.eos_ids = _eos_ids(model, tokenizer)
-        # Logits come back to where the tokens went in, also when the layers lie on several GPUs.
-        self.device: torch.device = model.get_input_embeddings().weight.device
-        self.layers = layer_kinds(config)
-        self.kinds = dict(self.layers)
-        if not _slides(model):
-            self.kinds = dict.fromkeys(self.kinds)
-        # Only scaled_dot_product_attention reads a boolean mask; everywhere else a mask is added to the scores.
-        self.boolean_masks = config._attn_implementation == "sdpa"
-        self.keeps_logits = "logits_to_keep" in inspect.signature(type(model).forward).parameters
-        self._cpu = _on_cpu_backend(model, [self.kinds[kind] for kind, _ in self.layers])
+        self.architecture = Architecture.of(model, self.context, self.vocab_size)
+        self.device = self.architecture.device
+        self._cpu = _on_cpu_backend(self.architecture)
         for self.continuation in ways:
             try:
                 if config.model_type not in PROVEN:
-                    check_exact(self)
+                    check_exact(self, model, self.continuation)
                 break
             except ValueError:
                 if self.continuation is ways[-1]:
@@ -151,20 +139,12 @@ class TransformersModel:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
+        about = (self.info.name, self.vocab_size, self.context, self.device)
         if self.continuation is not Continuation.REWOUND:
-            return RecurrentSession(
-                StateForward(self, batch_size),
-                self.continuation,
-                batch_size,
-                self.info.name,
-                self.vocab_size,
-                self.context,
-                self.device,
-            )
-        about = (self.info.name, self.vocab_size, self.context)
+            return RecurrentSession(StateForward(self.architecture, batch_size), self.continuation, batch_size, *about)
         if self._cpu is not None:
-            return self._cpu.session(batch_size, *about)
-        return CachedSession(TransformersForward(self, batch_size), *about, self.device)
+            return self._cpu.session(batch_size, self.info.name, self.vocab_size, self.context)
+        return CachedSession(TransformersForward(self.architecture, batch_size), *about)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.
@@ -177,19 +157,10 @@ class TransformersModel:
         queries = getattr(config, "num_attention_heads", None) or 0
         heads: int = getattr(config, "num_key_value_heads", None) or queries
         width: int = getattr(config, "head_dim", None) or (config.hidden_size // queries if queries else 0)
-        attending = sum(kind in ATTENTION_LAYERS or kind == "hybrid" for kind, _ in self.layers)
-        # A model that is spread over several devices counts as if all of it lay on the first.
+        attending = sum(kind in ATTENTION_LAYERS or kind == "hybrid" for kind in self.architecture.layers)
+        # A model that is spread over several devices counts as if all of it were on the first.
         size: int = self.module.dtype.itemsize
         return 2 * attending * heads * width * size * room(tokens, self.context)
-
-
-def _on_cpu_backend(model: Any, windows: list[int | None]) -> CpuModel | None:
-    """The model as the compiled forward pass runs it; None where it does not."""
-    if any(weight.device.type != "cpu" for weight in model.parameters()):
-        return None
-    from fsgen.backends.cpu.model import CpuModel  # here, because it imports numba
-
-    return CpuModel.of(model, windows)
 
 
 def _info(model: Any, name: str, path: str) -> ModelInfo:
@@ -201,10 +172,13 @@ def _info(model: Any, name: str, path: str) -> ModelInfo:
     return ModelInfo(name, path, model.config.model_type, parameters, parameters - embedding)
 
 
-def _slides(model: Any) -> bool:
-    """Whether the code of a model masks by windows at all: a configuration may name a window that nothing reads."""
-    files = {type(part).__module__ for part in model.modules()}
-    return any(hasattr(sys.modules.get(file), "create_sliding_window_causal_mask") for file in files)
+def _on_cpu_backend(architecture: Architecture) -> CpuModel | None:
+    """The model on the compiled forward pass, None where that cannot compute it."""
+    if architecture.device.type != "cpu":
+        return None
+    from fsgen.backends.cpu.model import CpuModel  # here, for it imports numba
+
+    return CpuModel.of(architecture.module, [architecture.windows[kind] for kind in architecture.layers])
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:

@@ -1,4 +1,4 @@
-"""Calls as `transformers` takes them: a rectangle of tokens, where what is new in each row stands at the right.
+"""Calls as `transformers` takes them: a rectangle of tokens, where what is new in each row is at the right.
 
 The pads before it are written where nothing reads them. Rows that have far more to run than others have a pass of their
 own, so that others are not padded to them.
@@ -22,7 +22,7 @@ WIDE = 16
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One forward pass over the rows first .. first + rows - 1 of a session; new tokens stand at the right.
+    """One forward pass over the rows first .. first + rows - 1 of a session; new tokens are at the right.
 
     Attributes:
         ids: [rows, width] token ids.
@@ -65,7 +65,7 @@ class PaddedForward(ABC):
         self.slots.reserve(longest)
 
     def run(self, work: list[Work], keep: int) -> Tensor:
-        groups = _alike(work)
+        groups = _similar(work)
         if len(groups) == 1 and work[-1].row - work[0].row + 1 == self.rows:
             return self.one_pass(self._call(work, keep))
         logits = torch.zeros(self.rows, keep, self._vocab, device=self._device)
@@ -102,7 +102,7 @@ class PaddedForward(ABC):
         return Call(ids, positions, where, first, lead.start, longest, keep)
 
 
-def _alike(work: list[Work]) -> list[list[Work]]:
+def _similar(work: list[Work]) -> list[list[Work]]:
     """Groups of rows that share a pass: those with few new tokens, and neighbours with about as many."""
     widest, narrowest = max(item.new for item in work), min(item.new for item in work)
     if widest <= max(WIDE, 2 * narrowest):

@@ -1,8 +1,8 @@
-"""Where the keys and values of a session's tokens lie: the slot of a token is its position in its row.
+"""Where the keys and values of a session's tokens are: the slot of a token is its position in its row.
 
 Nothing is ever moved or compacted: a row that is rewound simply overwrites. A query at position p sees the slots 0..p
 of its own row and no others, and all of them have been written for the current text by the time the query runs. What
-an abandoned continuation left behind lies beyond every query until it is overwritten. Pads of a ragged call are
+an abandoned continuation left behind is beyond every query until it is overwritten. Pads of a ragged call are
 written to the last slot of the buffer, which no query ever sees.
 """
 

@@ -1,31 +1,28 @@
 """The forward pass of a `transformers` model that carries a recurrent state, and the snapshots of that state.
 
-A snapshot is what every recurrent layer of one row remembers after some token: its convolution's last inputs and its
-matrix. They lie in banks, one tensor [places, ...] for each; place 0 holds the empty state, from which a text begins,
-place 1 a beginning that several rows share, and the others are shared out by the session. A bank grows as higher
-places are used.
-A call takes the snapshot of each of its rows, runs on from them, and puts the states that it ends with into other
-places. Keys and values of hybrid models lie in slots by position (`slots.py`) and need no snapshots.
+A snapshot is what every recurrent layer of one row holds after some token: its convolution's last inputs and its
+matrix. They are kept in banks, one tensor [places, ...] for each; place 0 holds the empty state, from which a text
+begins, place 1 a beginning that several rows share, and the session hands out the others. A bank grows as higher places
+are used.
+A call loads the snapshot of each of its rows, runs on from them, and saves the states that it ends with in other
+places. Keys and values of hybrid models are held in slots by position (`slots.py`) and need no snapshots.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DummyLayer, LinearAttentionCacheLayerMixin
 
+from fsgen.backends.transformers.architecture import Architecture
+from fsgen.backends.transformers.cache import SlotBuffers
 from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, EMPTY_LAYERS, STATE_ARGUMENT, text_config
-from fsgen.backends.transformers.forward import SlotBuffers, attention_masks
 from fsgen.backends.transformers.slots import Slots
-
-if TYPE_CHECKING:
-    from fsgen.backends.transformers.model import TransformersModel
 
 # The places of the empty state, and of one that a beginning common to several rows has left.
 EMPTY, BEGINNING = 0, 1
@@ -33,7 +30,7 @@ EMPTY, BEGINNING = 0, 1
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One forward pass over some rows of a session; the new tokens of each stand at the left, pads at the right.
+    """One forward pass over some rows of a session; the new tokens of each are at the left, pads at the right.
 
     Attributes:
         ids, positions: [n, width].
@@ -61,46 +58,47 @@ class StateForward:
     """Runs the module as it is, for one session.
 
     Args:
-        model: with its layers and masks.
+        architecture: of the model.
         rows: of the session.
     """
 
     step: Step
 
-    def __init__(self, model: TransformersModel, rows: int) -> None:
-        self._model = model
+    def __init__(self, architecture: Architecture, rows: int) -> None:
+        self._architecture = architecture
         self.rows = rows
-        self.slots = Slots(rows + 1, model.context, self._grow, model.device)  # the last holds the common beginning
-        number = int(getattr(text_config(model.module.config), "number_of_conv_states", 1))
-        layers: list[Any] = []
-        for kind, _ in model.layers:
-            if kind in EMPTY_LAYERS:
-                layers.append(DummyLayer())
-            elif kind in ATTENTION_LAYERS:
-                layers.append(RowSlotLayer(self))
-            else:
-                layers.append(HybridLayer(self, number) if kind == "hybrid" else StateLayer(number))
+        # The last row holds the common beginning.
+        self.slots = Slots(rows + 1, architecture.context, self._grow, architecture.device)
+        layers = [self._layer(kind) for kind in architecture.layers]
         self._states = [layer for layer in layers if isinstance(layer, StateLayer)]
         self._attention = [layer for layer in layers if isinstance(layer, RowSlotLayer)]
         self._cache = StateCache(self, layers)
-        self._kinds = {kind: model.kinds[kind] for kind in model.kinds if kind in ATTENTION_LAYERS}
-        if any(kind == "hybrid" for kind, _ in model.layers):
-            self._kinds["full_attention"] = None
-        # Layers that read no keys are told of no mask: what they get has no pads that anything would see.
-        self._no_masks = dict.fromkeys({"linear_attention", *model.kinds} - self._kinds.keys())
-        arguments = inspect.signature(type(model.module).forward).parameters
-        self._cache_argument = STATE_ARGUMENT if STATE_ARGUMENT in arguments else "past_key_values"
-        self._takes_positions = "position_ids" in arguments
+        windows = architecture.windows
+        self._windows = {kind: window for kind, window in windows.items() if kind in ATTENTION_LAYERS}
+        if "hybrid" in windows:
+            self._windows["full_attention"] = None
+        # Layers that read no keys get no mask: what they read has no pads that anything would see.
+        self._no_masks = dict.fromkeys({"linear_attention", *windows} - self._windows.keys())
+        self._cache_argument = STATE_ARGUMENT if STATE_ARGUMENT in architecture.arguments else "past_key_values"
         # Scans of several tokens are padded to whole chunks; how long these are changes nothing but the time.
-        self._chunked = [part for part in model.module.modules() if isinstance(getattr(part, "chunk_size", None), int)]
+        parts = architecture.module.modules()
+        self._chunked = [part for part in parts if isinstance(getattr(part, "chunk_size", None), int)]
+
+    def _layer(self, kind: str) -> Any:
+        if kind in EMPTY_LAYERS:
+            return DummyLayer()
+        if kind in ATTENTION_LAYERS:
+            return RowSlotLayer(self)
+        number = int(getattr(text_config(self._architecture.module.config), "number_of_conv_states", 1))
+        return HybridLayer(self, number) if kind == "hybrid" else StateLayer(number)
 
     @property
     def state_bytes(self) -> int:
-        """What one snapshot takes; 0 before the first call."""
+        """The size of one snapshot; 0 before the first call."""
         return sum(bank[0].numel() * bank.element_size() for layer in self._states for bank in layer.banks.values())
 
     def snapshot(self, place: int) -> list[Tensor]:
-        """What lies in a place."""
+        """The states in a place."""
         return [bank[place] for layer in self._states for bank in layer.banks.values()]
 
     def reserve(self, longest: int) -> None:
@@ -111,8 +109,7 @@ class StateForward:
     def copy(self, source: int, destination: int, length: int) -> None:
         """The keys and values of the first `length` tokens of a row become those of another."""
         for layer in self._attention:
-            layer.keys[destination, :, :length] = layer.keys[source, :, :length]
-            layer.values[destination, :, :length] = layer.values[source, :, :length]
+            layer.copy_row(source, destination, length)
 
     def _grow(self, capacity: int) -> None:
         for layer in self._attention:
@@ -120,30 +117,26 @@ class StateForward:
 
     def run(self, step: Step) -> Tensor:
         """Logits [n, keep, vocab] of the last columns, float32, where the tokens are; keeps the states as it says."""
-        model, device = self._model, self._model.device
+        architecture, device = self._architecture, self._architecture.device
         self.step = step
         # Without any state the models take their own path for a beginning, which for some is the only right one.
         sources = torch.tensor(step.sources, device=device) if any(step.sources) else None
         for layer in self._states:
-            layer.take(sources)
+            layer.load(sources)
         extra: dict[str, Any] = {self._cache_argument: self._cache}
-        if self._takes_positions:
+        if "position_ids" in architecture.arguments:
             extra["position_ids"] = step.positions
         if self._attention:
             slots = self.slots.counting[: step.longest]
-            extra["attention_mask"] = self._no_masks | attention_masks(model, self._kinds, slots, step.positions)
-        if model.keeps_logits:
-            extra["logits_to_keep"] = step.keep
+            extra["attention_mask"] = self._no_masks | architecture.masks(self._windows, slots, step.positions)
         with self._short_chunks(step.ids.shape[1]):
-            logits: Tensor = model.module(input_ids=step.ids, use_cache=True, **extra).logits
-        if logits.shape[1] != step.keep:
-            logits = logits[:, -step.keep :]
+            logits = architecture.run(step.ids, step.keep, **extra)
         if step.places:
             ends = torch.tensor(step.ends, device=device) if len(step.ends) < len(step.ids) else None
             places, needed = torch.tensor(step.places, device=device), max(step.places) + 1
             for layer in self._states:
-                layer.put(ends, places, needed)
-        return logits.to(model.device, torch.float32)
+                layer.save(ends, places, needed)
+        return logits
 
     @contextmanager
     def _short_chunks(self, width: int) -> Iterator[None]:
@@ -158,7 +151,7 @@ class StateForward:
 
 
 class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # the base class is untyped
-    """What one recurrent layer remembers: the states of the rows of a call, and its banks of snapshots.
+    """What one recurrent layer holds: the states of the rows of a call, and its banks of snapshots.
 
     Args:
         number_of_states: how many states of each kind the layer has.
@@ -175,7 +168,7 @@ class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # the b
         yield "conv", self.conv_states
         yield "recurrent", self.recurrent_states
 
-    def take(self, sources: Tensor | None) -> None:
+    def load(self, sources: Tensor | None) -> None:
         """Copies of these snapshots become the states of a call's rows; with None they are empty."""
         for kind, states in self._held():
             for i in states:
@@ -183,7 +176,7 @@ class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # the b
                 states[i] = None if sources is None or bank is None else bank.index_select(0, sources.to(bank.device))
                 self.has_previous_state[i] = sources is not None
 
-    def put(self, ends: Tensor | None, places: Tensor, needed: int) -> None:
+    def save(self, ends: Tensor | None, places: Tensor, needed: int) -> None:
         """The states of these rows, of all where `ends` is None, become snapshots in a bank of at least `needed`."""
         for kind, states in self._held():
             for i, state in states.items():
@@ -202,7 +195,7 @@ class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # the b
     def update_conv_state(
         self, conv_states: Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **kwargs: Any
     ) -> Tensor:
-        """The inputs before these and these [rows, channels, new]; remembers the last ones of them."""
+        """The inputs before these and these [rows, channels, new]; keeps the last ones of them."""
         old = self.conv_states[state_idx]
         if old is None:
             every, size = conv_states, conv_kernel_size or conv_states.shape[-1]
@@ -214,7 +207,7 @@ class StateLayer(LinearAttentionCacheLayerMixin):  # type: ignore[misc]  # the b
         return every
 
     def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **kwargs: Any) -> Tensor:
-        """Remembers a matrix [rows, ...]."""
+        """Keeps a matrix [rows, ...]."""
         self.recurrent_states[state_idx] = recurrent_states
         self.has_previous_state[state_idx] = True
         return recurrent_states
@@ -234,8 +227,7 @@ class RowSlotLayer(SlotBuffers):
         step = self.forward.step
         rows = step.rows.to(key_states.device)
         index = (step.slots.to(rows.device) + rows[:, None] * self.capacity).flatten()
-        self.flat_keys.index_copy_(0, index, key_states.transpose(1, 2).flatten(0, 1))
-        self.flat_values.index_copy_(0, index, value_states.transpose(1, 2).flatten(0, 1))
+        self.write_flat(index, key_states, value_states)
         keys, values = self.keys[:, :, : step.longest], self.values[:, :, : step.longest]
         if len(rows) == self.forward.rows > 1:
             return keys[:-1], values[:-1]
@@ -264,12 +256,6 @@ class StateCache(Cache):  # type: ignore[misc]  # the base class is untyped
     def __init__(self, forward: StateForward, layers: list[Any]) -> None:
         super().__init__(layers=layers)
         self.forward = forward
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        updated: tuple[Tensor, Tensor] = self.layers[layer_idx].update(key_states, value_states)
-        return updated
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.forward.step.longest - self.forward.step.ids.shape[1]

@@ -24,12 +24,7 @@ from tests.tiny import ARCHITECTURES, tiny_config, tiny_model
 TOLERANCE = 1e-4
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("batch", [1, 5])
@@ -57,7 +52,7 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
     assert longest > 64  # the buffers grew, far beyond the sliding windows of five tokens
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])  # a lean forward pass, and transformers' own
+@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])  # the compiled forward pass, and that of transformers
 def test_a_shared_beginning_is_computed_once(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model(architecture)
     session = TransformersModel(module).session(3)
@@ -148,7 +143,7 @@ def test_usage_counts_calls_and_real_tokens() -> None:
     assert [(u.calls, u.tokens) for u in session.usage] == [(1, 4), (1, 2), (0, 0)]
     session.score([[2, 3, 4, 9, 9, 9], None, [7]], 1)  # one token taken back, three new
     assert [(u.calls, u.tokens) for u in session.usage] == [(2, 7), (1, 2), (1, 1)]
-    session.score([[2, 3, 4, 9, 9, 9], [2, 3], None], [3, 1, 1])  # nothing new: what is asked for is run again
+    session.score([[2, 3, 4, 9, 9, 9], [2, 3], None], [3, 1, 1])  # nothing new: what is wanted runs again
     assert [(u.calls, u.tokens) for u in session.usage] == [(3, 10), (2, 3), (1, 1)]
 
 
@@ -168,26 +163,28 @@ def test_nobody_active() -> None:
     assert session.usage[0].calls == 0
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])  # a lean forward pass, and transformers' own
+# The compiled forward pass, that of transformers, and one with a recurrent state.
+@pytest.mark.parametrize("architecture", ["llama", "gpt-neox", "falcon-h1"])
 def test_a_failed_call_leaves_a_valid_session(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model(architecture)
     session = TransformersModel(module).session(2)
-    assert isinstance(session, CachedSession)
     first = [[2, 3, 4, 5, 6], [7, 8, 9]]
     session.score(first, 1)
     run = session._forward.run
 
-    def fail(work: list[Work], keep: int) -> None:
-        run(work, keep)
+    def fail(*arguments: Any) -> None:
+        run(*arguments)
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(session._forward, "run", fail)
-    with pytest.raises(RuntimeError):
-        session.score([[2, 3, 50, 51, 52], [7, 8, 60, 61]], 1)
-    monkeypatch.setattr(session._forward, "run", run)
-    logits = session.score(first, 2)
-    for i in range(2):
-        assert (logits[i] - alone(module, first[i], 2)).abs().max() < TOLERANCE
+    for second in ([7, 8, 60, 61], [7, 8, 9, 60, 61]):
+        with monkeypatch.context() as patch:
+            patch.setattr(session._forward, "run", fail)
+            with pytest.raises(RuntimeError):
+                session.score([[2, 3, 50, 51, 52], second], 1)
+        for texts in (first, [[*first[0], 11], [*first[1], 12, 13]]):
+            logits = session.score(texts, 2)
+            for i in range(2):
+                assert (logits[i] - alone(module, texts[i], 2)).abs().max() < TOLERANCE
 
 
 @pytest.mark.parametrize(
@@ -274,9 +271,7 @@ def test_what_counts_as_proven_is_what_is_tested() -> None:
 
 
 def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    from fsgen.backends.transformers import model as hf
-
-    monkeypatch.setattr(hf, "PROVEN", frozenset())
+    monkeypatch.setattr("fsgen.backends.transformers.model.PROVEN", frozenset())
     TransformersModel(tiny_model("gemma3"))
     torch.manual_seed(0)
     bert = transformers.BertLMHeadModel(  # reads in both directions
@@ -289,7 +284,7 @@ def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyP
     wrong = TransformersModel(tiny_model("gemma3"))
     monkeypatch.setattr(TransformersForward, "_masks", lambda self, call: torch.ones(1, 1, 1, call.longest).bool())
     with pytest.raises(ValueError, match="does not give the logits"):
-        check_exact(wrong)
+        check_exact(wrong, wrong.module, wrong.continuation)
 
 
 def test_common_prefix() -> None:

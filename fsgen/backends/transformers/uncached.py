@@ -1,6 +1,6 @@
-"""A model read anew: whole sequences, no session and no cache, by the library's own forward pass.
+"""Logits without a cache: whole sequences, no session, by the library's own forward pass.
 
-It is what sessions are held against, so nothing of theirs is used where that can be helped.
+Sessions are compared with this, so nothing of theirs is used where that can be avoided.
 """
 
 from __future__ import annotations
@@ -8,13 +8,13 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fsgen.backends.budget import free_bytes
 from fsgen.backends.protocol import Model, TokenIds
 
 # A copy of the weights is made where it leaves room for the activations.
@@ -23,11 +23,11 @@ HEADROOM = 1.25
 MOST_ROWS, MOST_TOKENS, MOST_LOGITS = 64, 8192, 2**26
 
 
-class Fresh:
-    """Reads whole sequences: a `transformers` model by its own forward pass, any other by a new session each time.
+class UncachedModel:
+    """Scores whole sequences: a `transformers` model by its own forward pass, any other by a new session each time.
 
     Args:
-        model: what is read.
+        model: what is run.
         module: the `transformers` model to run; that of `model` where none is given.
     """
 
@@ -46,48 +46,48 @@ class Fresh:
 
     @property
     def eps(self) -> float:
-        """The relative distance of two neighbouring numbers, of weights and states in int8 that of two levels."""
-        return 1.0 / 127 if self._has_levels else torch.finfo(self.dtype).eps
+        """The relative distance of two neighbouring numbers; with weights and states in int8, that of two levels."""
+        return 1.0 / 127 if self._is_int8 else torch.finfo(self.dtype).eps
 
     @property
-    def _has_levels(self) -> bool:
+    def _is_int8(self) -> bool:
         return self._module is not None and any(held.dtype == torch.int8 for held in self._module.buffers())
 
     @property
     def layers(self) -> int:
-        """How many layers a token goes through; 1 for a model that does not tell."""
+        """How many layers a token goes through; 1 where that is not known."""
         config = getattr(self._module, "config", None)
         return int(getattr(config, "num_hidden_layers", 1))
 
-    def wider(self) -> Fresh | None:
+    def wider(self) -> UncachedModel | None:
         """The same weights in the next wider type: float32 for half precision, float64 for float32.
 
         None where that is impossible (a model without weights at hand, on several devices, or too large to fit twice)
-        or says little: rounding to int8 may turn over at a level, however wide the rest is.
+        or says little: rounding to int8 may fall on another level, however wide the rest is.
         """
-        if self._module is None or self._has_levels or self.dtype == torch.float64:
+        if self._module is None or self._is_int8 or self.dtype == torch.float64:
             return None
         wide = torch.float64 if self.dtype == torch.float32 else torch.float32
         if not _can_copy(self._module, wide.itemsize):
             return None
-        return Fresh(self.model, copy.deepcopy(self._module).to(wide))
+        return UncachedModel(self.model, copy.deepcopy(self._module).to(wide))
 
-    def eager(self) -> Fresh | None:
-        """The same weights with attention by plain products, which round at other places than a fused kernel.
+    def eager(self) -> UncachedModel | None:
+        """The same weights with attention by plain products, which rounds at other places than a fused kernel.
 
         None where there is no other kernel, or no room for a copy.
         """
         config = getattr(self._module, "config", None)
-        if self._module is None or getattr(config, "_attn_implementation", "eager") == "eager" or self._has_levels:
+        if self._module is None or getattr(config, "_attn_implementation", "eager") == "eager" or self._is_int8:
             return None
         if not _can_copy(self._module, self.dtype.itemsize):
             return None
         module: Any = copy.deepcopy(self._module)
         module.set_attn_implementation("eager")
-        return Fresh(self.model, module)
+        return UncachedModel(self.model, module)
 
     @torch.inference_mode()
-    def read(self, sequences: Sequence[TokenIds], last: Sequence[int]) -> list[Tensor]:
+    def score(self, sequences: Sequence[TokenIds], last: Sequence[int]) -> list[Tensor]:
         """Logits [last[i], vocab] at the last positions of each sequence, on the CPU, as wide as they are computed."""
         found: dict[int, Tensor] = {}
         for rows in self._batches(sequences, last):
@@ -135,25 +135,21 @@ class Fresh:
         ]
 
 
-def rounding(reader: Fresh, logits: Tensor) -> float:
+def rounding(model: UncachedModel, logits: Tensor) -> float:
     """By how much a logit may be off, where it cannot be measured: sqrt(layers) eps max|z|.
 
     A layer rounds the state of a token about four times, by up to eps / 2 of its size each time; independent roundings
     add as their squares do.
     """
-    return math.sqrt(reader.layers) * reader.eps * float(logits.abs().max())
+    return math.sqrt(model.layers) * model.eps * float(logits.abs().max())
 
 
 def _can_copy(module: torch.nn.Module, itemsize: int) -> bool:
-    """Whether the weights lie on one device that has room for them once more, in a type of so many bytes."""
+    """Whether the weights are on one device that has room for them once more, in a type of so many bytes."""
     weights = [*module.parameters(), *module.buffers()]
-    places = {weight.device for weight in weights}
+    devices = {weight.device for weight in weights}
+    if len(devices) != 1:
+        return False
     size = sum(weight.numel() for weight in weights) * itemsize
-    return len(places) == 1 and size * HEADROOM <= _free(places.pop())
-
-
-def _free(device: torch.device) -> int:
-    """Bytes that can still be taken on a device."""
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free = free_bytes(devices.pop())
+    return free is not None and size * HEADROOM <= free

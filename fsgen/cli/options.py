@@ -1,0 +1,68 @@
+"""Options that several commands share, and which models they name."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fsgen.models.bundled import PREFIX, bundled
+
+if TYPE_CHECKING:
+    from fsgen.methods.method import Method
+
+# The bundled pair that writes where no model is named; proxy tuning drafts with a tuned model, against its own base.
+DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
+
+Draft = Annotated[
+    str | None, typer.Option(help=f"The small model: bundled, a folder, or a name on the hub.  [default: {DRAFT}]")
+]
+Target = Annotated[str | None, typer.Option(help=f"The large model.  [default: {TARGET}]")]
+Base = Annotated[str | None, typer.Option(help="The small model before it was tuned, for the proxy method alone.")]
+MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+DraftWeights = Annotated[
+    str, typer.Option(help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.")
+]
+Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
+StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
+Json = Annotated[bool, typer.Option("--json", help="Print a JSON list.")]
+
+
+def models_by_role(method: Method, draft: str | None, target: str | None, base: str | None) -> dict[str, str | None]:
+    """The model names by role, with the bundled pair where no other model is named.
+
+    Raises:
+        ValueError: a base model for a method that reads none.
+    """
+    if base is not None and not method.fusion.reads_base:
+        raise ValueError(f"method {method.name!r} reads no base model; --base is for the proxy method")
+    # A bundled model is no partner of a model of another kind: then the missing one has to be named.
+    if all(name is None or name.startswith(PREFIX) for name in (draft, target, base)):
+        if target is None and "target" in method.roles:
+            target = TARGET
+        if draft is None and "draft" in method.roles:
+            draft = DRAFT
+            if method.fusion.reads_base and base is None:
+                draft = TUNED
+                base = next((info.tuned_from for info in bundled() if info.name == TUNED), None)
+    return {"draft": draft, "target": target, "base": base}
+
+
+def silence_libraries(*names: str | None) -> None:
+    """Leaves stderr to our own words; to be called before `transformers` is imported.
+
+    No warnings (a prompt that is too long is our error to report), and no progress bars but of a download on a
+    terminal.
+
+    Args:
+        names: of the models that are about to be loaded.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    local = all(name is None or name.startswith(PREFIX) or Path(name).is_dir() for name in names)
+    if local or not sys.stderr.isatty():
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -1,0 +1,35 @@
+"""`fsgen study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fsgen.cli.options import Limit, silence_libraries
+
+
+def study(
+    config: Annotated[
+        Path | None, typer.Argument(help="What to run, as YAML.  [default: the study of the bundled models]")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where results are kept.  [default: runs/NAME]")] = None,
+    limit: Limit = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has been run before.")] = False,
+) -> None:
+    """Measure how much of the large model a text needs, and write the report.
+
+    A study that was interrupted goes on where it stopped. The exit status is 1 where runs of it failed.
+    """
+    silence_libraries()
+    from rich.console import Console
+
+    from fsgen.report import write
+    from fsgen.study import run_study
+
+    folder = out or Path("runs") / (config.stem if config else "bundled")
+    result = run_study(config, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+    print(f"report: {write(folder)}")
+    if result.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,147 @@
+"""The judged program: what it may read, its limits, and how its end is reported."""
+
+import builtins
+import errno
+import json
+import os
+import resource
+import sys
+from contextlib import suppress
+from typing import NoReturn
+
+DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")  # may be read and written
+
+
+class Job:
+    """What is to be run, how it is isolated, and its limits."""
+
+    def __init__(self, text: bytes) -> None:
+        """Read the JSON object that `fsgen.tasks.sandbox` wrote."""
+        values = json.loads(text)
+        self.mode: str = values["mode"]
+        self.parent: int = values["parent"]
+        self.folder: str = values["folder"]
+        self.report: int = values["report"]
+        self.token: str = values["token"]
+        self.program: str = values["program"]
+        self.seconds: float = values["seconds"]
+        self.memory_mb: int = values["memory_mb"]
+        self.files_mb: int = values["files_mb"]
+        self.processes: int = values["processes"]
+
+
+def visible_paths() -> list[str]:
+    """What the interpreter needs to import the standard library: shown read-only, and nothing else."""
+    wanted = [path for path in sys.path if path and os.path.isdir(path)]
+    wanted += [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
+    wanted += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/nix/store", "/etc/ld.so.cache"]
+    kept: list[str] = []
+    for path in sorted({os.path.abspath(path) for path in wanted}, key=len):
+        inside = any(path.startswith(other + "/") for other in kept)
+        if path != "/" and os.path.exists(path) and not inside:
+            kept.append(path)
+    return kept
+
+
+def _limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(kind, (value, value))
+
+
+def _which_limit(error: BaseException | None, folder: str) -> str | None:
+    """The limit behind an exception that ended the program, as far as it or what caused it tells."""
+    seen: list[BaseException] = []
+    while isinstance(error, BaseException) and error not in seen:
+        seen.append(error)
+        if isinstance(error, MemoryError):
+            return "memory"
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            return "processes"
+        if isinstance(error, OSError) and (limit := _limit_of(error, folder)):
+            return limit
+        reason = getattr(error, "reason", None)
+        error = reason if isinstance(reason, OSError) else (error.__cause__ or error.__context__)
+    return None
+
+
+def _limit_of(error: OSError, folder: str) -> str | None:
+    number, name = error.errno, error.filename
+    if number == errno.ENOMEM:
+        return "memory"
+    if isinstance(error, BlockingIOError) and name is None:
+        return "processes"
+    if number in (errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EAFNOSUPPORT):
+        return "network"
+    if type(error).__name__ == "gaierror":
+        return "network"
+    if number in (errno.EROFS, errno.EFBIG, errno.ENOSPC, errno.EDQUOT):
+        return "files"
+    outside = isinstance(name, str) and not os.path.realpath(name).startswith(folder)
+    return "files" if outside and number in (errno.EACCES, errno.EPERM, errno.ENOENT, errno.EXDEV) else None
+
+
+def _describe(error: BaseException, source: str) -> str:
+    """One line: what was raised, where in the program, and the line itself."""
+    line = getattr(error, "lineno", None) if isinstance(error, SyntaxError) else None
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == "<program>":
+            line = step.tb_lineno
+        step = step.tb_next
+    message = error.msg if isinstance(error, SyntaxError) else str(error)
+    text = type(error).__name__ + (f": {message}" if message else "")
+    if isinstance(line, int):
+        lines = source.split("\n")
+        code = lines[line - 1].strip() if 0 < line <= len(lines) else ""
+        text += f" (line {line}: {code[:200]})"
+    return text[:600]
+
+
+def _execute(source: str) -> BaseException | None:
+    """Run the program; its frames see this one, which holds nothing of ours."""
+    try:
+        code = compile(source, "<program>", "exec", dont_inherit=True)
+        exec(code, {"__name__": "__main__", "__builtins__": builtins})
+    except BaseException as error:  # whatever ends the program is its result
+        return error
+    return None
+
+
+def run_program(job: Job, folder: str, processes: int | None) -> NoReturn:
+    """Set the limits, run the program, report."""
+    report, token, source = job.report, job.token, job.program
+    own = os.getpid()
+
+    def tell(**what: object) -> None:
+        os.write(report, json.dumps(what).encode() + b"\n")
+
+    def finish(error: str | None, limit: str | None, token: str = token) -> NoReturn:
+        if os.getpid() != own:
+            os._exit(0)  # a child of the program that ran on to the end: not its verdict to give
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):  # the program may have closed or replaced it
+                stream.flush()
+        tell(token=token, error=error, limit=limit)
+        os._exit(0)
+
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # what `site`, left out, would give
+    os.environ.update(HOME=folder, TMPDIR=folder, PWD=folder)
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_NOFILE, 256)
+    _limit(resource.RLIMIT_FSIZE, job.files_mb << 20)
+    _limit(resource.RLIMIT_CPU, int(job.seconds) + 2)
+    if processes is not None:
+        _limit(resource.RLIMIT_NPROC, processes)
+    tell(started=True)
+    _limit(resource.RLIMIT_AS, job.memory_mb << 20)
+    del job, token
+    error = _execute(source)
+    if error is None:
+        finish(None, None)
+    if isinstance(error, SystemExit):
+        finish(f"the program ended itself before its tests had finished (exit {error.code!r})", None)
+    limit = _which_limit(error, folder)
+    if limit == "memory":  # what the failed frames hold is needed to tell of it
+        finish(type(error.with_traceback(None)).__name__, limit)
+    finish(_describe(error, source), limit)
