@@ -196,7 +196,8 @@ class Engine:
         roles = {role for _, sequence in self._waiting for role in sequence.method.roles}
         longest = max(sequence.longest for _, sequence in self._waiting)
         if self._batch is not None:
-            if longest <= self._longest and len(self._batch) >= min(self._rows, len(self._waiting)):
+            more_rows = len(self._batch) < self._rows and 2 * longest <= self._longest
+            if longest <= self._longest and not more_rows:
                 return
             self._batch.give_back()
         rows = self._members.rows_within(roles, longest, self._rows, self._budget)
