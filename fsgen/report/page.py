@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from fsgen.analysis.frequency import read_run, read_study, read_summary
+from fsgen.analysis.frequency import read_run, read_study, read_summary, write_whole
 from fsgen.analysis.study import StudyAnalysis, analyze
 from fsgen.report import provenance
 from fsgen.report.chart import Cell
@@ -64,7 +63,7 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
         config=yaml.safe_dump(study["config"], sort_keys=False, allow_unicode=True),
         versions=provenance.versions(records),
     )
-    _write_whole(path, page)
+    write_whole(path, page)
     if figures_folder is not None:
         export([figure for group in shown for figure in group.figures], Path(figures_folder))
     return path
@@ -142,14 +141,3 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}" if abs(cell) < 1e4 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(path)

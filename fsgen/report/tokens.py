@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from fsgen.analysis.frequency import SummaryRow, read_generations, read_run, read_study
+from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study
 from fsgen.analysis.labels import method_label, short_name, task_label
 from fsgen.analysis.traces import scan_traces
 from fsgen.render import LOOKS, SHADES
@@ -115,12 +115,13 @@ def _spread(count: int) -> list[int]:
 
 def _asked(folder: Path, row: SummaryRow) -> dict[str, tuple[str, str | None]]:
     """The prompt and the reference of each example, where the folder has them."""
-    identity = read_run(folder, row.run).get("identity") or {}
-    path = folder / "examples" / f"{str(identity.get('task', {}).get('examples', ''))[:16]}.parquet"
-    if not path.is_file():
+    table = read_examples(folder, read_run(folder, row.run))
+    if table is None:
         return {}
-    table = pl.read_parquet(path)
-    return {name: (prompt, reference) for name, prompt, reference in table.iter_rows()}
+    return {
+        name: (prompt, reference)
+        for name, prompt, reference in table.select("example", "prompt", "reference").iter_rows()
+    }
 
 
 # ---- spelling

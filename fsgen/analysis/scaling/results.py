@@ -51,11 +51,10 @@ class Parameter:
 
     def __str__(self) -> str:
         if self.value is None:
-            return "not determined"
+            return "-"
         low = "-∞" if self.low is None else f"{self.low:.3g}"
         high = "∞" if self.high is None else f"{self.high:.3g}"
-        why = f" (not identified: {self.why_not})" if self.why_not else ""
-        return f"{self.value:.3g} [{low}, {high}]{why}"
+        return f"{self.value:.3g} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
