@@ -89,8 +89,8 @@ def analyze(
     if not study.rows:
         raise ValueError(f"{str(folder)!r} has no finished run to analyse")
     rows = study.rows if runs is None else [find(study.rows, run) for run in runs]
-    pictured = _pictured(rows) if projections else set()
-    found = tuple(_analyze(study, row, calls, misses, row.run in pictured) for row in rows)
+    projected = _projected(rows) if projections else set()
+    found = tuple(_analyze(study, row, calls, misses, row.run in projected) for row in rows)
     return StudyAnalysis(study.name, tuple(rows), found, _findings(found))
 
 
@@ -142,7 +142,7 @@ def _system(record: dict[str, Any]) -> str:
     return repr((record["task"], members, record["method"]["fusion"], record["sampling"]))
 
 
-def _pictured(rows: Iterable[SummaryRow]) -> set[str]:
+def _projected(rows: Iterable[SummaryRow]) -> set[str]:
     """Of each task the run with the median frequency."""
     tasks: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
@@ -152,7 +152,7 @@ def _pictured(rows: Iterable[SummaryRow]) -> set[str]:
 
 
 def _analyze(
-    study: _Study, row: SummaryRow, calls: Sequence[float], misses: Sequence[float], pictured: bool
+    study: _Study, row: SummaryRow, calls: Sequence[float], misses: Sequence[float], projected: bool
 ) -> RunAnalysis:
     traces, whole = study.traces(row.run), consulted_everywhere(row)
     counted = histograms(traces) if whole else {}
@@ -162,7 +162,7 @@ def _analyze(
         position=position(traces, sampled=row.sampling != "greedy") if whole else None,
         uncertainty=uncertainty(traces, counted) if whole else None,
         routers=routers(traces, counted, calls, misses) if whole else None,
-        projection=project(traces) if pictured else None,
+        projection=project(traces) if projected else None,
         published=_published(study, row) if row.draft is not None else None,
         signs=_signs(study, row),
     )

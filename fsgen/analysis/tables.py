@@ -69,10 +69,10 @@ def _study(analysis: StudyAnalysis) -> Iterator[RenderableType]:
         yield from _section("Position: the frequency by tenth of the text, in %", _positions(rows, everywhere))
         yield from _section("Uncertainty", _uncertainties(rows, everywhere))
         yield from _section("Routers: thresholds that meet a budget", _routers(rows, everywhere))
-    pictured = [run for run in analysis.runs if run.projection is not None]
-    if pictured:
+    projected = [run for run in analysis.runs if run.projection is not None]
+    if projected:
         yield from _section(
-            "Projections", *(_said(run, [run.projection.finding]) for run in pictured if run.projection)
+            "Projections", *(_said(run, [run.projection.finding]) for run in projected if run.projection)
         )
     counted = [run for run in analysis.runs if run.published is not None]
     if counted:

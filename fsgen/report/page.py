@@ -1,4 +1,4 @@
-"""The report: all that is found, on one page that needs nothing else."""
+"""The report: all results on one page that needs nothing else."""
 
 from __future__ import annotations
 
@@ -118,17 +118,17 @@ def _file(name: str) -> str:
 
 
 def _inline(script: str) -> str:
-    """A script that stands inside a page: no text of it may end the element."""
+    """A script inside a page: no text of it may end the element."""
     return re.sub(r"<(?=/script|!--|script)", r"\\x3c", script, flags=re.IGNORECASE)
 
 
 def _in_json(text: str) -> str:
-    """JSON that stands inside a page: none of its strings holds anything that could be markup."""
+    """JSON inside a page: none of its strings holds anything that could be markup."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """What the browser lets the page do: run these very scripts, and ask nobody for anything."""
+    """What the browser lets the page do: run exactly these scripts, and request nothing."""
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
