@@ -103,7 +103,7 @@ class Token:
         draft_prob, draft_margin, draft_entropy: p's largest probability, its lead over the second, entropy in nats.
         target_prob, target_entropy: the same of q.
         total_variation: half the L1 distance of p and q, after the sampling transforms (at temperature 1 when greedy).
-        draft_top, target_top: the most likely (id, probability) of p and q, when candidates were asked for.
+        draft_top, target_top: the most likely (id, probability) of p and q, when candidates were requested.
     """
 
     position: int
@@ -124,7 +124,7 @@ class Token:
 
     @property
     def consulted(self) -> bool:
-        """System 2 was asked at this position."""
+        """System 2 was consulted at this position."""
         return self.target_token is not None
 
     @property

@@ -77,7 +77,7 @@ class Writer(Protocol):
         limit: Limit | None = None,
         ends: Sequence[Ends] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]], list[list[float]]]:
-        """Scores as `Session.score` does, and lets each row go on by its likeliest tokens.
+        """Scores as `Session.score` does, and lets each row go on by its most likely tokens.
 
         Args:
             sequences, last: as there.

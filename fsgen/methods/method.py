@@ -33,14 +33,14 @@ class Method:
             sampled ones are then drawn by shared noise. (By `rejection` they would: then it is always `draft_tokens`.)
         skips_verification: the router *routes* (a token it does not flag is trusted without verification), instead of
             only ending the draft early, with everything verified.
-        bonus: System 2 adds a token where all drafted ones stood. Only where the fusion does not read the draft:
-            it has not been asked at that position.
+        bonus: System 2 adds a token where all drafted ones were accepted. Only where the fusion does not read the
+            draft, which was not called at that position.
         rollback: when System 2 is consulted it also re-checks the tokens trusted since, and rewinds to the first one
             with less than `rollback` times the probability of its own best one (Kim 2302.07863). None: never.
         verifier: `exact`, `rejection`, `coupled` (`methods.verifiers`), or `auto`: exact for greedy texts, else
             coupled where the method is adaptive, and rejection where it is not.
-        ngram: instead of a draft model, what followed the last tokens where they stood before drafts (prompt lookup),
-            by matches of at most so many tokens; 0: the draft model.
+        ngram: instead of a draft model, what followed an earlier occurrence of the last tokens (prompt lookup), by
+            matches of at most so many tokens; 0: the draft model.
 
     Raises:
         ValueError: a combination that means nothing, named.
@@ -115,7 +115,7 @@ class Method:
             raise ValueError(f"method {self.name!r} needs a {' and a '.join(missing)} model; give --{missing[0]}")
 
     def verifier_for(self, sampling: SamplingParams) -> Verifier:
-        """The verifier of a text. Raises ValueError where `exact` was asked for and its tokens are drawn."""
+        """The verifier of a text. Raises ValueError for `exact` where tokens are drawn."""
         if self.verifier == "exact" and not sampling.greedy:
             raise ValueError("verifier 'exact' is for greedy decoding: set temperature=0, or use 'rejection'")
         if self.verifier != "auto":
@@ -214,7 +214,7 @@ def _parse_method(text: str) -> Method:
         method = replace(method, verifier=given["verifier"])
     if "ngram" in given:
         method = replace(method, ngram=_whole(name, "ngram", given))
-    # The name that tables show tells what was asked for; draft_tokens has a column of its own.
+    # The name that tables show contains the parameters; draft_tokens has a column of its own.
     shown = ",".join(item for item in rest.split(",") if item and not item.startswith("draft_tokens="))
     return replace(method, name=f"{name}:{shown}" if shown else name)
 

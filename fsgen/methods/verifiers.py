@@ -21,7 +21,7 @@ class Verdict(NamedTuple):
 
 class Verifier(ABC):
     """Attributes:
-    name: as it is asked for.
+    name: how strings name it.
     draws: it needs p, q as probabilities, and numbers to draw by (else logits will do).
     couples: draft and System 2 draw by the same noise, and `decide` is what System 2 has drawn.
     """
@@ -55,7 +55,7 @@ class Exact(Verifier):
 class Coupled(Verifier):
     """Sampling by shared noise: a drafted token stands while it is the one that System 2 draws from q itself.
 
-    Lossless, and more: the text does not depend on the draft, on how far it wrote, nor on whether it was asked (Daliri
+    Lossless, and more: the text does not depend on the draft, on how far it wrote, nor on whether it drafted (Daliri
     et al. 2408.07978). The price is that a drafted token stands with a chance of (1 - d) / (1 + d) or more, where
     rejection sampling reaches 1 - d (d: the total variation of p and q).
     """

@@ -107,8 +107,8 @@ def routed(
         the tokens, and at which positions System 2 decided.
     """
     out: list[int] = []
-    asked: list[bool] = []
-    since = 0  # the first position trusted since System 2 was last asked
+    consulted: list[bool] = []
+    since = 0  # the first position trusted since System 2 was last consulted
     while len(out) < budget:
         context = [*prompt, *out]
         z_draft = logits_of(members, "draft", context)
@@ -121,16 +121,16 @@ def routed(
                         fallen = position
                         break
             if fallen is not None:
-                del out[fallen:], asked[fallen:]
+                del out[fallen:], consulted[fallen:]
                 out.append(int(logits_of(members, "target", [*prompt, *out]).argmax()))
             else:
                 z = [logits_of(members, "target", context), z_draft, logits_of(members, "base", context)]
                 out.append(int(fuse(fusion, *z).argmax()))
-            asked.append(True)
+            consulted.append(True)
             since = len(out)
         else:
             out.append(int(z_draft.argmax()))
-            asked.append(False)
+            consulted.append(False)
         if out[-1] in members.eos_ids:
             break
-    return out, asked
+    return out, consulted

@@ -92,10 +92,12 @@ def test_routing_equals_a_slow_reference(
     )  # fmt: skip
     limit = float(f"{threshold:g}")
     for text, prompt in zip(written, prompts, strict=True):
-        ids, asked = reference.routed(members, lambda p, _: float(p.max()) < limit, prompt, budget, rollback=rollback)
+        ids, consulted = reference.routed(
+            members, lambda p, _: float(p.max()) < limit, prompt, budget, rollback=rollback
+        )
         assert text.token_ids == ids
-        assert [token.consulted for token in text.tokens] == asked
-        assert [token.source == "trusted" for token in text.tokens] == [not a for a in asked]
+        assert [token.consulted for token in text.tokens] == consulted
+        assert [token.source == "trusted" for token in text.tokens] == [not a for a in consulted]
         assert "".join(token.text for token in text.tokens) == text.text
 
 
@@ -110,9 +112,9 @@ def test_rollback_goes_back_to_the_first_token_that_falls(rollback: float, k: in
             members, prompts, f"route:rollback={rollback}", router="max-prob:0.4", draft_tokens=k, sampling=params(40)
         )
         for text, prompt in zip(written, prompts, strict=True):
-            ids, asked = reference.routed(members, lambda p, _: float(p.max()) < 0.4, prompt, 40, rollback=rollback)
+            ids, consulted = reference.routed(members, lambda p, _: float(p.max()) < 0.4, prompt, 40, rollback=rollback)
             assert text.token_ids == ids
-            assert [token.consulted for token in text.tokens] == asked
+            assert [token.consulted for token in text.tokens] == consulted
 
 
 @pytest.mark.parametrize("fusion", ["contrastive", "proxy", "ensemble", "mixture"])

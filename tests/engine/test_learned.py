@@ -73,15 +73,15 @@ def scores(model: LearnedModel, text: fsgen.Generation) -> Any:
 def test_the_loop_asks_where_the_trace_says(members: Members, file: Path) -> None:
     """What `route` wrote and consulted is what the scores of its own trace ask for, in any batch."""
     model = read(file)
-    asked = 0
+    consulted = 0
     for batch in (1, 3):
         for text in fsgen.generate(
             members, PROMPTS, "route", f"learned:{file}", sampling=GREEDY, candidates=10, batch_size=batch
         ):
             flags = scores(model, text) > model.threshold
             assert [token.consulted for token in text.tokens] == flags.tolist()
-            asked += int(flags.sum())
-    assert 0 < asked < 2 * 3 * 16
+            consulted += int(flags.sum())
+    assert 0 < consulted < 2 * 3 * 16
 
 
 def test_it_ends_drafts_early_and_changes_no_text(members: Members, file: Path) -> None:

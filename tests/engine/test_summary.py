@@ -69,8 +69,8 @@ def test_it_agrees_with_float64(n: int, vocab: int, top: int, scale: float, seed
         assert torch.equal(ours, listed)
         assert (ours - theirs).abs().max() < 2e-6 * max(1.0, float(theirs.abs().max()))
     assert found.top_ids.shape == found.top_probs.shape == (n, min(top, vocab))
-    likeliest = p.double().softmax(-1).gather(-1, found.top_ids)
-    assert torch.allclose(found.top_probs.double(), likeliest, atol=2e-6)
+    most_likely = p.double().softmax(-1).gather(-1, found.top_ids)
+    assert torch.allclose(found.top_probs.double(), most_likely, atol=2e-6)
     assert torch.allclose(found.top_probs.double(), right.top_probs, atol=2e-6)
     assert (apart - total_variation(p.double().softmax(-1), q.double().softmax(-1))).abs().max() < 1e-6
 

@@ -40,10 +40,10 @@ def features(
         entropy: of p in nats, [n].
         position: of the token in the completion, from 0, [n].
     """
-    sure = np.clip(np.asarray(prob, dtype=np.float64), _LEAST, 1 - _LEAST)
+    clipped = np.clip(np.asarray(prob, dtype=np.float64), _LEAST, 1 - _LEAST)
     kept = rounded(np.asarray(top_probs, dtype=np.float32)).astype(np.float64)
     columns = (
-        np.log(sure) - np.log1p(-sure),
+        np.log(clipped) - np.log1p(-clipped),
         np.asarray(margin, dtype=np.float64),
         np.asarray(entropy, dtype=np.float64),
         np.log2(1 + np.asarray(position, dtype=np.float64)),

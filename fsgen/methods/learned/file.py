@@ -30,7 +30,7 @@ class LearnedModel:
     Attributes:
         scorer: of the features.
         top: how many of p's largest probabilities it reads.
-        threshold: a position whose score is above it is asked about.
+        threshold: System 2 is consulted where the score is above it.
         draft: name and digest of the draft whose traces it was trained on.
         vocabulary: the digest of its tokenizer's vocabulary.
         record: of the training: the study and its runs, task, counts, metrics on held-out examples, versions.
