@@ -26,12 +26,12 @@ DRAFT, TARGET = "pocket-0.6m-distilled", "pocket-8m"
 ARTICLE = (
     "The city council voted on Tuesday to close the old harbour bridge for repairs. The bridge, which was built in "
     "1931, carries 14,000 cars a day. Engineers found rust in the main cables last spring. Repairs will take eighteen "
-    "months and cost 42 million. Drivers are to use the tunnel, which stays free of charge until the bridge opens again."
+    "months and cost 42 million. Drivers are to use the tunnel, which stays free of charge until the bridge opens."
 )
 SUMMARY = (
     " The old harbour bridge, which was built in 1931 and carries 14,000 cars a day, will close for repairs, since "
     "engineers found rust in the main cables. Repairs will take eighteen months and cost 42 million; the tunnel stays "
-    "free of charge until the bridge opens again."
+    "free of charge until the bridge opens."
 )
 EDIT = "\n# The same, with the function renamed to solve:\n"
 
