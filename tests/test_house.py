@@ -1,7 +1,8 @@
-"""The house: documents that tell the truth, versions that agree, a repository that stays small."""
+"""The house: documents that are true, versions that agree, a repository and functions that stay small."""
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -30,10 +31,43 @@ def tracked() -> list[Path]:
 FILES = tracked()
 PAGES = [file for file in FILES if file.suffix == ".md"]
 PICTURES = [file for file in FILES if file.suffix == ".svg"]
+SOURCES = [file for file in FILES if file.suffix == ".py" and file.is_relative_to(ROOT / "fsgen")]
+KERNELS = ROOT / "fsgen" / "backends" / "cpu"  # compiled: a function there is as long as one loop
+TEXTS = [
+    file for file in FILES if file.suffix in {".py", ".md", ".j2", ".js", ".yaml", ".toml"} or file.stem == "Makefile"
+]
+
+LONGEST_FILE, LONGEST_FUNCTION, WIDEST_LINE = 400, 60, 120  # lines, lines without the docstring, columns
+# Words that nobody else in this field uses, each with the one that everybody knows.
+WORDS = {
+    r"foretell\w*|foretold": "predict",
+    r"likeliest": "most likely",
+    r"doubts?": "uncertainty",
+    r"by lot": "at random",
+    r"(held|holds?|holding)( \w+)? against": "compare",
+    r"(hangs?|hung|hanging) on": "depend",
+    r"worked[ _]examples?": "few-shot examples",
+    r"as many as prove best": "chosen adaptively",
+    r"of all randomness": "random seed",
+    r"thousand million": "billion",
+    r"slm": "draft",
+    r"llm": "target",
+    r"amateur": "draft",
+}
 
 
 def shown(file: Path) -> str:
     return str(file.relative_to(ROOT))
+
+
+def lines_of(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How long a function is, its docstring aside."""
+    first = function.body[0]
+    docstring = 0
+    if ast.get_docstring(function) is not None and first.end_lineno is not None:
+        docstring = first.end_lineno - first.lineno + 1
+    assert function.end_lineno is not None
+    return function.end_lineno - function.lineno + 1 - docstring
 
 
 def pyproject() -> dict[str, Any]:
@@ -78,6 +112,35 @@ def test_versions_agree() -> None:
     assert project["version"] == fsgen.__version__ == citation["version"]
     assert f"\n## {fsgen.__version__} " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert project["license"] == citation["license"] == "Apache-2.0"
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=shown)
+def test_files_and_functions_are_short(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\n") <= LONGEST_FILE
+    if not file.is_relative_to(KERNELS):
+        nodes = ast.walk(ast.parse(text))
+        functions = [node for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+        assert {each.name: n for each in functions if (n := lines_of(each)) > LONGEST_FUNCTION} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=shown)
+def test_lines_of_pages_are_readable(page: Path) -> None:
+    lines = page.read_text(encoding="utf-8").splitlines()
+    # A row of a table cannot be broken, nor can an address.
+    wide = [n for n, line in enumerate(lines, 1) if len(line) > WIDEST_LINE and not re.match(r"\||.*https?://", line)]
+    assert wide == []
+
+
+@pytest.mark.parametrize("file", [file for file in TEXTS if file != Path(__file__)], ids=shown)
+def test_words_are_those_of_the_field(file: Path) -> None:
+    text = " ".join(file.read_text(encoding="utf-8").split())  # a line may break inside of them
+    found = {
+        match[0]: better
+        for word, better in WORDS.items()
+        for match in re.finditer(rf"(?<![a-z])(?:{word})(?![a-z])", text, flags=re.IGNORECASE)
+    }
+    assert found == {}
 
 
 @pytest.mark.parametrize("picture", PICTURES, ids=shown)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fsgen.cli.options import Json
+import typer
+
 from fsgen.cli.output import console, print_json
 
 
-def models(as_json: Json = False) -> None:
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
     """List the bundled models, the smallest first."""
     from fsgen.models.bundled import bundled
 

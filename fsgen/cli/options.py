@@ -34,7 +34,6 @@ DraftWeights = Annotated[
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
-Json = Annotated[bool, typer.Option("--json", help="Print a JSON list.")]
 
 
 def models_by_role(method: Method, draft: str | None, target: str | None, base: str | None) -> dict[str, str | None]:
