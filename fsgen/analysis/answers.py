@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias
@@ -74,6 +74,21 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Value, ...], ...]
 
+    @classmethod
+    def of(cls, name: str, title: str, note: str, rows: Iterable[Mapping[str, Value | Estimate]]) -> Self:
+        """A table of rows by column; an `Estimate` gets two more columns for its interval."""
+        cells = [[cell for column in row.items() for cell in _cells(*column)] for row in rows]
+        columns: list[str] = []
+        for column, _ in cells[0] if cells else ():
+            columns.append(column + " " * sum(known.rstrip() == column for known in columns))
+        return cls(name, title, note, tuple(columns), tuple(tuple(value for _, value in row) for row in cells))
+
+
+def _cells(column: str, value: Value | Estimate) -> list[tuple[str, Value]]:
+    if not isinstance(value, Estimate):
+        return [(column, value)]
+    return [(column, value.value), ("95 % from", value.low), ("to", value.high)]
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -127,6 +142,25 @@ def from_dict(content: Mapping[str, Any]) -> Answer:
     )
     made["remarks"] = tuple(content["remarks"])
     return Answer(**made)
+
+
+def shown(estimate: Estimate, form: str = ".3f", scale: float = 1.0) -> str:
+    """A number times a scale, with its interval in brackets, each in a format such as `+.1f`."""
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        interval = f" [{scale * estimate.low:{form}}, {scale * estimate.high:{form}}]"
+    return f"{scale * estimate.value:{form}}{interval}"
+
+
+def below(estimate: Estimate, value: float) -> bool | None:
+    """Whether the interval lies below some value; None where it does not tell."""
+    above = estimate.above(value)
+    return None if above is None else not above
+
+
+def verdict(holds: bool | None, yes: str, no: str, unclear: str) -> str:
+    """The words for what an interval decided, or left open."""
+    return unclear if holds is None else yes if holds else no
 
 
 def read_answers(folder: Path) -> list[Answer]:

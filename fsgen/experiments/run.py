@@ -1,4 +1,4 @@
-"""Runs an experiment: checked, measured with what is there already, answered, written."""
+"""Runs an experiment in a folder, and writes its answer there."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def run_experiment(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is impossible: at least 1")
     chosen = config if isinstance(config, ExperimentConfig) else configured(name, config)
-    asked = experiment(name)
-    options = asked.checked(chosen)
+    known = experiment(name)
+    options = known.checked(chosen)
     store = Store(Path(out))
     with store.locked():
         if fresh:
@@ -58,7 +58,7 @@ def run_experiment(
             study = chosen.study
             if study is not None and "name" not in study.model_fields_set:
                 study = study.model_copy(update={"name": name})
-            answer = asked.run(Lab(store, name, study, reporter, limit), options)
+            answer = known.answer(Lab(store, name, study, reporter, limit), options)
         answer = replace(
             answer,
             experiment=name,

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from fsgen.analysis.answers import Answer, Value
 from fsgen.experiments import configured, run_experiment
-from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, conclude
+from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, estimate
 from fsgen.models.bundled import bundled
 
 FAMILIES = ("llama", "neox", "mamba")
@@ -49,12 +49,12 @@ def made(
     return pl.DataFrame(rows, schema=["task", "draft", "target", "example", "differing", "known"], orient="row")
 
 
-def concluded(counts: pl.DataFrame) -> Answer:
-    return conclude(counts, DRAFTS | TARGETS, LOSSES, NOTHING, NOTHING)
+def estimated(counts: pl.DataFrame) -> Answer:
+    return estimate(counts, DRAFTS | TARGETS, LOSSES, NOTHING, NOTHING)
 
 
 def test_what_one_family_adds_is_found() -> None:
-    answer = concluded(made(-0.25))
+    answer = estimated(made(-0.25))
     for found in answer.numbers.values():
         assert found.low is not None
         assert found.high is not None
@@ -64,7 +64,7 @@ def test_what_one_family_adds_is_found() -> None:
 
 
 def test_where_one_family_agrees_less_that_is_said() -> None:
-    answer = concluded(made(0.25, noise=0.03))
+    answer = estimated(made(0.25, noise=0.03))
     assert answer.holds is False
     assert "agrees less often" in answer.statement
 
@@ -78,7 +78,7 @@ def test_drafts_and_targets_alone_are_no_effect_of_the_family() -> None:
         logs.filter(~pl.col("draft").str.starts_with("mamba")).group_by("one").agg(pl.col("differing").log().mean())
     )
     assert abs(np.diff(without["differing"].to_numpy())[0]) > 0.03
-    answer = concluded(counts)
+    answer = estimated(counts)
     found = answer.numbers["one family over two"]
     assert found.value == pytest.approx(1.0, abs=0.06)
     assert answer.holds is None
@@ -87,7 +87,7 @@ def test_drafts_and_targets_alone_are_no_effect_of_the_family() -> None:
 
 def test_pairs_that_differ_for_other_reasons_leave_it_open() -> None:
     """Between examples everything is certain, between pairs it is not."""
-    answer = concluded(made(-0.05, noise=0.3, seed=4))
+    answer = estimated(made(-0.05, noise=0.3, seed=4))
     spread = answer.numbers["the same over pairs"]
     assert spread.low is not None
     assert spread.high is not None
@@ -109,7 +109,7 @@ def test_the_interval_over_pairs_holds_the_truth_about_as_often_as_it_says() -> 
 
 
 def test_each_family_has_its_own_number() -> None:
-    numbers = concluded(made(0.0, own={"mamba": -0.5})).numbers
+    numbers = estimated(made(0.0, own={"mamba": -0.5})).numbers
     assert numbers["mamba with mamba"].value == pytest.approx(math.exp(-0.5), abs=0.05)
     assert numbers["llama with llama"].value == pytest.approx(1.0, abs=0.06)
     assert numbers["mamba with mamba"].above(1.0) is False
@@ -117,7 +117,7 @@ def test_each_family_has_its_own_number() -> None:
 
 def test_with_two_families_only_their_common_number_is_known() -> None:
     two = made(-0.3).filter(~pl.col("draft").str.starts_with("mamba"), ~pl.col("target").str.starts_with("mamba"))
-    numbers = concluded(two).numbers
+    numbers = estimated(two).numbers
     assert set(numbers) == {"one family over two", "the same over pairs"}
     assert numbers["one family over two"].value == pytest.approx(math.exp(-0.3), abs=0.06)
 
@@ -125,9 +125,9 @@ def test_with_two_families_only_their_common_number_is_known() -> None:
 def test_what_cannot_be_told_is_refused() -> None:
     counts = made(-0.3)
     with pytest.raises(ValueError, match="cannot tell one family from two"):
-        concluded(counts.filter(pl.col("target") == "llama-l"))
+        estimated(counts.filter(pl.col("target") == "llama-l"))
     with pytest.raises(ValueError, match="mamba-m with neox-l lacks a task"):
-        concluded(
+        estimated(
             counts.filter(
                 ~((pl.col("draft") == "mamba-m") & (pl.col("target") == "neox-l") & (pl.col("task") == "words"))
             )
@@ -135,7 +135,7 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 
 def test_charts_and_tables_show_every_pair() -> None:
-    answer = concluded(made(-0.25))
+    answer = estimated(made(-0.25))
     by_loss, by_family = answer.charts
     assert len(by_loss.points) == len(DRAFTS) * len(TARGETS)
     assert {point.panel for point in by_loss.points} == {f"{name} ({family})" for name, family in TARGETS.items()}
@@ -206,7 +206,7 @@ def test_what_cannot_run_is_refused_before_anything_runs(asked: dict[str, object
     for changes, message in (
         ({"options": {"families": {"nobody": "odd"}}}, "families names nobody"),
         ({"options": {}}, "cannot tell one family from two"),
-        ({"study": {**asked["study"], "methods": ["speculative"]}}, "speculative.*: the frequencies of"),  # type: ignore[dict-item]
+        ({"study": {**asked["study"], "methods": ["speculative"]}}, "speculative.*: this experiment has the method oracle alone"),  # type: ignore[dict-item]
         ({"options": {"rewound": -1}}, "rewound"),
     ):
         with pytest.raises(ValueError, match=message):
