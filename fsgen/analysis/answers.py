@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
 
@@ -44,6 +44,7 @@ class Chart:
 
     Attributes:
         name: unique in its experiment; of the files and the anchor.
+        title: a heading.
         finding: what it shows, in a sentence or two.
         note: how to read it.
         x, y: the axes' titles.
@@ -53,12 +54,12 @@ class Chart:
     """
 
     name: str
-    title: str
-    finding: str
-    note: str
-    x: str
-    y: str
-    points: tuple[Point, ...]
+    title: str = ""
+    finding: str = ""
+    note: str = ""
+    x: str = ""
+    y: str = ""
+    points: tuple[Point, ...] = ()
     kind: Literal["line", "point", "bar"] = "line"
     log_x: bool = False
     series: str = ""
@@ -69,19 +70,31 @@ class Table:
     """Numbers behind an answer that no chart shows; each row has a value for each column."""
 
     name: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
+    title: str = ""
+    note: str = ""
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Value, ...], ...] = ()
 
     @classmethod
-    def of(cls, name: str, title: str, note: str, rows: Iterable[Mapping[str, Value | Estimate]]) -> Self:
+    def of(cls, name: str, rows: Iterable[Mapping[str, Value | Estimate]], title: str = "", note: str = "") -> Self:
         """A table of rows by column; an `Estimate` gets two more columns for its interval."""
         cells = [[cell for column in row.items() for cell in _cells(*column)] for row in rows]
         columns: list[str] = []
         for column, _ in cells[0] if cells else ():
             columns.append(column + " " * sum(known.rstrip() == column for known in columns))
         return cls(name, title, note, tuple(columns), tuple(tuple(value for _, value in row) for row in cells))
+
+
+Shown = TypeVar("Shown", Chart, Table)
+
+
+def _worded(one: Shown, words: Mapping[str, Mapping[str, Any]]) -> Shown:
+    """A chart or table with the words for its name, or for what stands before its last dash; its own follow them."""
+    mine = dict(words.get(one.name) or words.get(one.name.rpartition("-")[0], {}))
+    for name in ("title", "finding", "note"):
+        if own := getattr(one, name, ""):
+            mine[name] = f"{mine.get(name, '')} {own}".strip()
+    return replace(one, **mine)
 
 
 def _cells(column: str, value: Value | Estimate) -> list[tuple[str, Value]]:
@@ -101,13 +114,15 @@ class Answer:
         numbers: those that the statement rests on, by name.
         charts, tables: what is shown of it.
         remarks: what else has to be known to read it, a sentence each.
-        experiment, title, question, config: which it was, and with which settings; filled in by `run_experiment`.
+        experiment, title, question, config: which it was, and with which settings.
+
+    What is said whatever the numbers are stands in the YAML file of the experiment: `run_experiment` fills it in.
     """
 
     statement: str
     holds: bool | None
-    overturn: str
-    numbers: Mapping[str, Estimate]
+    overturn: str = ""
+    numbers: Mapping[str, Estimate] = field(default_factory=dict)
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -123,6 +138,16 @@ class Answer:
         for table in self.tables:
             if any(len(row) != len(table.columns) for row in table.rows):
                 raise ValueError(f"table {table.name!r} has rows that do not fit its {len(table.columns)} columns")
+
+    def worded(self, words: Mapping[str, Any]) -> Self:
+        """With the words of a file: `overturn`, `remarks`, and those of `charts` and `tables` by their names."""
+        return replace(
+            self,
+            overturn=words["overturn"],
+            remarks=(*words["remarks"], *self.remarks),
+            charts=tuple(_worded(chart, words["charts"]) for chart in self.charts),
+            tables=tuple(_worded(table, words["tables"]) for table in self.tables),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """As `answers/<experiment>.json` has it."""

@@ -268,26 +268,14 @@ def estimate(
         f"collaboration frequency is {ratio} times as high over examples{over}."
         + (f" By family: {beside}." if beside else ""),
         holds=holds,
-        overturn="Other seeds, of which each model has one here; other sizes, or families that differ more; a corpus "
-        "from which the architectures learn different things; texts at which a pair departs from what its draft and "
-        "its target show elsewhere for other reasons than its family.",
         numbers={"one family over two": ratio, "the same over pairs": spread, **by_family},
-        charts=(_by_loss(means, pairs, families, losses), _by_families(design, logs)),
-        tables=(
-            Table.of(
-                "tasks",
-                "The tasks",
-                "The answer's factor on each task alone, with intervals over its examples.",
-                ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks),
-            ),
-            *_tables(means, np.exp(design.rest @ logs[0]), pairs, families, losses, alone, rewinding),
+        charts=(
+            Chart("losses", points=_by_loss(means, pairs, families, losses)),
+            Chart("families", points=_by_families(design, logs)),
         ),
-        remarks=(
-            "Every draft is paired with targets of several families, and every target with drafts of several. So "
-            "neither the loss or the size of a draft nor how hard a target's texts are can make the difference.",
-            "The interval over examples does not contain what other trainings would give. That over pairs contains "
-            "whatever sets one pair apart from another, and is the one to believe about other models.",
-            "Families differ in more than their architecture where their recipes do.",
+        tables=(
+            Table.of("tasks", ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks)),
+            *_tables(means, np.exp(design.rest @ logs[0]), pairs, families, losses, alone, rewinding),
         ),
     )
 
@@ -310,42 +298,21 @@ def _frequencies(counts: pl.DataFrame, pairs: Sequence[Pair]) -> Floats:
 
 def _by_loss(
     means: Sequence[Estimate], pairs: Sequence[Pair], families: Mapping[str, str], losses: Mapping[str, float]
-) -> Chart:
+) -> tuple[Point, ...]:
     panels = [f"{short_name(pair.target)} ({families[pair.target]})" for pair in pairs]
-    return Chart(
-        name="losses",
-        title="Frequency by the draft's own loss",
-        finding="If the family mattered more than the draft's loss, a panel would have its lowest line in the colour "
-        "of its target's family.",
-        note="A point is a pair: the mean of its frequencies over the tasks. A panel has one target, a line the drafts "
-        "of one family.",
-        x="loss of the draft on the prompts, nats a token",
-        y="collaboration frequency",
-        series="family of the draft",
-        points=tuple(
-            Point.of(losses[pair.draft], mean, families[pair.draft], panel)
-            for pair, mean, panel in zip(pairs, means, panels, strict=True)
-        ),
+    return tuple(
+        Point.of(losses[pair.draft], mean, families[pair.draft], panel)
+        for pair, mean, panel in zip(pairs, means, panels, strict=True)
     )
 
 
-def _by_families(design: Design, logs: Floats) -> Chart:
-    left = logs @ design.rest
-    points = []
+def _by_families(design: Design, logs: Floats) -> tuple[Point, ...]:
+    """What is left of the frequency beside draft and target, as a mean over the pairs of two families."""
+    left, points = logs @ design.rest, []
     for target, draft in product(design.names, repeat=2):
         if chosen := [i for i, kind in enumerate(design.kinds) if kind == (draft, target)]:
             points.append(Point.of(draft, of_draws(np.exp(left[:, chosen].mean(1))), panel=f"target: {target}"))
-    return Chart(
-        name="families",
-        title="What is left of the frequency beside draft and target",
-        finding="1 is what draft and target show with others; below it, the two agree more often than that.",
-        note="Means over the pairs of two families. The frequencies are divided by what least squares gives to each "
-        "draft and to each target.",
-        x="family of the draft",
-        y="frequency / expected",
-        kind="bar",
-        points=tuple(points),
-    )
+    return tuple(points)
 
 
 def _tables(
@@ -354,8 +321,6 @@ def _tables(
 ) -> Iterator[Table]:  # fmt: skip
     yield Table.of(
         "pairs",
-        "The pairs",
-        "The frequency is the mean over the tasks; what was expected is told by draft and target alone.",
         (
             {"target": short_name(pair.target), "draft": short_name(pair.draft)}
             | {"one family": "yes" if families[pair.draft] == families[pair.target] else "no"}
@@ -364,26 +329,18 @@ def _tables(
         ),
     )
     if len(alone):
-        rows = sorted(alone.iter_rows(), key=lambda row: (families[row[0]], row[1]))
         yield Table.of(
             "alone",
-            "What each model costs alone",
-            "Tokens run through the model for each one that it writes, and its time a token in these batches, which "
-            "other work on the machine changes.",
             (
                 {"model": short_name(name), "family": families[name], "parameters": parameters, "loss": losses[name]}
                 | {"tokens run / token": read, "ms a token": milliseconds}
-                for name, parameters, read, milliseconds in rows
+                for name, parameters, read, milliseconds in sorted(
+                    alone.iter_rows(), key=lambda row: (families[row[0]], row[1])
+                )
             ),
         )
     if len(rewinding):
-        yield Table.of(
-            "rewinding",
-            "What rewinding costs",
-            f"Speculative decoding, {_LENGTH} tokens drafted in a round. A recurrent model keeps states instead of "
-            "positions, and reads again what lies between a state and the token that it goes back to.",
-            rewinding.iter_rows(named=True),
-        )
+        yield Table.of("rewinding", rewinding.iter_rows(named=True))
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import Field
 
 from fsgen.study.config import Keys, StudyConfig, read_mapping, validated
@@ -38,10 +39,23 @@ def names() -> list[str]:
 
 
 def default_text(name: str) -> str:
-    """The shipped configuration of an experiment, as it stands. Raises ValueError for an unknown one."""
+    """The shipped configuration of an experiment. Raises ValueError for an unknown one."""
+    return _shipped(name)[0]
+
+
+def words(name: str) -> dict[str, Any]:
+    """What the answer of an experiment says whatever is found; see `Answer.worded`."""
+    found: dict[str, Any] = yaml.safe_load(_shipped(name)[1])
+    return found
+
+
+def _shipped(name: str) -> tuple[str, str]:
+    """The two parts of an experiment's file: the configuration, and the words of its answer."""
     if name not in names():
         raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(names())}")
-    return (resources.files("fsgen.experiments") / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (resources.files("fsgen.experiments") / f"{name}.yaml").read_text(encoding="utf-8")
+    config, _, words = text.partition("---\n")
+    return config, words
 
 
 def configured(name: str, config: str | Path | None = None) -> ExperimentConfig:

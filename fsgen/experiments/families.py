@@ -128,19 +128,14 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
         statement=f"{said} ({', '.join(names)}): {predicted}. Under one law the differences between the families "
         f"would be as large with probability p: {p_values or 'too few pairs to test'}.{_alike(two)}",
         holds=holds,
-        overturn="Families of like sizes: those here may differ in size as much as in kind, and a law that bends "
-        "otherwise might take both in; the same texts for all, where a family's values were measured elsewhere; more "
-        "models of a family, as each one's oddities are in all of its pairs.",
         numbers={} if ratio is None else {"one law over a law for each, held-out error": ratio},
-        charts=(_chart(pairs),),
+        charts=(Chart("families", points=_by_ratio(pairs)),),
         tables=_tables(compared, two, pairs, chosen),
         remarks=(
             f"p is simulated {SIMULATED} times under one law, with errors as large as those that a law for each "
             "leaves in its family, and with other examples where the texts are at hand; it is the larger of two: with "
             "errors of pairs alone, and with half of their variance that of models, shared by their pairs. One law "
             f"is refused at p below {_LEVEL:g} over the number of tasks.",
-            "Sizes count all parameters. Intervals draw the examples of the families measured here; values from tables "
-            "stay as they are.",
         ),
     )
 
@@ -189,23 +184,12 @@ def _alike(two: Mapping[str, list[Comparison]]) -> str:
     )
 
 
-def _chart(sets: list[Pairs]) -> Chart:
+def _by_ratio(sets: list[Pairs]) -> tuple[Point, ...]:
     several = len({pairs.method for pairs in sets}) > 1
-    return Chart(
-        name="families",
-        title="Frequency by the ratio of the sizes",
-        finding="If one law of the ratio held for all, the families would lie on one curve.",
-        note="A point is a pair.",
-        x="parameters of the target / of the draft",
-        y="collaboration frequency",
-        kind="point",
-        log_x=True,
-        series="family",
-        points=tuple(
-            Point(float(ratio), float(y), series=str(family), panel=set_label(pairs.task, pairs.method, several))
-            for pairs in sets
-            for ratio, y, family in zip(np.exp(pairs.sizes.log_ratio), pairs.frequencies, pairs.families, strict=True)
-        ),
+    return tuple(
+        Point(float(ratio), float(y), series=str(family), panel=set_label(pairs.task, pairs.method, several))
+        for pairs in sets
+        for ratio, y, family in zip(np.exp(pairs.sizes.log_ratio), pairs.frequencies, pairs.families, strict=True)
     )
 
 
@@ -213,38 +197,20 @@ def _tables(
     compared: Mapping[str, list[Comparison]], two: Mapping[str, list[Comparison]], sets: list[Pairs], law: Law
 ) -> tuple[Table, ...]:
     every = [test for tests in compared.values() for test in tests]
-    return (
-        Table.of(
-            "tests",
-            "One law for all against one for each",
-            "Errors are for models that were left out of the fit, with one law for all and with one for each. p is "
-            "simulated for the law of the answer.",
-            (
-                {"task": test.pairs.task, "method": test.pairs.method, "law": test.law, "F": test.f, "p": test.p}
-                | {"AICc, one": test.aicc_one, "AICc, each": test.aicc_each, **test.errors}
-                for test in sorted(every, key=lambda test: (test.pairs.task, test.pairs.method))
-            ),
-        ),
-        Table.of(
-            "two",
-            f"Two families at a time, by {law.name}",
-            "p as above, of these two alone; empty where they are too small to test. That one law is not refused may "
-            "be for want of pairs.",
-            (
-                {"families": names, "task": test.pairs.task, "method": test.pairs.method}
-                | {"pairs": len(test.pairs.sizes), "F": test.f, "p": test.p, **test.errors}
-                for names, tests in two.items()
-                for test in tests
-            ),
-        ),
-        Table.of(
-            "others",
-            f"Each family by {law.name}: its own, and that of the others",
-            "The mean frequency, and root mean squared errors over its pairs; how much more is measured, on average, "
-            "than the others' law predicts.",
-            (_from_others(pairs, name, law) for pairs in sets for name in pairs.names),
-        ),
+    tests = (
+        {"task": test.pairs.task, "method": test.pairs.method, "law": test.law, "F": test.f, "p": test.p}
+        | {"AICc, one": test.aicc_one, "AICc, each": test.aicc_each, **test.errors}
+        for test in sorted(every, key=lambda test: (test.pairs.task, test.pairs.method))
     )
+    twos = (
+        {"families": names, "task": test.pairs.task, "method": test.pairs.method}
+        | {"pairs": len(test.pairs.sizes), "F": test.f, "p": test.p, **test.errors}
+        for names, found in two.items()
+        for test in found
+    )
+    others = (_from_others(pairs, name, law) for pairs in sets for name in pairs.names)
+    by = f"by {law.name}"
+    return Table.of("tests", tests), Table.of("two", twos, title=by), Table.of("others", others, title=by)
 
 
 def _from_others(pairs: Pairs, family: str, law: Law) -> dict[str, Value]:

@@ -51,16 +51,9 @@ def estimate(points: pl.DataFrame) -> Answer:
         f"model left out of the fit: its error is {numbers[f'held-out error of {best}']}, {gain} of that of one "
         f"constant for all pairs{beside}. R² of it: {', '.join(explained)}.",
         holds=holds,
-        overturn="Models between or beyond these sizes whose frequencies the law misses by more than a constant does; "
-        "a ladder of another recipe or family for which another law errs less; a target so large that its gain over "
-        "the next one ends.",
         numbers=numbers,
-        charts=(_chart(points),),
-        tables=(_table(sets),),
-        remarks=(
-            "Sizes count all parameters. The intervals draw the examples anew, the same for all pairs, and fit every "
-            "law again; they do not contain what other trainings of the same sizes would give.",
-        ),
+        charts=(Chart("ratios", points=_by_ratio(points)),),
+        tables=(_laws(sets),),
     )
 
 
@@ -76,37 +69,25 @@ def _held_out(one: Scaling, law: str) -> Floats:
     return np.empty(0) if found is None else found
 
 
-def _chart(points: pl.DataFrame) -> Chart:
+def _by_ratio(points: pl.DataFrame) -> tuple[Point, ...]:
     several = points["method"].n_unique() > 1
-    return Chart(
-        name="ratios",
-        title="Frequency by the ratio of the sizes",
-        finding="If the ratio alone decided, the points of all targets would lie on one line.",
-        note="A point is a pair; each line has one target.",
-        x="parameters of the target / of the draft",
-        y="collaboration frequency",
-        log_x=True,
-        series="target",
-        points=tuple(
-            Point(
-                x=row["target_parameters"] / row["draft_parameters"],
-                y=row["collaboration_frequency"],
-                series=short_name(row["target"]),
-                panel=set_label(row["task"], row["method"], several),
-            )
-            for row in points.sort("target_parameters", "draft_parameters").iter_rows(named=True)
-        ),
+    return tuple(
+        Point(
+            x=row["target_parameters"] / row["draft_parameters"],
+            y=row["collaboration_frequency"],
+            series=short_name(row["target"]),
+            panel=set_label(row["task"], row["method"], several),
+        )
+        for row in points.sort("target_parameters", "draft_parameters").iter_rows(named=True)
     )
 
 
-def _table(sets: list[Scaling]) -> Table:
+def _laws(sets: list[Scaling]) -> Table:
     def shown(it: Parameter) -> str:
         return "not identified" if it.value is None or it.why_not else str(Estimate(it.value, it.low, it.high))
 
     return Table.of(
         "laws",
-        "The laws on each task",
-        "S and L are the parameters of draft and target in billions, R = L / S.",
         (
             {"task": one.task, "method": one.method, "law": law.law, "formula": LAWS[law.law].formula}
             | {"parameters": "; ".join(f"{name} {shown(it)}" for name, it in law.parameters.items())}

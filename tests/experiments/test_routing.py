@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-import fsgen.experiments.routed as routed
+import fsgen.experiments.cells as cells
 from fsgen.analysis.answers import Answer
 from fsgen.experiments.config import ExperimentConfig
-from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, Measured, Options, conclude
+from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, Measured, Options, estimate
 from fsgen.experiments.run import run_experiment
 from fsgen.methods.learned.file import read
 from fsgen.methods.method import parse_router
@@ -59,7 +59,7 @@ def measured(written: pl.DataFrame | None, sees: float) -> Measured:
 
 
 def answer(advantage: float = 0.0, flipped: int = 0, sees: float = 0.0) -> Answer:
-    return conclude([measured(texts(advantage, flipped), sees), measured(None, sees)])
+    return estimate([measured(texts(advantage, flipped), sees), measured(None, sees)])
 
 
 def test_an_advantage_is_found() -> None:
@@ -84,7 +84,7 @@ def test_curves_are_compared_at_equal_calls() -> None:
     """A router that asks twice as often as its budget says, and writes what max-prob does with as many calls."""
     frame = texts()
     twice = frame.filter(router=MAX_PROB).with_columns(budget=pl.col("budget") / 2, router=pl.lit("logistic"))
-    found = conclude([measured(pl.concat([frame.filter(pl.col("router") != "logistic"), twice]), 0.0)])
+    found = estimate([measured(pl.concat([frame.filter(pl.col("router") != "logistic"), twice]), 0.0)])
     assert found.numbers["accuracy over max-prob at equal calls"].value == pytest.approx(0.0, abs=1e-12)
 
 
@@ -137,7 +137,7 @@ def test_it_runs_and_resumes(
         assert read(file).record["experiment"] == "routing"
     assert len(list((tmp_path / "measured" / "routers").iterdir())) == 2
     for name in ("generate", "PRESETS"):
-        monkeypatch.setattr(routed, name, None)  # nothing is written again
+        monkeypatch.setattr(cells, name, None)  # nothing is written again
     again = run_experiment("routing", config(), tmp_path, console=quiet())
     assert again.statement == found.statement
     assert again.tables == found.tables

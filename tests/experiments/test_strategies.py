@@ -18,7 +18,7 @@ import fsgen
 from fsgen.backends import Members
 from fsgen.experiments import ExperimentConfig, run_experiment
 from fsgen.experiments.beams import beam_search
-from fsgen.experiments.strategies import conclude
+from fsgen.experiments.strategies import estimate
 from fsgen.experiments.variations import grid_variations, variations
 from fsgen.types import SamplingParams
 from tests.doubles import trio
@@ -231,7 +231,7 @@ def searched(effect: float, examples: int = 24) -> pl.DataFrame:
 
 def test_an_effect_that_is_there_is_found() -> None:
     table = counted(0.1)
-    found = conclude(table, read(table, 0.0), searched(0.0))
+    found = estimate(table, read(table, 0.0), searched(0.0))
     assert found.holds is True
     assert "changes how much" in found.statement
     assert "more under temperature=1 +" in found.statement
@@ -240,26 +240,26 @@ def test_an_effect_that_is_there_is_found() -> None:
     assert gap.low is not None
     assert gap.high is not None
     assert gap.low < 0.1 < gap.high < 0.12
-    fallen = conclude(counted(-0.1), read(counted(-0.1), 0.0), searched(0.0))
+    fallen = estimate(counted(-0.1), read(counted(-0.1), 0.0), searched(0.0))
     assert fallen.holds is True
     assert "less under temperature=1 -" in fallen.statement
-    of_beams = conclude(counted(0.0), read(counted(0.0), 0.0), searched(0.1))
+    of_beams = estimate(counted(0.0), read(counted(0.0), 0.0), searched(0.1))
     assert of_beams.holds is True
     assert "more under 4 beams +" in of_beams.statement
 
 
 def test_one_that_is_not_there_is_not() -> None:
     table = counted(0.0)
-    assert conclude(table, read(table, 0.0), searched(0.0)).holds is False
+    assert estimate(table, read(table, 0.0), searched(0.0)).holds is False
     noisy = counted(0.0, spread=0.25, examples=6)
-    assert conclude(noisy, read(noisy, 0.0), searched(0.0)).holds is None
+    assert estimate(noisy, read(noisy, 0.0), searched(0.0)).holds is None
 
 
 def test_what_the_loop_counts_is_held_against_what_is_expected() -> None:
     name = "counted less expected rejections, all sampled runs"
     for bias, holds_zero in ((0.0, True), (0.05, False)):
         table = counted(0.1, bias=bias)
-        found = conclude(table, read(table, 0.0), searched(0.0))
+        found = estimate(table, read(table, 0.0), searched(0.0))
         assert (found.numbers[name].above(0.0) is None) == holds_zero
         assert ("in 4 of 4 runs" in found.statement) == holds_zero
 
@@ -268,24 +268,24 @@ def test_a_pass_that_differs_from_the_loop_is_told() -> None:
     table = counted(0.1).with_columns(
         apart=pl.lit(0.2), off=pl.when(pl.col("strategy") == "temperature=1").then(1).otherwise(0)
     )
-    found = conclude(table, read(table, 0.0), searched(0.0))
+    found = estimate(table, read(table, 0.0), searched(0.0))
     assert "to 1e-05 at all but 80 of 8000 positions (2e-01 at most)" in found.statement
 
 
 def test_what_one_text_gets_wrong_is_told() -> None:
     table = counted(0.1)
-    found = conclude(table, read(table, -0.05), searched(0.0))
+    found = estimate(table, read(table, -0.05), searched(0.0))
     assert found.numbers["read from the greedy text, mean error"].value == pytest.approx(-0.05)
     assert "off by, in points, -5.0" in found.statement
 
 
 def test_answers_without_beams_and_without_a_comparison() -> None:
     table = counted(0.1)
-    found = conclude(table, read(table, 0.0), searched(0.0).filter(pl.col("width") == 1))
+    found = estimate(table, read(table, 0.0), searched(0.0).filter(pl.col("width") == 1))
     assert found.holds is True
     assert "beams" not in {chart.name for chart in found.charts}
     with pytest.raises(ValueError, match="one other strategy"):
-        conclude(table.filter(pl.col("strategy") == "greedy"), read(table, 0.0), searched(0.0))
+        estimate(table.filter(pl.col("strategy") == "greedy"), read(table, 0.0), searched(0.0))
 
 
 def test_it_runs_on_tiny_models(

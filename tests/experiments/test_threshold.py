@@ -10,10 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-import fsgen.experiments.routed as routed
+import fsgen.experiments.cells as cells
 from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.run import run_experiment
-from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, conclude
+from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, estimate
 from tests.experiments.conftest import quiet
 from tests.study.ladder import NAMES
 
@@ -64,14 +64,14 @@ CURVE = {0.1: 0.3, 0.2: 0.7, 0.4: 0.75, 0.7: 0.85}  # farthest above the chord, 
 
 
 def test_the_knee_is_where_it_was_put() -> None:
-    found = conclude(carried(ALIKE), texts(CURVE), 0.2)
+    found = estimate(carried(ALIKE), texts(CURVE), 0.2)
     numbers = found.numbers
     assert numbers["knee of max-prob: threshold"].value == 0.2
     assert numbers["knee of max-prob: calls"].value == pytest.approx(0.2)
     assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.2, abs=0.01)
     assert numbers["knee of max-prob: accuracy beside the target's"].above(0.0) is False
     assert numbers["knee of max-prob: seconds beside the target's"].value == pytest.approx(0.35)
-    later = conclude(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
+    later = estimate(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
     assert later.numbers["knee of max-prob: threshold"].value == 0.4
 
 
@@ -79,7 +79,7 @@ def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
     """On the judging examples another threshold would be the knee; the one that was chosen is what is judged."""
     chosen, judged = texts(CURVE), texts(CURVE | {0.2: 0.2, 0.4: 0.88})
     mixed = pl.concat([chosen.filter(half=CHOOSING), judged.filter(half=JUDGING)])
-    numbers = conclude(carried(ALIKE), mixed, 0.2).numbers
+    numbers = estimate(carried(ALIKE), mixed, 0.2).numbers
     assert numbers["knee of max-prob: threshold"].value == 0.2
     assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.7, abs=0.01)
 
@@ -93,7 +93,7 @@ def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
     ],
 )
 def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: bool | None) -> None:
-    found = conclude(carried(rates), texts(CURVE), 0.2)
+    found = estimate(carried(rates), texts(CURVE), 0.2)
     assert found.holds is holds
     away = found.numbers["calls of max-prob on other tasks, off by"]
     assert away.value == pytest.approx(np.mean([abs(rates[task] - 0.2) for task in TASKS]), abs=0.01)
@@ -135,7 +135,7 @@ def test_it_runs_and_resumes(
         for task in ("pocket_math", "gsm8k")
         for router in ("max-prob", "entropy")
     }
-    monkeypatch.setattr(routed, "generate", None)  # nothing is written again
+    monkeypatch.setattr(cells, "generate", None)  # nothing is written again
     assert run_experiment("threshold", config(), tmp_path, console=quiet()).statement == found.statement
 
 
