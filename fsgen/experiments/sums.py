@@ -35,7 +35,7 @@ class Sums:
         where = texts["number"].to_numpy(), np.array([place[row] for row in texts.select(by).rows()])
         sums = {}
         for column in (*columns, "texts"):
-            total = np.zeros((int(where[0].max()) + 1, len(conditions)), order="F")
+            total = np.zeros((int(where[0].max()) + 1, len(conditions)), order="F")  # a condition's examples together
             np.add.at(total, where, texts[column].cast(pl.Float64).to_numpy())
             sums[column] = grouped(total)
         return cls(conditions, sums)

@@ -1,4 +1,4 @@
-"""`window`: what it plans, and what it concludes from texts whose answer is known."""
+"""`window`: what it plans, and what it estimates from texts whose answer is known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fsgen.experiments.window import (
     UNSURE,
     Options,
     Planned,
-    conclude,
+    estimate,
     scattered,
     windows,
 )
@@ -59,7 +59,7 @@ def texts(right: Mapping[str, float], spent: Mapping[str, int] | None = None, ex
     ],
 )
 def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -> None:
-    answer = conclude(texts(right))
+    answer = estimate(texts(right))
     assert answer.holds is holds
     assert said in answer.statement
     assert answer.numbers["first part over last"].value == pytest.approx(right[FIRST] - right[LAST])
@@ -71,13 +71,13 @@ def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -
     ("unsure", "said"), [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")]
 )
 def test_where_unsure_against_the_best_part(unsure: float, said: str) -> None:
-    answer = conclude(texts({MIDDLE: 0.5, UNSURE: unsure}))
+    answer = estimate(texts({MIDDLE: 0.5, UNSURE: unsure}))
     assert said in answer.statement
     assert answer.numbers["where unsure over best part"].value == pytest.approx(unsure - 0.5)
 
 
 def test_what_is_spent_is_counted_and_not_taken_as_planned() -> None:
-    answer = conclude(texts({UNSURE: 0.9}, spent={UNSURE: 4}))
+    answer = estimate(texts({UNSURE: 0.9}, spent={UNSURE: 4}))
     assert answer.numbers["consultations per token, where unsure"].value == pytest.approx(0.1)
     assert answer.numbers["consultations per token, parts"].value == pytest.approx(0.25)
     table = answer.tables[0]
@@ -89,9 +89,9 @@ def test_texts_without_a_score_are_left_out_and_none_is_an_error() -> None:
     some = texts({FIRST: 0.8, LAST: 0.2}).with_columns(
         score=pl.when(pl.col("example") == "e000").then(None).otherwise("score")
     )
-    assert conclude(some).holds is True
+    assert estimate(some).holds is True
     with pytest.raises(ValueError, match="no scored texts"):
-        conclude(some.with_columns(score=pl.lit(None, pl.Float64)))
+        estimate(some.with_columns(score=pl.lit(None, pl.Float64)))
 
 
 def test_windows_stand_where_they_should_and_spend_alike() -> None:
