@@ -6,11 +6,14 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
 
 Value: TypeAlias = str | int | float | None
+Row: TypeAlias = Mapping[str, Any]
+"""A `Value` or an `Estimate` for each column."""
 FOLDER = "answers"
 
 
@@ -76,7 +79,7 @@ class Table:
     rows: tuple[tuple[Value, ...], ...] = ()
 
     @classmethod
-    def of(cls, name: str, rows: Iterable[Mapping[str, Value | Estimate]], title: str = "", note: str = "") -> Self:
+    def of(cls, name: str, rows: Iterable[Row], title: str = "", note: str = "") -> Self:
         """A table of rows by column; an `Estimate` gets two more columns for its interval."""
         cells = [[cell for column in row.items() for cell in _cells(*column)] for row in rows]
         columns: list[str] = []
@@ -130,6 +133,35 @@ class Answer:
     title: str = ""
     question: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        statement: str,
+        holds: bool | None,
+        numbers: Mapping[str, Estimate],
+        charts: Mapping[str, Iterable[Point]],
+        tables: Mapping[str, Iterable[Row]],
+        words: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        remarks: Iterable[str] = (),
+    ) -> Self:
+        """An answer from the points of charts and the rows of tables, of which those that are empty are left out.
+
+        Args:
+            statement, holds, numbers, remarks: as the attributes.
+            charts, tables: by their names.
+            words: `title`, `finding` or `note` that depend on the numbers, by the name of their chart or table.
+        """
+        drawn = ((name, tuple(points)) for name, points in charts.items())
+        listed = (Table.of(name, rows, **words.get(name, {})) for name, rows in tables.items())
+        return cls(
+            statement,
+            holds,
+            numbers=numbers,
+            charts=tuple(Chart(name, points=points, **words.get(name, {})) for name, points in drawn if points),
+            tables=tuple(table for table in listed if table.rows),
+            remarks=tuple(remarks),
+        )
 
     def __post_init__(self) -> None:
         names = [chart.name for chart in self.charts] + [table.name for table in self.tables]

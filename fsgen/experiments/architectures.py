@@ -16,7 +16,7 @@ import polars as pl
 from pydantic import Field
 from scipy import stats
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, below, verdict
+from fsgen.analysis.answers import Answer, Point, Row, below, verdict
 from fsgen.analysis.frequency import total_counts
 from fsgen.analysis.intervals import Estimate, Floats, draws
 from fsgen.analysis.labels import short_name, task_label
@@ -106,9 +106,6 @@ class Design:
             return None
         found: Floats = logs @ np.linalg.pinv(rest).T
         return found
-
-
-# ---- measuring
 
 
 def check(lab: Lab, options: Options) -> None:
@@ -225,9 +222,6 @@ def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapp
     return pl.DataFrame(rows)
 
 
-# ---- answering
-
-
 def estimate(
     counts: pl.DataFrame,
     families: Mapping[str, str],
@@ -263,20 +257,20 @@ def estimate(
     over = "" if ends is None else f", [{spread.low:.3f}, {spread.high:.3f}] by the spread of the pairs"
     beside = "; ".join(f"{name} {number}" for name, number in by_family.items())
     tasks = zip(counts["task"].unique(maintain_order=True), np.exp(design.effect(np.log(frequencies))).T, strict=True)
-    return Answer(
+    return Answer.of(
         statement=f"A pair of one family {verb} a pair of two with the same draft and the same target: its "
         f"collaboration frequency is {ratio} times as high over examples{over}."
         + (f" By family: {beside}." if beside else ""),
         holds=holds,
         numbers={"one family over two": ratio, "the same over pairs": spread, **by_family},
-        charts=(
-            Chart("losses", points=_by_loss(means, pairs, families, losses)),
-            Chart("families", points=_by_families(design, logs)),
-        ),
-        tables=(
-            Table.of("tasks", ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks)),
-            *_tables(means, np.exp(design.rest @ logs[0]), pairs, families, losses, alone, rewinding),
-        ),
+        charts={"losses": _by_loss(means, pairs, families, losses), "families": _by_families(design, logs)},
+        tables={
+            "tasks": ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks),
+            "pairs": _pair_rows(means, np.exp(design.rest @ logs[0]), pairs, families, losses),
+            "alone": _alone_rows(alone, families, losses),
+            "rewinding": rewinding.iter_rows(named=True),
+        },
+        words={"rewinding": {"note": f"{_LENGTH} tokens are drafted in a round."}},
     )
 
 
@@ -298,49 +292,39 @@ def _frequencies(counts: pl.DataFrame, pairs: Sequence[Pair]) -> Floats:
 
 def _by_loss(
     means: Sequence[Estimate], pairs: Sequence[Pair], families: Mapping[str, str], losses: Mapping[str, float]
-) -> tuple[Point, ...]:
-    panels = [f"{short_name(pair.target)} ({families[pair.target]})" for pair in pairs]
-    return tuple(
-        Point.of(losses[pair.draft], mean, families[pair.draft], panel)
-        for pair, mean, panel in zip(pairs, means, panels, strict=True)
-    )
+) -> Iterator[Point]:
+    for pair, mean in zip(pairs, means, strict=True):
+        panel = f"{short_name(pair.target)} ({families[pair.target]})"
+        yield Point.of(losses[pair.draft], mean, families[pair.draft], panel)
 
 
-def _by_families(design: Design, logs: Floats) -> tuple[Point, ...]:
+def _by_families(design: Design, logs: Floats) -> Iterator[Point]:
     """What is left of the frequency beside draft and target, as a mean over the pairs of two families."""
-    left, points = logs @ design.rest, []
+    left = logs @ design.rest
     for target, draft in product(design.names, repeat=2):
         if chosen := [i for i, kind in enumerate(design.kinds) if kind == (draft, target)]:
-            points.append(Point.of(draft, of_draws(np.exp(left[:, chosen].mean(1))), panel=f"target: {target}"))
-    return tuple(points)
+            yield Point.of(draft, of_draws(np.exp(left[:, chosen].mean(1))), panel=f"target: {target}")
 
 
-def _tables(
+def _pair_rows(
     means: Sequence[Estimate], left: Floats, pairs: Sequence[Pair], families: Mapping[str, str],
-    losses: Mapping[str, float], alone: pl.DataFrame, rewinding: pl.DataFrame,
-) -> Iterator[Table]:  # fmt: skip
-    yield Table.of(
-        "pairs",
-        (
-            {"target": short_name(pair.target), "draft": short_name(pair.draft)}
-            | {"one family": "yes" if families[pair.draft] == families[pair.target] else "no"}
-            | {"loss of the draft": losses[pair.draft], "frequency": str(mean), "frequency / expected": float(rest)}
-            for pair, mean, rest in zip(pairs, means, left, strict=True)
-        ),
-    )
-    if len(alone):
-        yield Table.of(
-            "alone",
-            (
-                {"model": short_name(name), "family": families[name], "parameters": parameters, "loss": losses[name]}
-                | {"tokens run / token": read, "ms a token": milliseconds}
-                for name, parameters, read, milliseconds in sorted(
-                    alone.iter_rows(), key=lambda row: (families[row[0]], row[1])
-                )
-            ),
-        )
-    if len(rewinding):
-        yield Table.of("rewinding", rewinding.iter_rows(named=True))
+    losses: Mapping[str, float],
+) -> Iterator[Row]:  # fmt: skip
+    for pair, mean, rest in zip(pairs, means, left, strict=True):
+        yield {
+            "target": short_name(pair.target),
+            "draft": short_name(pair.draft),
+            "one family": "yes" if families[pair.draft] == families[pair.target] else "no",
+            "loss of the draft": losses[pair.draft],
+            "frequency": str(mean),
+            "frequency / expected": float(rest),
+        }
+
+
+def _alone_rows(alone: pl.DataFrame, families: Mapping[str, str], losses: Mapping[str, float]) -> Iterator[Row]:
+    for name, size, read, ms in sorted(alone.iter_rows(), key=lambda row: (families[row[0]], row[1])):
+        names = {"model": short_name(name), "family": families[name], "parameters": size, "loss": losses[name]}
+        yield {**names, "tokens run / token": read, "ms a token": ms}
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

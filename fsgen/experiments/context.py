@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 
 from fsgen import tasks
-from fsgen.analysis.answers import Answer, Chart, Point, Table, verdict
+from fsgen.analysis.answers import Answer, Point, Row, Value, verdict
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Rates, in_points
@@ -72,9 +72,6 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | No
     return pl.concat(more), pl.concat(less) if less else None, options.first
 
 
-# ---- few-shot examples
-
-
 def _studies(lab: Lab, options: Options) -> dict[int, StudyConfig]:
     """The study with each number of few-shot examples before each question."""
     found = {}
@@ -119,9 +116,6 @@ def short_data(folder: Path, config: TaskConfig, count: int) -> Path:
     if not path.is_file():
         atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
     return path
-
-
-# ---- what is measured
 
 
 def _sums(tokens: pl.DataFrame, first: int, **sums: pl.Expr) -> pl.DataFrame:
@@ -195,9 +189,6 @@ def windowed(
     return found
 
 
-# ---- the answer
-
-
 def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answer:
     """The answer from what was measured.
 
@@ -239,14 +230,16 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
         "Early collaborations do not come from a lack of few-shot examples",
         "Whether early collaborations come from poor context stays open",
     )
+    cut = {} if less is None else {n: less.filter(shots=n) for n in sorted(less["shots"].unique())}
     each = "; ".join(f"{n}: {in_points(fell[n])}, and less that of the later ones {in_points(apart[n])}" for n in fell)
-    return Answer(
+    return Answer.of(
         statement=f"{said}: the first {first} tokens differ {in_points(excess)} points more often than the later ones. "
         f"Few-shot examples change the first ones by, in points, {each}.{_harm(rose)}",
         holds=holds,
         numbers=numbers,
-        charts=(Chart("shots", points=_profile(more, "shots")), *_less_charts(less)),
-        tables=(_shots_table(rates, shots), *_window_table(less)),
+        charts={"shots": _profile(more, "shots"), **{f"window-{n}": _cut_profile(some) for n, some in cut.items()}},
+        tables={"by-pair": _shots_rows(rates, shots), "cuts": [] if less is None else _window_rows(less)},
+        words={f"window-{n}": {"title": f"{n} few-shot examples"} for n in cut},
     )
 
 
@@ -303,54 +296,39 @@ def _harm(rose: Mapping[str, Estimate]) -> str:
     )
 
 
-# ---- charts and tables
-
-
-def _profile(frame: pl.DataFrame, series: str, name: str = "{}") -> tuple[Point, ...]:
+def _profile(frame: pl.DataFrame, series: str, name: str = "{}") -> Iterator[Point]:
     """The frequency by place, a line for each value of a column, a panel for each task; means over the pairs."""
-    points = []
     for (task,), of_task in frame.group_by("task", maintain_order=True):
         for (value,), some in of_task.sort(series).group_by(series, maintain_order=True):
-            rates, places = Rates(some, "place", "differing"), sorted(some["place"].unique().to_list())
-            points += [Point.of(p + 1, rates.estimate(p), name.format(value), str(task)) for p in places]
-    return tuple(points)
+            rates = Rates(some, "place", "differing")
+            for place in sorted(some["place"].unique()):
+                yield Point.of(place + 1, rates.estimate(place), name.format(value), str(task))
 
 
-def _less_charts(less: pl.DataFrame | None) -> Iterator[Chart]:
-    for (shots,), some in () if less is None else less.sort("shots").group_by("shots", maintain_order=True):
-        uncut = pl.col("differing").cast(pl.Float64) - pl.col("more").cast(pl.Float64)
-        whole = some.filter(pl.col("window") == pl.col("window").min()).with_columns(differing=uncut)
-        points = (*_profile(some, "window"), *_profile(whole, "window", "all"))
-        yield Chart(f"window-{shots}", title=f"{shots} few-shot examples", points=points)
+def _cut_profile(less: pl.DataFrame) -> Iterator[Point]:
+    """The same with each window, and on the same texts without one."""
+    uncut = pl.col("differing").cast(pl.Float64) - pl.col("more").cast(pl.Float64)
+    yield from _profile(less, "window")
+    yield from _profile(less.filter(window=less["window"].min()).with_columns(differing=uncut), "window", "all")
 
 
-def _shots_table(rates: Rates, shots: list[int]) -> Table:
-    found = {(count, part): dict(rates.each(f"{count} {part}")) for count in shots for part in ("first", "later")}
-    columns = ("task", "draft", "few-shot examples", "first tokens", "later tokens")
-    rows = (
-        (*cell[:2], count, *(str(found[count, part][cell]) for part in ("first", "later")))
-        for cell in rates.cells
-        for count in shots
-    )
-    return Table("by-pair", columns=columns, rows=tuple(rows))
+def _shots_rows(rates: Rates, shots: Sequence[int]) -> Iterator[Row]:
+    parts = {name: {n: dict(rates.each(f"{n} {name}")) for n in shots} for name in ("first", "later")}
+    for cell, n in product(rates.cells, shots):
+        shares = {f"{name} tokens": str(found[n][cell]) for name, found in parts.items()}
+        yield {"task": cell[0], "draft": cell[1], "few-shot examples": n, **shares}
 
 
-def _window_table(less: pl.DataFrame | None) -> Iterator[Table]:
-    if less is None:
-        return
+def _window_rows(less: pl.DataFrame) -> Iterator[Row]:
     rises = {part: _rises(less, part) for part in ("first", "later")}
     shares = less.group_by("shots", "window", "early").agg(pl.col("cut").sum() / pl.col("tokens").sum())
     cut = {(_sight(window, shots), early): share for shots, window, early, share in shares.iter_rows()}
-    rows = [
-        (
-            name,
-            *(cut.get((name, True)), in_points(rises["first"][name]) if name in rises["first"] else None),
-            *(cut.get((name, False)), in_points(rises["later"][name]) if name in rises["later"] else None),
-        )
-        for name in dict.fromkeys([*rises["first"], *rises["later"]])
-    ]
-    columns = ("the draft sees", "first: cut", "first: rise", "later: cut", "later: rise")
-    yield Table("cuts", columns=columns, rows=tuple(rows))
+    for name in dict.fromkeys([*rises["first"], *rises["later"]]):
+        row: dict[str, Value] = {"the draft sees": name}
+        for part, found in rises.items():
+            row[f"{part}: cut"] = cut.get((name, part == "first"))
+            row[f"{part}: rise"] = in_points(found[name]) if name in found else None
+        yield row
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from pydantic import field_validator
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, Value, verdict
+from fsgen.analysis.answers import Answer, Point, Row, verdict
 from fsgen.analysis.labels import millions, set_label, short_name
 from fsgen.analysis.scaling import LAWS, read_points
 from fsgen.analysis.scaling.fit import fit
@@ -124,13 +124,18 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
         else f"fitted to all together, {chosen.name} errs {ratio} times as much for models left out of the fit as when "
         "it is fitted to each alone"
     )
-    return Answer(
+    return Answer.of(
         statement=f"{said} ({', '.join(names)}): {predicted}. Under one law the differences between the families "
         f"would be as large with probability p: {p_values or 'too few pairs to test'}.{_alike(two)}",
         holds=holds,
         numbers={} if ratio is None else {"one law over a law for each, held-out error": ratio},
-        charts=(Chart("families", points=_by_ratio(pairs)),),
-        tables=_tables(compared, two, pairs, chosen),
+        charts={"families": _by_ratio(pairs)},
+        tables={
+            "tests": _test_rows(compared),
+            "two": _two_rows(two),
+            "others": (_from_others(each, name, chosen) for each in pairs for name in each.names),
+        },
+        words={name: {"title": f"by {chosen.name}"} for name in ("two", "others")},
         remarks=(
             f"p is simulated {SIMULATED} times under one law, with errors as large as those that a law for each "
             "leaves in its family, and with other examples where the texts are at hand; it is the larger of two: with "
@@ -184,36 +189,30 @@ def _alike(two: Mapping[str, list[Comparison]]) -> str:
     )
 
 
-def _by_ratio(sets: list[Pairs]) -> tuple[Point, ...]:
+def _by_ratio(sets: list[Pairs]) -> Iterator[Point]:
     several = len({pairs.method for pairs in sets}) > 1
-    return tuple(
-        Point(float(ratio), float(y), series=str(family), panel=set_label(pairs.task, pairs.method, several))
-        for pairs in sets
-        for ratio, y, family in zip(np.exp(pairs.sizes.log_ratio), pairs.frequencies, pairs.families, strict=True)
-    )
+    for pairs in sets:
+        panel = set_label(pairs.task, pairs.method, several)
+        for ratio, y, family in zip(np.exp(pairs.sizes.log_ratio), pairs.frequencies, pairs.families, strict=True):
+            yield Point(float(ratio), float(y), series=str(family), panel=panel)
 
 
-def _tables(
-    compared: Mapping[str, list[Comparison]], two: Mapping[str, list[Comparison]], sets: list[Pairs], law: Law
-) -> tuple[Table, ...]:
+def _test_rows(compared: Mapping[str, list[Comparison]]) -> Iterator[Row]:
     every = [test for tests in compared.values() for test in tests]
-    tests = (
-        {"task": test.pairs.task, "method": test.pairs.method, "law": test.law, "F": test.f, "p": test.p}
-        | {"AICc, one": test.aicc_one, "AICc, each": test.aicc_each, **test.errors}
-        for test in sorted(every, key=lambda test: (test.pairs.task, test.pairs.method))
-    )
-    twos = (
-        {"families": names, "task": test.pairs.task, "method": test.pairs.method}
-        | {"pairs": len(test.pairs.sizes), "F": test.f, "p": test.p, **test.errors}
-        for names, found in two.items()
-        for test in found
-    )
-    others = (_from_others(pairs, name, law) for pairs in sets for name in pairs.names)
-    by = f"by {law.name}"
-    return Table.of("tests", tests), Table.of("two", twos, title=by), Table.of("others", others, title=by)
+    for test in sorted(every, key=lambda test: (test.pairs.task, test.pairs.method)):
+        names = {"task": test.pairs.task, "method": test.pairs.method, "law": test.law}
+        criteria = {"AICc, one": test.aicc_one, "AICc, each": test.aicc_each}
+        yield {**names, "F": test.f, "p": test.p, **criteria, **test.errors}
 
 
-def _from_others(pairs: Pairs, family: str, law: Law) -> dict[str, Value]:
+def _two_rows(two: Mapping[str, list[Comparison]]) -> Iterator[Row]:
+    for names, tests in two.items():
+        for test in tests:
+            about = {"task": test.pairs.task, "method": test.pairs.method, "pairs": len(test.pairs.sizes)}
+            yield {"families": names, **about, "F": test.f, "p": test.p, **test.errors}
+
+
+def _from_others(pairs: Pairs, family: str, law: Law) -> Row:
     """How well a family is predicted from the others alone."""
     mine = pairs.of(family)
     own = fit(law, pairs.sizes[mine], pairs.frequencies[None, mine]).residuals[0]

@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, Value, verdict
+from fsgen.analysis.answers import Answer, Point, Row, verdict
 from fsgen.analysis.frequency import SummaryRow, read_run
 from fsgen.analysis.intervals import Estimate, Floats, draws
 from fsgen.analysis.labels import method_label, short_name
@@ -246,26 +246,17 @@ def estimate(texts: pl.DataFrame) -> Answer:
     )
     by = "; ".join(f"{gain} by {COSTS[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
     lost = f"Never on a frontier: {', '.join(never)}." if never else "Every method is on a frontier now and then."
-    return Answer(
+    return Answer.of(
         statement=f"{said}: the best setting, chosen on one half of the texts and judged on the other, has this much "
         f"more accuracy than giving texts to the draft or the target at random for the same cost: {by}. {lost}",
         holds=holds,
         numbers={f"best over a random mix, by {name}": gains[cost][0] for cost, name in COSTS.items()},
-        charts=(
-            Chart("costs", points=tuple(_all_points(settings))),
-            Chart("frontiers", points=tuple(_frontier_points(settings))),
-        ),
-        tables=(
-            Table.of("settings", _rows(settings, often)),
-            Table.of(
-                "methods",
-                (
-                    {"method": kind, **{COSTS[cost]: share for cost, share in each.items()}}
-                    for kind, each in shares.items()
-                ),
-                note=f"never: below {_NEVER:g} but for seconds.",
-            ),
-        ),
+        charts={"costs": _all_points(settings), "frontiers": _frontier_points(settings)},
+        tables={
+            "settings": _rows(settings, often),
+            "methods": ({"method": kind, **{COSTS[c]: each[c] for c in COSTS}} for kind, each in shares.items()),
+        },
+        words={"methods": {"note": f"never: below {_NEVER:g} but for seconds."}},
     )
 
 
@@ -283,7 +274,7 @@ def _frontier_points(settings: Settings) -> Iterator[Point]:
             yield Point.of(float(spent[number]), settings.accuracies[number], name)
 
 
-def _rows(settings: Settings, often: Mapping[str, NDArray[np.bool_]]) -> Iterator[dict[str, Value | Estimate]]:
+def _rows(settings: Settings, often: Mapping[str, NDArray[np.bool_]]) -> Iterator[Row]:
     costs = {name: settings.means(settings.sums.once, cost)[1][0] for cost, name in COSTS.items()}
     costs |= {f"frontier by {name}": often[cost].mean(axis=0) for cost, name in COSTS.items()}
     for i, (name, score) in enumerate(zip(settings.names, settings.accuracies, strict=True)):

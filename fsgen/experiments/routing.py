@@ -12,7 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, Value, shown, verdict
+from fsgen.analysis.answers import Answer, Point, Row, shown, verdict
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.learning import Positions, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import RESAMPLES, Ranking
@@ -86,9 +86,6 @@ def measure(lab: Lab, options: Options) -> tuple[list[Measured]]:
     """Consult everywhere, train and choose on some examples, and judge routers on the others."""
     study = lab.study()
     return ([_pair(lab, study, row.cell, options) for row in study.plan.rows],)
-
-
-# ---- measured
 
 
 def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Measured:
@@ -179,9 +176,6 @@ def _routers(
                     yield name, budget, f"learned:{files[name]}@{shortest(value)}"
 
 
-# ---- concluded
-
-
 def estimate(measured: Sequence[Measured]) -> Answer:
     """The answer from what was measured of each pair and task; one of them at least has texts."""
     wrote = [_Texts(one) for one in measured if one.texts is not None]
@@ -217,7 +211,9 @@ def estimate(measured: Sequence[Measured]) -> Answer:
         for one, found in zip(measured, ranked, strict=True)
     )
     best = max(lost.values(), key=lambda estimate: estimate.value)
-    return Answer(
+    alone = ", ".join(f"{100 * one.accuracy(NEVER, 0).value:.1f} % ({one.measured.label})" for one in wrote)
+    often = ", ".join(f"{100 * one.differs.mean():.1f} % ({one.label})" for one in measured)
+    return Answer.of(
         statement=f"The other router that ranks best on the examples that choose ({', '.join(dict.fromkeys(rivals))}) "
         f"{verb}: {in_points(accuracy)} points of accuracy, as a mean over the budgets. Of the way from chance to a "
         f"perfect router, in the mismatches found on recorded texts: {places}. A perfect router consults at "
@@ -226,9 +222,13 @@ def estimate(measured: Sequence[Measured]) -> Answer:
         f"it with {shown(needed, '.1f', 100)} %.",
         holds=holds,
         numbers=numbers,
-        charts=(_accuracies(wrote), _found(measured)),
-        tables=(Table.of("ranking", _ranking_rows(measured, ranked)), Table.of("written", _written_rows(wrote))),
-        remarks=tuple(reason for one in measured for reason in one.left_out),
+        charts={"accuracy": _accuracies(wrote), "found": _found(measured)},
+        tables={"ranking": _ranking_rows(measured, ranked), "written": _written_rows(wrote)},
+        words={
+            "accuracy": {"note": f"The draft alone has an accuracy of {alone}."},
+            "found": {"note": f"The two differ at {often}: so often would a perfect router consult to find all."},
+        },
+        remarks=(reason for one in measured for reason in one.left_out),
     )
 
 
@@ -323,45 +323,31 @@ def _ranked(one: Measured) -> dict[str, _Ranked]:
     return {name: ranked(each) for name, each in rankings.items()}
 
 
-# ---- shown
-
-
-def _accuracies(wrote: Sequence[_Texts]) -> Chart:
-    points = []
+def _accuracies(wrote: Sequence[_Texts]) -> Iterator[Point]:
     for one in wrote:
         for router in one.measured.scores:
-            calls, _ = one.rates(router, one.sums.once)
-            points += [
-                Point.of(float(calls[0, i]), one.accuracy(router, int(i)), router, one.measured.label)
-                for i in calls[0].argsort()
-                if calls[0, i] > 0
-            ]
-    alone = ", ".join(f"{100 * one.accuracy(NEVER, 0).value:.1f} % ({one.measured.label})" for one in wrote)
-    return Chart("accuracy", points=tuple(points), note=f"The draft alone has an accuracy of {alone}.")
+            calls = one.rates(router, one.sums.once)[0][0]
+            for i in calls.argsort():
+                if calls[i] > 0:
+                    yield Point.of(float(calls[i]), one.accuracy(router, int(i)), router, one.measured.label)
 
 
-def _found(measured: Sequence[Measured]) -> Chart:
-    points = []
+def _found(measured: Sequence[Measured]) -> Iterator[Point]:
     for one in measured:
         for name, score in one.scores.items():
             ranking = Ranking.of(score, one.differs, one.example)
             for calls in _CALLS:
                 missed = float(ranking.missed(np.array([calls]), np.ones((1, ranking.groups)))[0])
-                points.append(Point(calls, 1 - missed / float(one.differs.mean()), series=name, panel=one.label))
-    often = ", ".join(f"{100 * one.differs.mean():.1f} % ({one.label})" for one in measured)
-    note = f"The two differ at {often}: so often would a perfect router consult to find all."
-    return Chart("found", points=tuple(points), note=note)
+                yield Point(calls, 1 - missed / float(one.differs.mean()), series=name, panel=one.label)
 
 
-def _ranking_rows(
-    measured: Sequence[Measured], ranked: Sequence[Mapping[str, _Ranked]]
-) -> Iterator[dict[str, Value | Estimate]]:
+def _ranking_rows(measured: Sequence[Measured], ranked: Sequence[Mapping[str, _Ranked]]) -> Iterator[Row]:
     for one, found in zip(measured, ranked, strict=True):
         for name, r in sorted(found.items(), key=lambda item: -item[1].gain.value):
             yield {"pair": one.label, "router": name, "AUROC": r.auroc.value, "gain": r.gain, "over max-prob": r.over}
 
 
-def _written_rows(wrote: Sequence[_Texts]) -> list[dict[str, Value | Estimate]]:
+def _written_rows(wrote: Sequence[_Texts]) -> list[Row]:
     rows = []
     for one in wrote:
         for router in (name for name in one.routers if name not in (NEVER, ALWAYS, PERFECT)):

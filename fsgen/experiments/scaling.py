@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, below, verdict
+from fsgen.analysis.answers import Answer, Point, Row, below, verdict
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.labels import set_label, short_name
 from fsgen.analysis.scaling import LAWS, Scaling, compare_laws, read_points
@@ -46,14 +48,14 @@ def estimate(points: pl.DataFrame) -> Answer:
         ratio = numbers["paper's law over best"] = of_draws(known[RATIO.name] / known[best])
         beside = f"; the paper's {RATIO.name} errs {ratio} times as much"
     explained = [f"{one.task} {r2:.3f}" for one in sets if (r2 := one[best].r2) is not None]
-    return Answer(
+    return Answer.of(
         statement=f"{best} {verdict(holds, 'predicts', 'does not predict', 'may or may not predict')} the pairs of a "
         f"model left out of the fit: its error is {numbers[f'held-out error of {best}']}, {gain} of that of one "
         f"constant for all pairs{beside}. R² of it: {', '.join(explained)}.",
         holds=holds,
         numbers=numbers,
-        charts=(Chart("ratios", points=_by_ratio(points)),),
-        tables=(_laws(sets),),
+        charts={"ratios": _by_ratio(points)},
+        tables={"laws": _laws(sets)},
     )
 
 
@@ -69,33 +71,30 @@ def _held_out(one: Scaling, law: str) -> Floats:
     return np.empty(0) if found is None else found
 
 
-def _by_ratio(points: pl.DataFrame) -> tuple[Point, ...]:
+def _by_ratio(points: pl.DataFrame) -> Iterator[Point]:
     several = points["method"].n_unique() > 1
-    return tuple(
-        Point(
-            x=row["target_parameters"] / row["draft_parameters"],
-            y=row["collaboration_frequency"],
-            series=short_name(row["target"]),
-            panel=set_label(row["task"], row["method"], several),
-        )
-        for row in points.sort("target_parameters", "draft_parameters").iter_rows(named=True)
-    )
+    for row in points.sort("target_parameters", "draft_parameters").iter_rows(named=True):
+        ratio = row["target_parameters"] / row["draft_parameters"]
+        panel = set_label(row["task"], row["method"], several)
+        yield Point(ratio, row["collaboration_frequency"], series=short_name(row["target"]), panel=panel)
 
 
-def _laws(sets: list[Scaling]) -> Table:
+def _laws(sets: list[Scaling]) -> Iterator[Row]:
     def shown(it: Parameter) -> str:
         return "not identified" if it.value is None or it.why_not else str(Estimate(it.value, it.low, it.high))
 
-    return Table.of(
-        "laws",
-        (
-            {"task": one.task, "method": one.method, "law": law.law, "formula": LAWS[law.law].formula}
-            | {"parameters": "; ".join(f"{name} {shown(it)}" for name, it in law.parameters.items())}
-            | {"R²": law.r2, "AICc": law.aicc, "held-out error": law.leave_one_model_out_rmse}
-            for one in sets
-            for law in one.laws
-        ),
-    )
+    for one in sets:
+        for law in one.laws:
+            yield {
+                "task": one.task,
+                "method": one.method,
+                "law": law.law,
+                "formula": LAWS[law.law].formula,
+                "parameters": "; ".join(f"{name} {shown(it)}" for name, it in law.parameters.items()),
+                "R²": law.r2,
+                "AICc": law.aicc,
+                "held-out error": law.leave_one_model_out_rmse,
+            }
 
 
 EXPERIMENT = Experiment(NoOptions, measure, estimate)

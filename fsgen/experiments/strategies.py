@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Annotated, TypeAlias
 
@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, verdict
+from fsgen.analysis.answers import Answer, Point, Row, verdict
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Rates, in_points
@@ -37,8 +37,8 @@ _KINDS = {
 """What a draft may do to the target's beams, and the counts whose ratio says how often."""
 
 Tokens: TypeAlias = dict[str, tuple[list[int], list[int]]]
-Runs: TypeAlias = dict[str, list[tuple[tuple[str, str, str], Estimate]]]
-"""By strategy, an estimate for each (task, draft, target)."""
+Place: TypeAlias = tuple[str, str, str]
+"""Task, draft and target."""
 
 
 class Options(Keys):
@@ -65,13 +65,9 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, pl.
     """Write the texts, read the grid off some of them, and search with beams; see `estimate`."""
     study = lab.study()
     cells = [row.cell for row in study.plan.rows]
-    counted = pl.concat([_counted(lab, study, cell) for cell in cells])
-    read, beams = [], []
-    for (task, target), group in groupby(sorted(cells, key=_place), key=_place):
-        about = {"task": pl.lit(task), "target": pl.lit(short_name(target))}
-        grids, searches = _looked_on(lab, study, list(group), cells, options)
-        read += [table.with_columns(**about) for table in grids]
-        beams += [table.with_columns(**about) for table in searches]
+    counted = pl.concat(_counted(lab, study, cell) for cell in cells)
+    groups = groupby(sorted(cells, key=_place), key=_place)
+    read, beams = zip(*(_looked_on(lab, study, list(group), cells, options) for _, group in groups), strict=True)
     return counted, pl.concat(read), pl.concat(beams)
 
 
@@ -83,9 +79,6 @@ def _place(cell: Cell) -> tuple[str, str]:
     return cell.task.task.name, cell.members["target"]
 
 
-# ---- what is measured
-
-
 def _counted(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
     """Of each example of a run: tokens, rejections, and the total variation by the loop and by one pass."""
     strategy = _params(cell.sampling)
@@ -95,53 +88,49 @@ def _counted(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
     loop = pl.col("differs" if strategy.greedy else "total_variation").cast(pl.Float64)
     apart = (pl.col("variation") - pl.col("passed").cast(pl.Float64)).abs()
     seen = trace.select("example", "position", rejected=pl.col("source") == "recovered", variation=loop).collect()
-    return (
+    sums = (
         seen.join(passed, on=["example", "position"], how="left")
         .group_by("example")
         .agg(
+            pl.col("rejected", "variation").sum(),
             tokens=pl.len().cast(pl.Int64),
-            rejected=pl.col("rejected").sum(),
-            variation=pl.col("variation").sum(),
             apart=apart.max(),
             off=(apart > _EXACT).sum().cast(pl.Int64),
         )
-        .sort("example")
-        .with_columns(
-            *(pl.lit(short_name(cell.members[role])).alias(role) for role in ("draft", "target")),
-            task=pl.lit(cell.task.task.name),
-            strategy=pl.lit(str(strategy)),
-        )
     )
+    about = {"task": cell.task.task.name, "strategy": str(strategy)}
+    about |= {role: short_name(cell.members[role]) for role in ("draft", "target")}
+    return sums.sort("example").with_columns(pl.lit(value).alias(name) for name, value in about.items())
 
 
 def _looked_on(
     lab: Lab, study: Study, cells: Sequence[Cell], every: Sequence[Cell], options: Options
-) -> tuple[list[pl.DataFrame], list[pl.DataFrame]]:
+) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Of one task and target: the grid read off each text, and the beams of each width, for all drafts at once."""
     mine = {cell.members["draft"] for cell in cells}
     drafts = [draft for draft in dict.fromkeys(cell.members["draft"] for cell in every) if draft in mine]
-    members = [lab.members(draft=draft, target=cells[0].members["target"]) for draft in drafts]
+    task, target = _place(cells[0])
+    members = [lab.members(draft=draft, target=target) for draft in drafts]
     digests = [lab.digest(draft) for draft in drafts]
     runs = {str(_params(cell.sampling)): study.alone[cell.key]["target"] for cell in cells}
     grid = [*dict.fromkeys(_params(one) for one in (*(cell.sampling for cell in every), *options.grid))]
 
-    def named(table: pl.DataFrame) -> pl.DataFrame:
-        # Numbers stand for drafts in files, so that these are found again whatever a model is called.
-        names = dict(enumerate(map(short_name, drafts)))
-        return table.with_columns(pl.col("draft").replace_strict(names, return_dtype=pl.String))
-
     def read(text: str) -> pl.DataFrame:
         key = {"drafts": digests, "text": runs[text], "grid": [*map(str, grid)]}
         table = lab.table("grid", key, lambda: _read(members, study.tokens(runs[text]), grid))
-        return named(table).with_columns(text=pl.lit(text))
+        return table.with_columns(text=pl.lit(text))
 
     def searched(width: int) -> pl.DataFrame:
         key = {"drafts": digests, "prompts": runs[GREEDY], "width": width}
         key |= {"examples": options.beam_examples, "tokens": options.beam_tokens}
-        return named(lab.table("beams", key, lambda: _search(members, study.tokens(runs[GREEDY]), width, options)))
+        return lab.table("beams", key, lambda: _search(members, study.tokens(runs[GREEDY]), width, options))
 
-    texts = [read(str(_params(text))) for text in options.texts]
-    return texts, [searched(width) for width in (1, *options.beams)]
+    # Numbers stand for drafts in files, so that these are found again whatever a model is called.
+    names = pl.col("draft").replace_strict(dict(enumerate(map(short_name, drafts))), return_dtype=pl.String)
+    grids = pl.concat(read(str(_params(text))) for text in options.texts)
+    beams = pl.concat(searched(width) for width in (1, *options.beams))
+    about = {"task": pl.lit(task), "target": pl.lit(short_name(target))}
+    return grids.with_columns(names, **about), beams.with_columns(names, **about)
 
 
 def _pass(members: Members, tokens: Tokens, strategy: SamplingParams) -> pl.DataFrame:
@@ -179,9 +168,6 @@ def _search(members: list[Members], tokens: Tokens, width: int, options: Options
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-# ---- the answer
-
-
 def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> Answer:
     """The answer from what was measured.
 
@@ -207,48 +193,57 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
         raise ValueError(f"greedy and one other strategy are compared, but there are only {', '.join(written)}")
     expected = Rates(counted, "strategy", "variation")
     widths = sorted(width for width in beams["width"].unique() if width > 1)
-    by_scores = {score: _beam_rates(beams.filter(pl.col("scores") == score)) for score in SCORES}
-    replaced = by_scores[SCORES[0]]["continuations replaced"]
+    by_scores = {score: _beam_rates(beams.filter(scores=score)) for score in SCORES if widths}
     comparisons = len(drawn) + len(widths)
     against = {name: expected.minus(name, expected.of(GREEDY), comparisons) for name in drawn}
-    against |= {f"{width} beams": replaced.minus(width, replaced.of(1), comparisons) for width in widths}
+    for width in widths:
+        replaced = by_scores["shared"]["continuations replaced"]
+        against[f"{width} beams"] = replaced.minus(width, replaced.of(1), comparisons)
     gaps = counted.filter(pl.col("strategy").is_in(drawn)).with_columns(more=pl.col("rejected") - pl.col("variation"))
     runs = {name: list(Rates(gaps, "strategy", "more").each(name)) for name in drawn}
     together = Rates(gaps.with_columns(all=pl.lit(True)), "all", "more").estimate(True)
     errors = _errors(counted, read, drawn)
-    numbers = {name: expected.estimate(name) for name in written}
-    greedy = numbers[GREEDY]
-    numbers |= {f"{name}, less greedy": gap for name, gap in against.items()}
+    rates = {name: expected.estimate(name) for name in written}
+    numbers = rates | {f"{name}, less greedy": gap for name, gap in against.items()}
     numbers["counted less expected rejections, all sampled runs"] = together
     numbers |= {f"read from the {text} text, mean error": error for text, (error, _) in errors.items()}
-    kept = {
-        (width, score, kind): rates.estimate(width)
+    numbers |= {
+        f"{width} beams, {kind} ({score} scores)": rate.estimate(width)
         for score, kinds in by_scores.items()
-        for kind, rates in kinds.items()
+        for kind, rate in kinds.items()
         for width in widths
     }
-    numbers |= {f"{width} beams, {kind} ({score} scores)": share for (width, score, kind), share in kept.items()}
     holds = decide(against.values())
-    said = [_direction(holds, greedy, against)]
+    said = [_direction(holds, rates[GREEDY], against), _as_counted(gaps, runs, together)]
     if widths:
-        shared, own = ([kept[widths[-1], score, kind] for kind in _KINDS] for score in SCORES)
-        said.append(
+        shared, own = ([numbers[f"{widths[-1]} beams, {kind} ({score} scores)"] for kind in _KINDS] for score in SCORES)
+        said.insert(
+            1,
             f"Shown {widths[-1]} beams of the target, it would have kept another set at {shared[0]} of the steps, "
             f"replaced {shared[1]} of the continuations and lost the best text at {shared[2]} of its tokens (by its "
-            f"own scores of the beams: {own[0]}, {own[1]} and {own[2]})."
+            f"own scores of the beams: {own[0]}, {own[1]} and {own[2]}).",
         )
-    said += [_as_counted(gaps, runs, together), *_of_one(errors)]
-    return Answer(
-        statement=" ".join(said),
-        holds=holds,
-        numbers=numbers,
-        charts=(
-            Chart("frequency", points=_points({name: list(expected.each(name)) for name in written})),
-            Chart("counted", points=_points(runs)),
-            *_sweeps(read),
-            *_by_width(beams, widths),
-        ),
-        tables=(_grid_table(counted, expected, read), *_beam_tables(by_scores, widths)),
+    if errors:
+        each = (
+            f"{in_points(mean)} from the {text} text (at most {in_points(most)})"
+            for text, (mean, most) in errors.items()
+        )
+        said.append(
+            "Read off one text instead of each strategy's own, the others are off by, in points, "
+            + ", ".join(each)
+            + "."
+        )
+    return Answer.of(
+        " ".join(said),
+        holds,
+        numbers,
+        charts={
+            "frequency": (mark for name in written for mark in _marks(_label(name), expected.each(name))),
+            "counted": (mark for name, found in runs.items() for mark in _marks(_label(name), found)),
+            "temperature": _sweeps(read),
+            "beams": _by_width(beams, widths),
+        },
+        tables={"grid": _grid_rows(counted, expected, read), "beam-scores": _beam_rows(by_scores, widths)},
     )
 
 
@@ -282,7 +277,7 @@ def _direction(holds: bool | None, greedy: Estimate, against: dict[str, Estimate
     )
 
 
-def _as_counted(gaps: pl.DataFrame, runs: Runs, together: Estimate) -> str:
+def _as_counted(gaps: pl.DataFrame, runs: Mapping[str, list[tuple[Place, Estimate]]], together: Estimate) -> str:
     """The rejections that the loop counted, beside those that were to be expected."""
     each = [gap for found in runs.values() for _, gap in found]
     within = sum(gap.above(0.0) is None for gap in each)
@@ -316,89 +311,49 @@ def _mean_gap(rates: Rates, names: Sequence[str]) -> Estimate:
     return resampled(mean, rates.examples)
 
 
-def _of_one(errors: dict[str, tuple[Estimate, Estimate]]) -> Iterator[str]:
-    said = [
-        f"{in_points(mean)} from the {text} text (at most {in_points(most)})" for text, (mean, most) in errors.items()
-    ]
-    if said:
-        yield f"Read off one text instead of each strategy's own, the others are off by, in points, {', '.join(said)}."
-
-
-# ---- charts and tables
-
-
 def _label(strategy: str) -> str:
     """A strategy as short as an axis needs it."""
     return strategy.removeprefix("temperature=1,")
 
 
-def _points(runs: Runs) -> tuple[Point, ...]:
-    """A mark for each run, in a panel for each task."""
-    return tuple(
-        Point.of(_label(name), rate, series=draft, panel=task)
-        for name, found in runs.items()
-        for (task, draft, _), rate in found
-    )
+def _marks(x: float | str, found: Iterable[tuple[Place, Estimate]], panel: str = "") -> list[Point]:
+    """A mark for each draft, in a panel for each task where no other is named."""
+    return [Point.of(x, rate, draft, panel or task) for (task, draft, _), rate in found]
 
 
-def _sweeps(read: pl.DataFrame) -> Iterator[Chart]:
-    """Temperature alone, as read off each text."""
+def _sweeps(read: pl.DataFrame) -> list[Point]:
+    """Temperature alone, as read off each text; nothing where there is one temperature."""
     names = [name for name in read["strategy"].unique() if "," not in name and name != GREEDY]
     known = sorted((float(name.removeprefix("temperature=")), name) for name in names)
-    if len(known) < 2:
-        return
     points = []
     for (text,), one in read.group_by("text", maintain_order=True):
         rates = Rates(one.with_columns(task=pl.lit("all")), "strategy", "variation")
         for temperature, name in known:
-            points += [
-                Point.of(temperature, rate, series=draft, panel=f"read off the {text} text")
-                for (_, draft, _), rate in rates.each(name)
-            ]
-    yield Chart("temperature", points=tuple(points))
+            points += _marks(temperature, rates.each(name), f"read off the {text} text")
+    return points if len(known) > 1 else []
 
 
-def _by_width(beams: pl.DataFrame, widths: list[int]) -> Iterator[Chart]:
-    shared = beams.filter(pl.col("scores") == SCORES[0]).with_columns(task=pl.lit("all"))
-    if widths:
-        points = [
-            Point.of(width, rate, series=draft, panel=kind)
-            for kind, rates in _beam_rates(shared).items()
-            for width in (1, *widths)
-            for (_, draft, _), rate in rates.each(width)
-        ]
-        yield Chart("beams", points=tuple(points))
+def _by_width(beams: pl.DataFrame, widths: Sequence[int]) -> list[Point]:
+    """What drafts do to the beams of each width, greedy decoding in front; nothing without beams."""
+    shared = _beam_rates(beams.filter(scores="shared").with_columns(task=pl.lit("all")))
+    places = [(kind, rates, width) for kind, rates in shared.items() for width in (1, *widths)]
+    return [mark for kind, rates, w in places for mark in _marks(w, rates.each(w), kind)] if widths else []
 
 
-def _grid_table(counted: pl.DataFrame, expected: Rates, read: pl.DataFrame) -> Table:
-    rejected = Rates(counted, "strategy", "rejected")
+def _grid_rows(counted: pl.DataFrame, expected: Rates, read: pl.DataFrame) -> Iterator[Row]:
+    own = {"counted": Rates(counted, "strategy", "rejected"), "expected": expected}
+    texts = {f"read off {text}": one for (text,), one in read.group_by("text", maintain_order=True)}
+    rates = {column: Rates(one, "strategy", "variation") for column, one in texts.items()}
     written = set(counted["strategy"])
-    texts = {
-        f"read off {text}": Rates(one, "strategy", "variation")
-        for (text,), one in read.group_by("text", maintain_order=True)
-    }
-    return Table.of(
-        "grid",
-        (
-            {"strategy": name}
-            | {"counted": str(rejected.estimate(name)) if name in written else None}
-            | {"expected": str(expected.estimate(name)) if name in written else None}
-            | {column: str(rates.estimate(name)) for column, rates in texts.items()}
-            for name in read["strategy"].unique(maintain_order=True)
-        ),
-    )
+    for name in read["strategy"].unique(maintain_order=True):
+        mine = {column: str(rate.estimate(name)) if name in written else None for column, rate in own.items()}
+        yield {"strategy": name, **mine, **{column: str(rate.estimate(name)) for column, rate in rates.items()}}
 
 
-def _beam_tables(by_scores: dict[str, dict[str, Rates]], widths: list[int]) -> Iterator[Table]:
-    if widths:
-        yield Table.of(
-            "beam-scores",
-            (
-                {"scores": score, "beams": width, **{kind: str(rate.estimate(width)) for kind, rate in kinds.items()}}
-                for score, kinds in by_scores.items()
-                for width in (1, *widths)
-            ),
-        )
+def _beam_rows(by_scores: Mapping[str, Mapping[str, Rates]], widths: Sequence[int]) -> Iterator[Row]:
+    for score, kinds in by_scores.items():
+        for width in (1, *widths):
+            yield {"scores": score, "beams": width, **{kind: str(rate.estimate(width)) for kind, rate in kinds.items()}}
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, Value, below, shown, verdict
+from fsgen.analysis.answers import Answer, Point, Row, below, shown, verdict
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.learning import Positions, positions, threshold
 from fsgen.analysis.rates import in_points
@@ -71,9 +71,6 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, flo
     return _carried(study, cells, options), pl.concat(wrote), options.calls
 
 
-# ---- measured
-
-
 def _carried(study: Study, cells: Sequence[Cell], options: Options) -> pl.DataFrame:
     """What the threshold of each router and task does on the judging examples of each task; see `estimate`."""
     parts: dict[str, tuple[Positions, Positions]] = {}
@@ -126,9 +123,6 @@ def _written(lab: Lab, study: Study, cell: Cell, options: Options) -> pl.DataFra
     )
 
 
-# ---- concluded
-
-
 def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer:
     """The answer.
 
@@ -159,7 +153,7 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     there = [place for place in mine.calls if place[0] != place[1]]
     rates, missed = [mine.calls[place].value for place in there], [mine.missed[place] for place in there]
     place, often, accuracy, seconds = knee.numbers.values()
-    return Answer(
+    return Answer.of(
         statement=f"A {main} threshold that was chosen for {100 * calls:g} % of the positions of one task {verb} on "
         f"others: it consults at {100 * min(rates):.1f} % to {100 * max(rates):.1f} % there, off by "
         f"{shown(mine.away, '.1f', 100)} points on average, and at home by {shown(mine.home, '.1f', 100)}; it misses "
@@ -170,22 +164,19 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
         "as with the target alone.",
         holds=holds,
         numbers=numbers,
-        charts=(
-            Chart("curve", points=tuple(p for key, curve in curves.items() for p in curve.points(key, "accuracy"))),
-            Chart("seconds", points=tuple(p for key, curve in curves.items() for p in curve.points(key, "seconds"))),
-            Chart(
-                "carried",
-                points=tuple(
-                    Point.of(task, calls, source, router)
-                    for router, found in moved.items()
-                    for (source, task), calls in found.calls.items()
-                ),
+        charts={
+            "curve": (point for key, curve in curves.items() for point in curve.points(key, "accuracy")),
+            "seconds": (point for key, curve in curves.items() for point in curve.points(key, "seconds")),
+            "carried": (
+                Point.of(task, calls, source, router)
+                for router, found in moved.items()
+                for (source, task), calls in found.calls.items()
             ),
-        ),
-        tables=(
-            Table.of("knees", (curve.row(*key) for key, curve in curves.items())),
-            Table.of("carried-misses", _carried_rows(carried, moved)),
-        ),
+        },
+        tables={
+            "knees": (curve.row(*key) for key, curve in curves.items()),
+            "carried-misses": _carried_rows(carried, moved),
+        },
     )
 
 
@@ -244,7 +235,7 @@ class _Curve:
             y = self._estimate(self._accuracy(i) if what == "accuracy" else self._seconds(i))
             yield Point.of(float(calls), y, router, label)
 
-    def row(self, label: str, router: str) -> dict[str, Value | Estimate]:
+    def row(self, label: str, router: str) -> Row:
         names = ("threshold", "calls", "accuracy - target's", "seconds / target's", "above the chord")
         found = map(str, (*self.numbers.values(), self._height))
         return {"pair": label, "router": router, **dict(zip(names, found, strict=True))}
@@ -299,7 +290,7 @@ class _Moved:
         return cls(off(False, "asked"), off(True, "asked"), off(False, "missed"), calls, missed)
 
 
-def _carried_rows(carried: pl.DataFrame, moved: Mapping[str, _Moved]) -> Iterator[dict[str, Value | Estimate]]:
+def _carried_rows(carried: pl.DataFrame, moved: Mapping[str, _Moved]) -> Iterator[Row]:
     for row in carried.group_by("router", "source", maintain_order=True).first().iter_rows(named=True):
         found, source = moved[row["router"]], row["source"]
         for place, calls in found.calls.items():

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table, Value, verdict
+from fsgen.analysis.answers import Answer, Point, Row, verdict
 from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.analysis.labels import short_name
 from fsgen.experiments.base import Experiment
@@ -163,7 +163,7 @@ def estimate(texts: pl.DataFrame) -> Answer:
         "Whether early or late help is worth more stays open",
     )
     more = verdict(beyond.above(0.0), "worth more than", "worth less than", "not clearly worth more or less than")
-    return Answer(
+    return Answer.of(
         statement=f"{said}: with the same budget, the accuracy with help in the first part less that with help in the "
         f"last is {early}. Spent where the draft is unsure it is {more} in the best part (difference {beyond}), with "
         f"{spent['where unsure'].value:.3f} consultations per token against {spent['parts'].value:.3f}. "
@@ -176,11 +176,11 @@ def estimate(texts: pl.DataFrame) -> Answer:
             "best part over at random": _difference(best, random),
             **{f"consultations per token, {name}": rate for name, rate in spent.items()},
         },
-        charts=(
-            Chart("spending", points=tuple(_points(texts.filter(pl.col("where").is_in(_SPENDING))))),
-            Chart("placing", points=tuple(_points(parts, by_place=True))),
-        ),
-        tables=(Table.of("settings", _rows(texts)),),
+        charts={
+            "spending": _points(texts.filter(pl.col("where").is_in(_SPENDING))),
+            "placing": _points(parts, by_place=True),
+        },
+        tables={"settings": _rows(texts)},
     )
 
 
@@ -243,7 +243,7 @@ def _points(texts: pl.DataFrame, by_place: bool = False) -> Iterator[Point]:
         yield Point.of(x, _accuracy(settings), str(series), _label(tuple(names), texts))
 
 
-def _rows(texts: pl.DataFrame) -> Iterator[dict[str, Value | Estimate]]:
+def _rows(texts: pl.DataFrame) -> Iterator[Row]:
     alone = texts.filter(where=DRAFT).group_by(_PAIR).agg(pl.col("score").mean())
     base = {row[:3]: row[3] for row in alone.rows()}
     for (*names, where, budget), settings in texts.group_by(*_PAIR, "where", "budget", maintain_order=True):

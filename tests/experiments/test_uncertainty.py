@@ -20,7 +20,7 @@ from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.experiments import configured, run_experiment
 from fsgen.experiments import interventions as changes
 from fsgen.experiments import made_language as made
-from fsgen.experiments.uncertainty import Options, conclude, decide
+from fsgen.experiments.uncertainty import Options, estimate, decide
 from fsgen.probs import entropy
 from fsgen.study.config import StudyConfig
 from ladder import tokenizer
@@ -91,7 +91,7 @@ def changed(blurred_differs: float = 0.0) -> pl.DataFrame:
 
 
 def answered(chance: Chance, changes_: pl.DataFrame | None = None, **given: int) -> Answer:
-    return conclude(spoken(chance, **given), changed() if changes_ is None else changes_, 0.3, "one and two on texts")
+    return estimate(spoken(chance, **given), changed() if changes_ is None else changes_, 0.3, "one and two on texts")
 
 
 # ---- the rule, both ways
