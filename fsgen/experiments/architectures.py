@@ -86,8 +86,7 @@ class Design:
     def effect(self, logs: Floats) -> Floats:
         """What one family adds to the logarithm, by least squares, [...], from [..., pairs]."""
         rest = self.rest @ self.same
-        found: Floats = logs @ rest / (rest @ self.same)
-        return found
+        return np.asarray(logs @ rest / (rest @ self.same))
 
     def over_pairs(self, logs: Floats) -> tuple[float, float] | None:
         """The 95 % interval of the effect by what the pairs still differ in, [pairs]; None where too few are left."""
@@ -104,8 +103,7 @@ class Design:
         rest = self.rest @ self.own
         if np.linalg.matrix_rank(rest, tol=1e-6) < len(self.names):
             return None
-        found: Floats = logs @ np.linalg.pinv(rest).T
-        return found
+        return np.asarray(logs @ np.linalg.pinv(rest).T)
 
 
 def check(lab: Lab, options: Options) -> None:
@@ -125,18 +123,15 @@ def measure(
 ) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], pl.DataFrame, pl.DataFrame]:
     """All pairs of the study, each model's own loss, and what rewinding costs; see `estimate`."""
     study = lab.study()
-    counts = pl.concat(
-        study.texts(row.run)
-        .group_by("example")
-        .agg(pl.col("differing", "known").sum().cast(pl.Int64))
-        .select(task=pl.lit(task_label(row)), draft=pl.lit(row.draft), target=pl.lit(row.target), example="example",
-                differing="differing", known="known")
-        for row in study.rows
-    )  # fmt: skip
+    counts = []
+    for row in study.rows:
+        about = {"task": pl.lit(task_label(row)), "draft": pl.lit(row.draft), "target": pl.lit(row.target)}
+        sums = study.texts(row.run).group_by("example").agg(pl.col("differing", "known").sum().cast(pl.Int64))
+        counts.append(sums.with_columns(**about))
     families = _families(study.plan, options)
     losses = {name: _loss(lab, study.plan, name) for name in families}
     rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else pl.DataFrame()
-    return counts, families, losses, _alone(study, families), rewinding
+    return pl.concat(counts), families, losses, _alone(study, families, losses), rewinding
 
 
 def _pairs(plan: Plan) -> list[Pair]:
@@ -171,20 +166,26 @@ def _loss(lab: Lab, plan: Plan, name: str) -> float:
     return float(lab.table("losses", key, make)["loss"][0])
 
 
-def _alone(study: Study, families: Mapping[str, str]) -> pl.DataFrame:
+def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> pl.DataFrame:
     """What each model costs where it writes alone, over all tasks."""
     runs: dict[str, set[str]] = {name: set() for name in families}
-    for row in study.plan.rows:
-        for role, run in study.alone[row.cell.key].items():
-            runs[row.cell.members[role]].add(run)
+    for cell in study.cells:
+        for role, run in study.alone[cell.key].items():
+            runs[cell.members[role]].add(run)
     rows = []
-    for name, found in runs.items():
-        if found:
-            one = total_counts(pl.concat([study.texts(run) for run in sorted(found)]))
-            costs = (one.target_tokens / one.tokens, 1e3 * one.seconds / one.tokens) if one.tokens else (None, None)
-            rows.append((name, study.plan.models[name].info.parameters, *costs))
-    types = {"model": pl.String, "parameters": pl.Int64, "read": pl.Float64, "milliseconds": pl.Float64}
-    return pl.DataFrame(rows, schema=types, orient="row")
+    for name in sorted(runs, key=lambda name: (families[name], study.plan.models[name].info.parameters)):
+        if found := sorted(runs[name]):
+            one = total_counts(pl.concat(study.texts(run) for run in found))
+            read, ms = (one.target_tokens / one.tokens, 1e3 * one.seconds / one.tokens) if one.tokens else (None, None)
+            parameters = study.plan.models[name].info.parameters
+            about = {
+                "model": short_name(name),
+                "family": families[name],
+                "parameters": parameters,
+                "loss": losses[name],
+            }
+            rows.append({**about, "tokens run / token": read, "ms a token": ms})
+    return pl.DataFrame(rows, infer_schema_length=None)
 
 
 def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapping[str, str]) -> pl.DataFrame:
@@ -208,16 +209,16 @@ def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapp
         texts, alone = study.texts(row.run), study.texts(study.alone[row.run]["target"])
         both = texts.join(alone, on=["example", "turn"], suffix="_alone")
         same, counts = both["text"].eq_missing(both["text_alone"]).sum(), total_counts(texts)
-        names = {"draft": short_name(row.draft), "target": short_name(row.target)}
         rows.append(
             {
-                **names,
+                "draft": short_name(row.draft),
+                "target": short_name(row.target),
                 "texts": len(texts),
                 "as the target alone": same,
                 "tokens a target call": row.mean_accepted_length,
+                "run through the target / token": row.target_tokens_per_token,
+                "run through the draft / token": counts.draft_tokens / counts.tokens,
             }
-            | {"run through the target / token": row.target_tokens_per_token}
-            | {"run through the draft / token": counts.draft_tokens / counts.tokens}
         )
     return pl.DataFrame(rows)
 
@@ -235,7 +236,7 @@ def estimate(
         counts: `task`, `draft`, `target`, `example`, `differing`, `known`, one row an example of a pair.
         families: of each model.
         losses: of each model on its own, nats a token.
-        alone, rewinding: costs, as `measure` gives them; may be empty.
+        alone, rewinding: costs, rows and columns as they are shown; may be empty.
 
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
@@ -267,7 +268,7 @@ def estimate(
         tables={
             "tasks": ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks),
             "pairs": _pair_rows(means, np.exp(design.rest @ logs[0]), pairs, families, losses),
-            "alone": _alone_rows(alone, families, losses),
+            "alone": alone.iter_rows(named=True),
             "rewinding": rewinding.iter_rows(named=True),
         },
         words={"rewinding": {"note": f"{_LENGTH} tokens are drafted in a round."}},
@@ -319,12 +320,6 @@ def _pair_rows(
             "frequency": str(mean),
             "frequency / expected": float(rest),
         }
-
-
-def _alone_rows(alone: pl.DataFrame, families: Mapping[str, str], losses: Mapping[str, float]) -> Iterator[Row]:
-    for name, size, read, ms in sorted(alone.iter_rows(), key=lambda row: (families[row[0]], row[1])):
-        names = {"model": short_name(name), "family": families[name], "parameters": size, "loss": losses[name]}
-        yield {**names, "tokens run / token": read, "ms a token": ms}
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

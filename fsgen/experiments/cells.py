@@ -53,6 +53,12 @@ def pair_label(cell: Cell) -> str:
     return f"{cell.task.task.name}, {short_name(cell.members['draft'])} → {short_name(cell.members['target'])}"
 
 
+def names(cell: Cell) -> dict[str, pl.Expr]:
+    """The same as columns of a table."""
+    models = {role: pl.lit(short_name(cell.members[role])) for role in ("draft", "target")}
+    return {"task": pl.lit(cell.task.task.name), **models}
+
+
 def halves(cell: Cell, judged: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """The examples that choose, and those that judge: the last `judged` ones, but not more than half."""
     examples = cell.task.examples

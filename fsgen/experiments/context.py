@@ -15,11 +15,10 @@ from pydantic import Field
 from fsgen import tasks
 from fsgen.analysis.answers import Answer, Point, Row, Value, verdict
 from fsgen.analysis.intervals import Estimate, Floats, resampled
-from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Rates, in_points
 from fsgen.backends import Model
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import oracle_cells
+from fsgen.experiments.cells import names, oracle_cells
 from fsgen.experiments.lab import Lab, Study
 from fsgen.study.config import Keys, StudyConfig, TaskConfig
 from fsgen.study.plan import Cell, canonical_hash
@@ -59,15 +58,14 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | No
     more, less = [], []
     for count, config in _studies(lab, options).items():
         study = lab.study(config)
-        for row in study.plan.rows:
-            trace = study.traces(row.cell.key).filter(pl.col("turn") == 1)
+        for cell in study.cells:
+            trace = study.traces(cell.key).filter(pl.col("turn") == 1)
             columns = ["example", "position", "draft_token", "target_token", "differs"]
             tokens = trace.select(columns).sort("example", "position").collect()
-            about = {role: pl.lit(short_name(row.cell.members[role])) for role in ("draft", "target")}
-            about |= {"task": pl.lit(row.cell.task.task.name), "shots": pl.lit(count)}
+            about = names(cell) | {"shots": pl.lit(count)}
             more.append(_sums(tokens, options.first, differing=pl.col("differs").sum()).with_columns(**about))
             for window in options.windows if count in options.window_shots else ():
-                cut = _cut(lab, study, row.cell, tokens, window, options)
+                cut = _cut(lab, study, cell, tokens, window, options)
                 less.append(cut.with_columns(window=pl.lit(window), **about))
     return pl.concat(more), pl.concat(less) if less else None, options.first
 
@@ -128,13 +126,12 @@ def _sums(tokens: pl.DataFrame, first: int, **sums: pl.Expr) -> pl.DataFrame:
 
 def _cut(lab: Lab, study: Study, cell: Cell, tokens: pl.DataFrame, window: int, options: Options) -> pl.DataFrame:
     """As `_sums`, of a draft that sees the last tokens alone; `cut` positions, and how many `more` mismatches there."""
-    group = lab.members(draft=cell.members["draft"], target=cell.members["target"])
-    assert group.draft is not None
-    draft = group.draft
+    group = lab.members(**cell.members)
 
     def measured() -> pl.DataFrame:
+        assert group.draft is not None
         chosen = dict([*study.tokens(cell.key).items()][: options.window_examples])
-        choices = windowed(draft, [*chosen.values()], window, group.vocab_size)
+        choices = windowed(group.draft, [*chosen.values()], window, group.vocab_size)
         rows = [
             (name, position, choice)
             for name, found in zip(chosen, choices, strict=True)

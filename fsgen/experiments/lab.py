@@ -15,7 +15,7 @@ from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.backends import Members, Model, load
 from fsgen.backends.identity import identity
 from fsgen.study.config import StudyConfig, validated
-from fsgen.study.plan import SCHEMA, Plan, canonical_hash, make_plan
+from fsgen.study.plan import SCHEMA, Cell, Plan, canonical_hash, make_plan
 from fsgen.study.progress import Reporter
 from fsgen.study.run import Runner, write_asked
 from fsgen.study.store import Store, atomically
@@ -33,6 +33,11 @@ class Study:
         self._lab, self.plan = lab, plan
         mine = {row.cell.key: row for row in plan.rows}
         self.rows: list[SummaryRow] = [row for row in summarize(lab.folder) if row.run in mine]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those of the grid."""
+        return [row.cell for row in self.plan.rows]
 
     @cached_property
     def alone(self) -> dict[str, dict[str, str]]:

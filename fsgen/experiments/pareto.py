@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,12 +19,7 @@ from fsgen.experiments.lab import Lab
 from fsgen.experiments.sums import Sums
 from fsgen.study.config import Keys
 
-COSTS = {
-    "target_calls": "calls of the target",
-    "operations": "operations",
-    "price": "price",
-    "seconds": "seconds",
-}
+COSTS = {"target_calls": "calls of the target", "operations": "operations", "price": "price", "seconds": "seconds"}
 """What a text costs, by the column that has it."""
 
 COUNTED = tuple(cost for cost in COSTS if cost != "seconds")
@@ -37,12 +30,7 @@ _NEVER = 0.05  # a method that is on a frontier in a smaller share of the resamp
 
 
 class Options(Keys):
-    """What tokens cost.
-
-    Attributes:
-        target_price: of a million tokens run through the target, those of prompts too, in any currency.
-        draft_price: of the draft (and the base); None for as much less as it has fewer parameters.
-    """
+    """What a million tokens cost, by the model that they run through; see `pareto.yaml`."""
 
     target_price: Annotated[float, Field(gt=0)] = 1.0
     draft_price: Annotated[float, Field(ge=0)] | None = None
@@ -60,33 +48,21 @@ def check(lab: Lab, options: Options) -> None:
 
 
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
-    """Run the study, and price its texts."""
+    """Run the study, and price its texts; see `estimate`."""
     study = lab.study()
     found: dict[str, pl.DataFrame] = {}
     for row in study.rows:
         for role, run in study.alone[row.run].items():
             [member] = read_run(lab.folder, run)["members"].values()
-            uses = {role: _Use(member, "target", _price(role, member, row, options))}
-            label = f"{short_name(member['name'])} alone"
-            found.setdefault(run, _priced(study.texts(run), uses, label, ALONE))
+            texts = _priced(study.texts(run), {role: member}, row, options, ALONE)
+            found.setdefault(run, texts.with_columns(setting=pl.lit(f"{short_name(member['name'])} alone")))
     for row in study.rows:
         if row.draft is not None:
-            # A base reads what q is made of, as the target does.
-            uses = {
-                role: _Use(member, "draft" if role == "draft" else "target", _price(role, member, row, options))
-                for role, member in read_run(lab.folder, row.run)["members"].items()
-            }
-            found[row.run] = _priced(study.texts(row.run), uses, _label(row, study.rows), _kind(row))
+            several = len({one.draft for one in study.rows if one.base is None and one.draft is not None}) > 1
+            label = method_label(row) + f", {short_name(row.draft)}" * several
+            texts = _priced(study.texts(row.run), read_run(lab.folder, row.run)["members"], row, options, _kind(row))
+            found[row.run] = texts.with_columns(setting=pl.lit(label))
     return (pl.concat(found.values()),)
-
-
-@dataclass(frozen=True)
-class _Use:
-    """A model at work: its record, whose counts tell what it read, and what a million of these tokens cost."""
-
-    member: Mapping[str, Any]
-    counted: str
-    price: float
 
 
 def _price(role: str, member: Mapping[str, Any], row: SummaryRow, options: Options) -> float:
@@ -106,35 +82,26 @@ def _kind(row: SummaryRow) -> str:
     return name + router + " + rollback" * ("rollback" in parameters)
 
 
-def _label(row: SummaryRow, rows: list[SummaryRow]) -> str:
-    several = len({other.draft for other in rows if other.base is None and other.draft is not None}) > 1
-    return method_label(row) + (f", {short_name(row.draft)}" if several else "")
-
-
-def _priced(texts: pl.DataFrame, uses: Mapping[str, _Use], label: str, kind: str) -> pl.DataFrame:
-    """What each example of a run scored and cost."""
+def _priced(
+    texts: pl.DataFrame, members: Mapping[str, Mapping[str, Any]], row: SummaryRow, options: Options, kind: str
+) -> pl.DataFrame:
+    """What each example of a run scored and cost, from the records of its members by role."""
     operations, price = [pl.lit(0.0)], [pl.lit(0.0)]
-    for use in uses.values():
+    for role, member in members.items():
+        # A model alone, and the base, read what q is made of, as the target does.
+        counted = "draft" if role == "draft" and kind != ALONE else "target"
         # Of a prompt the counts have only its last token, and a model that is never called reads none of it.
-        read = pl.col(f"{use.counted}_tokens") + pl.col("prompt_tokens") - 1
-        tokens = pl.when(pl.col(f"{use.counted}_calls") > 0).then(read).otherwise(0)
-        operations.append(2.0 * use.member["non_embedding_parameters"] * tokens)
-        price.append(use.price / 1e6 * tokens)
-    calls = pl.col("target_calls") if "target" in uses else pl.lit(0)
-    return (
-        texts.filter(pl.col("score").is_not_null())
-        .select(
-            "example",
-            "score",
-            "seconds",
-            target_calls=calls,
-            operations=pl.sum_horizontal(operations),
-            price=pl.sum_horizontal(price),
-        )
-        .group_by("example")
-        .agg(pl.col("score").mean(), pl.col(*COSTS).sum().cast(pl.Float64))
-        .select(pl.lit(label).alias("setting"), pl.lit(kind).alias("kind"), "example", "score", *COSTS)
+        read = pl.col(f"{counted}_tokens") + pl.col("prompt_tokens") - 1
+        tokens = pl.when(pl.col(f"{counted}_calls") > 0).then(read).otherwise(0)
+        operations.append(2.0 * member["non_embedding_parameters"] * tokens)
+        price.append(_price(role, member, row, options) / 1e6 * tokens)
+    costs = texts.filter(pl.col("score").is_not_null()).with_columns(
+        target_calls=pl.col("target_calls") if "target" in members else pl.lit(0),
+        operations=pl.sum_horizontal(operations),
+        price=pl.sum_horizontal(price),
     )
+    means = costs.group_by("example").agg(pl.col("score").mean(), pl.col(*COSTS).sum().cast(pl.Float64))
+    return means.with_columns(kind=pl.lit(kind))
 
 
 class Settings:
@@ -152,6 +119,7 @@ class Settings:
             raise ValueError(f"all settings have {len(common)} examples in common; two are needed at least")
         shared = texts.join(common.select("example"), on="example", maintain_order="left")
         self.sums = Sums.of(shared, by, names, "score", *COSTS)
+        self.accuracies = self.sums.each("score", "texts")
 
     def means(self, drawn: Floats, cost: str) -> tuple[Floats, Floats]:
         """Accuracy and cost of a text, [resamples, settings], of drawn examples [resamples, examples]."""
@@ -179,15 +147,6 @@ class Settings:
         spent = self.means(self.sums.once, cost)[1][0]
         most = spent[self.alone].max()
         return np.asarray(spent / most) if most else spent
-
-    @cached_property
-    def accuracies(self) -> list[Estimate]:
-        """Of each setting."""
-
-        def of(number: int) -> Estimate:
-            return self.sums.estimate(lambda drawn: self.sums.ratio("score", "texts", drawn)[:, number])
-
-        return [of(number) for number in range(len(self.names))]
 
 
 def random_mix(accuracy: Floats, costs: Floats, at: Floats) -> Floats:
@@ -270,8 +229,9 @@ def _all_points(settings: Settings) -> Iterator[Point]:
 def _frontier_points(settings: Settings) -> Iterator[Point]:
     for cost, name in COSTS.items():
         spent, there = settings.relative(cost), on_frontier(*settings.means(settings.sums.once, cost))[0]
-        for number in sorted(np.flatnonzero(there), key=lambda i, spent=spent: float(spent[i])):  # type: ignore[misc]
-            yield Point.of(float(spent[number]), settings.accuracies[number], name)
+        for number in np.argsort(spent, kind="stable"):
+            if there[number]:
+                yield Point.of(float(spent[number]), settings.accuracies[number], name)
 
 
 def _rows(settings: Settings, often: Mapping[str, NDArray[np.bool_]]) -> Iterator[Row]:

@@ -85,7 +85,7 @@ def check(lab: Lab, options: Options) -> None:
 def measure(lab: Lab, options: Options) -> tuple[list[Measured]]:
     """Consult everywhere, train and choose on some examples, and judge routers on the others."""
     study = lab.study()
-    return ([_pair(lab, study, row.cell, options) for row in study.plan.rows],)
+    return ([_pair(lab, study, cell, options) for cell in study.cells],)
 
 
 def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Measured:
@@ -211,7 +211,7 @@ def estimate(measured: Sequence[Measured]) -> Answer:
         for one, found in zip(measured, ranked, strict=True)
     )
     best = max(lost.values(), key=lambda estimate: estimate.value)
-    alone = ", ".join(f"{100 * one.accuracy(NEVER, 0).value:.1f} % ({one.measured.label})" for one in wrote)
+    alone = ", ".join(f"{100 * one.accuracies[NEVER, 0.0].value:.1f} % ({one.measured.label})" for one in wrote)
     often = ", ".join(f"{100 * one.differs.mean():.1f} % ({one.label})" for one in measured)
     return Answer.of(
         statement=f"The other router that ranks best on the examples that choose ({', '.join(dict.fromkeys(rivals))}) "
@@ -243,6 +243,7 @@ class _Texts:
         self.conditions = sorted(set(texts.select(by).rows()))
         self.routers = list(dict.fromkeys(name for name, _ in self.conditions))
         self.sums = Sums.of(texts, by, self.conditions, "consulted", "tokens", "score")
+        self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts", RESAMPLES), strict=True))
 
     def rates(self, router: str, weights: Floats) -> tuple[Floats, Floats]:
         """Calls and accuracy of a router at its budgets, never and always included, [resamples, budgets] each."""
@@ -250,10 +251,6 @@ class _Texts:
         chosen = [i for i, (name, _) in enumerate(self.conditions) if name == router or name in ends]
         calls, accuracy = self.sums.ratio("consulted", "tokens", weights), self.sums.ratio("score", "texts", weights)
         return calls[:, chosen], accuracy[:, chosen]
-
-    def accuracy(self, router: str, place: int) -> Estimate:
-        """Its accuracy at one of its budgets."""
-        return self.estimate(lambda weights: self.rates(router, weights)[1][:, place])
 
     def at(self, router: str, calls: Floats, weights: Floats) -> Floats:
         """Its accuracy where it makes so many calls, [resamples, n], straight between its budgets."""
@@ -325,11 +322,12 @@ def _ranked(one: Measured) -> dict[str, _Ranked]:
 
 def _accuracies(wrote: Sequence[_Texts]) -> Iterator[Point]:
     for one in wrote:
+        calls = dict(zip(one.conditions, one.sums.ratio("consulted", "tokens", one.sums.once)[0], strict=True))
         for router in one.measured.scores:
-            calls = one.rates(router, one.sums.once)[0][0]
-            for i in calls.argsort():
-                if calls[i] > 0:
-                    yield Point.of(float(calls[i]), one.accuracy(router, int(i)), router, one.measured.label)
+            for condition in sorted(calls, key=calls.__getitem__):
+                if condition[0] in (router, ALWAYS) and calls[condition] > 0:
+                    mark = float(calls[condition]), one.accuracies[condition]
+                    yield Point.of(*mark, router, one.measured.label)
 
 
 def _found(measured: Sequence[Measured]) -> Iterator[Point]:

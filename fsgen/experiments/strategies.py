@@ -17,7 +17,7 @@ from fsgen.analysis.rates import Rates, in_points
 from fsgen.backends import Members
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.beams import SCORES, beam_search
-from fsgen.experiments.cells import oracle_cells
+from fsgen.experiments.cells import names, oracle_cells
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.variations import variations
 from fsgen.study.config import Keys, SamplingConfig, Samplings
@@ -64,10 +64,9 @@ def check(lab: Lab, options: Options) -> None:
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """Write the texts, read the grid off some of them, and search with beams; see `estimate`."""
     study = lab.study()
-    cells = [row.cell for row in study.plan.rows]
-    counted = pl.concat(_counted(lab, study, cell) for cell in cells)
-    groups = groupby(sorted(cells, key=_place), key=_place)
-    read, beams = zip(*(_looked_on(lab, study, list(group), cells, options) for _, group in groups), strict=True)
+    counted = pl.concat(_counted(lab, study, cell) for cell in study.cells)
+    groups = groupby(sorted(study.cells, key=_place), key=_place)
+    read, beams = zip(*(_looked_on(lab, study, list(group), options) for _, group in groups), strict=True)
     return counted, pl.concat(read), pl.concat(beams)
 
 
@@ -82,7 +81,7 @@ def _place(cell: Cell) -> tuple[str, str]:
 def _counted(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
     """Of each example of a run: tokens, rejections, and the total variation by the loop and by one pass."""
     strategy = _params(cell.sampling)
-    group = lab.members(draft=cell.members["draft"], target=cell.members["target"])
+    group = lab.members(**cell.members)
     passed = lab.table("passes", {"run": cell.key}, lambda: _pass(group, study.tokens(cell.key), strategy))
     trace = study.traces(cell.key).filter(pl.col("turn") == 1)
     loop = pl.col("differs" if strategy.greedy else "total_variation").cast(pl.Float64)
@@ -98,22 +97,17 @@ def _counted(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
             off=(apart > _EXACT).sum().cast(pl.Int64),
         )
     )
-    about = {"task": cell.task.task.name, "strategy": str(strategy)}
-    about |= {role: short_name(cell.members[role]) for role in ("draft", "target")}
-    return sums.sort("example").with_columns(pl.lit(value).alias(name) for name, value in about.items())
+    return sums.sort("example").with_columns(strategy=pl.lit(str(strategy)), **names(cell))
 
 
-def _looked_on(
-    lab: Lab, study: Study, cells: Sequence[Cell], every: Sequence[Cell], options: Options
-) -> tuple[pl.DataFrame, pl.DataFrame]:
+def _looked_on(lab: Lab, study: Study, cells: Sequence[Cell], options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Of one task and target: the grid read off each text, and the beams of each width, for all drafts at once."""
     mine = {cell.members["draft"] for cell in cells}
-    drafts = [draft for draft in dict.fromkeys(cell.members["draft"] for cell in every) if draft in mine]
-    task, target = _place(cells[0])
-    members = [lab.members(draft=draft, target=target) for draft in drafts]
+    drafts = [draft for draft in dict.fromkeys(cell.members["draft"] for cell in study.cells) if draft in mine]
+    members = [lab.members(draft=draft, target=cells[0].members["target"]) for draft in drafts]
     digests = [lab.digest(draft) for draft in drafts]
     runs = {str(_params(cell.sampling)): study.alone[cell.key]["target"] for cell in cells}
-    grid = [*dict.fromkeys(_params(one) for one in (*(cell.sampling for cell in every), *options.grid))]
+    grid = [*dict.fromkeys(_params(one) for one in (*(cell.sampling for cell in study.cells), *options.grid))]
 
     def read(text: str) -> pl.DataFrame:
         key = {"drafts": digests, "text": runs[text], "grid": [*map(str, grid)]}
@@ -126,11 +120,11 @@ def _looked_on(
         return lab.table("beams", key, lambda: _search(members, study.tokens(runs[GREEDY]), width, options))
 
     # Numbers stand for drafts in files, so that these are found again whatever a model is called.
-    names = pl.col("draft").replace_strict(dict(enumerate(map(short_name, drafts))), return_dtype=pl.String)
+    named = pl.col("draft").replace_strict(dict(enumerate(map(short_name, drafts))), return_dtype=pl.String)
+    about = names(cells[0]) | {"draft": named}
     grids = pl.concat(read(str(_params(text))) for text in options.texts)
     beams = pl.concat(searched(width) for width in (1, *options.beams))
-    about = {"task": pl.lit(task), "target": pl.lit(short_name(target))}
-    return grids.with_columns(names, **about), beams.with_columns(names, **about)
+    return grids.with_columns(**about), beams.with_columns(**about)
 
 
 def _pass(members: Members, tokens: Tokens, strategy: SamplingParams) -> pl.DataFrame:

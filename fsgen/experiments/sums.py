@@ -57,6 +57,14 @@ class Sums:
         """A number with its interval over the examples."""
         return resampled(measure, len(self), resamples=resamples)
 
+    def each(self, part: str, whole: str, resamples: int = RESAMPLES) -> list[Estimate]:
+        """The ratio of two columns under each condition."""
+
+        def of(place: int) -> Estimate:
+            return self.estimate(lambda weights: self.ratio(part, whole, weights)[:, place], resamples)
+
+        return [of(place) for place in range(len(self.conditions))]
+
 
 def of_draws(values: Floats) -> Estimate:
     """The number whose first value was measured, and whose others are of resamples."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Annotated, Literal
@@ -66,15 +66,15 @@ def check(lab: Lab, options: Options) -> list[Cell]:
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float]:
     """Choose thresholds on some examples of each task, and see what they do on others, of this task and the others."""
     study = lab.study()
-    cells = [row.cell for row in study.plan.rows]
-    wrote = [_written(lab, study, cell, options) for cell in cells if cell.task.task.name in options.on_policy]
-    return _carried(study, cells, options), pl.concat(wrote), options.calls
+    wrote = [cell for cell in study.cells if cell.task.task.name in options.on_policy]
+    texts = pl.concat(_written(lab, study, cell, options) for cell in wrote)
+    return _carried(study, options), texts, options.calls
 
 
-def _carried(study: Study, cells: Sequence[Cell], options: Options) -> pl.DataFrame:
+def _carried(study: Study, options: Options) -> pl.DataFrame:
     """What the threshold of each router and task does on the judging examples of each task; see `estimate`."""
     parts: dict[str, tuple[Positions, Positions]] = {}
-    for cell in cells:
+    for cell in study.cells:
         known = positions(study.traces(cell.key))
         chosen, judged = (known.of({example.id for example in half}) for half in halves(cell, options.judged))
         parts[cell.task.task.name] = chosen, judged

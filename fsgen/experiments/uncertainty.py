@@ -66,18 +66,18 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, flo
         for group in groups
     ]
     study = lab.study()
-    cell = study.plan.rows[0].cell
-    names = {role: cell.members[role] for role in ("draft", "target")}
+    (cell,) = study.cells
+    pair = [cell.members[role] for role in ("draft", "target")]
     key = {
-        "models": [lab.digest(name) for name in names.values()],
+        "models": [lab.digest(name) for name in pair],
         "texts": cell.key,
         "options": options.model_dump(mode="json", exclude={"drafts", "targets", "consulted"}),
         "limit": lab.limit,
     }
-    group, texts = lab.members(**names), list(study.tokens(cell.key).values())
+    group, texts = lab.members(**cell.members), list(study.tokens(cell.key).values())
     changed = lab.table("interventions", key, lambda: intervene(group, texts, options))
-    pair = f"{' and '.join(map(short_name, names.values()))} on {cell.task.task.name}"
-    return pl.concat(spoken), changed, options.consulted, pair
+    named = f"{' and '.join(map(short_name, pair))} on {cell.task.task.name}"
+    return pl.concat(spoken), changed, options.consulted, named
 
 
 def _speakers(lab: Lab, options: Options) -> tuple[list[Members], list[Members]]:

@@ -100,7 +100,7 @@ def check(lab: Lab, options: Options) -> None:
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
     """Let the models write alone, plan the consultations of each text by that, and write with them."""
     study = lab.study()
-    return (pl.concat(table for row in study.plan.rows for table in _pair(lab, study, row.cell, options)),)
+    return (pl.concat(table for cell in study.cells for table in _pair(lab, study, cell, options)),)
 
 
 def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Iterator[pl.DataFrame]:
@@ -108,13 +108,13 @@ def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Iterator[pl.D
     examples = cell.task.examples
     judged = examples[: len(examples) - min(options.choosing, len(examples) // 3)]
     order = pl.DataFrame({"example": [example.id for example in judged]})
-    names = {"task": cell.task.task.name, "draft": cell.members["draft"], "target": cell.members["target"]}
     alone = study.alone[cell.key]
 
     def named(texts: pl.DataFrame, where: str, budget: float = 0.0, place: float | None = None) -> pl.DataFrame:
-        about = (pl.lit(value).alias(name) for name, value in {**names, "where": where, "budget": budget}.items())
         counts = pl.col("tokens", "consulted").cast(pl.Int64)
-        return texts.select(*about, pl.lit(place, pl.Float64).alias("place"), "example", counts, "score")
+        about = {"task": cell.task.task.name, **cell.members, "where": where}
+        setting = {"budget": pl.lit(budget), "place": pl.lit(place, pl.Float64)}
+        return texts.select("example", counts, "score", *(pl.lit(v).alias(k) for k, v in about.items()), **setting)
 
     own = order.join(study.texts(alone["draft"]), on="example", maintain_order="left")
     yield named(own.with_columns(consulted=pl.lit(0)), DRAFT)

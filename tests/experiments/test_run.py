@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from rich.console import Console
 from fsgen import cli
 from fsgen.analysis.answers import Answer, Chart, Point, Table, from_dict, read_answers
 from fsgen.analysis.intervals import Estimate
-from fsgen.experiments import configured, names, run_experiment
+from fsgen.experiments import configured, names, run_experiment, scaling
 from fsgen.experiments.base import Experiment, NoOptions, experiment
 from fsgen.experiments.lab import Lab
 from fsgen.report import write
@@ -122,11 +123,11 @@ def test_it_answers_resumes_and_is_reported(
     runs = sorted(file.name for file in (tmp_path / "out" / "runs").iterdir())
     assert runs
 
-    def conclude(points: pl.DataFrame) -> Answer:
+    def estimate(points: pl.DataFrame) -> Answer:
         assert len(points) == 6
         return answer()
 
-    monkeypatch.setattr("fsgen.experiments.scaling.conclude", conclude)
+    monkeypatch.setattr(scaling, "EXPERIMENT", replace(scaling.EXPERIMENT, estimate=estimate))
     monkeypatch.setattr(study_run, "generate", lambda *_, **__: pytest.fail("nothing is left to write"))
     found = run_experiment("scaling", asked, tmp_path / "out", console=quiet)
     assert found.title == configured("scaling").title
@@ -221,12 +222,12 @@ class _Typed(Keys):
 
 
 def test_options_are_typed() -> None:
-    known = Experiment(_Typed, lambda lab, options: answer())
+    known = Experiment(_Typed, lambda lab, options: (), answer)
     config = configured("scaling")
     assert known.checked(config.model_copy(update={"options": {"width": 5}})).width == 5
     with pytest.raises(ValueError, match=r"width: .*not 'wide'"):
         known.checked(config.model_copy(update={"options": {"width": "wide"}}))
-    assert Experiment(NoOptions, lambda lab, options: answer()).checked(config) == NoOptions()
+    assert Experiment(NoOptions, lambda lab, options: (), answer).checked(config) == NoOptions()
 
 
 def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
