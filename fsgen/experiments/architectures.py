@@ -31,12 +31,7 @@ _LENGTH = 5  # tokens drafted in a round where rewinding is counted
 
 
 class Options(Keys):
-    """What may be asked.
-
-    Attributes:
-        families: of models whose family is not what their files say.
-        rewound: so many examples of the last task are written speculatively, to count what rewinding costs; 0 for none.
-    """
+    """Of the families, and of what rewinding costs (0 examples for nothing); see `architectures.yaml`."""
 
     families: dict[str, str] = Field(default_factory=dict)
     rewound: Annotated[int, Field(ge=0)] = 16

@@ -27,13 +27,7 @@ _LEVEL = 0.05
 
 
 class Options(Keys):
-    """Which families there are.
-
-    Attributes:
-        names: of the ladders of the study, in their order.
-        tables: CSV files of families that were measured before, as `fsgen scaling` reads them.
-        law: which; None for the one that predicts left-out models best where each family has its own.
-    """
+    """Which families there are, and the law that is tested; see `families.yaml`."""
 
     names: tuple[str, ...]
     tables: tuple[str, ...] = ()

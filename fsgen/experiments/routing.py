@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Annotated, Literal
 
 import numpy as np
@@ -38,14 +39,7 @@ _Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Options(Keys):
-    """What is compared.
-
-    Attributes:
-        judged: how many examples of a task judge, at most half; the others train, and choose.
-        on_policy: tasks on which the routers write too.
-        budgets: consultations, as shares of the positions.
-        kinds: of learned routers.
-    """
+    """Of the examples that judge, and of the routers; see `routing.yaml`."""
 
     judged: Annotated[int, Field(ge=2)] = 160
     on_policy: tuple[str, ...] = ("pocket_math",)
@@ -75,6 +69,11 @@ class Measured:
     chosen: str
     texts: pl.DataFrame | None
     left_out: tuple[str, ...] = ()
+
+    @cached_property
+    def rankings(self) -> dict[str, Ranking]:
+        """How the scores rank the positions."""
+        return {name: Ranking.of(score, self.differs, self.example) for name, score in self.scores.items()}
 
 
 def check(lab: Lab, options: Options) -> None:
@@ -185,20 +184,20 @@ def estimate(measured: Sequence[Measured]) -> Answer:
         counts = [len(one.sums) for one in wrote]  # pairs of one task have the same examples
         return mean_of(list(zip(measures, counts, strict=True)), RESAMPLES)
 
-    accuracy = mean([one.over_max_prob(rival) for one, rival in zip(wrote, rivals, strict=True)])
+    accuracy = mean([partial(one.over_max_prob, rival) for one, rival in zip(wrote, rivals, strict=True)])
     lost = {
-        MAX_PROB: mean([one.below_perfect(MAX_PROB) for one in wrote]),
-        "best other": mean([one.below_perfect(rival) for one, rival in zip(wrote, rivals, strict=True)]),
+        MAX_PROB: mean([partial(one.below_perfect, MAX_PROB) for one in wrote]),
+        "best other": mean([partial(one.below_perfect, rival) for one, rival in zip(wrote, rivals, strict=True)]),
     }
-    calls, needed = mean([one.perfect_calls for one in wrote]), mean([one.needed(MAX_PROB) for one in wrote])
+    calls, needed = mean([one.perfect_calls for one in wrote]), mean([partial(one.needed, MAX_PROB) for one in wrote])
     numbers = {"accuracy over max-prob at equal calls": accuracy}
     numbers |= {f"accuracy beside a perfect router at its calls, {name}": less for name, less in lost.items()}
     numbers["calls of a perfect router"] = calls
     numbers["calls of max-prob for the target's accuracy less a point"] = needed
     ranked = [_ranked(one) for one in measured]
     for one, found in zip(measured, ranked, strict=True):
-        numbers[f"gain of max-prob, {one.label}"] = found[MAX_PROB].gain
-        numbers[f"gain of {one.chosen} over max-prob, {one.label}"] = found[one.chosen].over
+        numbers[f"gain of max-prob, {one.label}"] = found[MAX_PROB][1]
+        numbers[f"gain of {one.chosen} over max-prob, {one.label}"] = found[one.chosen][2]
     holds = True if accuracy.above(0.0) else False if accuracy.above(MARGIN) is False else None
     verb = verdict(
         holds,
@@ -207,7 +206,7 @@ def estimate(measured: Sequence[Measured]) -> Answer:
         "may or may not write better answers than max-prob at equal calls",
     )
     places = "; ".join(
-        f"{one.label}: max-prob {found[MAX_PROB].gain}, {one.chosen} {shown(found[one.chosen].over, '+.3f')} beside it"
+        f"{one.label}: max-prob {found[MAX_PROB][1]}, {one.chosen} {shown(found[one.chosen][2], '+.3f')} beside it"
         for one, found in zip(measured, ranked, strict=True)
     )
     best = max(lost.values(), key=lambda estimate: estimate.value)
@@ -259,65 +258,41 @@ class _Texts:
         x, y = np.take_along_axis(x, order, 1), np.take_along_axis(y, order, 1)
         return np.stack([np.interp(wanted, xs, ys) for wanted, xs, ys in zip(calls, x, y, strict=True)])
 
-    def over_max_prob(self, router: str) -> Measure:
+    def over_max_prob(self, router: str, weights: Floats) -> Floats:
         """Its accuracy less that of max-prob at the calls of max-prob, as a mean over the budgets."""
         names = [name for name, _ in self.conditions if name in (MAX_PROB, NEVER, ALWAYS)]
-        inside = [i for i, name in enumerate(names) if name == MAX_PROB]
+        calls, accuracy = (rates[:, [name == MAX_PROB for name in names]] for rates in self.rates(MAX_PROB, weights))
+        return np.asarray((self.at(router, calls, weights) - accuracy).mean(1))
 
-        def measure(weights: Floats) -> Floats:
-            calls, accuracy = (rates[:, inside] for rates in self.rates(MAX_PROB, weights))
-            return np.asarray((self.at(router, calls, weights) - accuracy).mean(1))
-
-        return measure
-
-    def below_perfect(self, router: str) -> Measure:
+    def below_perfect(self, router: str, weights: Floats) -> Floats:
         """Its accuracy where it consults as often as a perfect router, less that router's."""
+        calls, accuracy = self.rates(PERFECT, weights)
+        return np.asarray((self.at(router, calls, weights) - accuracy)[:, 0])
 
-        def measure(weights: Floats) -> Floats:
-            calls, accuracy = self.rates(PERFECT, weights)
-            return np.asarray((self.at(router, calls, weights) - accuracy)[:, 0])
-
-        return measure
-
-    def needed(self, router: str) -> Measure:
+    def needed(self, router: str, weights: Floats) -> Floats:
         """The least calls with which its accuracy is within `MARGIN` of the target's, straight between its budgets."""
         grid = np.linspace(0, 1, 1001)
-
-        def measure(weights: Floats) -> Floats:
-            reached = self.at(router, np.tile(grid, (len(weights), 1)), weights)
-            return np.asarray(grid[(reached >= self.rates(ALWAYS, weights)[1] - MARGIN).argmax(1)])
-
-        return measure
+        reached = self.at(router, np.tile(grid, (len(weights), 1)), weights)
+        return np.asarray(grid[(reached >= self.rates(ALWAYS, weights)[1] - MARGIN).argmax(1)])
 
     def perfect_calls(self, weights: Floats) -> Floats:
         """How often a perfect router consults."""
         return self.rates(PERFECT, weights)[0][:, 0]
 
-    def estimate(self, measure: Measure) -> Estimate:
-        return self.sums.estimate(measure, RESAMPLES)
 
+def _ranked(one: Measured) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
+    """Of each router on the recorded texts: AUROC, gain, and gain less that of max-prob."""
 
-@dataclass(frozen=True)
-class _Ranked:
-    """A router on the recorded texts: AUROC, gain, and gain less that of max-prob."""
+    def over(each: Ranking, drawn: Floats) -> Floats:
+        return each.gain(drawn) - one.rankings[MAX_PROB].gain(drawn)
 
-    auroc: Estimate
-    gain: Estimate
-    over: Estimate
+    def gain(measure: Measure, each: Ranking) -> Estimate:
+        return resampled(measure, each.groups, resamples=RESAMPLES)
 
-
-def _ranked(one: Measured) -> dict[str, _Ranked]:
-    rankings = {name: Ranking.of(score, one.differs, one.example) for name, score in one.scores.items()}
-    best = rankings[MAX_PROB]
-
-    def ranked(each: Ranking) -> _Ranked:
-        def over(drawn: Floats) -> Floats:
-            return each.gain(drawn) - best.gain(drawn)
-
-        gain, more = (resampled(measure, each.groups, resamples=RESAMPLES) for measure in (each.gain, over))
-        return _Ranked(each.auroc(), gain, more)
-
-    return {name: ranked(each) for name, each in rankings.items()}
+    return {
+        name: (each.auroc(), gain(each.gain, each), gain(partial(over, each), each))
+        for name, each in one.rankings.items()
+    }
 
 
 def _accuracies(wrote: Sequence[_Texts]) -> Iterator[Point]:
@@ -332,29 +307,31 @@ def _accuracies(wrote: Sequence[_Texts]) -> Iterator[Point]:
 
 def _found(measured: Sequence[Measured]) -> Iterator[Point]:
     for one in measured:
-        for name, score in one.scores.items():
-            ranking = Ranking.of(score, one.differs, one.example)
+        for name, ranking in one.rankings.items():
             for calls in _CALLS:
                 missed = float(ranking.missed(np.array([calls]), np.ones((1, ranking.groups)))[0])
                 yield Point(calls, 1 - missed / float(one.differs.mean()), series=name, panel=one.label)
 
 
-def _ranking_rows(measured: Sequence[Measured], ranked: Sequence[Mapping[str, _Ranked]]) -> Iterator[Row]:
+def _ranking_rows(
+    measured: Sequence[Measured], ranked: Sequence[Mapping[str, tuple[Estimate, Estimate, Estimate]]]
+) -> Iterator[Row]:
     for one, found in zip(measured, ranked, strict=True):
-        for name, r in sorted(found.items(), key=lambda item: -item[1].gain.value):
-            yield {"pair": one.label, "router": name, "AUROC": r.auroc.value, "gain": r.gain, "over max-prob": r.over}
+        for name, (auroc, gain, over) in sorted(found.items(), key=lambda item: -item[1][1].value):
+            yield {"pair": one.label, "router": name, "AUROC": auroc.value, "gain": gain, "over max-prob": over}
 
 
 def _written_rows(wrote: Sequence[_Texts]) -> list[Row]:
-    rows = []
+    rows: list[Row] = []
     for one in wrote:
         for router in (name for name in one.routers if name not in (NEVER, ALWAYS, PERFECT)):
-            over = Estimate(0.0) if router == MAX_PROB else one.estimate(one.over_max_prob(router))
-            rows.append((one.measured.label, router, over, one.estimate(one.below_perfect(router))))
-    rows.sort(key=lambda row: (row[0], -row[2].value))
-    return [
-        {"pair": pair, "router": name, "over max-prob": over, "over perfect": less} for pair, name, over, less in rows
-    ]
+            over, less = (
+                one.sums.estimate(partial(measure, router), RESAMPLES)
+                for measure in (one.over_max_prob, one.below_perfect)
+            )
+            over = Estimate(0.0) if router == MAX_PROB else over
+            rows.append({"pair": one.measured.label, "router": router, "over max-prob": over, "over perfect": less})
+    return sorted(rows, key=lambda row: (row["pair"], -row["over max-prob"].value))
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Annotated, Literal
 
@@ -35,14 +36,7 @@ _Router = Literal["max-prob", "margin", "entropy"]
 
 
 class Options(Keys):
-    """What is tried.
-
-    Attributes:
-        judged: how many examples of a task judge, at most half; the others choose.
-        on_policy: tasks on which the routers write.
-        calls: of the thresholds that are carried to other tasks, on their own one.
-        thresholds: of each router; the first router is answered for.
-    """
+    """Of the examples that judge, and of the thresholds; see `threshold.yaml`."""
 
     judged: Annotated[int, Field(ge=2)] = 96
     on_policy: tuple[str, ...] = ("pocket_math",)
@@ -82,7 +76,8 @@ def _carried(study: Study, options: Options) -> pl.DataFrame:
     for router, (source, (own, _)) in product(options.thresholds, parts.items()):
         score = own.scores[router]
         value = threshold(score, own.differs, calls=options.calls)
-        promised = float((score > value).mean()), float((own.differs & (score <= value)).mean())
+        missed = own.differs & (score <= value)
+        promised = {"promised_calls": float((score > value).mean()), "promised_missed": float(missed.mean())}
         for task, (_, other) in parts.items():
             consulted = other.scores[router] > value
             counts = pl.DataFrame(
@@ -93,9 +88,8 @@ def _carried(study: Study, options: Options) -> pl.DataFrame:
                     "tokens": np.ones(len(other), dtype=np.int64),
                 }
             )
-            names = {"router": router, "source": source, "task": task, "threshold": abs(value)}
-            names |= dict(zip(("promised_calls", "promised_missed"), promised, strict=True))
-            tables.append(counts.group_by("example").sum().with_columns(pl.lit(v).alias(k) for k, v in names.items()))
+            about = {"router": router, "source": source, "task": task, "threshold": abs(value), **promised}
+            tables.append(counts.group_by("example").sum().with_columns(pl.lit(v).alias(k) for k, v in about.items()))
     return pl.concat(tables)
 
 
@@ -139,9 +133,9 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     routers = [name for name in texts["router"].unique(maintain_order=True) if name not in (DRAFT, TARGET)]
     main = routers[0]
     labels = texts["label"].unique(maintain_order=True).to_list()
-    curves = {(label, router): _Curve(texts.filter(label=label), router) for label, router in product(labels, routers)}
+    curves = [_Curve(texts.filter(label=label), label, router) for label, router in product(labels, routers)]
     moved = {router: _Moved.of(carried.filter(router=router)) for router in routers}
-    mine, knee = moved[main], curves[labels[0], main]
+    mine, knee = moved[main], curves[0]
     numbers = {f"knee of {main}: {name}": number for name, number in knee.numbers.items()}
     numbers |= {
         f"calls of {main} on other tasks, off by": mine.away,
@@ -165,18 +159,15 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
         holds=holds,
         numbers=numbers,
         charts={
-            "curve": (point for key, curve in curves.items() for point in curve.points(key, "accuracy")),
-            "seconds": (point for key, curve in curves.items() for point in curve.points(key, "seconds")),
+            "curve": (point for curve in curves for point in curve.points()),
+            "seconds": (point for curve in curves for point in curve.points(seconds=True)),
             "carried": (
                 Point.of(task, calls, source, router)
                 for router, found in moved.items()
                 for (source, task), calls in found.calls.items()
             ),
         },
-        tables={
-            "knees": (curve.row(*key) for key, curve in curves.items()),
-            "carried-misses": _carried_rows(carried, moved),
-        },
+        tables={"knees": (curve.row() for curve in curves), "carried-misses": _carried_rows(carried, moved)},
     )
 
 
@@ -187,58 +178,50 @@ class _Curve:
     those of the other judge it.
     """
 
-    def __init__(self, texts: pl.DataFrame, router: str) -> None:
+    def __init__(self, texts: pl.DataFrame, label: str, router: str) -> None:
         mine = texts.filter(pl.col("router").is_in([DRAFT, router, TARGET]))
-        self.values = mine["threshold"].drop_nulls().unique().sort().to_numpy()
-        conditions = [(DRAFT, None), *((router, value) for value in self.values.tolist()), (TARGET, None)]
+        values = mine["threshold"].drop_nulls().unique().sort().to_numpy()
+        conditions = [(DRAFT, None), *((router, value) for value in values.tolist()), (TARGET, None)]
         columns = ("consulted", "tokens", "score", "seconds")
-        self._chosen, self._judged = (
+        chosen, judged = (
             Sums.of(mine.filter(half=half), ("router", "threshold"), conditions, *columns)
             for half in (CHOOSING, JUDGING)
         )
-        at = 1 + int(_heights(self._chosen, self._chosen.once).argmax())
+        self.judged, self.label, self.router = judged, label, router
+        at = 1 + int(_heights(chosen, chosen.once).argmax())
+
+        def judge(measure: Measure) -> Estimate:
+            return judged.estimate(measure, _RESAMPLES)
+
         self.numbers = {
-            "threshold": self._chosen.estimate(self._knee, _RESAMPLES),
-            "calls": self._estimate(lambda weights: self._calls(weights)[:, at]),
-            "accuracy beside the target's": self._estimate(
-                lambda weights: (lambda y: y[:, at] - y[:, -1])(self._judged.ratio("score", "texts", weights))
-            ),
-            "seconds beside the target's": self._estimate(self._seconds(at)),
+            "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)], _RESAMPLES),
+            "calls": judge(lambda weights: judged.ratio("consulted", "tokens", weights)[:, at]),
+            "accuracy beside the target's": judge(partial(self._beside, at)),
+            "seconds beside the target's": judge(partial(self._seconds, at)),
         }
-        self._height = self._estimate(lambda weights: _heights(self._judged, weights)[:, at - 1])
+        self.height = judge(lambda weights: _heights(judged, weights)[:, at - 1])
 
-    def _estimate(self, measure: Measure) -> Estimate:
-        return self._judged.estimate(measure, _RESAMPLES)
+    def _beside(self, at: int, weights: Floats) -> Floats:
+        """The accuracy less the target's."""
+        accuracy = self.judged.ratio("score", "texts", weights)
+        return np.asarray(accuracy[:, at] - accuracy[:, -1])
 
-    def _knee(self, weights: Floats) -> Floats:
-        return np.asarray(self.values[_heights(self._chosen, weights).argmax(1)])
+    def _seconds(self, at: int, weights: Floats) -> Floats:
+        """Seconds a token over the target's."""
+        seconds = self.judged.ratio("seconds", "tokens", weights)
+        return np.asarray(seconds[:, at] / seconds[:, -1])
 
-    def _calls(self, weights: Floats) -> Floats:
-        return self._judged.ratio("consulted", "tokens", weights)
+    def points(self, seconds: bool = False) -> Iterator[Point]:
+        """Accuracy, or seconds a token over the target's, by calls, on the judging examples."""
+        every = self.judged.each("score", "texts", _RESAMPLES)
+        for at, calls in enumerate(self.judged.ratio("consulted", "tokens", self.judged.once)[0]):
+            y = self.judged.estimate(partial(self._seconds, at), _RESAMPLES) if seconds else every[at]
+            yield Point.of(float(calls), y, self.router, self.label)
 
-    def _seconds(self, at: int) -> Measure:
-        """Seconds a token beside the target's."""
-
-        def measure(weights: Floats) -> Floats:
-            seconds = self._judged.ratio("seconds", "tokens", weights)
-            return np.asarray(seconds[:, at] / seconds[:, -1])
-
-        return measure
-
-    def _accuracy(self, at: int) -> Measure:
-        return lambda weights: self._judged.ratio("score", "texts", weights)[:, at]
-
-    def points(self, key: tuple[str, str], what: Literal["accuracy", "seconds"]) -> Iterator[Point]:
-        """Accuracy, or seconds a token beside the target's, by calls, on the judging examples."""
-        label, router = key
-        for i, calls in enumerate(self._calls(self._judged.once)[0]):
-            y = self._estimate(self._accuracy(i) if what == "accuracy" else self._seconds(i))
-            yield Point.of(float(calls), y, router, label)
-
-    def row(self, label: str, router: str) -> Row:
+    def row(self) -> Row:
         names = ("threshold", "calls", "accuracy - target's", "seconds / target's", "above the chord")
-        found = map(str, (*self.numbers.values(), self._height))
-        return {"pair": label, "router": router, **dict(zip(names, found, strict=True))}
+        found = map(str, (*self.numbers.values(), self.height))
+        return {"pair": self.label, "router": self.router, **dict(zip(names, found, strict=True))}
 
 
 def _heights(sums: Sums, weights: Floats) -> Floats:

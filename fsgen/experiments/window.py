@@ -33,13 +33,7 @@ _Place = Annotated[float, Field(ge=0, le=1)]
 
 
 class Options(Keys):
-    """How much is spent, and where.
-
-    Attributes:
-        budgets: consultations, as shares of the tokens that the draft alone writes for the same example.
-        places: of the window in what it leaves over, 0 for the beginning; first and last are compared.
-        choosing: how many examples choose thresholds, and are not judged; at most a third.
-    """
+    """How much is spent, and where; see `window.yaml`."""
 
     budgets: Annotated[tuple[_Share, ...], Field(min_length=1)] = (0.1, 0.25, 0.5)
     places: tuple[_Place, ...] = (0.0, 0.5, 1.0)
