@@ -215,6 +215,13 @@ def below(estimate: Estimate, value: float) -> bool | None:
     return None if above is None else not above
 
 
+def effect(estimate: Estimate, negligible: float) -> bool | None:
+    """Whether something is more than 0: not where its interval lies below what is negligible and reaches 0."""
+    if estimate.above(0.0):
+        return True
+    return False if estimate.above(negligible) is False else None
+
+
 def verdict(holds: bool | None, yes: str, no: str, unclear: str) -> str:
     """The words for what an interval decided, or left open."""
     return unclear if holds is None else yes if holds else no

@@ -17,7 +17,7 @@ from fsgen.analysis.scaling.fit import fit
 from fsgen.analysis.scaling.laws import CONSTANT, RATIO_ZERO, Law
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import oracle_cells
-from fsgen.experiments.family_laws import SIMULATED, Comparison, Pairs, compare, sets_of
+from fsgen.experiments.family_laws import Comparison, Pairs, compare, sets_of
 from fsgen.experiments.lab import Lab
 from fsgen.experiments.sums import of_draws
 from fsgen.models.bundled import ladder as bundled_ladder
@@ -111,7 +111,7 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
         "Whether one law holds for all families stays open",
     )
     names = dict.fromkeys(name for each in pairs for name in each.names)
-    p_values = ", ".join(f"{test.pairs.task} {test.p:.3f}" for test in tests if test.p is not None)
+    p_values = ", ".join(f"{test.pairs.place['task']} {test.p:.3f}" for test in tests if test.p is not None)
     predicted = (
         f"{chosen.name} is tested; no family is large enough to leave a model out"
         if ratio is None
@@ -130,12 +130,6 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
             "others": (_from_others(each, name, chosen) for each in pairs for name in each.names),
         },
         words={name: {"title": f"by {chosen.name}"} for name in ("two", "others")},
-        remarks=(
-            f"p is simulated {SIMULATED} times under one law, with errors as large as those that a law for each "
-            "leaves in its family, and with other examples where the texts are at hand; it is the larger of two: with "
-            "errors of pairs alone, and with half of their variance that of models, shared by their pairs. One law "
-            f"is refused at p below {_LEVEL:g} over the number of tasks.",
-        ),
     )
 
 
@@ -179,31 +173,30 @@ def _alike(two: Mapping[str, list[Comparison]]) -> str:
     alike = [names for names, tests in two.items() if any(test.p is not None for test in tests) and not _refused(tests)]
     return (
         f" Taken two and two, one law is not refused for {'; '.join(alike) or 'any'}"
-        f"{', which may be for want of pairs' if alike else ''}."
+        f"{', which may be for lack of pairs' if alike else ''}."
     )
 
 
 def _by_ratio(sets: list[Pairs]) -> Iterator[Point]:
-    several = len({pairs.method for pairs in sets}) > 1
+    several = len({pairs.place["method"] for pairs in sets}) > 1
     for pairs in sets:
-        panel = set_label(pairs.task, pairs.method, several)
-        for ratio, y, family in zip(np.exp(pairs.sizes.log_ratio), pairs.frequencies, pairs.families, strict=True):
-            yield Point(float(ratio), float(y), series=str(family), panel=panel)
+        marks = np.exp(pairs.sizes.log_ratio).tolist(), pairs.frequencies.tolist(), pairs.points["family"]
+        for ratio, y, family in zip(*marks, strict=True):
+            yield Point(ratio, y, series=family, panel=set_label(**pairs.place, several=several))
 
 
 def _test_rows(compared: Mapping[str, list[Comparison]]) -> Iterator[Row]:
     every = [test for tests in compared.values() for test in tests]
-    for test in sorted(every, key=lambda test: (test.pairs.task, test.pairs.method)):
-        names = {"task": test.pairs.task, "method": test.pairs.method, "law": test.law}
+    for test in sorted(every, key=lambda test: tuple(test.pairs.place.values())):
         criteria = {"AICc, one": test.aicc_one, "AICc, each": test.aicc_each}
-        yield {**names, "F": test.f, "p": test.p, **criteria, **test.errors}
+        yield {**test.pairs.place, "law": test.law, "F": test.f, "p": test.p, **criteria, **test.errors}
 
 
 def _two_rows(two: Mapping[str, list[Comparison]]) -> Iterator[Row]:
     for names, tests in two.items():
         for test in tests:
-            about = {"task": test.pairs.task, "method": test.pairs.method, "pairs": len(test.pairs.sizes)}
-            yield {"families": names, **about, "F": test.f, "p": test.p, **test.errors}
+            about = {"families": names, **test.pairs.place, "pairs": len(test.pairs.sizes)}
+            yield {**about, "F": test.f, "p": test.p, **test.errors}
 
 
 def _from_others(pairs: Pairs, family: str, law: Law) -> Row:
@@ -214,8 +207,7 @@ def _from_others(pairs: Pairs, family: str, law: Law) -> Row:
     missed = pairs.frequencies[mine] - rest.predict(pairs.sizes[mine])[0]
     ends = (millions(round(size * 1e9)) for size in (pairs.sizes.draft[mine].min(), pairs.sizes.target[mine].max()))
     return {
-        "task": pairs.task,
-        "method": pairs.method,
+        **pairs.place,
         "family": short_name(family),
         "pairs": int(mine.sum()),
         "sizes": " to ".join(ends),

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -27,62 +28,56 @@ class Pairs:
     """The pairs of all families with one method on one task.
 
     Attributes:
-        method, task: which.
-        sizes: of n pairs.
-        frequencies: [n].
-        families: of each pair, [n].
-        models: draft and target of each pair, with their family, so that none is in two.
+        points: n pairs, as `read_points` gives them, with `family`.
         deviations: what drawing examples anew changes, [resamples, n]; 0 for pairs whose texts are not at hand.
     """
 
-    method: str
-    task: str
-    sizes: Sizes
-    frequencies: Floats
-    families: NDArray[np.str_]
-    models: list[tuple[tuple[str, str], tuple[str, str]]]
+    points: pl.DataFrame
     deviations: Floats
+
+    @cached_property
+    def sizes(self) -> Sizes:
+        return as_sizes(self.points["draft_parameters"].to_list(), self.points["target_parameters"].to_list())
+
+    @cached_property
+    def frequencies(self) -> Floats:
+        return self.points["collaboration_frequency"].to_numpy().astype(float)
+
+    @cached_property
+    def models(self) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+        """Draft and target of each pair, with their family, so that none is in two."""
+        return [
+            ((f, draft), (f, target)) for f, draft, target in self.points.select("family", "draft", "target").rows()
+        ]
 
     @property
     def names(self) -> list[str]:
-        return list(dict.fromkeys(self.families.tolist()))
+        return self.points["family"].unique(maintain_order=True).to_list()
 
-    def of(self, family: str) -> NDArray[np.bool_]:
-        mine: NDArray[np.bool_] = self.families == family
-        return mine
+    @property
+    def place(self) -> dict[str, str]:
+        return {"task": self.points["task"][0], "method": self.points["method"][0]}
 
-    def only(self, names: Sequence[str]) -> Pairs:
+    def of(self, *families: str) -> NDArray[np.bool_]:
+        return self.points["family"].is_in(families).to_numpy()
+
+    def only(self, families: Sequence[str]) -> Pairs:
         """Those of some families."""
-        kept = np.isin(self.families, list(names))
-        parts = {name: getattr(self, name)[kept] for name in ("sizes", "frequencies", "families")}
-        models = [pair for pair, keep in zip(self.models, kept, strict=True) if keep]
-        return replace(self, **parts, models=models, deviations=self.deviations[:, kept])
+        kept = self.of(*families)
+        return Pairs(self.points.filter(kept), self.deviations[:, kept])
 
 
 def sets_of(points: pl.DataFrame) -> list[Pairs]:
     """The pairs of each method and task that two families have at least."""
     found = []
-    for (method, task), rows in points.group_by("method", "task", maintain_order=True):
-        if rows["family"].n_unique() < 2:
-            continue
-        there = rows["part"].is_not_null()
-        deviations = np.zeros((SIMULATED if there.any() else 0, len(rows)))
-        if there.any():
-            part, whole = (np.array(rows.filter(there)[name].to_list()) for name in ("part", "whole"))
-            deviations[:, there.to_numpy()] = Texts(part, whole).deviations(SIMULATED, seed=0)
-        found.append(
-            Pairs(
-                method=str(method),
-                task=str(task),
-                sizes=as_sizes(rows["draft_parameters"].to_list(), rows["target_parameters"].to_list()),
-                frequencies=rows["collaboration_frequency"].to_numpy().astype(float),
-                families=rows["family"].to_numpy().astype(np.str_),
-                models=[
-                    ((f, draft), (f, target)) for f, draft, target in rows.select("family", "draft", "target").rows()
-                ],
-                deviations=deviations,
-            )
-        )
+    for _, rows in points.group_by("method", "task", maintain_order=True):
+        if rows["family"].n_unique() > 1:
+            there = rows["part"].is_not_null()
+            deviations = np.zeros((SIMULATED if there.any() else 0, len(rows)))
+            if there.any():
+                part, whole = (np.array(rows.filter(there)[name].to_list()) for name in ("part", "whole"))
+                deviations[:, there.to_numpy()] = Texts(part, whole).deviations(SIMULATED, seed=0)
+            found.append(Pairs(rows, deviations))
     return found
 
 

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, shown, verdict
+from fsgen.analysis.answers import Answer, Point, Row, effect, shown, verdict
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.learning import Positions, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import RESAMPLES, Ranking
@@ -198,7 +198,7 @@ def estimate(measured: Sequence[Measured]) -> Answer:
     for one, found in zip(measured, ranked, strict=True):
         numbers[f"gain of max-prob, {one.label}"] = found[MAX_PROB][1]
         numbers[f"gain of {one.chosen} over max-prob, {one.label}"] = found[one.chosen][2]
-    holds = True if accuracy.above(0.0) else False if accuracy.above(MARGIN) is False else None
+    holds = effect(accuracy, MARGIN)
     verb = verdict(
         holds,
         "writes better answers than max-prob at equal calls",

@@ -11,9 +11,8 @@ import polars as pl
 import torch
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer
+from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, rate
-from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, Model
 from fsgen.engine.replay import Reader
@@ -98,7 +97,7 @@ def read_made(group: Members, limit: int | None = None) -> pl.DataFrame:
     texts = language.test_texts(TEXT_STATEMENTS, TEXT_SEED)
     rows = [[int(token) for token in row] for row in texts.ids[:limit]]
     lengths = [len(row) - 1 for row in rows]
-    p, q = (read(model, [row[:-1] for row in rows], lengths, made.VOCAB_SIZE) for model in _both(group))
+    p, q = (read(model, [row[:-1] for row in rows], lengths, made.VOCAB_SIZE) for model in (group.draft, group.target))
     pairs = texts.pairs[:limit].ravel()
     truths = [language.truth(kind, pairs) for kind in made.KINDS]
     bits, gap = (np.stack(sides, -1).ravel() for sides in zip(*truths, strict=True))
@@ -115,13 +114,7 @@ def read_made(group: Members, limit: int | None = None) -> pl.DataFrame:
     )
 
 
-def _both(group: Members) -> tuple[Model, Model]:
-    assert group.draft is not None
-    assert group.target is not None
-    return group.draft, group.target
-
-
-def read(model: Model, sequences: list[list[int]], last: list[int], vocab: int) -> torch.Tensor:
+def read(model: Model | None, sequences: list[list[int]], last: list[int], vocab: int) -> torch.Tensor:
     """Logits [n, vocab] at the last positions of some texts, one text after the other."""
     reader = Reader(model, sequences, last, vocab)
     places = range(len(sequences))
@@ -148,13 +141,12 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
     prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
     lengths = [len(completion) for completion in completions]
     cluster = np.repeat(np.arange(len(texts)), lengths)
-    draft, target = _both(group)
 
-    def logits(model: Model, read_prompts: list[list[int]]) -> torch.Tensor:
+    def logits(model: Model | None, read_prompts: list[list[int]]) -> torch.Tensor:
         rows = [[*prompt, *completion[:-1]] for prompt, completion in zip(read_prompts, completions, strict=True)]
         return read(model, rows, lengths, group.vocab_size)
 
-    q, p = logits(target, prompts), logits(draft, prompts)
+    q, p = logits(group.target, prompts), logits(group.draft, prompts)
 
     def changes() -> Iterator[tuple[str, float, torch.Tensor]]:
         yield "none", 0.0, p
@@ -165,7 +157,7 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
         yield "shaken", options.shaken, interventions.shaken(p, options.shaken, _SEED)
         yield "swapped", 1.0, interventions.swapped(p)
         for share in options.blurred:
-            yield "blurred", share, logits(draft, interventions.blurred(prompts, share, _SEED))
+            yield "blurred", share, logits(group.draft, interventions.blurred(prompts, share, _SEED))
 
     return pl.concat(
         pl.DataFrame({"cluster": cluster, "change": [change] * len(cluster), "level": level, **_said(changed, q)})
@@ -191,7 +183,7 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
     """
     sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
     causes, changes = Causes.of(sizes), Changes(changed, consulted)
-    holds = decide(causes.entropy)
+    holds = effect(causes.entropy, MATTERS)
     numbers = causes.numbers
     if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
         numbers["mismatches of two models of one size"] = rate(twins)
@@ -204,13 +196,6 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         tables=tables(spoken, sizes) | {"changes": changes.rows()},
         words=causes.words | changes.words,
     )
-
-
-def decide(set_higher: Estimate) -> bool | None:
-    """Whether uncertainty causes mismatches: yes, no, or open; the rule of `estimate`."""
-    if set_higher.above(0.0):
-        return True
-    return False if set_higher.above(MATTERS) is False else None
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

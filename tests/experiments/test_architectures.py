@@ -206,7 +206,10 @@ def test_what_cannot_run_is_refused_before_anything_runs(asked: dict[str, object
     for changes, message in (
         ({"options": {"families": {"nobody": "odd"}}}, "families names nobody"),
         ({"options": {}}, "cannot tell one family from two"),
-        ({"study": {**asked["study"], "methods": ["speculative"]}}, "speculative.*: this experiment has the method oracle alone"),  # type: ignore[dict-item]
+        (
+            {"study": {**asked["study"], "methods": ["speculative"]}},
+            "speculative.*: this experiment has the method oracle alone",
+        ),  # type: ignore[dict-item]
         ({"options": {"rewound": -1}}, "rewound"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -16,7 +16,7 @@ from fsgen import tasks
 from fsgen.analysis.intervals import Estimate
 from fsgen.backends import plan
 from fsgen.experiments import ExperimentConfig, configured, run_experiment
-from fsgen.experiments.context import estimate, decide, short_data, windowed
+from fsgen.experiments.context import decide, estimate, short_data, windowed
 from fsgen.study.config import TaskConfig
 from tests.doubles import Table
 from tests.experiments.conftest import quiet

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from fsgen.experiments import configured, run_experiment
 from fsgen.experiments.config import ExperimentConfig
-from fsgen.experiments.pareto import ALONE, COSTS, random_mix, estimate, on_frontier
+from fsgen.experiments.pareto import ALONE, COSTS, estimate, on_frontier, random_mix
 
 
 def setting(name: str, kind: str, right: float, cost: float, examples: int = 80, seed: int = 0) -> pl.DataFrame:

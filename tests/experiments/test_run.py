@@ -222,12 +222,12 @@ class _Typed(Keys):
 
 
 def test_options_are_typed() -> None:
-    known = Experiment(_Typed, lambda lab, options: (), answer)
+    known = Experiment(_Typed, lambda lab, options: (), lambda: answer())
     config = configured("scaling")
     assert known.checked(config.model_copy(update={"options": {"width": 5}})).width == 5
     with pytest.raises(ValueError, match=r"width: .*not 'wide'"):
         known.checked(config.model_copy(update={"options": {"width": "wide"}}))
-    assert Experiment(NoOptions, lambda lab, options: (), answer).checked(config) == NoOptions()
+    assert Experiment(NoOptions, lambda lab, options: (), lambda: answer()).checked(config) == NoOptions()
 
 
 def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
-from fsgen.analysis.answers import Answer
+from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, foretold_rise, odds_ratios, separation
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.experiments import configured, run_experiment
 from fsgen.experiments import interventions as changes
 from fsgen.experiments import made_language as made
-from fsgen.experiments.uncertainty import Options, estimate, decide
+from fsgen.experiments.uncertainty import MATTERS, Options, estimate
 from fsgen.probs import entropy
 from fsgen.study.config import StudyConfig
 from ladder import tokenizer
@@ -148,7 +148,7 @@ def test_few_texts_leave_it_open() -> None:
     ],
 )
 def test_the_rule(estimate: Estimate, verdict: bool | None) -> None:
-    assert decide(estimate) is verdict
+    assert effect(estimate, MATTERS) is verdict
 
 
 def test_slots_without_contrasts_are_refused() -> None:
