@@ -46,7 +46,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """What is asked of the logarithms of the pairs' frequencies, as sums over pairs.
+    """What is estimated from the logarithms of the pairs' frequencies, as sums over pairs.
 
     Attributes:
         kinds: the families of draft and target of each pair.
@@ -94,7 +94,7 @@ class Design:
         return float(effect - width), float(effect + width)
 
     def by_family(self, logs: Floats) -> Floats | None:
-        """What being of each family adds, [..., families], from [..., pairs]; None where that cannot be told apart."""
+        """What being of each family adds, [..., families], from [..., pairs]; None where these cannot be separated."""
         rest = self.rest @ self.own
         if np.linalg.matrix_rank(rest, tol=1e-6) < len(self.names):
             return None

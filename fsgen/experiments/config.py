@@ -1,4 +1,4 @@
-"""What an experiment is asked to do, as a YAML file says it: one ships for each experiment."""
+"""What an experiment does, as a YAML file says it: one ships for each, with the words of its answer."""
 
 from __future__ import annotations
 
@@ -74,11 +74,10 @@ def configured(name: str, config: str | Path | None = None) -> ExperimentConfig:
     path = Path(config)
     if not path.is_file():
         raise ValueError(f"the configuration {str(config)!r} is not a file")
-    asked = _parsed(path.read_text(encoding="utf-8"), str(config))
-    if asked.experiment != name:
-        raise ValueError(f"{str(config)!r} is for the experiment {asked.experiment!r}, not {name!r}")
-    words = {"title": asked.title or shipped.title, "question": asked.question or shipped.question}
-    return asked.model_copy(update=words)
+    own = _parsed(path.read_text(encoding="utf-8"), str(config))
+    if own.experiment != name:
+        raise ValueError(f"{str(config)!r} is for the experiment {own.experiment!r}, not {name!r}")
+    return own.model_copy(update={"title": own.title or shipped.title, "question": own.question or shipped.question})
 
 
 def _parsed(text: str, source: str) -> ExperimentConfig:

@@ -103,12 +103,12 @@ def short_data(folder: Path, config: TaskConfig, count: int) -> Path:
         raise ValueError(f"worked: short is for limited plain tasks of questions and solutions, not {config.name}")
     rows = source.rows(config.data, task.bundled, task.fields)
     ordered = [rows[int(example.id.rpartition("/")[2])] for example in task.load(data=config.data, seed=config.order)]
-    asked, rest = ordered[: config.limit], ordered[config.limit :]
-    if len(asked) < config.limit or len(rest) < count:
+    questions, rest = ordered[: config.limit], ordered[config.limit :]
+    if len(questions) < config.limit or len(rest) < count:
         raise ValueError(f"{config.name} has {len(rows)} questions: {config.limit} and {count} worked ones are needed")
     shown = sorted(rest, key=lambda row: len(row["question"]) + len(row["answer"]))[:count]
     before = "".join(f"{row['question']}\nAnswer: {row['answer']}\n\nQuestion: " for row in shown)
-    lines = [json.dumps({"question": before + row["question"], "answer": row["answer"]}) for row in asked]
+    lines = [json.dumps({"question": before + row["question"], "answer": row["answer"]}) for row in questions]
     text = "".join(f"{line}\n" for line in lines)
     path = folder / "measured" / "questions" / f"{config.name}-{count}-{canonical_hash(text)[:16]}.jsonl"
     if not path.is_file():
@@ -211,16 +211,16 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
     rates = Rates(_labelled(more, "shots"), "condition", "differing")
     base, others = shots[0], shots[1:]
     excess = rates.minus(f"{base} first", rates.of(f"{base} later"))
-    fell = {n: rates.minus(f"{n} first", rates.of(f"{base} first"), len(others)) for n in others}
+    drop = {n: rates.minus(f"{n} first", rates.of(f"{base} first"), len(others)) for n in others}
     apart = {n: _apart(rates, n, base, len(others)) for n in others}
     rose = {} if less is None else _rises(less, "first", len(less.select("shots", "window").unique()))
     numbers = {f"first tokens, {n} few-shot examples": rates.estimate(f"{n} first") for n in shots}
     numbers |= {f"later tokens, {n} few-shot examples": rates.estimate(f"{n} later") for n in shots}
     numbers[f"first less later, {base} few-shot examples"] = excess
-    numbers |= {f"first tokens, {n} less {base} few-shot examples": gap for n, gap in fell.items()}
+    numbers |= {f"first tokens, {n} less {base} few-shot examples": gap for n, gap in drop.items()}
     numbers |= {f"the same, less that of the later tokens, {n} less {base}": gap for n, gap in apart.items()}
     numbers |= {f"first tokens, the draft sees {name}: rise": gap for name, gap in rose.items()}
-    holds = decide(excess, fell.values(), apart.values(), rose.values())
+    holds = decide(excess, drop.values(), apart.values(), rose.values())
     said = verdict(
         holds,
         "Early collaborations come, in part, from poor context",
@@ -228,7 +228,7 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
         "Whether early collaborations come from poor context stays open",
     )
     cut = {} if less is None else {n: less.filter(shots=n) for n in sorted(less["shots"].unique())}
-    each = "; ".join(f"{n}: {in_points(fell[n])}, and less that of the later ones {in_points(apart[n])}" for n in fell)
+    each = "; ".join(f"{n}: {in_points(drop[n])}, and less that of the later ones {in_points(apart[n])}" for n in drop)
     return Answer.of(
         statement=f"{said}: the first {first} tokens differ {in_points(excess)} points more often than the later ones. "
         f"Few-shot examples change the first ones by, in points, {each}.{_harm(rose)}",
@@ -241,10 +241,10 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
 
 
 def decide(
-    excess: Estimate, fell: Iterable[Estimate], apart: Iterable[Estimate], rose: Iterable[Estimate]
+    excess: Estimate, drop: Iterable[Estimate], apart: Iterable[Estimate], rose: Iterable[Estimate]
 ) -> bool | None:
     """Whether early collaborations come from poor context: yes, no, or open; the rule of `estimate`."""
-    both = list(zip(fell, apart, strict=True))
+    both = list(zip(drop, apart, strict=True))
     if all(gap.above(-MATTERS) for _, gap in both):
         return False
     helped = any(fall.above(0.0) is False and gap.above(0.0) is False for fall, gap in both)

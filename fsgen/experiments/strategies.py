@@ -262,7 +262,7 @@ def _direction(holds: bool | None, greedy: Estimate, against: dict[str, Estimate
         "Whether the strategy changes how much of the large model a text needs stays open",
     )
     parts = []
-    for word, way in (("more under", True), ("less under", False), ("not to be told apart:", None)):
+    for word, way in (("more under", True), ("less under", False), ("no clear difference:", None)):
         if names := [f"{name} {in_points(gap)}" for name, gap in against.items() if gap.above(0.0) is way]:
             parts.append(f"{word} {', '.join(names)}")
     return (

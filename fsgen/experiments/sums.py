@@ -20,7 +20,7 @@ class Sums:
     """Sums of columns over the texts of the same examples under several conditions.
 
     Attributes:
-        conditions: their names, tuples of what tells them apart.
+        conditions: their names, tuples of what distinguishes them.
         sums: by column, [examples or groups of them, conditions].
     """
 
@@ -29,7 +29,7 @@ class Sums:
 
     @classmethod
     def of(cls, texts: pl.DataFrame, by: Sequence[str], conditions: Sequence[tuple[Any, ...]], *columns: str) -> Sums:
-        """The sums of texts with an `example`, told apart by some columns; `texts` counts them."""
+        """The sums of texts with an `example`, by the conditions in some columns; `texts` counts them."""
         texts = texts.with_columns(texts=pl.lit(1), number=pl.col("example").rank("dense") - 1)
         place = {condition: number for number, condition in enumerate(conditions)}
         where = texts["number"].to_numpy(), np.array([place[row] for row in texts.select(by).rows()])

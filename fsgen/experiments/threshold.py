@@ -83,7 +83,7 @@ def _carried(study: Study, options: Options) -> pl.DataFrame:
             counts = pl.DataFrame(
                 {
                     "example": np.array(other.names)[other.example],
-                    "asked": consulted.astype(np.int64),
+                    "consulted": consulted.astype(np.int64),
                     "missed": (other.differs & ~consulted).astype(np.int64),
                     "tokens": np.ones(len(other), dtype=np.int64),
                 }
@@ -122,7 +122,7 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
 
     Args:
         carried: a row for each `router`, `source` (the task on which its `threshold` was chosen), `task` and `example`
-            that judges there, with the positions `asked`, the mismatches `missed`, the `tokens`; and with what the
+            that judges there, with the positions `consulted`, the mismatches `missed`, the `tokens`; and with what the
             threshold does on the examples that chose it, `promised_calls` and `promised_missed`, both by token.
         texts: a row a text, with `label` (task and pair), `router` (also `DRAFT`, `TARGET`), `threshold`, `half`
             (`CHOOSING` or `JUDGING`), `example`, `score`, `tokens`, `consulted`, `seconds`. The router that is answered
@@ -255,8 +255,8 @@ class _Moved:
         promised: dict[tuple[str, str], dict[str, float]] = {}
         for (source, task), rows in carried.sort("example").group_by("source", "task", maintain_order=True):
             place = str(source), str(task)
-            sums[place] = Sums.of(rows, ("task",), [(task,)], "asked", "missed", "tokens")
-            promised[place] = {"asked": rows["promised_calls"][0], "missed": rows["promised_missed"][0]}
+            sums[place] = Sums.of(rows, ("task",), [(task,)], "consulted", "missed", "tokens")
+            promised[place] = {"consulted": rows["promised_calls"][0], "missed": rows["promised_missed"][0]}
 
         def share(place: tuple[str, str], column: str) -> Measure:
             return lambda weights: sums[place].ratio(column, "tokens", weights)[:, 0]
@@ -268,9 +268,9 @@ class _Moved:
             places = [place for place in sums if (place[0] == place[1]) is own]
             return mean_of([(one(place), len(sums[place])) for place in places], _RESAMPLES)
 
-        calls = {place: one.estimate(share(place, "asked"), _RESAMPLES) for place, one in sums.items()}
+        calls = {place: one.estimate(share(place, "consulted"), _RESAMPLES) for place, one in sums.items()}
         missed = {place: float(share(place, "missed")(one.once)[0]) for place, one in sums.items()}
-        return cls(off(False, "asked"), off(True, "asked"), off(False, "missed"), calls, missed)
+        return cls(off(False, "consulted"), off(True, "consulted"), off(False, "missed"), calls, missed)
 
 
 def _carried_rows(carried: pl.DataFrame, moved: Mapping[str, _Moved]) -> Iterator[Row]:

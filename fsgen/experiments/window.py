@@ -1,4 +1,4 @@
-"""`window`: one budget of consultations, spent in a part of the text, at random, or where the draft is unsure."""
+"""`window`: one budget of consultations, spent in a part of the text, at random, or where the draft is uncertain."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fsgen.study.config import Keys
 from fsgen.study.plan import Cell
 
 FIRST, MIDDLE, LAST = "first part", "middle part", "last part"
-RANDOM, UNSURE = "at random", "where unsure"
+RANDOM, UNCERTAIN = "at random", "where uncertain"
 DRAFT, TARGET = "draft alone", "target alone"
 _NAMES = {0.0: FIRST, 0.5: MIDDLE, 1.0: LAST}
 
@@ -124,7 +124,7 @@ def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Iterator[pl.D
             for place in options.places
         ]
         routers.append((RANDOM, None, Planned(scattered(lengths, share, seed=0))))
-        routers.append((UNSURE, None, MaxProb(threshold)))
+        routers.append((UNCERTAIN, None, MaxProb(threshold)))
         for where, place, router in routers:
             setting = str(router) if isinstance(router, MaxProb) else {"where": where, "place": place, "share": share}
             key = {"run": cell.key, "judged": len(judged), "setting": setting}
@@ -144,11 +144,11 @@ def estimate(texts: pl.DataFrame) -> Answer:
     """
     texts = texts.filter(pl.col("score").is_not_null())
     budget = texts.filter(pl.col("budget") > 0)
-    first, last, random, unsure = (budget.filter(where=where) for where in (FIRST, LAST, RANDOM, UNSURE))
+    first, last, random, uncertain = (budget.filter(where=where) for where in (FIRST, LAST, RANDOM, UNCERTAIN))
     parts = budget.filter(pl.col("place").is_not_null())
     best = _best(parts)
-    early, beyond = _difference(first, last), _difference(unsure, best)
-    spent = {"parts": _rate(parts), "at random": _rate(random), "where unsure": _rate(unsure)}
+    early, beyond = _difference(first, last), _difference(uncertain, best)
+    spent = {"parts": _rate(parts), "at random": _rate(random), "where uncertain": _rate(uncertain)}
     holds = early.above(0.0)
     said = verdict(
         holds,
@@ -159,14 +159,14 @@ def estimate(texts: pl.DataFrame) -> Answer:
     more = verdict(beyond.above(0.0), "worth more than", "worth less than", "not clearly worth more or less than")
     return Answer.of(
         statement=f"{said}: with the same budget, the accuracy with help in the first part less that with help in the "
-        f"last is {early}. Spent where the draft is unsure it is {more} in the best part (difference {beyond}), with "
-        f"{spent['where unsure'].value:.3f} consultations per token against {spent['parts'].value:.3f}. "
-        f"The best place of the window (0 begins the text, 1 ends it): {_named_best(best)}.",
+        f"last is {early}. Spent where the draft is uncertain it is {more} in the best part (difference {beyond}), "
+        f"with {spent['where uncertain'].value:.3f} consultations per token against {spent['parts'].value:.3f}. The "
+        f"best place of the window (0 begins the text, 1 ends it): {_named_best(best)}.",
         holds=holds,
         numbers={
             "first part over last": early,
-            "where unsure over best part": beyond,
-            "where unsure over at random": _difference(unsure, random),
+            "where uncertain over best part": beyond,
+            "where uncertain over at random": _difference(uncertain, random),
             "best part over at random": _difference(best, random),
             **{f"consultations per token, {name}": rate for name, rate in spent.items()},
         },
@@ -178,7 +178,7 @@ def estimate(texts: pl.DataFrame) -> Answer:
     )
 
 
-_SPENDING = (DRAFT, FIRST, MIDDLE, LAST, RANDOM, UNSURE)
+_SPENDING = (DRAFT, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN)
 _PAIR = ("task", "draft", "target")
 _TEXT = (*_PAIR, "budget", "example")
 
@@ -245,7 +245,7 @@ def _rows(texts: pl.DataFrame) -> Iterator[Row]:
         yield {
             "pair": _label(tuple(names), texts),
             "budget": budget or None,
-            "asked": where,
+            "where": where,
             "texts": len(settings),
             "per token": _rate(settings).value,
             "per text": spent,

@@ -235,7 +235,7 @@ def test_an_effect_that_is_there_is_found() -> None:
     assert found.holds is True
     assert "changes how much" in found.statement
     assert "more under temperature=1 +" in found.statement
-    assert "not to be told apart: temperature=1,top_k=2 " in found.statement
+    assert "no clear difference: temperature=1,top_k=2 " in found.statement
     gap = found.numbers["temperature=1, less greedy"]
     assert gap.low is not None
     assert gap.high is not None

@@ -51,7 +51,7 @@ def carried(rates: dict[str, float], promised: float = 0.2) -> pl.DataFrame:
             rate = promised if source == task else rates[task]
             asked = draw.binomial(LENGTH, rate, EXAMPLES)
             rows.extend(
-                {"router": "max-prob", "source": source, "task": task, "example": f"{task}{i:03d}", "asked": int(count)}
+                {"router": "max-prob", "source": source, "task": task, "example": f"{task}{i:03d}", "consulted": int(count)}
                 | {"missed": int(task == "three"), "tokens": LENGTH, "threshold": 0.7}
                 | {"promised_calls": promised, "promised_missed": 0.0}
                 for i, count in enumerate(asked)

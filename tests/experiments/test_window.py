@@ -21,7 +21,7 @@ from fsgen.experiments.window import (
     MIDDLE,
     RANDOM,
     TARGET,
-    UNSURE,
+    UNCERTAIN,
     Options,
     Planned,
     estimate,
@@ -36,7 +36,7 @@ def texts(right: Mapping[str, float], spent: Mapping[str, int] | None = None, ex
     """Texts of 40 tokens; so large a share of them is right, and 10 tokens are asked for where nothing else is said."""
     rng = np.random.default_rng(1)
     hard = rng.permutation(examples)  # the same examples are hard wherever help comes
-    settings = {DRAFT: 0.1, FIRST: 0.3, MIDDLE: 0.3, LAST: 0.3, RANDOM: 0.3, UNSURE: 0.3, TARGET: 0.95, **right}
+    settings = {DRAFT: 0.1, FIRST: 0.3, MIDDLE: 0.3, LAST: 0.3, RANDOM: 0.3, UNCERTAIN: 0.3, TARGET: 0.95, **right}
     rows = [
         {
             "task": "t", "draft": "a/small", "target": "large", "where": where,
@@ -68,20 +68,20 @@ def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -
 
 
 @pytest.mark.parametrize(
-    ("unsure", "said"), [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")]
+    ("uncertain", "said"), [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")]
 )
-def test_where_unsure_against_the_best_part(unsure: float, said: str) -> None:
-    answer = estimate(texts({MIDDLE: 0.5, UNSURE: unsure}))
+def test_where_uncertain_against_the_best_part(uncertain: float, said: str) -> None:
+    answer = estimate(texts({MIDDLE: 0.5, UNCERTAIN: uncertain}))
     assert said in answer.statement
-    assert answer.numbers["where unsure over best part"].value == pytest.approx(unsure - 0.5)
+    assert answer.numbers["where uncertain over best part"].value == pytest.approx(uncertain - 0.5)
 
 
 def test_what_is_spent_is_counted_and_not_taken_as_planned() -> None:
-    answer = estimate(texts({UNSURE: 0.9}, spent={UNSURE: 4}))
-    assert answer.numbers["consultations per token, where unsure"].value == pytest.approx(0.1)
+    answer = estimate(texts({UNCERTAIN: 0.9}, spent={UNCERTAIN: 4}))
+    assert answer.numbers["consultations per token, where uncertain"].value == pytest.approx(0.1)
     assert answer.numbers["consultations per token, parts"].value == pytest.approx(0.25)
     table = answer.tables[0]
-    row = next(row for row in table.rows if row[2] == UNSURE)
+    row = next(row for row in table.rows if row[2] == UNCERTAIN)
     assert row[table.columns.index("gain")] == pytest.approx((0.9 - 0.1) / 4)
 
 
@@ -140,7 +140,7 @@ def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: 
     config = asked(ladder, data, "oracle")
     answer = run_experiment("window", config, tmp_path, console=Console(file=io.StringIO()))
     rows = {row[2]: row for row in answer.tables[0].rows}
-    assert set(rows) == {DRAFT, TARGET, FIRST, MIDDLE, LAST, RANDOM, UNSURE}
+    assert set(rows) == {DRAFT, TARGET, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN}
     assert {row[3] for row in rows.values()} == {4}  # two of six choose
     assert rows[DRAFT][4] == 0
     assert rows[TARGET][4] == 1
