@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
-from rich.console import Console
 
 from fsgen.analysis.answers import Answer, Value
-from fsgen.experiments import configured, run_experiment
+from fsgen.experiments import ExperimentConfig, configured
 from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, estimate
 from fsgen.models.bundled import bundled
+from tests.experiments.conftest import Ask, Run
 
 FAMILIES = ("llama", "neox", "mamba")
 DRAFTS = {f"{family}-{size}": family for family in FAMILIES for size in ("s", "m")}
@@ -162,25 +161,16 @@ def test_the_shipped_pairs_can_tell() -> None:
 
 
 @pytest.fixture
-def asked(ladder: dict[str, str], data: str, tmp_path: Path) -> dict[str, object]:
+def config(ask: Ask, ladder: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ask:
     small, middle, large = ladder.values()
-    other = str(shutil.copytree(large, tmp_path / "other"))
-    pairs = itertools.product((small, middle), (large, other))
-    return {
-        "experiment": "architectures",
-        "study": {
-            "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 5, "data": data}],
-            "pairs": [{"draft": draft, "target": target} for draft, target in pairs],
-            "methods": ["oracle"],
-        },
-        "options": {"families": {small: "odd", other: "odd"}, "rewound": 2},
-    }
+    other = str(shutil.copytree(large, tmp_path_factory.mktemp("models") / "other"))
+    pairs = [{"draft": one, "target": two} for one, two in itertools.product((small, middle), (large, other))]
 
+    def config(options: dict[str, Any] | None = None, **study: Any) -> ExperimentConfig:
+        given = {"families": {small: "odd", other: "odd"}, "rewound": 2} if options is None else options
+        return ask("architectures", given, max_tokens=5, **{"pairs": pairs, **study})
 
-def _run(asked: dict[str, object], tmp_path: Path) -> Answer:
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(asked), encoding="utf-8")
-    return run_experiment("architectures", path, tmp_path / "out", console=Console(file=io.StringIO()))
+    return config
 
 
 def _column(answer: Answer, table: str, column: str) -> list[Value]:
@@ -188,30 +178,27 @@ def _column(answer: Answer, table: str, column: str) -> list[Value]:
     return [row[found.columns.index(column)] for row in found.rows]
 
 
-def test_it_runs_on_any_models(asked: dict[str, object], tmp_path: Path) -> None:
-    answer = _run(asked, tmp_path)
+def test_it_runs_on_any_models(config: Ask, run: Run, tmp_path: Path) -> None:
+    answer = run(config())
     assert answer.title == "Architectures"
     assert "one family over two" in answer.numbers
     assert len(_column(answer, "pairs", "draft")) == 4
     assert all(isinstance(loss, float) and 0 < loss < 20 for loss in _column(answer, "alone", "loss"))
     assert _column(answer, "rewinding", "as the target alone") == _column(answer, "rewinding", "texts")
-    measured = sorted((tmp_path / "out" / "measured" / "losses").iterdir())
+    measured = sorted((tmp_path / "measured" / "losses").iterdir())
     assert len(measured) == 4
     times = [file.stat().st_mtime_ns for file in measured]
-    assert _run(asked, tmp_path).numbers == answer.numbers
+    assert run(config()).numbers == answer.numbers
     assert [file.stat().st_mtime_ns for file in measured] == times
 
 
-def test_what_cannot_run_is_refused_before_anything_runs(asked: dict[str, object], tmp_path: Path) -> None:
-    for changes, message in (
-        ({"options": {"families": {"nobody": "odd"}}}, "families names nobody"),
-        ({"options": {}}, "cannot tell one family from two"),
-        (
-            {"study": {**asked["study"], "methods": ["speculative"]}},
-            "speculative.*: this experiment has the method oracle alone",
-        ),  # type: ignore[dict-item]
-        ({"options": {"rewound": -1}}, "rewound"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            _run(asked | changes, tmp_path)
-    assert not list((tmp_path / "out").glob("generations/*"))
+def test_what_cannot_run_is_refused_before_anything_runs(config: Ask, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="families names nobody"):
+        run(config({"families": {"nobody": "odd"}}))
+    with pytest.raises(ValueError, match="cannot tell one family from two"):
+        run(config({}))
+    with pytest.raises(ValueError, match=r"speculative .*: this experiment has the method oracle alone"):
+        run(config(methods=["speculative"]))
+    with pytest.raises(ValueError, match="rewound"):
+        run(config({"rewound": -1}))
+    assert not list(tmp_path.glob("generations/*"))

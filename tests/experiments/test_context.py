@@ -15,11 +15,11 @@ import fsgen
 from fsgen import tasks
 from fsgen.analysis.intervals import Estimate
 from fsgen.backends import plan
-from fsgen.experiments import ExperimentConfig, configured, run_experiment
+from fsgen.experiments import ExperimentConfig, configured
 from fsgen.experiments.context import decide, estimate, short_data, windowed
 from fsgen.study.config import TaskConfig
 from tests.doubles import Table
-from tests.experiments.conftest import quiet
+from tests.experiments.conftest import Ask, Run
 
 PLACES = (0, 1, 2, 4, 8, 16, 32)
 
@@ -211,29 +211,24 @@ def test_one_number_of_worked_examples_is_no_comparison() -> None:
 # ---- as a whole
 
 
-def asked(ladder: dict[str, str], data: str, **options: Any) -> ExperimentConfig:
-    study = {
-        "batch_size": 4,
-        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 12, "data": data}],
-        "pairs": [{"draft": ladder[name], "target": ladder["large"]} for name in ("small", "middle")],
-        "methods": ["oracle"],
-    }
-    given = {"shots": [0, 1, 2], "first": 4, "windows": [8, 30, 4000], "window_shots": [0, 2], "window_examples": 3}
-    return ExperimentConfig.model_validate({"experiment": "context", "study": study, "options": given | options})
+@pytest.fixture
+def config(ask: Ask) -> Ask:
+    def config(**options: Any) -> ExperimentConfig:
+        given = {"shots": [0, 1, 2], "first": 4, "windows": [8, 30, 4000], "window_shots": [0, 2], "window_examples": 3}
+        return ask("context", given | options, drafts=("small", "middle"), max_tokens=12, batch_size=4)
+
+    return config
 
 
-def test_it_runs_on_tiny_models(
-    ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = asked(ladder, data)
-    found = run_experiment("context", config, tmp_path, console=quiet())
+def test_it_runs_on_tiny_models(config: Ask, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(config())
     cuts = {row[0]: row[1:] for row in next(table for table in found.tables if table.name == "cuts").rows}
     assert set(cuts) == {f"the last {window}, {shots} few-shot examples" for window, shots in product((8, 30), (0, 2))}
     assert cuts["the last 8, 2 few-shot examples"][0] == 1.0  # every position is cut
     listed = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert len(listed["rows"]) == 3 * 2
     monkeypatch.setattr("fsgen.experiments.context.windowed", lambda *_: pytest.fail("it is measured"))
-    assert run_experiment("context", config, tmp_path, console=quiet()) == found
+    assert run(config()) == found
 
 
 @pytest.mark.parametrize(
@@ -246,9 +241,9 @@ def test_it_runs_on_tiny_models(
         ({"worked": "long"}, "worked"),
     ],
 )
-def test_faults(options: dict[str, Any], fault: str, ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_faults(options: dict[str, Any], fault: str, config: Ask, run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=fault):
-        run_experiment("context", asked(ladder, data, **options), tmp_path, console=quiet())
+        run(config(**options))
     assert not (tmp_path / "runs").exists()
 
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 from fsgen.analysis.scaling.laws import LOG_SEPARABLE
 from fsgen.analysis.scaling.points import SCHEMA
-from fsgen.experiments import family_laws, run_experiment
+from fsgen.experiments import family_laws
 from fsgen.experiments.config import ExperimentConfig
 from fsgen.experiments.families import Options, estimate
 from fsgen.experiments.family_laws import compare, sets_of
+from tests.experiments.conftest import Ask, Run
 
 SIZES = {"a": (1e6, 3e6, 1e7, 3e7, 1e8), "b": (2e6, 5e6, 2e7, 5e7)}
 LAW = (0.1, -0.02, 0.03)  # c, a, b of log-separable
@@ -150,23 +148,18 @@ def test_two_and_two_tells_which_family_is_another() -> None:
     assert [row[0] for row in table.rows] == ["a and b", "a and c", "b and c"]
 
 
-def config(ladder: dict[str, str], data: str, **options: Any) -> ExperimentConfig:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 3, "max_tokens": 5, "data": data}],
-        "pairs": [{"ladder": [*ladder.values()]}],
-        "methods": ["oracle"],
-    }
-    return ExperimentConfig.model_validate({"experiment": "families", "study": study, "options": options})
-
-
-def test_from_models_and_a_table_to_the_answer(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_from_models_and_a_table_to_the_answer(
+    ask: Ask, run: Run, ladder: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rows = ["method,task,large_billion,small_billion,collaboration_frequency"]
     rows += [f"oracle,pocket_math,{2 * i},{i / 2},{0.2 + i / 50}" for i in range(1, 6)]
-    table = tmp_path / "elsewhere.csv"
+    table = tmp_path_factory.mktemp("tables") / "elsewhere.csv"
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    quiet = Console(file=io.StringIO())
-    asked = config(ladder, data, names=["tiny"], tables=[str(table)], law="constant")
-    answer = run_experiment("families", asked, tmp_path / "out", console=quiet)
+
+    def config(**options: Any) -> ExperimentConfig:
+        return ask("families", options, limit=3, max_tokens=5, pairs=[{"ladder": [*ladder.values()]}])
+
+    answer = run(config(names=["tiny"], tables=[str(table)], law="constant"))
     assert "(tiny, elsewhere)" in answer.statement
     assert {point.series for point in answer.charts[0].points} == {"tiny", "elsewhere"}
     assert len(answer.charts[0].points) == 3 + 5
@@ -178,7 +171,7 @@ def test_from_models_and_a_table_to_the_answer(ladder: dict[str, str], data: str
         ({"names": ["tiny"], "tables": ["nowhere.csv"]}, "neither a CSV file"),
     ):
         with pytest.raises(ValueError, match=fault):
-            run_experiment("families", config(ladder, data, **options), tmp_path / "no", console=quiet)
+            run(config(**options))
 
 
 def test_unknown_laws_are_refused() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,16 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rich.console import Console
 
 import fsgen
 from fsgen.backends import Members
-from fsgen.experiments import ExperimentConfig, run_experiment
 from fsgen.experiments.beams import beam_search
 from fsgen.experiments.strategies import estimate
 from fsgen.experiments.variations import grid_variations, variations
 from fsgen.types import SamplingParams
 from tests.doubles import trio
+from tests.experiments.conftest import Ask, Run
 from tests.study.ladder import save_ladder
 
 PROMPTS = [[5, 9, 33], [7, 7, 20, 41, 12, 60], [100, 3, 17, 55], [80, 81]]
@@ -288,16 +286,7 @@ def test_answers_without_beams_and_without_a_comparison() -> None:
         estimate(table.filter(pl.col("strategy") == "greedy"), read(table, 0.0), searched(0.0))
 
 
-def test_it_runs_on_tiny_models(
-    ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = {
-        "batch_size": 6,
-        "tasks": [{"name": "pocket_math", "limit": 6, "max_tokens": 8, "data": data}],
-        "pairs": [{"draft": ladder[name], "target": ladder["large"]} for name in ("small", "middle")],
-        "methods": ["oracle"],
-        "sampling": ["greedy", {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}],
-    }
+def test_it_runs_on_tiny_models(ask: Ask, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {
         "texts": ["greedy", {"temperature": 1.0}],
         "grid": [{"temperature": 0.5}],
@@ -305,8 +294,9 @@ def test_it_runs_on_tiny_models(
         "beam_examples": 3,
         "beam_tokens": 5,
     }
-    config = ExperimentConfig.model_validate({"experiment": "strategies", "study": study, "options": options})
-    found = run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+    sampling = ["greedy", {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}]
+    config = ask("strategies", options, drafts=("small", "middle"), limit=6, batch_size=6, sampling=sampling)
+    found = run(config)
     assert "One pass gives the loop's chance of a rejection to 1e-05 at all " in found.statement
     assert [chart.name for chart in found.charts] == ["frequency", "counted", "temperature", "beams"]
     grid = next(table for table in found.tables if table.name == "grid")
@@ -315,8 +305,7 @@ def test_it_runs_on_tiny_models(
     assert found.numbers["greedy"].value > 0
     monkeypatch.setattr("fsgen.experiments.strategies.variations", lambda *_: pytest.fail("it is measured"))
     monkeypatch.setattr("fsgen.experiments.strategies.beam_search", lambda *_: pytest.fail("it is measured"))
-    again = run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
-    assert again == found
+    assert run(config) == found
 
 
 @pytest.mark.parametrize(
@@ -327,17 +316,8 @@ def test_it_runs_on_tiny_models(
         ({"sampling": ["greedy", {"temperature": 0.5}]}, "temperature=1 is not written; choose from greedy"),
     ],
 )
-def test_faults_of_a_configuration(
-    changes: dict[str, Any], fault: str, ladder: dict[str, str], data: str, tmp_path: Path
-) -> None:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 4, "data": data}],
-        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
-        "methods": ["oracle"],
-        "sampling": ["greedy", {"temperature": 1.0}],
-    } | changes
-    options = {"texts": ["greedy", {"temperature": 1.0}]}
-    config = ExperimentConfig.model_validate({"experiment": "strategies", "study": study, "options": options})
+def test_faults_of_a_configuration(changes: dict[str, Any], fault: str, ask: Ask, run: Run, tmp_path: Path) -> None:
+    study = {"sampling": ["greedy", {"temperature": 1.0}]} | changes
     with pytest.raises(ValueError, match=fault):
-        run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+        run(ask("strategies", {"texts": ["greedy", {"temperature": 1.0}]}, **study))
     assert not (tmp_path / "runs").exists()

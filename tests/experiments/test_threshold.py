@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,8 @@ import pytest
 
 import fsgen.experiments.cells as cells
 from fsgen.experiments.config import ExperimentConfig, configured
-from fsgen.experiments.run import run_experiment
 from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, estimate
-from tests.experiments.conftest import quiet
-from tests.study.ladder import NAMES
+from tests.experiments.conftest import Ask, Run
 
 EXAMPLES, LENGTH = 200, 50
 TASKS = ("one", "two", "three")
@@ -51,7 +48,13 @@ def carried(rates: dict[str, float], promised: float = 0.2) -> pl.DataFrame:
             rate = promised if source == task else rates[task]
             asked = draw.binomial(LENGTH, rate, EXAMPLES)
             rows.extend(
-                {"router": "max-prob", "source": source, "task": task, "example": f"{task}{i:03d}", "consulted": int(count)}
+                {
+                    "router": "max-prob",
+                    "source": source,
+                    "task": task,
+                    "example": f"{task}{i:03d}",
+                    "consulted": int(count),
+                }
                 | {"missed": int(task == "three"), "tokens": LENGTH, "threshold": 0.7}
                 | {"promised_calls": promised, "promised_missed": 0.0}
                 for i, count in enumerate(asked)
@@ -108,26 +111,17 @@ def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: 
 
 
 @pytest.fixture
-def config(ladder: dict[str, str], data: str) -> Callable[..., ExperimentConfig]:
+def config(ask: Ask, data: str) -> Ask:
     def config(tasks: int = 2, **options: Any) -> ExperimentConfig:
         every = [{"name": name, "max_tokens": 8, "data": data, "shots": 0} for name in ("pocket_math", "gsm8k")]
-        study = {
-            "batch_size": 8,
-            "candidates": 2,
-            "tasks": every[:tasks],
-            "pairs": [{"draft": ladder[NAMES[0]], "target": ladder[NAMES[2]]}],
-            "methods": ["oracle"],
-        }
         given = {"judged": 4, "thresholds": {"max-prob": [0.02, 0.1], "entropy": [4, 2]}} | options
-        return ExperimentConfig.model_validate({"experiment": "threshold", "study": study, "options": given})
+        return ask("threshold", given, batch_size=8, candidates=2, tasks=every[:tasks])
 
     return config
 
 
-def test_it_runs_and_resumes(
-    config: Callable[..., ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = run_experiment("threshold", config(), tmp_path, console=quiet())
+def test_it_runs_and_resumes(config: Ask, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(config())
     bars = next(chart for chart in found.charts if chart.name == "carried")
     assert {(point.series, point.x, point.panel) for point in bars.points} == {
         (source, task, router)
@@ -136,20 +130,18 @@ def test_it_runs_and_resumes(
         for router in ("max-prob", "entropy")
     }
     monkeypatch.setattr(cells, "generate", None)  # nothing is written again
-    assert run_experiment("threshold", config(), tmp_path, console=quiet()).statement == found.statement
+    assert run(config()).statement == found.statement
 
 
-def test_what_cannot_run_is_refused_before_anything_runs(
-    config: Callable[..., ExperimentConfig], tmp_path: Path
-) -> None:
-    for asked, words in (
+def test_what_cannot_run_is_refused_before_anything_runs(config: Ask, run: Run, tmp_path: Path) -> None:
+    for wrong, words in (
         (config(tasks=1), "one pair is needed, and two tasks"),
         (config(on_policy=["mbpp"]), "none of mbpp is a task"),
         (config(thresholds={"max-prob": [0.5, 1.5]}), "max-prob:1.5 is impossible"),
         (config(thresholds={"random": [0.5, 0.6]}), "thresholds"),
     ):
         with pytest.raises(ValueError, match=words):
-            run_experiment("threshold", asked, tmp_path, console=quiet())
+            run(wrong)
     assert not (tmp_path / "traces").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,10 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rich.console import Console
 
-from fsgen.experiments import run_experiment
-from fsgen.experiments.config import ExperimentConfig
 from fsgen.experiments.window import (
     DRAFT,
     FIRST,
@@ -28,6 +24,7 @@ from fsgen.experiments.window import (
     scattered,
     windows,
 )
+from tests.experiments.conftest import Ask, Run
 
 PLACES = {FIRST: 0.0, MIDDLE: 0.5, LAST: 1.0}
 
@@ -68,7 +65,8 @@ def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -
 
 
 @pytest.mark.parametrize(
-    ("uncertain", "said"), [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")]
+    ("uncertain", "said"),
+    [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")],
 )
 def test_where_uncertain_against_the_best_part(uncertain: float, said: str) -> None:
     answer = estimate(texts({MIDDLE: 0.5, UNCERTAIN: uncertain}))
@@ -127,18 +125,9 @@ def test_options() -> None:
             Options.model_validate(wrong)
 
 
-def asked(ladder: dict[str, str], data: str, method: str) -> ExperimentConfig:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 6, "max_tokens": 8, "data": data}],
-        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
-        "methods": [method],
-    }
-    return ExperimentConfig.model_validate({"experiment": "window", "study": study, "options": {"budgets": [0.5]}})
-
-
-def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
-    config = asked(ladder, data, "oracle")
-    answer = run_experiment("window", config, tmp_path, console=Console(file=io.StringIO()))
+def test_from_models_to_the_answer(ask: Ask, run: Run, tmp_path: Path) -> None:
+    config = ask("window", {"budgets": [0.5]}, limit=6)
+    answer = run(config)
     rows = {row[2]: row for row in answer.tables[0].rows}
     assert set(rows) == {DRAFT, TARGET, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN}
     assert {row[3] for row in rows.values()} == {4}  # two of six choose
@@ -151,10 +140,10 @@ def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: 
     tables = sorted((tmp_path / "measured" / "window").glob("*.parquet"))
     assert len(tables) == 5
     before = [table.stat().st_mtime_ns for table in tables]
-    assert run_experiment("window", config, tmp_path, console=Console(file=io.StringIO())) == answer
+    assert run(config) == answer
     assert [table.stat().st_mtime_ns for table in tables] == before
 
 
-def test_other_methods_are_refused(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="this experiment has the method oracle"):
-        run_experiment("window", asked(ladder, data, "contrastive"), tmp_path, console=Console(file=io.StringIO()))
+def test_other_methods_are_refused(ask: Ask, run: Run) -> None:
+    with pytest.raises(ValueError, match="this experiment has the method oracle alone, and greedy texts"):
+        run(ask("window", {"budgets": [0.5]}, methods=["contrastive"]))
