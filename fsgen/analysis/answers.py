@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from types import MappingProxyType
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
 
 Value: TypeAlias = str | int | float | None
+Row: TypeAlias = Mapping[str, Any]
+"""A `Value` or an `Estimate` for each column."""
 FOLDER = "answers"
 
 
@@ -44,6 +47,7 @@ class Chart:
 
     Attributes:
         name: unique in its experiment; of the files and the anchor.
+        title: a heading.
         finding: what it shows, in a sentence or two.
         note: how to read it.
         x, y: the axes' titles.
@@ -53,12 +57,12 @@ class Chart:
     """
 
     name: str
-    title: str
-    finding: str
-    note: str
-    x: str
-    y: str
-    points: tuple[Point, ...]
+    title: str = ""
+    finding: str = ""
+    note: str = ""
+    x: str = ""
+    y: str = ""
+    points: tuple[Point, ...] = ()
     kind: Literal["line", "point", "bar"] = "line"
     log_x: bool = False
     series: str = ""
@@ -69,10 +73,37 @@ class Table:
     """Numbers behind an answer that no chart shows; each row has a value for each column."""
 
     name: str
-    title: str
-    note: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[Value, ...], ...]
+    title: str = ""
+    note: str = ""
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[Value, ...], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, rows: Iterable[Row], title: str = "", note: str = "") -> Self:
+        """A table of rows by column; an `Estimate` gets two more columns for its interval."""
+        cells = [[cell for column in row.items() for cell in _cells(*column)] for row in rows]
+        columns: list[str] = []
+        for column, _ in cells[0] if cells else ():
+            columns.append(column + " " * sum(known.rstrip() == column for known in columns))
+        return cls(name, title, note, tuple(columns), tuple(tuple(value for _, value in row) for row in cells))
+
+
+Shown = TypeVar("Shown", Chart, Table)
+
+
+def _worded(one: Shown, words: Mapping[str, Mapping[str, Any]]) -> Shown:
+    """A chart or table with the words for its name, or for what stands before its last dash; its own follow them."""
+    mine = dict(words.get(one.name) or words.get(one.name.rpartition("-")[0], {}))
+    for name in ("title", "finding", "note"):
+        if own := getattr(one, name, ""):
+            mine[name] = f"{mine.get(name, '')} {own}".strip()
+    return replace(one, **mine)
+
+
+def _cells(column: str, value: Value | Estimate) -> list[tuple[str, Value]]:
+    if not isinstance(value, Estimate):
+        return [(column, value)]
+    return [(column, value.value), ("95 % from", value.low), ("to", value.high)]
 
 
 @dataclass(frozen=True)
@@ -86,13 +117,15 @@ class Answer:
         numbers: those that the statement rests on, by name.
         charts, tables: what is shown of it.
         remarks: what else has to be known to read it, a sentence each.
-        experiment, title, question, config: which it was, and with which settings; filled in by `run_experiment`.
+        experiment, title, question, config: which it was, and with which settings.
+
+    What is said whatever the numbers are stands in the YAML file of the experiment: `run_experiment` fills it in.
     """
 
     statement: str
     holds: bool | None
-    overturn: str
-    numbers: Mapping[str, Estimate]
+    overturn: str = ""
+    numbers: Mapping[str, Estimate] = field(default_factory=dict)
     charts: tuple[Chart, ...] = ()
     tables: tuple[Table, ...] = ()
     remarks: tuple[str, ...] = ()
@@ -101,6 +134,35 @@ class Answer:
     question: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        statement: str,
+        holds: bool | None,
+        numbers: Mapping[str, Estimate],
+        charts: Mapping[str, Iterable[Point]],
+        tables: Mapping[str, Iterable[Row]],
+        words: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        remarks: Iterable[str] = (),
+    ) -> Self:
+        """An answer from the points of charts and the rows of tables, of which those that are empty are left out.
+
+        Args:
+            statement, holds, numbers, remarks: as the attributes.
+            charts, tables: by their names.
+            words: `title`, `finding` or `note` that depend on the numbers, by the name of their chart or table.
+        """
+        drawn = ((name, tuple(points)) for name, points in charts.items())
+        listed = (Table.of(name, rows, **words.get(name, {})) for name, rows in tables.items())
+        return cls(
+            statement,
+            holds,
+            numbers=numbers,
+            charts=tuple(Chart(name, points=points, **words.get(name, {})) for name, points in drawn if points),
+            tables=tuple(table for table in listed if table.rows),
+            remarks=tuple(remarks),
+        )
+
     def __post_init__(self) -> None:
         names = [chart.name for chart in self.charts] + [table.name for table in self.tables]
         if len(set(names)) < len(names):
@@ -108,6 +170,16 @@ class Answer:
         for table in self.tables:
             if any(len(row) != len(table.columns) for row in table.rows):
                 raise ValueError(f"table {table.name!r} has rows that do not fit its {len(table.columns)} columns")
+
+    def worded(self, words: Mapping[str, Any]) -> Self:
+        """With the words of a file: `overturn`, `remarks`, and those of `charts` and `tables` by their names."""
+        return replace(
+            self,
+            overturn=words["overturn"],
+            remarks=(*words["remarks"], *self.remarks),
+            charts=tuple(_worded(chart, words["charts"]) for chart in self.charts),
+            tables=tuple(_worded(table, words["tables"]) for table in self.tables),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """As `answers/<experiment>.json` has it."""
@@ -127,6 +199,32 @@ def from_dict(content: Mapping[str, Any]) -> Answer:
     )
     made["remarks"] = tuple(content["remarks"])
     return Answer(**made)
+
+
+def shown(estimate: Estimate, form: str = ".3f", scale: float = 1.0) -> str:
+    """A number times a scale, with its interval in brackets, each in a format such as `+.1f`."""
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        interval = f" [{scale * estimate.low:{form}}, {scale * estimate.high:{form}}]"
+    return f"{scale * estimate.value:{form}}{interval}"
+
+
+def below(estimate: Estimate, value: float) -> bool | None:
+    """Whether the interval lies below some value; None where it does not tell."""
+    above = estimate.above(value)
+    return None if above is None else not above
+
+
+def effect(estimate: Estimate, negligible: float) -> bool | None:
+    """Whether something is more than 0: not where its interval lies below what is negligible and reaches 0."""
+    if estimate.above(0.0):
+        return True
+    return False if estimate.above(negligible) is False else None
+
+
+def verdict(holds: bool | None, yes: str, no: str, unclear: str) -> str:
+    """The words for what an interval decided, or left open."""
+    return unclear if holds is None else yes if holds else no
 
 
 def read_answers(folder: Path) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""What an experiment is asked to do, as a YAML file says it: one ships for each experiment."""
+"""What an experiment does, as a YAML file says it: one ships for each, with the words of its answer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import Field
 
 from fsgen.study.config import Keys, StudyConfig, read_mapping, validated
@@ -38,10 +39,23 @@ def names() -> list[str]:
 
 
 def default_text(name: str) -> str:
-    """The shipped configuration of an experiment, as it stands. Raises ValueError for an unknown one."""
+    """The shipped configuration of an experiment. Raises ValueError for an unknown one."""
+    return _shipped(name)[0]
+
+
+def words(name: str) -> dict[str, Any]:
+    """What the answer of an experiment says whatever is found; see `Answer.worded`."""
+    found: dict[str, Any] = yaml.safe_load(_shipped(name)[1])
+    return found
+
+
+def _shipped(name: str) -> tuple[str, str]:
+    """The two parts of an experiment's file: the configuration, and the words of its answer."""
     if name not in names():
         raise ValueError(f"unknown experiment {name!r}: choose one of {', '.join(names())}")
-    return (resources.files("fsgen.experiments") / f"{name}.yaml").read_text(encoding="utf-8")
+    text = (resources.files("fsgen.experiments") / f"{name}.yaml").read_text(encoding="utf-8")
+    config, _, words = text.partition("---\n")
+    return config, words
 
 
 def configured(name: str, config: str | Path | None = None) -> ExperimentConfig:
@@ -60,11 +74,10 @@ def configured(name: str, config: str | Path | None = None) -> ExperimentConfig:
     path = Path(config)
     if not path.is_file():
         raise ValueError(f"the configuration {str(config)!r} is not a file")
-    asked = _parsed(path.read_text(encoding="utf-8"), str(config))
-    if asked.experiment != name:
-        raise ValueError(f"{str(config)!r} is for the experiment {asked.experiment!r}, not {name!r}")
-    words = {"title": asked.title or shipped.title, "question": asked.question or shipped.question}
-    return asked.model_copy(update=words)
+    own = _parsed(path.read_text(encoding="utf-8"), str(config))
+    if own.experiment != name:
+        raise ValueError(f"{str(config)!r} is for the experiment {own.experiment!r}, not {name!r}")
+    return own.model_copy(update={"title": own.title or shipped.title, "question": own.question or shipped.question})
 
 
 def _parsed(text: str, source: str) -> ExperimentConfig:

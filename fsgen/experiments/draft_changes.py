@@ -2,164 +2,120 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.answers import Chart, Point, Table
+from fsgen.analysis.answers import Point, Row, verdict
 from fsgen.analysis.causes import mean, predicted_rise, rate, separation
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.rates import in_points
 
 KEPT = ("temperature", "evened", "shaken")  # what keeps the first choice
+_NONE, _SWAPPED = ("none", 0.0), ("swapped", 1.0)
 
 
 class Changes:
-    """What the interventions did."""
+    """What the interventions did, by change and level."""
 
     def __init__(self, changed: pl.DataFrame, consulted: float) -> None:
         parts = changed.partition_by("change", "level", maintain_order=True, as_dict=True)
         self._frames = {(str(change), float(level)): rows for (change, level), rows in parts.items()}
-        before = self._frames.get(("none", 0.0))
+        before = self._frames.get(_NONE)
         if before is None or any(len(rows) != len(before) for rows in self._frames.values()):
             raise ValueError("every change is measured at the same positions, and once nothing is changed")
-        if not any(change == "blurred" for change, _ in self._frames):
+        blurred = {key: rows for key, rows in self._frames.items() if key[0] == "blurred"}
+        if not blurred:
             raise ValueError("no change of what the draft reads was measured")
-        self._before = before
         self._threshold = float(np.quantile(before["draft_bits"].to_numpy(), 1 - consulted, method="higher"))
+        self._bits = {key: mean(rows, "draft_bits") for key, rows in self._frames.items()}
         self._rates = {key: rate(rows) for key, rows in self._frames.items()}
         self._rejections = {key: rate(rows, "variation") for key, rows in self._frames.items()}
-        self._most_blurred = max(key for key in self._frames if key[0] == "blurred")
+        self._rises = {key: predicted_rise(before, rows, "draft_bits") for key, rows in blurred.items()}
+        self._most_blurred = max(blurred)
         self._kept = [key for key in self._frames if key[0] in KEPT]
+        # Positions at which a change that keeps the first choice made or unmade a mismatch, all changes together.
+        self._moved = sum(int((self._frames[key]["differs"] != before["differs"]).sum()) for key in self._kept)
 
-    def moved(self) -> int:
-        """Positions at which a change that keeps the first choice made or unmade a mismatch, all changes together."""
-        return sum(int((self._frames[key]["differs"] != self._before["differs"]).sum()) for key in self._kept)
-
-    @cached_property
-    def _foretold(self) -> dict[tuple[str, float], tuple[Estimate, Estimate, Estimate]]:
-        """Of each share of the prompt: what `predicted_rise` says."""
-        return {
-            key: predicted_rise(self._before, rows, "draft_bits")
-            for key, rows in self._frames.items()
-            if key[0] == "blurred"
-        }
-
+    @property
     def numbers(self) -> dict[str, Estimate]:
         """Those that the statement rests on."""
-        rise, told, rest = self._foretold[self._most_blurred]
-        swapped = self._rates.get(("swapped", 1.0))
+        rise, predicted, rest = self._rises[self._most_blurred]
+        swapped = self._rates.get(_SWAPPED)
         return {
-            "mismatches on real text": self._rates["none", 0.0],
+            "mismatches on real text": self._rates[_NONE],
             **({"mismatches with the first two swapped": swapped} if swapped else {}),
             "rise with the prompt replaced": rise,
-            "rise that the draft's entropy foretold": told,
+            "rise that the draft's entropy predicted": predicted,
             "the first minus the second": rest,
         }
 
     def finding(self, pair: str) -> str:
         """In a few sentences."""
-        said = [f"With {pair}, {self._rates['none', 0.0]} of the positions are mismatches."]
+        said = [f"With {pair}, {self._rates[_NONE]} of the positions are mismatches."]
         if self._kept:
-            bits = [mean(self._frames[key], "draft_bits") for key in self._kept]
+            bits = [self._bits[key] for key in self._kept]
             rejected = [self._rejections[key].value for key in self._kept]
             said.append(
-                f"Changing the draft's mean entropy from {mean(self._before, 'draft_bits'):.2f} to between "
-                f"{min(bits):.2f} and {max(bits):.2f} bits with its first choice kept changes "
-                f"{self.moved() or 'none'} of them, but takes rejections "
-                f"when sampling from {self._rejections['none', 0.0].value:.3f} to between "
-                f"{min(rejected):.3f} and {max(rejected):.3f}."
+                f"Changing the draft's mean entropy from {self._bits[_NONE]:.2f} to between {min(bits):.2f} and "
+                f"{max(bits):.2f} bits with its first choice kept changes {self._moved or 'none'} of them, but takes "
+                f"rejections when sampling from {self._rejections[_NONE].value:.3f} to between {min(rejected):.3f} and "
+                f"{max(rejected):.3f}."
             )
-        if ("swapped", 1.0) in self._rates:
-            said.append(
-                f"Swapping its first two choices at the same entropy makes {self._rates['swapped', 1.0]} mismatches."
-            )
-        rise, told, rest = self._foretold[self._most_blurred]
-        beyond = {True: "more than", False: "less than", None: "not discernibly other than"}[rest.above(0.0)]
+        if _SWAPPED in self._rates:
+            said.append(f"Swapping its first two choices at the same entropy makes {self._rates[_SWAPPED]} mismatches.")
+        rise, predicted, rest = self._rises[self._most_blurred]
+        beyond = verdict(rest.above(0.0), "more than", "less than", "not discernibly other than")
         said.append(
             f"Replacing {100 * self._most_blurred[1]:.0f} % of the prompt for the draft alone raises them by "
-            f"{in_points(rise)} points, {beyond} the {in_points(told)} that its entropy foretold."
+            f"{in_points(rise)} points, {beyond} the {in_points(predicted)} that its entropy predicted."
         )
         return " ".join(said)
 
-    def table(self) -> Table:
+    @property
+    def words(self) -> dict[str, dict[str, str]]:
+        """What charts and the table say of the numbers."""
+        least, most = (edge(self._rejections, key=lambda key: self._rejections[key].value) for edge in (min, max))
+        mismatches = (
+            f"Changes that keep the first choice move the entropy and {self._moved or 'no'} mismatches. What changes "
+            "the choice (a swap, a replaced prompt) moves mismatches, with the entropy or without."
+        )
+        rejections = (
+            "When sampling, the entropy itself counts: the same texts are rejected at "
+            f"{self._rejections[least]} of the positions after {least[0]} {least[1]:g} and at {self._rejections[most]} "
+            f"after {most[0]} {most[1]:g}."
+        )
+        consulted = f"Consulted: at an entropy of {self._threshold:.2f} bits or more, whatever the change."
+        findings = {"mismatches": mismatches, "rejections": rejections}
+        return {name: {"finding": text} for name, text in findings.items()} | {"changes": {"note": consulted}}
+
+    def rows(self) -> Iterator[Row]:
         """All changes."""
-        rows = []
         for key, frame in self._frames.items():
-            asked, differs = frame["draft_bits"].to_numpy() >= self._threshold, frame["differs"].to_numpy()
+            consulted, differs = frame["draft_bits"].to_numpy() >= self._threshold, frame["differs"].to_numpy()
             area = separation(frame, "draft_bits")
-            rows.append(
-                (
-                    *key,
-                    mean(frame, "draft_bits"),
-                    mean(frame, "draft_prob"),
-                    self._rates[key].value,
-                    self._rejections[key].value,
-                    None if area is None else area.value,
-                    float(asked.mean()),
-                    float((differs & ~asked).sum() / differs.sum()) if differs.any() else None,
-                )
-            )
-        return Table(
-            name="changes",
-            title="What each change did",
-            note=f"Consulted: at an entropy of {self._threshold:.2f} bits or more, whatever the change. Missed: of the "
-            "mismatches, those at which nobody is consulted. Rejected: the mean total variation. AUROC: of the draft's "
-            "entropy, for mismatches. Temperature divides the logits; evened spreads a share of what the first choice "
-            "does not have over all other tokens; shaken gives each position a temperature of its own; swapped "
-            "exchanges the two likeliest tokens; blurred replaces a share of the prompt for the draft alone.",
-            columns=(
-                *("change", "level", "draft's entropy (bits)", "its largest probability", "mismatches", "rejected"),
-                *("AUROC", "consulted", "missed"),
-            ),
-            rows=tuple(rows),
-        )
+            yield {
+                "change": key[0],
+                "level": key[1],
+                "draft's entropy (bits)": self._bits[key],
+                "its largest probability": mean(frame, "draft_prob"),
+                "mismatches": self._rates[key].value,
+                "rejected": self._rejections[key].value,
+                "AUROC": None if area is None else area.value,
+                "consulted": float(consulted.mean()),
+                "missed": float((differs & ~consulted).sum() / differs.sum()) if differs.any() else None,
+            }
 
-    def charts(self) -> tuple[Chart, ...]:
+    def charts(self) -> dict[str, Iterable[Point]]:
         """Mismatches and rejections by the entropy that each change left the draft with."""
-        entropy = {key: mean(rows, "draft_bits") for key, rows in self._frames.items()}
-
-        def points(rates: dict[tuple[str, float], Estimate]) -> list[Point]:
-            return [Point.of(entropy[key], rate, key[0]) for key, rate in rates.items()]
-
-        start = self._rates["none", 0.0].value
-        told = [
-            Point(entropy[key], start + rise.value, *_moved(rise, start), "blurred, as its entropy foretold")
-            for key, (_, rise, _) in self._foretold.items()
-        ]
-        least = min(self._rejections, key=lambda key: self._rejections[key].value)
-        most = max(self._rejections, key=lambda key: self._rejections[key].value)
-        return (
-            Chart(
-                name="mismatches",
-                title="Mismatches after a change of the draft",
-                finding=f"Changes that keep the first choice move the entropy and {self.moved() or 'no'} mismatches. "
-                "What changes the choice (a swap, a replaced prompt) moves mismatches, with the entropy or without.",
-                note="A point is a strength of a change; all on the same positions of the same texts.",
-                x="the draft's mean entropy (bits)",
-                y="share of mismatches",
-                kind="point",
-                series="change",
-                points=(*points(self._rates), *told),
-            ),
-            Chart(
-                name="rejections",
-                title="Rejections when sampling, after a change of the draft",
-                finding="When sampling, the entropy itself counts: the same texts are rejected at "
-                f"{self._rejections[least]} of the positions after {least[0]} {least[1]:g} and at "
-                f"{self._rejections[most]} after {most[0]} {most[1]:g}.",
-                note="The mean total variation of the changed draft and the target, which is left as it is.",
-                x="the draft's mean entropy (bits)",
-                y="share of rejections",
-                kind="point",
-                series="change",
-                points=tuple(points(self._rejections)),
-            ),
+        mismatches, rejections = (
+            [Point.of(self._bits[key], rate, key[0]) for key, rate in rates.items()]
+            for rates in (self._rates, self._rejections)
         )
-
-
-def _moved(estimate: Estimate, by: float) -> tuple[float | None, float | None]:
-    """The interval of an estimate plus a constant."""
-    low, high = (None if end is None else end + by for end in (estimate.low, estimate.high))
-    return low, high
+        start = self._rates[_NONE].value
+        for key, (_, rise, _) in self._rises.items():
+            low, high = (None if end is None else end + start for end in (rise.low, rise.high))
+            from_entropy = Estimate(start + rise.value, low, high)
+            mismatches.append(Point.of(self._bits[key], from_entropy, "blurred, as its entropy predicted"))
+        return {"mismatches": mismatches, "rejections": rejections}

@@ -21,7 +21,7 @@ def tempered(logits: Tensor, temperature: float | Tensor) -> Tensor:
 def shaken(logits: Tensor, factor: float, seed: int) -> Tensor:
     """Logits [n, vocab], each position at a temperature of its own, drawn from 1 / `factor` to `factor`.
 
-    What the entropy of a position becomes is then partly drawn by lot; the order of its tokens stays.
+    What the entropy of a position becomes is then partly random; the order of its tokens stays.
     """
     numbers = uniforms(np.array([seed], dtype=np.uint64), np.arange(len(logits)), _WHERE)
     return tempered(logits, torch.from_numpy(factor ** (2 * numbers - 1)).to(logits)[:, None])
@@ -40,7 +40,7 @@ def evened(logits: Tensor, share: float) -> Tensor:
 
 
 def swapped(logits: Tensor) -> Tensor:
-    """Logits [n, vocab] whose two likeliest tokens have changed places: another first choice, the same entropy."""
+    """Logits [n, vocab] whose two most likely tokens have changed places: another first choice, the same entropy."""
     best = logits.topk(2, dim=-1)
     return logits.scatter(-1, best.indices, best.values.flip(-1))
 

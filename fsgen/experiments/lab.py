@@ -14,7 +14,7 @@ from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.backends import Members, Model, load
 from fsgen.backends.identity import identity
-from fsgen.study.cells import canonical_hash
+from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter
@@ -34,6 +34,11 @@ class Study:
         self._lab, self.plan = lab, plan
         mine = {row.cell.key: row for row in plan.rows}
         self.rows: list[SummaryRow] = [row for row in summarize(lab.folder) if row.run in mine]
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Those of the grid."""
+        return [row.cell for row in self.plan.rows]
 
     @cached_property
     def alone(self) -> dict[str, dict[str, str]]:

@@ -6,8 +6,8 @@ A text is a row of statements of five tokens,
 
 The name and the place are drawn freely. Both endings follow from the name, so that their entropy is 0. The outcome is a
 *slot*: its distribution belongs to the pair of name and place, which has to be known by heart. Every pair is given, at
-random, one entry of a grid: the entropy of its distribution, the gap between its two likeliest outcomes, and how often
-it is met in training. So neither of the three goes with another, nor with what the pair is made of.
+random, one entry of a grid: the entropy of its distribution, the gap between its two most likely outcomes, and how
+often it is met in training. So neither of the three goes with another, nor with what the pair is made of.
 
 A language and its texts depend on seeds alone, through numbers that this project draws itself (`probs.uniforms`).
 """
@@ -140,17 +140,17 @@ class Language:
 
     @cached_property
     def gap(self) -> Floats:
-        """The lead of each pair's likeliest outcome over the second, [pairs]."""
+        """How far each pair's most likely outcome is ahead of the second, [pairs]."""
         return np.array([gap for _, gap in GRID])[self.cell]
 
     @cached_property
     def probabilities(self) -> Floats:
-        """Of each pair's outcomes, the likeliest first, [pairs, candidates]."""
+        """Of each pair's outcomes, the most likely first, [pairs, candidates]."""
         return np.stack([distribution(bits, gap) for bits, gap in GRID])[self.cell]
 
     @cached_property
     def candidates(self) -> Ints:
-        """The tokens of each pair's outcomes, the likeliest first, [pairs, candidates]."""
+        """The tokens of each pair's outcomes, the most likely first, [pairs, candidates]."""
         order = np.argsort(self._numbers(_ORDER, PAIRS, OUTCOMES), axis=1, kind="stable")
         return _FIRST["outcome"] + order[:, :CANDIDATES]
 

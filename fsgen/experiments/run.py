@@ -1,4 +1,4 @@
-"""Runs an experiment: checked, measured with what is there already, answered, written."""
+"""Runs an experiment in a folder, and writes its answer there."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from fsgen.analysis.answers import FOLDER, Answer
 from fsgen.analysis.frequency import summarize, write_summary
 from fsgen.experiments.base import experiment
-from fsgen.experiments.config import ExperimentConfig, configured
+from fsgen.experiments.config import ExperimentConfig, configured, words
 from fsgen.experiments.lab import Lab
 from fsgen.study.progress import Reporter
 from fsgen.study.store import SCHEMA, Store, write_json
@@ -45,8 +45,8 @@ def run_experiment(
     if limit is not None and limit < 1:
         raise ValueError(f"limit={limit} is impossible: at least 1")
     chosen = config if isinstance(config, ExperimentConfig) else configured(name, config)
-    asked = experiment(name)
-    options = asked.checked(chosen)
+    known = experiment(name)
+    options = known.checked(chosen)
     store = Store(Path(out))
     with store.locked():
         if fresh:
@@ -57,9 +57,9 @@ def run_experiment(
             study = chosen.study
             if study is not None and "name" not in study.model_fields_set:
                 study = study.model_copy(update={"name": name})
-            answer = asked.run(Lab(store, name, study, reporter, limit), options)
+            answer = known.answer(Lab(store, name, study, reporter, limit), options)
         answer = replace(
-            answer,
+            answer.worded(words(name)),
             experiment=name,
             title=chosen.title,
             question=chosen.question,

@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Annotated, Any
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Chart, Point, Table
+from fsgen.analysis.answers import Answer, Point, Row, verdict
 from fsgen.analysis.intervals import Estimate, Floats, resampled
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Rates, in_points
 from fsgen.backends import Members
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.beams import SCORES, beam_search
+from fsgen.experiments.cells import names, oracle_cells
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.variations import variations
 from fsgen.study.cells import Cell
 from fsgen.study.config import Keys, SamplingConfig, Samplings
-from fsgen.study.plan import Plan
 from fsgen.types import SamplingParams
 
 GREEDY = "greedy"
@@ -36,7 +36,9 @@ _KINDS = {
 }
 """What a draft may do to the target's beams, and the counts whose ratio says how often."""
 
-Tokens = dict[str, tuple[list[int], list[int]]]
+Tokens: TypeAlias = dict[str, tuple[list[int], list[int]]]
+Place: TypeAlias = tuple[str, str, str]
+"""Task, draft and target."""
 
 
 class Options(Keys):
@@ -49,53 +51,23 @@ class Options(Keys):
     beam_tokens: Annotated[int, Field(ge=1)] = 48
 
 
-def run(lab: Lab, options: Options) -> Answer:
-    """Write the texts, read the grid off some of them, search with beams, and answer.
-
-    Raises:
-        ValueError: a study of another method than the oracle or without a greedy run, texts that it does not write.
-    """
-    texts, grid = _check(lab.plan(), options)
-    study = lab.study()
-    cells = [row.cell for row in study.plan.rows]
-    counted = pl.concat([_counted(lab, study, cell) for cell in cells])
-    read, beams = [], []
-    for (task, target), group in groupby(sorted(cells, key=_place), key=_place):
-        same = list(group)
-        drafts = sorted({cell.members["draft"] for cell in same}, key=[cell.members["draft"] for cell in cells].index)
-        members = [lab.members(draft=draft, target=target) for draft in drafts]
-        digests = [lab.digest(draft) for draft in drafts]
-        about = {"task": pl.lit(task), "target": pl.lit(short_name(target))}
-        key: dict[str, Any]
-        for text in texts:
-            source = study.alone[next(cell.key for cell in same if str(cell.params(0)) == text)]["target"]
-            key = {"drafts": digests, "text": source, "grid": [*map(str, grid)]}
-            table = lab.table("grid", key, lambda m=members, s=source: _read(m, study.tokens(s), grid))  # type: ignore[misc]
-            read.append(_named(table, drafts).with_columns(text=pl.lit(text), **about))
-        greedy = study.alone[next(cell.key for cell in same if cell.params(0).greedy)]["target"]
-        for width in (1, *options.beams):
-            key = {"drafts": digests, "prompts": greedy, "width": width}
-            key |= {"examples": options.beam_examples, "tokens": options.beam_tokens}
-
-            def searched(m: list[Members] = members, s: str = greedy, w: int = width) -> pl.DataFrame:
-                return _search(m, study.tokens(s), w, options)
-
-            beams.append(_named(lab.table("beams", key, searched), drafts).with_columns(**about))
-    return conclude(counted, pl.concat(read), pl.concat(beams))
-
-
-def _check(plan: Plan, options: Options) -> tuple[list[str], list[SamplingParams]]:
-    """The strategies of the texts that are read, and all that are read off them."""
-    cells = [row.cell for row in plan.rows]
-    if odd := [cell.label for cell in cells if cell.method.name != "oracle"]:
-        raise ValueError(f"the study of this experiment has the method oracle alone, not {odd[0]}")
-    written = [*dict.fromkeys(_params(cell.sampling) for cell in cells)]
+def check(lab: Lab, options: Options) -> None:
+    """Refuse other methods, a study that does not begin with greedy decoding, and texts that it does not write."""
+    written = [*dict.fromkeys(_params(cell.sampling) for cell in oracle_cells(lab.plan(), sampled=True))]
     if not written[0].greedy:
         raise ValueError(f"sampling: greedy must be the first, not {written[0]}: the others are compared to it")
     texts = [str(_params(text)) for text in options.texts]
     if odd := [text for text in texts if text not in map(str, written)]:
         raise ValueError(f"texts: {odd[0]} is not written; choose from {'; '.join(map(str, written))}")
-    return texts, [*dict.fromkeys([*written, *map(_params, options.grid)])]
+
+
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """Write the texts, read the grid off some of them, and search with beams; see `estimate`."""
+    study = lab.study()
+    counted = pl.concat(_counted(lab, study, cell) for cell in study.cells)
+    groups = groupby(sorted(study.cells, key=_place), key=_place)
+    read, beams = zip(*(_looked_on(lab, study, list(group), options) for _, group in groups), strict=True)
+    return counted, pl.concat(read), pl.concat(beams)
 
 
 def _params(sampling: SamplingConfig) -> SamplingParams:
@@ -106,42 +78,53 @@ def _place(cell: Cell) -> tuple[str, str]:
     return cell.task.task.name, cell.members["target"]
 
 
-def _named(table: pl.DataFrame, drafts: list[str]) -> pl.DataFrame:
-    """A table with the drafts' names for their numbers: files are found again whatever a model is called."""
-    names = dict(enumerate(map(short_name, drafts)))
-    return table.with_columns(pl.col("draft").replace_strict(names, return_dtype=pl.String))
-
-
-# ---- what is measured
-
-
 def _counted(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
-    """Of each example of a run: verified tokens, those that fell, and the total variation by the loop and by a pass."""
+    """Of each example of a run: tokens, rejections, and the total variation by the loop and by one pass."""
     strategy = _params(cell.sampling)
-    group = lab.members(draft=cell.members["draft"], target=cell.members["target"])
+    group = lab.members(**cell.members)
     passed = lab.table("passes", {"run": cell.key}, lambda: _pass(group, study.tokens(cell.key), strategy))
     trace = study.traces(cell.key).filter(pl.col("turn") == 1)
-    loop = pl.col("differs").cast(pl.Float64) if strategy.greedy else pl.col("total_variation").cast(pl.Float64)
+    loop = pl.col("differs" if strategy.greedy else "total_variation").cast(pl.Float64)
     apart = (pl.col("variation") - pl.col("passed").cast(pl.Float64)).abs()
     seen = trace.select("example", "position", rejected=pl.col("source") == "recovered", variation=loop).collect()
-    return (
+    sums = (
         seen.join(passed, on=["example", "position"], how="left")
         .group_by("example")
         .agg(
+            pl.col("rejected", "variation").sum(),
             tokens=pl.len().cast(pl.Int64),
-            rejected=pl.col("rejected").sum(),
-            variation=pl.col("variation").sum(),
             apart=apart.max(),
             off=(apart > _EXACT).sum().cast(pl.Int64),
         )
-        .sort("example")
-        .with_columns(
-            task=pl.lit(cell.task.task.name),
-            draft=pl.lit(short_name(cell.members["draft"])),
-            target=pl.lit(short_name(cell.members["target"])),
-            strategy=pl.lit(str(strategy)),
-        )
     )
+    return sums.sort("example").with_columns(strategy=pl.lit(str(strategy)), **names(cell))
+
+
+def _looked_on(lab: Lab, study: Study, cells: Sequence[Cell], options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Of one task and target: the grid read off each text, and the beams of each width, for all drafts at once."""
+    mine = {cell.members["draft"] for cell in cells}
+    drafts = [draft for draft in dict.fromkeys(cell.members["draft"] for cell in study.cells) if draft in mine]
+    members = [lab.members(draft=draft, target=cells[0].members["target"]) for draft in drafts]
+    digests = [lab.digest(draft) for draft in drafts]
+    runs = {str(_params(cell.sampling)): study.alone[cell.key]["target"] for cell in cells}
+    grid = [*dict.fromkeys(_params(one) for one in (*(cell.sampling for cell in study.cells), *options.grid))]
+
+    def read(text: str) -> pl.DataFrame:
+        key = {"drafts": digests, "text": runs[text], "grid": [*map(str, grid)]}
+        table = lab.table("grid", key, lambda: _read(members, study.tokens(runs[text]), grid))
+        return table.with_columns(text=pl.lit(text))
+
+    def searched(width: int) -> pl.DataFrame:
+        key = {"drafts": digests, "prompts": runs[GREEDY], "width": width}
+        key |= {"examples": options.beam_examples, "tokens": options.beam_tokens}
+        return lab.table("beams", key, lambda: _search(members, study.tokens(runs[GREEDY]), width, options))
+
+    # Numbers stand for drafts in files, so that these are found again whatever a model is called.
+    named = pl.col("draft").replace_strict(dict(enumerate(map(short_name, drafts))), return_dtype=pl.String)
+    about = names(cells[0]) | {"draft": named}
+    grids = pl.concat(read(str(_params(text))) for text in options.texts)
+    beams = pl.concat(searched(width) for width in (1, *options.beams))
+    return grids.with_columns(**about), beams.with_columns(**about)
 
 
 def _pass(members: Members, tokens: Tokens, strategy: SamplingParams) -> pl.DataFrame:
@@ -156,10 +139,9 @@ def _pass(members: Members, tokens: Tokens, strategy: SamplingParams) -> pl.Data
 
 def _read(members: list[Members], tokens: Tokens, grid: list[SamplingParams]) -> pl.DataFrame:
     """Sums of the total variation over each text, for every draft (by number) and strategy."""
-    found = variations(members, [*tokens.values()], grid)
     rows = [
         (number, name, str(strategy), one.shape[1], float(sums))
-        for number, texts in enumerate(found)
+        for number, texts in enumerate(variations(members, [*tokens.values()], grid))
         for name, one in zip(tokens, texts, strict=True)
         for strategy, sums in zip(grid, one.sum(1, dtype=np.float64), strict=True)
     ]
@@ -172,19 +154,15 @@ def _search(members: list[Members], tokens: Tokens, width: int, options: Options
     texts = beam_search(members, [prompt for _, (prompt, _) in chosen], width, options.beam_tokens)
     rows = []
     for (name, _), text in zip(chosen, texts, strict=True):
-        for number in range(len(members)):
-            for way, score in enumerate(SCORES):
-                replaced, lost = text.replaced[number, way], text.lost[number, way]
-                counts = (len(replaced), int((replaced > 0).sum()), float(replaced.sum()), len(lost), int(lost.sum()))
-                rows.append((number, name, width, score, *counts))
+        for number, way in np.ndindex(len(members), len(SCORES)):
+            replaced, lost = text.replaced[number, way], text.lost[number, way]
+            counts = (len(replaced), int((replaced > 0).sum()), float(replaced.sum()), len(lost), int(lost.sum()))
+            rows.append((number, name, width, SCORES[way], *counts))
     names = ["draft", "example", "width", "scores", "steps", "sets", "replaced", "tokens", "lost"]
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-# ---- the answer
-
-
-def conclude(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> Answer:
+def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> Answer:
     """The answer from what was measured.
 
     The rule: the strategy matters where under one of those written by the loop, or among the continuations that beams
@@ -193,7 +171,8 @@ def conclude(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
 
     Args:
         counted: one row for each task, pair, strategy that was written, and example: verified `tokens`, those
-            `rejected`, the sum of their `variation`, and how far (`apart`) a pass's was from the loop's at most.
+            `rejected`, the sum of their `variation`, how far (`apart`) a pass's was from the loop's at most, and at how
+            many (`off`) it was not the same to rounding.
         read: one row for each task, pair, strategy, example, and `text` (the strategy that wrote it): its `tokens` and
             the sum of the `variation` that a pass gives.
         beams: one row for each task, pair, `width`, way to add up `scores`, and example: `steps`, the `sets` that
@@ -207,182 +186,123 @@ def conclude(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
     if GREEDY not in written or not drawn:
         raise ValueError(f"greedy and one other strategy are compared, but there are only {', '.join(written)}")
     expected = Rates(counted, "strategy", "variation")
-    numbers = {name: expected.estimate(name) for name in written}
-    shared = beams.filter(pl.col("scores") == SCORES[0])
-    widths = sorted(width for width in shared["width"].unique() if width > 1)
-    replaced = Rates(shared, "width", "replaced", "steps") if widths else None
+    widths = sorted(width for width in beams["width"].unique() if width > 1)
+    by_scores = {score: _beam_rates(beams.filter(scores=score)) for score in SCORES if widths}
     comparisons = len(drawn) + len(widths)
     against = {name: expected.minus(name, expected.of(GREEDY), comparisons) for name in drawn}
     for width in widths:
-        assert replaced is not None
+        replaced = by_scores["shared"]["continuations replaced"]
         against[f"{width} beams"] = replaced.minus(width, replaced.of(1), comparisons)
-    numbers |= {f"{name}, less greedy": gap for name, gap in against.items()}
-    loop = _Loop(counted, drawn)
-    numbers |= loop.numbers()
+    gaps = counted.filter(pl.col("strategy").is_in(drawn)).with_columns(more=pl.col("rejected") - pl.col("variation"))
+    runs = {name: list(Rates(gaps, "strategy", "more").each(name)) for name in drawn}
+    together = Rates(gaps.with_columns(all=pl.lit(True)), "all", "more").estimate(True)
     errors = _errors(counted, read, drawn)
+    rates = {name: expected.estimate(name) for name in written}
+    numbers = rates | {f"{name}, less greedy": gap for name, gap in against.items()}
+    numbers["counted less expected rejections, all sampled runs"] = together
     numbers |= {f"read from the {text} text, mean error": error for text, (error, _) in errors.items()}
-    numbers |= _beam_numbers(beams, widths)
+    numbers |= {
+        f"{width} beams, {kind} ({score} scores)": rate.estimate(width)
+        for score, kinds in by_scores.items()
+        for kind, rate in kinds.items()
+        for width in widths
+    }
     holds = decide(against.values())
-    return Answer(
-        statement=" ".join(
-            filter(
-                None,
-                [
-                    _direction(holds, numbers[GREEDY], against),
-                    _of_beams(numbers, widths),
-                    loop.finding(),
-                    _of_one(errors),
-                ],
-            )
-        ),
-        holds=holds,
-        overturn="Other models or texts for which the intervals of the differences move to the other side of 0; a "
-        "longer text, where what was drawn leads further from what the models were trained on; a strategy that is not "
-        "in the grid; a counted rate outside of the interval around the expected one.",
-        numbers=numbers,
-        charts=(_by_strategy(expected, written), loop.chart(), *_sweeps(read), *_by_width(shared, widths)),
-        tables=(_grid_table(counted, read), *_beam_tables(beams, widths)),
-        remarks=(
-            "Where tokens are drawn, the frequency is the mean total variation of the two transformed distributions: "
-            "the chance that a drafted token falls. Greedy decoding is the case of one-hot distributions. Rates are "
-            "means over the pairs and tasks; differences are of the same examples, and their intervals are widened so "
-            f"that all {comparisons} hold together (Bonferroni).",
-            "Beams: the draft is shown the target's beams at every step and keeps as many of the best continuations as "
-            "the target, ended ones among them. It adds its log-probabilities to the target's scores of the beams "
-            "(shared): the search so far is System 2's, as the context is in greedy decoding. With its own scores of "
-            "the same beams it ranks the texts so far anew, too. That any of W continuations differs is the likelier, "
-            "the larger W is; the share of them that it would have replaced, with shared scores, is what is compared "
-            "to greedy decoding, which is one beam.",
-        ),
+    said = [_direction(holds, rates[GREEDY], against), _as_counted(gaps, runs, together)]
+    if widths:
+        shared, own = ([numbers[f"{widths[-1]} beams, {kind} ({score} scores)"] for kind in _KINDS] for score in SCORES)
+        said.insert(
+            1,
+            f"Shown {widths[-1]} beams of the target, it would have kept another set at {shared[0]} of the steps, "
+            f"replaced {shared[1]} of the continuations and lost the best text at {shared[2]} of its tokens (by its "
+            f"own scores of the beams: {own[0]}, {own[1]} and {own[2]}).",
+        )
+    if errors:
+        each = (
+            f"{in_points(mean)} from the {text} text (at most {in_points(most)})"
+            for text, (mean, most) in errors.items()
+        )
+        said.append(
+            "Read off one text instead of each strategy's own, the others are off by, in points, "
+            + ", ".join(each)
+            + "."
+        )
+    return Answer.of(
+        " ".join(said),
+        holds,
+        numbers,
+        charts={
+            "frequency": (mark for name in written for mark in _marks(_label(name), expected.each(name))),
+            "counted": (mark for name, found in runs.items() for mark in _marks(_label(name), found)),
+            "temperature": _sweeps(read),
+            "beams": _by_width(beams, widths),
+        },
+        tables={"grid": _grid_rows(counted, expected, read), "beam-scores": _beam_rows(by_scores, widths)},
     )
 
 
 def decide(against: Iterable[Estimate]) -> bool | None:
-    """Whether some difference from greedy decoding is there: yes, no, or open; the rule of `conclude`."""
+    """Whether some difference from greedy decoding is there: yes, no, or open; the rule of `estimate`."""
     against = list(against)
     if any(gap.above(0.0) is not None for gap in against):
         return True
     return False if all(gap.above(-MATTERS) and gap.above(MATTERS) is False for gap in against) else None
 
 
+def _beam_rates(beams: pl.DataFrame) -> dict[str, Rates]:
+    """How often a draft does to the beams what it may, by kind."""
+    return {kind: Rates(beams, "width", *columns) for kind, columns in _KINDS.items()}
+
+
 def _direction(holds: bool | None, greedy: Estimate, against: dict[str, Estimate]) -> str:
-    said = {
-        True: "The strategy changes how much of the large model a text needs",
-        False: "The strategy changes little in how much of the large model a text needs",
-        None: "Whether the strategy changes how much of the large model a text needs stays open",
-    }[holds]
-    more, less, neither = (
-        [f"{name} {in_points(gap)}" for name, gap in against.items() if gap.above(0.0) is way]
-        for way in (True, False, None)
+    said = verdict(
+        holds,
+        "The strategy changes how much of the large model a text needs",
+        "The strategy changes little in how much of the large model a text needs",
+        "Whether the strategy changes how much of the large model a text needs stays open",
     )
-    parts = [("more under", more), ("less under", less), ("not to be told apart:", neither)]
-    listed = "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names)
-    return f"{said}: greedy, the draft is overruled at {greedy} of the positions; in points against that, {listed}."
+    parts = []
+    for word, way in (("more under", True), ("less under", False), ("no clear difference:", None)):
+        if names := [f"{name} {in_points(gap)}" for name, gap in against.items() if gap.above(0.0) is way]:
+            parts.append(f"{word} {', '.join(names)}")
+    return (
+        f"{said}: greedy, the draft is overruled at {greedy} of the positions; in points against that, "
+        f"{'; '.join(parts)}."
+    )
 
 
-class _Loop:
+def _as_counted(gaps: pl.DataFrame, runs: Mapping[str, list[tuple[Place, Estimate]]], together: Estimate) -> str:
     """The rejections that the loop counted, beside those that were to be expected."""
-
-    def __init__(self, counted: pl.DataFrame, drawn: list[str]) -> None:
-        sampled = counted.filter(pl.col("strategy").is_in(drawn))
-        self._drawn = drawn
-        self._more = Rates(sampled.with_columns(more=pl.col("rejected") - pl.col("variation")), "strategy", "more")
-        self._runs = {name: list(self._more.each(name)) for name in drawn}
-        self._sampled = sampled
-        together = sampled.with_columns(all=pl.lit(True), more=pl.col("rejected") - pl.col("variation"))
-        self._together = Rates(together, "all", "more").estimate(True)
-
-    def numbers(self) -> dict[str, Estimate]:
-        return {
-            "counted less expected rejections, all sampled runs": self._together,
-        }
-
-    def finding(self) -> str:
-        gaps = [gap for runs in self._runs.values() for _, gap in runs]
-        within = sum(gap.above(0.0) is None for gap in gaps)
-        positions, off = self._sampled["tokens"].sum(), self._sampled["off"].sum()
-        but = (
-            f"but {off} of {positions} positions ({self._sampled['apart'].to_numpy().max():.0e} at most)"
-            if off
-            else "positions"
-        )
-        return (
-            f"One pass gives the loop's chance of a rejection to {_EXACT:.0e} at all {but}; the rejections that the "
-            f"loop counted differ from it by {in_points(self._together)} points, and in {within} of "
-            f"{len(gaps)} runs the interval of that difference holds 0."
-        )
-
-    def chart(self) -> Chart:
-        return Chart(
-            name="counted",
-            title="Rejections counted by the loop, less those expected",
-            finding="Where the two are one quantity, the intervals hold 0, all but about one in twenty.",
-            note="Each point is a run: the share of drafted tokens that fell, less their mean total variation. The "
-            "temperature is 1 where none is named.",
-            x="strategy",
-            y="counted less expected",
-            kind="point",
-            series="draft",
-            points=tuple(
-                Point.of(_label(name), gap, series=draft, panel=task)
-                for name in self._drawn
-                for (task, draft, _), gap in self._runs[name]
-            ),
-        )
+    each = [gap for found in runs.values() for _, gap in found]
+    within = sum(gap.above(0.0) is None for gap in each)
+    positions, off = gaps["tokens"].sum(), gaps["off"].sum()
+    but = f"but {off} of {positions} positions ({gaps['apart'].to_numpy().max():.0e} at most)" if off else "positions"
+    return (
+        f"One pass gives the loop's chance of a rejection to {_EXACT:.0e} at all {but}; the rejections that the loop "
+        f"counted differ from it by {in_points(together)} points, and in {within} of {len(each)} runs the interval of "
+        "that difference holds 0."
+    )
 
 
 def _errors(counted: pl.DataFrame, read: pl.DataFrame, drawn: list[str]) -> dict[str, tuple[Estimate, Estimate]]:
     """For each text what is read from it less what the strategies' own texts have: the mean, and the largest."""
     own = counted.select("task", "draft", "target", "example", "strategy", "tokens", "variation")
     found = {}
-    for text in read["text"].unique(maintain_order=True).to_list():
-        others = [name for name in drawn if name != text]
-        if not others:
-            continue
-        one = read.filter(pl.col("text") == text).select(own.columns).with_columns(pl.col("strategy") + " read")
-        rates = Rates(pl.concat([own, one]), "strategy", "variation")
-        gaps = [rates.minus(f"{name} read", rates.of(name)) for name in others]
-
-        def mean(weights: Floats, rates: Rates = rates, others: list[str] = others) -> Floats:
-            each = [rates.of(f"{name} read")(weights) - rates.of(name)(weights) for name in others]
-            return np.asarray(np.mean(each, axis=0))
-
-        found[text] = resampled(mean, rates.examples), max(gaps, key=lambda gap: abs(gap.value))
+    for (text,), one in read.group_by("text", maintain_order=True):
+        if others := [name for name in drawn if name != text]:
+            one = one.select(own.columns).with_columns(pl.col("strategy") + " read")
+            rates = Rates(pl.concat([own, one]), "strategy", "variation")
+            gaps = [rates.minus(f"{name} read", rates.of(name)) for name in others]
+            found[str(text)] = _mean_gap(rates, others), max(gaps, key=lambda gap: abs(gap.value))
     return found
 
 
-def _of_one(errors: dict[str, tuple[Estimate, Estimate]]) -> str:
-    if not errors:
-        return ""
-    said = [
-        f"{in_points(mean)} from the {text} text (at most {in_points(most)})" for text, (mean, most) in errors.items()
-    ]
-    return f"Read off one text instead of each strategy's own, the others are off by, in points, {', '.join(said)}."
+def _mean_gap(rates: Rates, names: Sequence[str]) -> Estimate:
+    def mean(weights: Floats) -> Floats:
+        each = [rates.of(f"{name} read")(weights) - rates.of(name)(weights) for name in names]
+        return np.asarray(np.mean(each, axis=0))
 
-
-def _beam_numbers(beams: pl.DataFrame, widths: list[int]) -> dict[str, Estimate]:
-    """What a draft does to beams, at each width, by either scores."""
-    found: dict[str, Estimate] = {}
-    for score in SCORES if widths else ():
-        some = beams.filter(pl.col("scores") == score)
-        for kind, columns in _KINDS.items():
-            rates = Rates(some, "width", *columns)
-            found |= {f"{width} beams, {kind} ({score} scores)": rates.estimate(width) for width in widths}
-    return found
-
-
-def _of_beams(numbers: dict[str, Estimate], widths: list[int]) -> str:
-    if not widths:
-        return ""
-    shared, own = ([numbers[f"{widths[-1]} beams, {kind} ({score} scores)"] for kind in _KINDS] for score in SCORES)
-    return (
-        f"Shown {widths[-1]} beams of the target, it would have kept another set at {shared[0]} of the steps, replaced "
-        f"{shared[1]} of the continuations and lost the best text at {shared[2]} of its tokens (by its own scores of "
-        f"the beams: {own[0]}, {own[1]} and {own[2]})."
-    )
-
-
-# ---- charts and tables
+    return resampled(mean, rates.examples)
 
 
 def _label(strategy: str) -> str:
@@ -390,129 +310,44 @@ def _label(strategy: str) -> str:
     return strategy.removeprefix("temperature=1,")
 
 
-def _by_strategy(expected: Rates, written: list[str]) -> Chart:
-    return Chart(
-        name="frequency",
-        title="Frequency by decoding strategy",
-        finding="The same drafts and target, each strategy on its own texts.",
-        note="Greedy: the share of positions where the choices differ. Others: the mean total variation of the "
-        "transformed distributions, which is the chance that a drafted token is rejected. The temperature is 1 where "
-        "none is named.",
-        x="strategy",
-        y="collaboration frequency",
-        kind="bar",
-        series="draft",
-        points=tuple(
-            Point.of(_label(name), rate, series=draft, panel=task)
-            for name in written
-            for (task, draft, _), rate in expected.each(name)
-        ),
-    )
+def _marks(x: float | str, found: Iterable[tuple[Place, Estimate]], panel: str = "") -> list[Point]:
+    """A mark for each draft, in a panel for each task where no other is named."""
+    return [Point.of(x, rate, draft, panel or task) for (task, draft, _), rate in found]
 
 
-def _sweeps(read: pl.DataFrame) -> tuple[Chart, ...]:
-    """Temperature alone, as read off each text."""
-    known = {
-        name: float(name.removeprefix("temperature="))
-        for name in read["strategy"].unique()
-        if "," not in name and name != GREEDY
-    }
-    if len(known) < 2:
-        return ()
+def _sweeps(read: pl.DataFrame) -> list[Point]:
+    """Temperature alone, as read off each text; nothing where there is one temperature."""
+    names = [name for name in read["strategy"].unique() if "," not in name and name != GREEDY]
+    known = sorted((float(name.removeprefix("temperature=")), name) for name in names)
     points = []
-    for text in read["text"].unique(maintain_order=True).to_list():
-        rates = Rates(read.filter(pl.col("text") == text).with_columns(task=pl.lit("all")), "strategy", "variation")
-        for name, temperature in sorted(known.items(), key=lambda item: item[1]):
-            points += [
-                Point.of(temperature, rate, series=draft, panel=f"read off the {text} text")
-                for (_, draft, _), rate in rates.each(name)
-            ]
-    return (
-        Chart(
-            name="temperature",
-            title="Frequency by temperature, read off one text",
-            finding="All points of a panel come from one pass over one text for each example.",
-            note="The contexts are those of the text, so this is how the two distributions differ there, and not how "
-            "often they would on texts that are drawn at the temperature.",
-            x="temperature",
-            y="collaboration frequency",
-            series="draft",
-            points=tuple(points),
-        ),
-    )
+    for (text,), one in read.group_by("text", maintain_order=True):
+        rates = Rates(one.with_columns(task=pl.lit("all")), "strategy", "variation")
+        for temperature, name in known:
+            points += _marks(temperature, rates.each(name), f"read off the {text} text")
+    return points if len(known) > 1 else []
 
 
-def _by_width(shared: pl.DataFrame, widths: list[int]) -> tuple[Chart, ...]:
-    if not widths:
-        return ()
-    points = []
-    for kind, columns in _KINDS.items():
-        rates = Rates(shared.with_columns(task=pl.lit("all")), "width", *columns)
-        points += [
-            Point.of(width, rate, series=draft, panel=kind)
-            for width in (1, *widths)
-            for (_, draft, _), rate in rates.each(width)
-        ]
-    return (
-        Chart(
-            name="beams",
-            title="What a draft would have done to the target's beams",
-            finding="With one beam, which is greedy decoding, the three are one.",
-            note="Shares of the steps at which the draft would have kept another set of continuations, of the "
-            "continuations that it would have replaced, and of the tokens of the best text that it would have lost.",
-            x="beams",
-            y="share",
-            log_x=True,
-            series="draft",
-            points=tuple(points),
-        ),
-    )
+def _by_width(beams: pl.DataFrame, widths: Sequence[int]) -> list[Point]:
+    """What drafts do to the beams of each width, greedy decoding in front; nothing without beams."""
+    shared = _beam_rates(beams.filter(scores="shared").with_columns(task=pl.lit("all")))
+    places = [(kind, rates, width) for kind, rates in shared.items() for width in (1, *widths)]
+    return [mark for kind, rates, w in places for mark in _marks(w, rates.each(w), kind)] if widths else []
 
 
-def _grid_table(counted: pl.DataFrame, read: pl.DataFrame) -> Table:
-    own = Rates(counted, "strategy", "variation")
-    rejected = Rates(counted, "strategy", "rejected")
-    written = counted["strategy"].unique(maintain_order=True).to_list()
-    texts = read["text"].unique(maintain_order=True).to_list()
-    rates = {text: Rates(read.filter(pl.col("text") == text), "strategy", "variation") for text in texts}
-    return Table(
-        name="grid",
-        title="All strategies",
-        note="Means over the pairs and tasks. Counted: the share of drafted tokens that the loop rejected. Expected: "
-        "by the distributions, on the strategy's own texts. Read: the same, by one pass over the target's text of "
-        "another strategy.",
-        columns=("strategy", "counted", "expected", *(f"read off {text}" for text in texts)),
-        rows=tuple(
-            (
-                name,
-                str(rejected.estimate(name)) if name in written else None,
-                str(own.estimate(name)) if name in written else None,
-                *(str(rates[text].estimate(name)) for text in texts),
-            )
-            for name in read["strategy"].unique(maintain_order=True).to_list()
-        ),
-    )
+def _grid_rows(counted: pl.DataFrame, expected: Rates, read: pl.DataFrame) -> Iterator[Row]:
+    own = {"counted": Rates(counted, "strategy", "rejected"), "expected": expected}
+    texts = {f"read off {text}": one for (text,), one in read.group_by("text", maintain_order=True)}
+    rates = {column: Rates(one, "strategy", "variation") for column, one in texts.items()}
+    written = set(counted["strategy"])
+    for name in read["strategy"].unique(maintain_order=True):
+        mine = {column: str(rate.estimate(name)) if name in written else None for column, rate in own.items()}
+        yield {"strategy": name, **mine, **{column: str(rate.estimate(name)) for column, rate in rates.items()}}
 
 
-def _beam_tables(beams: pl.DataFrame, widths: list[int]) -> tuple[Table, ...]:
-    if not widths:
-        return ()
-    rows: list[tuple[str | int, ...]] = []
-    for score in SCORES:
-        rates = {
-            kind: Rates(beams.filter(pl.col("scores") == score), "width", *columns) for kind, columns in _KINDS.items()
-        }
-        rows += [(score, width, *(str(rate.estimate(width)) for rate in rates.values())) for width in (1, *widths)]
-    return (
-        Table(
-            name="beam-scores",
-            title="Beams by whose scores they are ranked",
-            note="Shared: the draft's log-probabilities of the next token are added to the target's scores of the "
-            "beams. Own: to its own scores of the same beams, so that it also ranks the texts written so far.",
-            columns=("scores", "beams", *_KINDS),
-            rows=tuple(rows),
-        ),
-    )
+def _beam_rows(by_scores: Mapping[str, Mapping[str, Rates]], widths: Sequence[int]) -> Iterator[Row]:
+    for score, kinds in by_scores.items():
+        for width in (1, *widths):
+            yield {"scores": score, "beams": width, **{kind: str(rate.estimate(width)) for kind, rate in kinds.items()}}
 
 
-EXPERIMENT = Experiment(Options, run)
+EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -11,9 +11,8 @@ import polars as pl
 import torch
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer
+from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, rate
-from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, Model
 from fsgen.engine.replay import Reader
@@ -22,13 +21,12 @@ from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.draft_changes import Changes
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.made_effects import HIGH, LOW, Causes, by_own, by_truth, contrasts, kinds, odds, slots_of
+from fsgen.experiments.made_effects import HIGH, LOW, Causes, charts, slots_of, tables
 from fsgen.probs import summarize, total_variation
 from fsgen.study.config import Keys
-from fsgen.study.plan import Plan
 
 MATTERS = 0.05
-"""A change of the share of mismatches that is surely less than this, and not surely one, is taken as none."""
+"""A change of the share of mismatches whose interval lies below this, and not above 0, is taken as none."""
 TEXT_STATEMENTS = 16  # of the made language's texts: every pair once, in 256 of them
 TEXT_SEED = 9
 _SEED = 5  # of what is drawn in the interventions
@@ -49,36 +47,42 @@ class Options(Keys):
     consulted: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
 
 
-def run(lab: Lab, options: Options) -> Answer:
-    """Measure both parts, and answer.
-
-    Raises:
-        ValueError: a study of another shape than one draft and one target, or models that do not speak the language.
-    """
-    _check(lab.plan())
-    sizes = [lab.members(draft=draft, target=target) for draft, target in product(options.drafts, options.targets)]
-    twins = [lab.members(draft=one, target=two) for one, two in combinations(options.targets, 2)]
-    if odd := {group.vocab_size for group in sizes + twins} - {made.VOCAB_SIZE}:
+def check(lab: Lab, options: Options) -> None:
+    """Refuse a study of another shape than one oracle run, and models that do not speak the made language."""
+    rows = lab.plan().rows
+    if len(rows) != 1 or rows[0].cell.method.name != "oracle":
+        names = ", ".join(row.cell.label for row in rows)
+        raise ValueError(f"the study of this experiment is one oracle run, not {len(rows)} runs: {names}")
+    if odd := {group.vocab_size for groups in _speakers(lab, options) for group in groups} - {made.VOCAB_SIZE}:
         raise ValueError(f"the made language has {made.VOCAB_SIZE} tokens, but a model of it has {odd.pop()}")
+
+
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float, str]:
+    """What pairs of models say in the made language, and what becomes of a draft that is changed; see `estimate`."""
     spoken = [
         _made_table(lab, group).with_columns(twins=pl.lit(same))
-        for groups, same in ((sizes, False), (twins, True))
+        for groups, same in zip(_speakers(lab, options), (False, True), strict=True)
         for group in groups
     ]
-
     study = lab.study()
-    cell = study.plan.rows[0].cell
+    (cell,) = study.cells
+    pair = [cell.members[role] for role in ("draft", "target")]
     key = {
-        "models": [lab.digest(cell.members[role]) for role in ("draft", "target")],
+        "models": [lab.digest(name) for name in pair],
         "texts": cell.key,
         "options": options.model_dump(mode="json", exclude={"drafts", "targets", "consulted"}),
         "limit": lab.limit,
     }
-    group = lab.members(**{role: cell.members[role] for role in ("draft", "target")})
-    texts = list(study.tokens(cell.key).values())
+    group, texts = lab.members(**cell.members), list(study.tokens(cell.key).values())
     changed = lab.table("interventions", key, lambda: intervene(group, texts, options))
-    pair = " and ".join(short_name(cell.members[role]) for role in ("draft", "target"))
-    return conclude(pl.concat(spoken), changed, options.consulted, f"{pair} on {cell.task.task.name}")
+    named = f"{' and '.join(map(short_name, pair))} on {cell.task.task.name}"
+    return pl.concat(spoken), changed, options.consulted, named
+
+
+def _speakers(lab: Lab, options: Options) -> tuple[list[Members], list[Members]]:
+    """Every draft with every target, and the targets with one another."""
+    sizes = [lab.members(draft=draft, target=target) for draft, target in product(options.drafts, options.targets)]
+    return sizes, [lab.members(draft=one, target=two) for one, two in combinations(options.targets, 2)]
 
 
 def _made_table(lab: Lab, group: Members) -> pl.DataFrame:
@@ -87,22 +91,13 @@ def _made_table(lab: Lab, group: Members) -> pl.DataFrame:
     return lab.table("made-language", key, lambda: read_made(group))
 
 
-def _check(plan: Plan) -> None:
-    if len(plan.rows) != 1 or plan.rows[0].cell.method.name != "oracle":
-        names = ", ".join(row.cell.label for row in plan.rows)
-        raise ValueError(f"the study of this experiment is one oracle run, not {len(plan.rows)} runs: {names}")
-
-
-# ---- the made language
-
-
 def read_made(group: Members, limit: int | None = None) -> pl.DataFrame:
     """What draft and target say at every position of the test texts, with what is true there; one row a position."""
     language = made.Language()
     texts = language.test_texts(TEXT_STATEMENTS, TEXT_SEED)
     rows = [[int(token) for token in row] for row in texts.ids[:limit]]
     lengths = [len(row) - 1 for row in rows]
-    p, q = (read(model, [row[:-1] for row in rows], lengths, made.VOCAB_SIZE) for model in _both(group))
+    p, q = (read(model, [row[:-1] for row in rows], lengths, made.VOCAB_SIZE) for model in (group.draft, group.target))
     pairs = texts.pairs[:limit].ravel()
     truths = [language.truth(kind, pairs) for kind in made.KINDS]
     bits, gap = (np.stack(sides, -1).ravel() for sides in zip(*truths, strict=True))
@@ -113,19 +108,13 @@ def read_made(group: Members, limit: int | None = None) -> pl.DataFrame:
             "bits": bits,
             "gap": gap,
             "exposure": np.repeat(language.exposure[pairs], made.STATEMENT),
-            "first": np.repeat(language.candidates[pairs, 0], made.STATEMENT),  # the likeliest outcome
+            "first": np.repeat(language.candidates[pairs, 0], made.STATEMENT),  # the most likely outcome
             **_said(p, q),
         }
     )
 
 
-def _both(group: Members) -> tuple[Model, Model]:
-    assert group.draft is not None
-    assert group.target is not None
-    return group.draft, group.target
-
-
-def read(model: Model, sequences: list[list[int]], last: list[int], vocab: int) -> torch.Tensor:
+def read(model: Model | None, sequences: list[list[int]], last: list[int], vocab: int) -> torch.Tensor:
     """Logits [n, vocab] at the last positions of some texts, one text after the other."""
     reader = Reader(model, sequences, last, vocab)
     places = range(len(sequences))
@@ -147,21 +136,17 @@ def _said(p: torch.Tensor, q: torch.Tensor) -> dict[str, Any]:
     }
 
 
-# ---- interventions
-
-
 def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options: Options) -> pl.DataFrame:
     """What becomes of the draft's choices at every position of the texts under each change, one row a position."""
     prompts, completions = [prompt for prompt, _ in texts], [completion for _, completion in texts]
     lengths = [len(completion) for completion in completions]
     cluster = np.repeat(np.arange(len(texts)), lengths)
-    draft, target = _both(group)
 
-    def logits(model: Model, read_prompts: list[list[int]]) -> torch.Tensor:
+    def logits(model: Model | None, read_prompts: list[list[int]]) -> torch.Tensor:
         rows = [[*prompt, *completion[:-1]] for prompt, completion in zip(read_prompts, completions, strict=True)]
         return read(model, rows, lengths, group.vocab_size)
 
-    q, p = logits(target, prompts), logits(draft, prompts)
+    q, p = logits(group.target, prompts), logits(group.draft, prompts)
 
     def changes() -> Iterator[tuple[str, float, torch.Tensor]]:
         yield "none", 0.0, p
@@ -172,7 +157,7 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
         yield "shaken", options.shaken, interventions.shaken(p, options.shaken, _SEED)
         yield "swapped", 1.0, interventions.swapped(p)
         for share in options.blurred:
-            yield "blurred", share, logits(draft, interventions.blurred(prompts, share, _SEED))
+            yield "blurred", share, logits(group.draft, interventions.blurred(prompts, share, _SEED))
 
     return pl.concat(
         pl.DataFrame({"cluster": cluster, "change": [change] * len(cluster), "level": level, **_said(changed, q)})
@@ -180,10 +165,7 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
     )
 
 
-# ---- the answer
-
-
-def conclude(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair: str) -> Answer:
+def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair: str) -> Answer:
     """The answer from what was measured.
 
     The rule: uncertainty causes mismatches where setting it higher, at an equal gap and an equal share of the training,
@@ -201,35 +183,19 @@ def conclude(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
     """
     sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
     causes, changes = Causes.of(sizes), Changes(changed, consulted)
-    holds = decide(causes.entropy)
-    numbers = causes.numbers()
+    holds = effect(causes.entropy, MATTERS)
+    numbers = causes.numbers
     if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
         numbers["mismatches of two models of one size"] = rate(twins)
         numbers["the same change of entropy, between these"] = between
-    return Answer(
+    return Answer.of(
         statement=f"{causes.finding(holds)} {changes.finding(pair)}",
         holds=holds,
-        overturn="Other models, other seeds of them or another language whose mismatches change otherwise with an "
-        "entropy that was set while the gap stays; another measure of the gap (here a difference of probabilities: "
-        "at an equal ratio of them other distributions are compared); a language in which less sure words are rarer.",
-        numbers=numbers | changes.numbers(),
-        charts=(by_truth(sizes, twins, causes), by_own(sizes, causes), *changes.charts()),
-        tables=(contrasts(sizes), odds(sizes), kinds(spoken), changes.table()),
-        remarks=(
-            "In the made language entropy, gap and share of the training were drawn by lot for every pair of words, so "
-            "what goes with one of them at equal values of the others comes from it. Intervals draw texts anew, which "
-            "share no pairs; they do not contain what other languages or other trainings would give.",
-            "That a change which keeps the first choice makes no mismatch is no finding: it is what a mismatch is. "
-            "What it does to routers and to rejections is one.",
-        ),
+        numbers=numbers | changes.numbers,
+        charts=charts(sizes, twins) | changes.charts(),
+        tables=tables(spoken, sizes) | {"changes": changes.rows()},
+        words=causes.words | changes.words,
     )
 
 
-def decide(set_higher: Estimate) -> bool | None:
-    """Whether uncertainty causes mismatches: yes, no, or open; the rule of `conclude`."""
-    if set_higher.above(0.0):
-        return True
-    return False if set_higher.above(MATTERS) is False else None
-
-
-EXPERIMENT = Experiment(Options, run)
+EXPERIMENT = Experiment(Options, measure, estimate, check)

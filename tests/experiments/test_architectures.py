@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-import yaml
-from rich.console import Console
 
 from fsgen.analysis.answers import Answer, Value
-from fsgen.experiments import configured, run_experiment
-from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, conclude
+from fsgen.experiments import ExperimentConfig, configured
+from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, estimate
 from fsgen.models.bundled import bundled
+from tests.experiments.conftest import Ask, Run
 
 FAMILIES = ("llama", "neox", "mamba")
 DRAFTS = {f"{family}-{size}": family for family in FAMILIES for size in ("s", "m")}
@@ -49,12 +48,12 @@ def made(
     return pl.DataFrame(rows, schema=["task", "draft", "target", "example", "differing", "known"], orient="row")
 
 
-def concluded(counts: pl.DataFrame) -> Answer:
-    return conclude(counts, DRAFTS | TARGETS, LOSSES, NOTHING, NOTHING)
+def estimated(counts: pl.DataFrame) -> Answer:
+    return estimate(counts, DRAFTS | TARGETS, LOSSES, NOTHING, NOTHING)
 
 
 def test_what_one_family_adds_is_found() -> None:
-    answer = concluded(made(-0.25))
+    answer = estimated(made(-0.25))
     for found in answer.numbers.values():
         assert found.low is not None
         assert found.high is not None
@@ -64,7 +63,7 @@ def test_what_one_family_adds_is_found() -> None:
 
 
 def test_where_one_family_agrees_less_that_is_said() -> None:
-    answer = concluded(made(0.25, noise=0.03))
+    answer = estimated(made(0.25, noise=0.03))
     assert answer.holds is False
     assert "agrees less often" in answer.statement
 
@@ -78,7 +77,7 @@ def test_drafts_and_targets_alone_are_no_effect_of_the_family() -> None:
         logs.filter(~pl.col("draft").str.starts_with("mamba")).group_by("one").agg(pl.col("differing").log().mean())
     )
     assert abs(np.diff(without["differing"].to_numpy())[0]) > 0.03
-    answer = concluded(counts)
+    answer = estimated(counts)
     found = answer.numbers["one family over two"]
     assert found.value == pytest.approx(1.0, abs=0.06)
     assert answer.holds is None
@@ -87,7 +86,7 @@ def test_drafts_and_targets_alone_are_no_effect_of_the_family() -> None:
 
 def test_pairs_that_differ_for_other_reasons_leave_it_open() -> None:
     """Between examples everything is certain, between pairs it is not."""
-    answer = concluded(made(-0.05, noise=0.3, seed=4))
+    answer = estimated(made(-0.05, noise=0.3, seed=4))
     spread = answer.numbers["the same over pairs"]
     assert spread.low is not None
     assert spread.high is not None
@@ -109,7 +108,7 @@ def test_the_interval_over_pairs_holds_the_truth_about_as_often_as_it_says() -> 
 
 
 def test_each_family_has_its_own_number() -> None:
-    numbers = concluded(made(0.0, own={"mamba": -0.5})).numbers
+    numbers = estimated(made(0.0, own={"mamba": -0.5})).numbers
     assert numbers["mamba with mamba"].value == pytest.approx(math.exp(-0.5), abs=0.05)
     assert numbers["llama with llama"].value == pytest.approx(1.0, abs=0.06)
     assert numbers["mamba with mamba"].above(1.0) is False
@@ -117,7 +116,7 @@ def test_each_family_has_its_own_number() -> None:
 
 def test_with_two_families_only_their_common_number_is_known() -> None:
     two = made(-0.3).filter(~pl.col("draft").str.starts_with("mamba"), ~pl.col("target").str.starts_with("mamba"))
-    numbers = concluded(two).numbers
+    numbers = estimated(two).numbers
     assert set(numbers) == {"one family over two", "the same over pairs"}
     assert numbers["one family over two"].value == pytest.approx(math.exp(-0.3), abs=0.06)
 
@@ -125,9 +124,9 @@ def test_with_two_families_only_their_common_number_is_known() -> None:
 def test_what_cannot_be_told_is_refused() -> None:
     counts = made(-0.3)
     with pytest.raises(ValueError, match="cannot tell one family from two"):
-        concluded(counts.filter(pl.col("target") == "llama-l"))
+        estimated(counts.filter(pl.col("target") == "llama-l"))
     with pytest.raises(ValueError, match="mamba-m with neox-l lacks a task"):
-        concluded(
+        estimated(
             counts.filter(
                 ~((pl.col("draft") == "mamba-m") & (pl.col("target") == "neox-l") & (pl.col("task") == "words"))
             )
@@ -135,7 +134,7 @@ def test_what_cannot_be_told_is_refused() -> None:
 
 
 def test_charts_and_tables_show_every_pair() -> None:
-    answer = concluded(made(-0.25))
+    answer = estimated(made(-0.25))
     by_loss, by_family = answer.charts
     assert len(by_loss.points) == len(DRAFTS) * len(TARGETS)
     assert {point.panel for point in by_loss.points} == {f"{name} ({family})" for name, family in TARGETS.items()}
@@ -162,25 +161,16 @@ def test_the_shipped_pairs_can_tell() -> None:
 
 
 @pytest.fixture
-def asked(ladder: dict[str, str], data: str, tmp_path: Path) -> dict[str, object]:
+def config(ask: Ask, ladder: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ask:
     small, middle, large = ladder.values()
-    other = str(shutil.copytree(large, tmp_path / "other"))
-    pairs = itertools.product((small, middle), (large, other))
-    return {
-        "experiment": "architectures",
-        "study": {
-            "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 5, "data": data}],
-            "pairs": [{"draft": draft, "target": target} for draft, target in pairs],
-            "methods": ["oracle"],
-        },
-        "options": {"families": {small: "odd", other: "odd"}, "rewound": 2},
-    }
+    other = str(shutil.copytree(large, tmp_path_factory.mktemp("models") / "other"))
+    pairs = [{"draft": one, "target": two} for one, two in itertools.product((small, middle), (large, other))]
 
+    def config(options: dict[str, Any] | None = None, **study: Any) -> ExperimentConfig:
+        given = {"families": {small: "odd", other: "odd"}, "rewound": 2} if options is None else options
+        return ask("architectures", given, max_tokens=5, **{"pairs": pairs, **study})
 
-def _run(asked: dict[str, object], tmp_path: Path) -> Answer:
-    path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump(asked), encoding="utf-8")
-    return run_experiment("architectures", path, tmp_path / "out", console=Console(file=io.StringIO()))
+    return config
 
 
 def _column(answer: Answer, table: str, column: str) -> list[Value]:
@@ -188,27 +178,27 @@ def _column(answer: Answer, table: str, column: str) -> list[Value]:
     return [row[found.columns.index(column)] for row in found.rows]
 
 
-def test_it_runs_on_any_models(asked: dict[str, object], tmp_path: Path) -> None:
-    answer = _run(asked, tmp_path)
+def test_it_runs_on_any_models(config: Ask, run: Run, tmp_path: Path) -> None:
+    answer = run(config())
     assert answer.title == "Architectures"
     assert "one family over two" in answer.numbers
     assert len(_column(answer, "pairs", "draft")) == 4
     assert all(isinstance(loss, float) and 0 < loss < 20 for loss in _column(answer, "alone", "loss"))
     assert _column(answer, "rewinding", "as the target alone") == _column(answer, "rewinding", "texts")
-    measured = sorted((tmp_path / "out" / "measured" / "losses").iterdir())
+    measured = sorted((tmp_path / "measured" / "losses").iterdir())
     assert len(measured) == 4
     times = [file.stat().st_mtime_ns for file in measured]
-    assert _run(asked, tmp_path).numbers == answer.numbers
+    assert run(config()).numbers == answer.numbers
     assert [file.stat().st_mtime_ns for file in measured] == times
 
 
-def test_what_cannot_run_is_refused_before_anything_runs(asked: dict[str, object], tmp_path: Path) -> None:
-    for changes, message in (
-        ({"options": {"families": {"nobody": "odd"}}}, "families names nobody"),
-        ({"options": {}}, "cannot tell one family from two"),
-        ({"study": {**asked["study"], "methods": ["speculative"]}}, "speculative.*: the frequencies of"),  # type: ignore[dict-item]
-        ({"options": {"rewound": -1}}, "rewound"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            _run(asked | changes, tmp_path)
-    assert not list((tmp_path / "out").glob("generations/*"))
+def test_what_cannot_run_is_refused_before_anything_runs(config: Ask, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="families names nobody"):
+        run(config({"families": {"nobody": "odd"}}))
+    with pytest.raises(ValueError, match="cannot tell one family from two"):
+        run(config({}))
+    with pytest.raises(ValueError, match=r"speculative .*: this experiment has the method oracle alone"):
+        run(config(methods=["speculative"]))
+    with pytest.raises(ValueError, match="rewound"):
+        run(config({"rewound": -1}))
+    assert not list(tmp_path.glob("generations/*"))

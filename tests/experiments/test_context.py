@@ -15,11 +15,11 @@ import fsgen
 from fsgen import tasks
 from fsgen.analysis.intervals import Estimate
 from fsgen.backends import plan
-from fsgen.experiments import ExperimentConfig, configured, run_experiment
-from fsgen.experiments.context import conclude, decide, short_data, windowed
+from fsgen.experiments import ExperimentConfig, configured
+from fsgen.experiments.context import decide, estimate, short_data, windowed
 from fsgen.study.config import TaskConfig
 from tests.doubles import Table
-from tests.experiments.conftest import quiet
+from tests.experiments.conftest import Ask, Run
 
 PLACES = (0, 1, 2, 4, 8, 16, 32)
 
@@ -153,11 +153,11 @@ def less(rise: float, examples: int = 20) -> pl.DataFrame:
 
 
 def test_early_collaborations_from_poor_context_are_found() -> None:
-    found = conclude(more(first=-0.1, later=-0.01), less(0.2), 8)
+    found = estimate(more(first=-0.1, later=-0.01), less(0.2), 8)
     assert found.holds is True
     assert "come, in part, from poor context" in found.statement
-    assert found.numbers["first tokens, 2 less 0 worked examples"].above(-0.05) is False
-    assert "under 1 of 2 cuts, at most where it sees the last 32, 0 worked examples: +19." in found.statement
+    assert found.numbers["first tokens, 2 less 0 few-shot examples"].above(-0.05) is False
+    assert "under 1 of 2 cuts, at most where it sees the last 32, 0 few-shot examples: +19." in found.statement
     gap = found.numbers["the same, less that of the later tokens, 8 less 0"]
     assert gap.low is not None
     assert gap.high is not None
@@ -171,13 +171,13 @@ def test_early_collaborations_from_poor_context_are_found() -> None:
 
 @pytest.mark.parametrize("first", [0.0, 0.1], ids=["nothing", "harm"])
 def test_where_worked_examples_do_nothing_for_the_first_tokens_it_is_not_context(first: float) -> None:
-    found = conclude(more(first=first, later=0.0), less(0.2), 8)
+    found = estimate(more(first=first, later=0.0), less(0.2), 8)
     assert found.holds is False
-    assert "do not come from a want of worked examples" in found.statement
+    assert "do not come from a lack of few-shot examples" in found.statement
 
 
 def test_a_fall_everywhere_is_no_sign_of_poor_early_context() -> None:
-    assert conclude(more(first=-0.1, later=-0.1), less(0.2), 8).holds is False
+    assert estimate(more(first=-0.1, later=-0.1), less(0.2), 8).holds is False
 
 
 @pytest.mark.parametrize(
@@ -192,7 +192,7 @@ def test_a_fall_everywhere_is_no_sign_of_poor_early_context() -> None:
     ids=["cuts do nothing", "no cuts", "no early excess", "only the later ones rise", "too few"],
 )
 def test_else_it_stays_open(table: pl.DataFrame, cuts: pl.DataFrame | None) -> None:
-    assert conclude(table, cuts, 8).holds is None
+    assert estimate(table, cuts, 8).holds is None
 
 
 def test_the_rule_needs_every_part() -> None:
@@ -205,35 +205,30 @@ def test_the_rule_needs_every_part() -> None:
 
 def test_one_number_of_worked_examples_is_no_comparison() -> None:
     with pytest.raises(ValueError, match=r"two numbers .* not \[0\]"):
-        conclude(more(0.0, 0.0).filter(pl.col("shots") == 0), None, 8)
+        estimate(more(0.0, 0.0).filter(pl.col("shots") == 0), None, 8)
 
 
 # ---- as a whole
 
 
-def asked(ladder: dict[str, str], data: str, **options: Any) -> ExperimentConfig:
-    study = {
-        "batch_size": 4,
-        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 12, "data": data}],
-        "pairs": [{"draft": ladder[name], "target": ladder["large"]} for name in ("small", "middle")],
-        "methods": ["oracle"],
-    }
-    given = {"shots": [0, 1, 2], "first": 4, "windows": [8, 30, 4000], "window_shots": [0, 2], "window_examples": 3}
-    return ExperimentConfig.model_validate({"experiment": "context", "study": study, "options": given | options})
+@pytest.fixture
+def config(ask: Ask) -> Ask:
+    def config(**options: Any) -> ExperimentConfig:
+        given = {"shots": [0, 1, 2], "first": 4, "windows": [8, 30, 4000], "window_shots": [0, 2], "window_examples": 3}
+        return ask("context", given | options, drafts=("small", "middle"), max_tokens=12, batch_size=4)
+
+    return config
 
 
-def test_it_runs_on_tiny_models(
-    ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = asked(ladder, data)
-    found = run_experiment("context", config, tmp_path, console=quiet())
+def test_it_runs_on_tiny_models(config: Ask, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(config())
     cuts = {row[0]: row[1:] for row in next(table for table in found.tables if table.name == "cuts").rows}
-    assert set(cuts) == {f"the last {window}, {shots} worked examples" for window, shots in product((8, 30), (0, 2))}
-    assert cuts["the last 8, 2 worked examples"][0] == 1.0  # every position is cut
+    assert set(cuts) == {f"the last {window}, {shots} few-shot examples" for window, shots in product((8, 30), (0, 2))}
+    assert cuts["the last 8, 2 few-shot examples"][0] == 1.0  # every position is cut
     listed = json.loads((tmp_path / "study.json").read_text(encoding="utf-8"))
     assert len(listed["rows"]) == 3 * 2
     monkeypatch.setattr("fsgen.experiments.context.windowed", lambda *_: pytest.fail("it is measured"))
-    assert run_experiment("context", config, tmp_path, console=quiet()) == found
+    assert run(config()) == found
 
 
 @pytest.mark.parametrize(
@@ -246,9 +241,9 @@ def test_it_runs_on_tiny_models(
         ({"worked": "long"}, "worked"),
     ],
 )
-def test_faults(options: dict[str, Any], fault: str, ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_faults(options: dict[str, Any], fault: str, config: Ask, run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=fault):
-        run_experiment("context", asked(ladder, data, **options), tmp_path, console=quiet())
+        run(config(**options))
     assert not (tmp_path / "runs").exists()
 
 

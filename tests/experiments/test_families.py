@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
 from fsgen.analysis.scaling.laws import LOG_SEPARABLE
 from fsgen.analysis.scaling.points import SCHEMA
-from fsgen.experiments import families, run_experiment
+from fsgen.experiments import family_laws
 from fsgen.experiments.config import ExperimentConfig
-from fsgen.experiments.families import Options, _sets, compare, conclude
+from fsgen.experiments.families import Options, estimate
+from fsgen.experiments.family_laws import compare, sets_of
+from tests.experiments.conftest import Ask, Run
 
 SIZES = {"a": (1e6, 3e6, 1e7, 3e7, 1e8), "b": (2e6, 5e6, 2e7, 5e7)}
 LAW = (0.1, -0.02, 0.03)  # c, a, b of log-separable
@@ -53,7 +52,7 @@ def points(
 
 
 def p_value(made: pl.DataFrame) -> float:
-    [pairs] = _sets(made)
+    [pairs] = sets_of(made)
     found = compare(pairs, LOG_SEPARABLE).p
     assert found is not None
     return found
@@ -62,24 +61,24 @@ def p_value(made: pl.DataFrame) -> float:
 @pytest.mark.parametrize("other", [(0.2, -0.02, 0.03), (0.1, -0.045, 0.03)])  # another level; another slope
 @pytest.mark.parametrize("examples", [0, 100])
 def test_families_with_laws_of_their_own_are_told_apart(other: tuple[float, float, float], examples: int) -> None:
-    answer = conclude(points({"a": LAW, "b": other}, examples=examples), LOG_SEPARABLE.name)
+    answer = estimate(points({"a": LAW, "b": other}, examples=examples), LOG_SEPARABLE.name)
     assert answer.holds is False
     assert answer.statement.startswith("One law does not hold for all families (a, b)")
     assert answer.numbers["one law over a law for each, held-out error"].value > 1.5
 
 
 def test_families_of_one_law_are_not() -> None:
-    answer = conclude(points({"a": LAW, "b": LAW}, noise=0.0, examples=100), LOG_SEPARABLE.name)
+    answer = estimate(points({"a": LAW, "b": LAW}, noise=0.0, examples=100), LOG_SEPARABLE.name)
     ratio = answer.numbers["one law over a law for each, held-out error"]
     assert answer.holds is not False
     assert ratio.value < 1
-    assert conclude(points({"a": LAW, "b": LAW}, noise=0.01), LOG_SEPARABLE.name).holds is True  # without intervals
+    assert estimate(points({"a": LAW, "b": LAW}, noise=0.01), LOG_SEPARABLE.name).holds is True  # without intervals
 
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fewer simulations for a p-value, where many p-values are wanted."""
-    monkeypatch.setattr(families, "SIMULATED", 99)
+    monkeypatch.setattr(family_laws, "SIMULATED", 99)
 
 
 @pytest.mark.usefixtures("few")
@@ -123,15 +122,15 @@ def test_shared_examples_are_no_difference_of_families() -> None:
 
 def test_a_small_family_is_tested_but_has_no_model_to_leave_out() -> None:
     sizes = {**SIZES, "b": SIZES["b"][:3]}
-    answer = conclude(points({"a": LAW, "b": (0.2, -0.02, 0.03)}, sizes=sizes), LOG_SEPARABLE.name)
+    answer = estimate(points({"a": LAW, "b": (0.2, -0.02, 0.03)}, sizes=sizes), LOG_SEPARABLE.name)
     assert answer.holds is False
     tiny = {**SIZES, "b": SIZES["b"][:2]}
     with pytest.raises(ValueError, match="as many pairs as a law has parameters"):
-        conclude(points({"a": LAW, "b": LAW}, sizes=tiny), LOG_SEPARABLE.name)
+        estimate(points({"a": LAW, "b": LAW}, sizes=tiny), LOG_SEPARABLE.name)
 
 
 def test_the_law_is_chosen_by_left_out_models() -> None:
-    answer = conclude(points({"a": LAW, "b": LAW}))
+    answer = estimate(points({"a": LAW, "b": LAW}))
     assert "log-separable errs" in answer.statement
     laws = {row[2] for row in answer.tables[0].rows}
     assert "ratio-power-law" in laws
@@ -142,30 +141,25 @@ def test_the_law_is_chosen_by_left_out_models() -> None:
 
 def test_two_and_two_tells_which_family_is_another() -> None:
     sizes = {**SIZES, "c": (3e6, 6e6, 2e7, 6e7)}
-    answer = conclude(points({"a": LAW, "b": LAW, "c": (0.2, -0.02, 0.03)}, sizes=sizes), LOG_SEPARABLE.name)
+    answer = estimate(points({"a": LAW, "b": LAW, "c": (0.2, -0.02, 0.03)}, sizes=sizes), LOG_SEPARABLE.name)
     assert answer.holds is False
     assert "one law is not refused for a and b, which may be" in answer.statement
     table = next(table for table in answer.tables if table.name == "two")
     assert [row[0] for row in table.rows] == ["a and b", "a and c", "b and c"]
 
 
-def config(ladder: dict[str, str], data: str, **options: Any) -> ExperimentConfig:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 3, "max_tokens": 5, "data": data}],
-        "pairs": [{"ladder": [*ladder.values()]}],
-        "methods": ["oracle"],
-    }
-    return ExperimentConfig.model_validate({"experiment": "families", "study": study, "options": options})
-
-
-def test_from_models_and_a_table_to_the_answer(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_from_models_and_a_table_to_the_answer(
+    ask: Ask, run: Run, ladder: dict[str, str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rows = ["method,task,large_billion,small_billion,collaboration_frequency"]
     rows += [f"oracle,pocket_math,{2 * i},{i / 2},{0.2 + i / 50}" for i in range(1, 6)]
-    table = tmp_path / "elsewhere.csv"
+    table = tmp_path_factory.mktemp("tables") / "elsewhere.csv"
     table.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    quiet = Console(file=io.StringIO())
-    asked = config(ladder, data, names=["tiny"], tables=[str(table)], law="constant")
-    answer = run_experiment("families", asked, tmp_path / "out", console=quiet)
+
+    def config(**options: Any) -> ExperimentConfig:
+        return ask("families", options, limit=3, max_tokens=5, pairs=[{"ladder": [*ladder.values()]}])
+
+    answer = run(config(names=["tiny"], tables=[str(table)], law="constant"))
     assert "(tiny, elsewhere)" in answer.statement
     assert {point.series for point in answer.charts[0].points} == {"tiny", "elsewhere"}
     assert len(answer.charts[0].points) == 3 + 5
@@ -177,7 +171,7 @@ def test_from_models_and_a_table_to_the_answer(ladder: dict[str, str], data: str
         ({"names": ["tiny"], "tables": ["nowhere.csv"]}, "neither a CSV file"),
     ):
         with pytest.raises(ValueError, match=fault):
-            run_experiment("families", config(ladder, data, **options), tmp_path / "no", console=quiet)
+            run(config(**options))
 
 
 def test_unknown_laws_are_refused() -> None:

@@ -1,19 +1,14 @@
-"""`pareto`: frontiers, lots, costs, and what is concluded from texts whose answer is known."""
+"""`pareto`: frontiers, random mixes, costs, and what is concluded from texts whose answer is known."""
 
 from __future__ import annotations
-
-import io
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
-from rich.console import Console
 
-from fsgen.experiments import configured, run_experiment
-from fsgen.experiments.config import ExperimentConfig
-from fsgen.experiments.pareto import ALONE, COSTS, by_lot, conclude, on_frontier
+from fsgen.experiments import configured
+from fsgen.experiments.pareto import ALONE, COSTS, estimate, on_frontier, random_mix
+from tests.experiments.conftest import Ask, Run
 
 
 def setting(name: str, kind: str, right: float, cost: float, examples: int = 80, seed: int = 0) -> pl.DataFrame:
@@ -31,30 +26,30 @@ def made(*others: pl.DataFrame) -> pl.DataFrame:
 
 
 def shares(texts: pl.DataFrame) -> dict[str, list[float]]:
-    table = next(table for table in conclude(texts).tables if table.name == "methods")
+    table = next(table for table in estimate(texts).tables if table.name == "methods")
     return {str(row[0]): [float(str(cell)) for cell in row[1:]] for row in table.rows}
 
 
-def test_what_is_better_than_a_lot_is_found() -> None:
-    answer = conclude(made(setting("route max-prob:0.5", "route max-prob", 0.85, 3.0)))
+def test_what_is_better_than_a_random_mix_is_found() -> None:
+    answer = estimate(made(setting("route max-prob:0.5", "route max-prob", 0.85, 3.0)))
     assert answer.holds is True
-    assert answer.statement.startswith("Working together beats a lot")
-    gain = answer.numbers["best over lot, by operations"]
+    assert answer.statement.startswith("Working together beats a random mix")
+    gain = answer.numbers["best over a random mix, by operations"]
     assert gain.value == pytest.approx(0.85 - (0.2 + 0.7 * 2 / 9), abs=0.03)
     assert "Every method is on a frontier" in answer.statement
 
 
-def test_what_is_worse_than_a_lot_is_found_too() -> None:
-    answer = conclude(made(setting("ensemble", "ensemble", 0.3, 8.0)))
+def test_what_is_worse_than_a_random_mix_is_found_too() -> None:
+    answer = estimate(made(setting("ensemble", "ensemble", 0.3, 8.0)))
     assert answer.holds is False
-    assert answer.statement.startswith("Working together does not beat a lot")
-    assert answer.numbers["best over lot, by price"].value < -0.3
+    assert answer.statement.startswith("Working together does not beat a random mix")
+    assert answer.numbers["best over a random mix, by price"].value < -0.3
 
 
-def test_what_is_a_lot_itself_stays_open() -> None:
+def test_what_is_a_random_mix_itself_stays_open() -> None:
     # Half of the texts by each model: on the line between them, and so on the frontier without being worth anything.
     half = setting("route random:0.5", "route random", 0.55, 5.5)
-    answer = conclude(made(half))
+    answer = estimate(made(half))
     assert answer.holds is None
     assert all(share > 0.9 for share in shares(made(half))["route random"])
 
@@ -62,7 +57,7 @@ def test_what_is_a_lot_itself_stays_open() -> None:
 def test_a_method_that_another_one_always_beats_is_named() -> None:
     good = setting("route max-prob:0.5", "route max-prob", 0.85, 3.0)
     texts = made(good, setting("ensemble", "ensemble", 0.6, 9.0), setting("ensemble:w=0.8", "ensemble", 0.5, 8.0))
-    answer = conclude(texts)
+    answer = estimate(texts)
     assert "Never on a frontier: ensemble." in answer.statement
     assert shares(texts) == {"route max-prob": [1.0] * 4, "ensemble": [0.0] * 4}
 
@@ -71,20 +66,20 @@ def test_one_cost_alone_may_be_worth_it() -> None:
     texts = made(setting("speculative", "speculative", 0.9, 12.0)).with_columns(
         target_calls=pl.when(pl.col("setting") == "speculative").then(2.0).otherwise("target_calls")
     )
-    answer = conclude(texts)
-    assert answer.numbers["best over lot, by calls of the target"].above(0.0) is True
-    assert answer.numbers["best over lot, by operations"].above(0.0) is not True
+    answer = estimate(texts)
+    assert answer.numbers["best over a random mix, by calls of the target"].above(0.0) is True
+    assert answer.numbers["best over a random mix, by operations"].above(0.0) is not True
     assert answer.holds is not True
     assert shares(texts)["speculative"] == [1.0, 0.0, 0.0, 0.0]
 
 
 def test_seconds_alone_decide_nothing() -> None:
     slow = setting("route max-prob:0.5", "route max-prob", 0.85, 3.0).with_columns(seconds=pl.lit(90.0))
-    answer = conclude(made(slow))
+    answer = estimate(made(slow))
     assert answer.holds is True
-    assert answer.numbers["best over lot, by seconds"].value < 0
+    assert answer.numbers["best over a random mix, by seconds"].value < 0
     quick = setting("ensemble", "ensemble", 0.15, 8.0).with_columns(seconds=pl.lit(0.1))
-    answer = conclude(made(quick))
+    answer = estimate(made(quick))
     assert answer.holds is False
     assert "Never on a frontier: ensemble." in answer.statement
 
@@ -95,37 +90,29 @@ def test_frontier() -> None:
     assert on_frontier(accuracy, costs).tolist() == [[True, True, False, False, True, True]]
 
 
-def test_lots() -> None:
+def test_random_mixes() -> None:
     accuracy, costs = np.array([[0.2, 0.3, 0.9]]), np.array([[1.0, 5.0, 9.0]])
-    asked = np.array([[0.5, 1.0, 3.0, 5.0, 9.0, 20.0]])
-    assert by_lot(accuracy, costs, asked)[0].tolist() == pytest.approx([0.0, 0.2, 0.375, 0.55, 0.9, 0.9])
+    at = np.array([[0.5, 1.0, 3.0, 5.0, 9.0, 20.0]])
+    assert random_mix(accuracy, costs, at)[0].tolist() == pytest.approx([0.0, 0.2, 0.375, 0.55, 0.9, 0.9])
     # A dear model that is worse than a cheap one buys nothing.
-    assert by_lot(np.array([[0.8, 0.3]]), np.array([[1.0, 5.0]]), np.array([[3.0]])).tolist() == [[0.8]]
+    assert random_mix(np.array([[0.8, 0.3]]), np.array([[1.0, 5.0]]), np.array([[3.0]])).tolist() == [[0.8]]
 
 
 def test_what_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="models alone"):
-        conclude(setting("route", "route", 0.5, 1.0))
+        estimate(setting("route", "route", 0.5, 1.0))
     with pytest.raises(ValueError, match="other settings"):
-        conclude(made())
+        estimate(made())
     other = setting("route", "route", 0.5, 1.0).with_columns(example=pl.lit("x") + pl.col("example"))
     with pytest.raises(ValueError, match="0 examples in common"):
-        conclude(made(other))
+        estimate(made(other))
 
 
-def config(ladder: dict[str, str], data: str, methods: list[Any], **options: Any) -> ExperimentConfig:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 6, "data": data}],
-        "pairs": [{"draft": ladder["small"], "target": ladder["large"], "base": ladder["middle"]}],
-        "methods": methods,
-    }
-    return ExperimentConfig.model_validate({"experiment": "pareto", "study": study, "options": options})
-
-
-def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+def test_from_models_to_the_answer(ask: Ask, run: Run, ladder: dict[str, str]) -> None:
+    three = [{"draft": ladder["small"], "target": ladder["large"], "base": ladder["middle"]}]
     methods = ["route", {"name": "speculative", "draft_tokens": 2}, {"name": "proxy", "draft_tokens": 2}]
-    asked = config(ladder, data, methods, target_price=3.0, draft_price=1.0)
-    answer = run_experiment("pareto", asked, tmp_path, console=Console(file=io.StringIO()))
+    prices = {"target_price": 3.0, "draft_price": 1.0}
+    answer = run(ask("pareto", prices, max_tokens=6, pairs=three, methods=methods))
     table = answer.tables[0]
     rows = {str(row[0]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
     assert list(rows) == [
@@ -141,13 +128,11 @@ def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: 
     assert float(str(rows["proxy k=2"]["operations"])) > float(str(rows["speculative k=2"]["operations"]))
 
 
-def test_what_is_refused(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
-    for methods, fault in (
-        (["oracle"], "the oracle is a measurement"),
-        (["plain"], "no method of the study has a draft"),
-    ):
-        with pytest.raises(ValueError, match=fault):
-            run_experiment("pareto", config(ladder, data, methods), tmp_path, console=Console(file=io.StringIO()))
+def test_what_is_refused(ask: Ask, run: Run) -> None:
+    with pytest.raises(ValueError, match="the oracle is a measurement"):
+        run(ask("pareto"))
+    with pytest.raises(ValueError, match="no method of the study has a draft"):
+        run(ask("pareto", methods=["plain"]))
     with pytest.raises(ValueError, match="draft_price"):
-        run_experiment("pareto", config(ladder, data, ["route"], draft_price=-1), tmp_path)
+        run(ask("pareto", {"draft_price": -1}, methods=["route"]))
     assert configured("pareto").study is not None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-import fsgen.experiments.routed as routed
+import fsgen.experiments.cells as cells
 from fsgen.analysis.answers import Answer
-from fsgen.experiments.config import ExperimentConfig
-from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, Measured, Options, conclude
-from fsgen.experiments.run import run_experiment
+from fsgen.experiments.config import ExperimentConfig, configured
+from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, Measured, Options, estimate
 from fsgen.methods.learned.file import read
 from fsgen.methods.method import parse_router
-from tests.experiments.conftest import quiet
+from tests.experiments.conftest import Ask, Run
 from tests.study.ladder import save_model
 
 EXAMPLES, LENGTH = 400, 20
@@ -59,7 +57,7 @@ def measured(written: pl.DataFrame | None, sees: float) -> Measured:
 
 
 def answer(advantage: float = 0.0, flipped: int = 0, sees: float = 0.0) -> Answer:
-    return conclude([measured(texts(advantage, flipped), sees), measured(None, sees)])
+    return estimate([measured(texts(advantage, flipped), sees), measured(None, sees)])
 
 
 def test_an_advantage_is_found() -> None:
@@ -84,7 +82,7 @@ def test_curves_are_compared_at_equal_calls() -> None:
     """A router that asks twice as often as its budget says, and writes what max-prob does with as many calls."""
     frame = texts()
     twice = frame.filter(router=MAX_PROB).with_columns(budget=pl.col("budget") / 2, router=pl.lit("logistic"))
-    found = conclude([measured(pl.concat([frame.filter(pl.col("router") != "logistic"), twice]), 0.0)])
+    found = estimate([measured(pl.concat([frame.filter(pl.col("router") != "logistic"), twice]), 0.0)])
     assert found.numbers["accuracy over max-prob at equal calls"].value == pytest.approx(0.0, abs=1e-12)
 
 
@@ -107,29 +105,20 @@ def test_the_distance_from_a_perfect_router() -> None:
 
 
 @pytest.fixture
-def config(
-    ladder: dict[str, str], data: str, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., ExperimentConfig]:
+def config(ask: Ask, data: str, ladder: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Ask:
     draft = save_model(tmp_path_factory.mktemp("draft"), 0.1)  # it agrees half of the time, so that it can be learned
 
     def config(**options: Any) -> ExperimentConfig:
-        study = {
-            "batch_size": 8,
-            "candidates": 4,
-            "tasks": [{"name": "pocket_math", "max_tokens": 24, "data": data}],
-            "pairs": [{"draft": str(draft), "target": ladder["large"]}],
-            "methods": ["oracle"],
-        }
         given = {"judged": 4, "budgets": [0.3, 0.6], "kinds": ["logistic", "trees"]} | options
-        return ExperimentConfig.model_validate({"experiment": "routing", "study": study, "options": given})
+        tasks = [{"name": "pocket_math", "max_tokens": 24, "data": data}]
+        pairs = [{"draft": str(draft), "target": ladder["large"]}]
+        return ask("routing", given, batch_size=8, candidates=4, tasks=tasks, pairs=pairs)
 
     return config
 
 
-def test_it_runs_and_resumes(
-    config: Callable[..., ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = run_experiment("routing", config(), tmp_path, console=quiet())
+def test_it_runs_and_resumes(config: Ask, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(config())
     curves = next(chart for chart in found.charts if chart.name == "accuracy")
     named = {point.series for point in curves.points}
     assert {MAX_PROB, "margin", "entropy", RANDOM, "position", "logistic", "trees"} <= named
@@ -137,26 +126,22 @@ def test_it_runs_and_resumes(
         assert read(file).record["experiment"] == "routing"
     assert len(list((tmp_path / "measured" / "routers").iterdir())) == 2
     for name in ("generate", "PRESETS"):
-        monkeypatch.setattr(routed, name, None)  # nothing is written again
-    again = run_experiment("routing", config(), tmp_path, console=quiet())
+        monkeypatch.setattr(cells, name, None)  # nothing is written again
+    again = run(config())
     assert again.statement == found.statement
     assert again.tables == found.tables
 
 
-def test_what_cannot_run_is_refused_before_anything_runs(
-    config: Callable[..., ExperimentConfig], tmp_path: Path
-) -> None:
+def test_what_cannot_run_is_refused_before_anything_runs(config: Ask, run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of gsm8k is a task of the study"):
-        run_experiment("routing", config(on_policy=["gsm8k"]), tmp_path, console=quiet())
+        run(config(on_policy=["gsm8k"]))
     with pytest.raises(ValueError, match="too few to choose on and to judge"):
-        run_experiment("routing", config(), tmp_path, limit=2, console=quiet())
+        run(config(), limit=2)
     with pytest.raises(ValueError, match=r"budgets\.0"):
-        run_experiment("routing", config(budgets=[2.0]), tmp_path, console=quiet())
+        run(config(budgets=[2.0]))
     assert not (tmp_path / "traces").exists()
 
 
 def test_the_shipped_options_are_those_of_the_model() -> None:
-    from fsgen.experiments.config import configured
-
     assert Options.model_validate(configured("routing").options) == Options()
     assert parse_router("random:0.02").argument == "0.02"

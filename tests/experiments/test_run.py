@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,30 +16,24 @@ from rich.console import Console
 from fsgen import cli
 from fsgen.analysis.answers import Answer, Chart, Point, Table, from_dict, read_answers
 from fsgen.analysis.intervals import Estimate
-from fsgen.experiments import configured, names, run_experiment
+from fsgen.experiments import configured, names, run_experiment, scaling
 from fsgen.experiments.base import Experiment, NoOptions, experiment
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
 from fsgen.report import write
+from fsgen.study import run as study_run
 from fsgen.study.config import Keys, StudyConfig
 from fsgen.study.progress import Reporter
 from fsgen.study.store import Store
+from tests.experiments.conftest import Ask
 
 
 @pytest.fixture
-def quiet() -> Console:
-    return Console(file=io.StringIO())
-
-
-@pytest.fixture
-def asked(ladder: dict[str, str], data: str, tmp_path: Path) -> Path:
-    """The scaling experiment on the tiny ladder, with a pair more than a fit needs."""
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 5, "data": data}],
-        "pairs": [{"ladder": [*ladder.values()]}],
-        "methods": ["oracle", "contrastive"],
-    }
+def mine(ask: Ask, ladder: dict[str, str], tmp_path: Path) -> Path:
+    """A file of the scaling experiment on the tiny ladder."""
+    config = ask("scaling", max_tokens=5, pairs=[{"ladder": [*ladder.values()]}], methods=["oracle", "contrastive"])
     path = tmp_path / "mine.yaml"
-    path.write_text(yaml.safe_dump({"experiment": "scaling", "study": study}), encoding="utf-8")
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_unset=True)), encoding="utf-8")
     return path
 
 
@@ -113,21 +107,21 @@ def test_unknown_names_and_options_come_before_the_folder(tmp_path: Path) -> Non
 
 
 def test_it_answers_resumes_and_is_reported(
-    asked: Path, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+    mine: Path, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Three pairs are no set of four: both methods are measured, and the laws are refused by name.
     with pytest.raises(ValueError, match="4 pairs that a fit needs"):
-        run_experiment("scaling", asked, tmp_path / "out", console=quiet)
+        run_experiment("scaling", mine, tmp_path / "out", console=quiet)
     runs = sorted(file.name for file in (tmp_path / "out" / "runs").iterdir())
     assert runs
 
-    def conclude(points: pl.DataFrame) -> Answer:
+    def estimate(points: pl.DataFrame) -> Answer:
         assert len(points) == 6
         return answer()
 
-    monkeypatch.setattr("fsgen.experiments.scaling.conclude", conclude)
-    monkeypatch.setattr("fsgen.study.worker.generate", lambda *_, **__: pytest.fail("nothing is left to write"))
-    found = run_experiment("scaling", asked, tmp_path / "out", console=quiet)
+    monkeypatch.setattr(scaling, "EXPERIMENT", replace(scaling.EXPERIMENT, estimate=estimate))
+    monkeypatch.setattr(study_run, "generate", lambda *_, **__: pytest.fail("nothing is left to write"))
+    found = run_experiment("scaling", mine, tmp_path / "out", console=quiet)
     assert found.title == configured("scaling").title
     assert found.config["study"]["methods"] == [{"name": "oracle"}, {"name": "contrastive"}]
     assert read_answers(tmp_path / "out") == [from_dict(json.loads(json.dumps(found.as_dict())))]
@@ -160,18 +154,8 @@ def test_a_table_is_measured_once(tmp_path: Path, quiet: Console) -> None:
     assert made == [1, 2]
 
 
-def test_studies_of_one_folder_share_their_runs(
-    ladder: dict[str, str], data: str, tmp_path: Path, quiet: Console
-) -> None:
-    base = StudyConfig.model_validate(
-        {
-            "name": "first",
-            "tasks": [{"name": "pocket_math", "limit": 3, "max_tokens": 4, "data": data}],
-            "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
-            "methods": ["oracle"],
-        }
-    )
-    lab = lab_in(tmp_path, quiet, base)
+def test_studies_of_one_folder_share_their_runs(ask: Ask, tmp_path: Path, quiet: Console) -> None:
+    lab = lab_in(tmp_path, quiet, ask("scaling", name="first", limit=3, max_tokens=4).study)
     first = lab.study()
     second = lab.study(lab.varied(name="second", routers=["never"], methods=["route"]))
     again = lab.study()
@@ -185,19 +169,14 @@ def test_studies_of_one_folder_share_their_runs(
 
 
 def test_a_study_that_fails_stops_the_experiment(
-    ladder: dict[str, str], data: str, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
+    ask: Ask, tmp_path: Path, quiet: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: Any) -> None:
         raise OSError("the weights are gone")
 
-    monkeypatch.setattr("fsgen.study.models.LoadedModels.members", fails)
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 4, "data": data}],
-        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
-        "methods": ["oracle"],
-    }
+    monkeypatch.setattr(study_run.Runner, "_members", fails)
     with pytest.raises(RuntimeError, match=r"runs of the experiment 'tried' failed(.|\n)*the weights are gone"):
-        lab_in(tmp_path, quiet, StudyConfig.model_validate(study)).study()
+        lab_in(tmp_path, quiet, ask("scaling", limit=2).study).study()
 
 
 def test_an_answer_is_checked() -> None:
@@ -205,6 +184,29 @@ def test_an_answer_is_checked() -> None:
         answer(tables=(Table("lines", "", "", ("a",), ()),))
     with pytest.raises(ValueError, match="2 columns"):
         answer(tables=(Table("t", "", "", ("a", "b"), ((1,),)),))
+
+
+def test_the_words_of_a_file_come_before_those_of_the_numbers() -> None:
+    of = {"lines": {"title": "Lines", "note": "Read.", "x": "size", "log_x": True}}
+    given = Answer.of("It rises.", True, {}, {"lines-2": [Point(1, 2)], "bars": []}, {}, {"lines-2": {"note": "At 2."}})
+    found = given.worded({"overturn": "A fall.", "remarks": ["First."], "charts": of, "tables": {}})
+    assert (found.overturn, found.remarks) == ("A fall.", ("First.",))
+    [chart] = found.charts
+    assert (chart.title, chart.note, chart.x, chart.log_x) == ("Lines", "Read. At 2.", "size", True)
+
+
+def test_a_table_of_rows_has_columns_for_intervals() -> None:
+    table = Table.of("t", [{"name": "x", "rise": Estimate(1, 0, 2), "gain": Estimate(3)}])
+    assert table.columns == ("name", "rise", "95 % from", "to", "gain", "95 % from ", "to ")
+    assert table.rows == (("x", 1, 0, 2, 3, None, None),)
+
+
+@pytest.mark.parametrize(("name"), names())
+def test_the_words_fit_charts_and_tables(name: str) -> None:
+    found = words(name)
+    assert {*found} == {"overturn", "remarks", "charts", "tables"}
+    assert all(Chart(chart, **of).title for chart, of in found["charts"].items())
+    assert all(Table(table, **of).title for table, of in found["tables"].items())
 
 
 @pytest.mark.parametrize(
@@ -220,12 +222,12 @@ class _Typed(Keys):
 
 
 def test_options_are_typed() -> None:
-    known = Experiment(_Typed, lambda lab, options: answer())
+    known = Experiment(_Typed, lambda lab, options: (), lambda: answer())
     config = configured("scaling")
     assert known.checked(config.model_copy(update={"options": {"width": 5}})).width == 5
     with pytest.raises(ValueError, match=r"width: .*not 'wide'"):
         known.checked(config.model_copy(update={"options": {"width": "wide"}}))
-    assert Experiment(NoOptions, lambda lab, options: answer()).checked(config) == NoOptions()
+    assert Experiment(NoOptions, lambda lab, options: (), lambda: answer()).checked(config) == NoOptions()
 
 
 def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

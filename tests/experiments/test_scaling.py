@@ -1,4 +1,4 @@
-"""`scaling`: what it concludes from made-up pairs, which follow a law or do not."""
+"""`scaling`: what it estimates from made-up pairs, which follow a law or do not."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from fsgen.analysis.scaling.points import SCHEMA
-from fsgen.experiments.scaling import conclude
+from fsgen.experiments.scaling import estimate
 
 SIZES = (1e5, 3e5, 1e6, 3e6, 1e7)
 EXAMPLES = 60
@@ -33,25 +33,25 @@ def points(slope: float, seed: int = 0, sizes: tuple[float, ...] = SIZES) -> pl.
 
 
 def test_a_law_that_is_there_is_found() -> None:
-    answer = conclude(points(slope=0.05))
+    answer = estimate(points(slope=0.05))
     assert answer.holds is True
-    assert "foretells the pairs of a model left out of the fit" in answer.statement
-    assert "does not foretell" not in answer.statement
+    assert "predicts the pairs of a model left out of the fit" in answer.statement
+    assert "does not predict" not in answer.statement
     assert answer.numbers["best over constant"].above(1.0) is False
 
 
 def test_where_sizes_do_not_matter_no_law_is_found() -> None:
-    answer = conclude(points(slope=0.0))
+    answer = estimate(points(slope=0.0))
     assert answer.holds is not True
     assert answer.numbers["best over constant"].above(1.0) is not False
 
 
 def test_the_charts_and_tables_have_every_pair_and_law() -> None:
-    answer = conclude(points(slope=0.05))
+    answer = estimate(points(slope=0.05))
     assert len(answer.charts[0].points) == len(list(combinations(SIZES, 2)))
     assert {row[2] for row in answer.tables[0].rows} >= {"constant", "ratio-power-law", "log-separable"}
 
 
 def test_too_few_models() -> None:
     with pytest.raises(ValueError, match="pairs that a fit needs"):
-        conclude(points(slope=0.05, sizes=SIZES[:2]))
+        estimate(points(slope=0.05, sizes=SIZES[:2]))

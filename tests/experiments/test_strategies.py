@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -12,16 +11,15 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rich.console import Console
 
 import fsgen
 from fsgen.backends import Members
-from fsgen.experiments import ExperimentConfig, run_experiment
 from fsgen.experiments.beams import beam_search
-from fsgen.experiments.strategies import conclude
+from fsgen.experiments.strategies import estimate
 from fsgen.experiments.variations import grid_variations, variations
 from fsgen.types import SamplingParams
 from tests.doubles import trio
+from tests.experiments.conftest import Ask, Run
 from tests.study.ladder import save_ladder
 
 PROMPTS = [[5, 9, 33], [7, 7, 20, 41, 12, 60], [100, 3, 17, 55], [80, 81]]
@@ -231,35 +229,35 @@ def searched(effect: float, examples: int = 24) -> pl.DataFrame:
 
 def test_an_effect_that_is_there_is_found() -> None:
     table = counted(0.1)
-    found = conclude(table, read(table, 0.0), searched(0.0))
+    found = estimate(table, read(table, 0.0), searched(0.0))
     assert found.holds is True
     assert "changes how much" in found.statement
     assert "more under temperature=1 +" in found.statement
-    assert "not to be told apart: temperature=1,top_k=2 " in found.statement
+    assert "no clear difference: temperature=1,top_k=2 " in found.statement
     gap = found.numbers["temperature=1, less greedy"]
     assert gap.low is not None
     assert gap.high is not None
     assert gap.low < 0.1 < gap.high < 0.12
-    fallen = conclude(counted(-0.1), read(counted(-0.1), 0.0), searched(0.0))
+    fallen = estimate(counted(-0.1), read(counted(-0.1), 0.0), searched(0.0))
     assert fallen.holds is True
     assert "less under temperature=1 -" in fallen.statement
-    of_beams = conclude(counted(0.0), read(counted(0.0), 0.0), searched(0.1))
+    of_beams = estimate(counted(0.0), read(counted(0.0), 0.0), searched(0.1))
     assert of_beams.holds is True
     assert "more under 4 beams +" in of_beams.statement
 
 
 def test_one_that_is_not_there_is_not() -> None:
     table = counted(0.0)
-    assert conclude(table, read(table, 0.0), searched(0.0)).holds is False
+    assert estimate(table, read(table, 0.0), searched(0.0)).holds is False
     noisy = counted(0.0, spread=0.25, examples=6)
-    assert conclude(noisy, read(noisy, 0.0), searched(0.0)).holds is None
+    assert estimate(noisy, read(noisy, 0.0), searched(0.0)).holds is None
 
 
 def test_what_the_loop_counts_is_held_against_what_is_expected() -> None:
     name = "counted less expected rejections, all sampled runs"
     for bias, holds_zero in ((0.0, True), (0.05, False)):
         table = counted(0.1, bias=bias)
-        found = conclude(table, read(table, 0.0), searched(0.0))
+        found = estimate(table, read(table, 0.0), searched(0.0))
         assert (found.numbers[name].above(0.0) is None) == holds_zero
         assert ("in 4 of 4 runs" in found.statement) == holds_zero
 
@@ -268,36 +266,27 @@ def test_a_pass_that_differs_from_the_loop_is_told() -> None:
     table = counted(0.1).with_columns(
         apart=pl.lit(0.2), off=pl.when(pl.col("strategy") == "temperature=1").then(1).otherwise(0)
     )
-    found = conclude(table, read(table, 0.0), searched(0.0))
+    found = estimate(table, read(table, 0.0), searched(0.0))
     assert "to 1e-05 at all but 80 of 8000 positions (2e-01 at most)" in found.statement
 
 
 def test_what_one_text_gets_wrong_is_told() -> None:
     table = counted(0.1)
-    found = conclude(table, read(table, -0.05), searched(0.0))
+    found = estimate(table, read(table, -0.05), searched(0.0))
     assert found.numbers["read from the greedy text, mean error"].value == pytest.approx(-0.05)
     assert "off by, in points, -5.0" in found.statement
 
 
 def test_answers_without_beams_and_without_a_comparison() -> None:
     table = counted(0.1)
-    found = conclude(table, read(table, 0.0), searched(0.0).filter(pl.col("width") == 1))
+    found = estimate(table, read(table, 0.0), searched(0.0).filter(pl.col("width") == 1))
     assert found.holds is True
     assert "beams" not in {chart.name for chart in found.charts}
     with pytest.raises(ValueError, match="one other strategy"):
-        conclude(table.filter(pl.col("strategy") == "greedy"), read(table, 0.0), searched(0.0))
+        estimate(table.filter(pl.col("strategy") == "greedy"), read(table, 0.0), searched(0.0))
 
 
-def test_it_runs_on_tiny_models(
-    ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    study = {
-        "batch_size": 6,
-        "tasks": [{"name": "pocket_math", "limit": 6, "max_tokens": 8, "data": data}],
-        "pairs": [{"draft": ladder[name], "target": ladder["large"]} for name in ("small", "middle")],
-        "methods": ["oracle"],
-        "sampling": ["greedy", {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}],
-    }
+def test_it_runs_on_tiny_models(ask: Ask, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {
         "texts": ["greedy", {"temperature": 1.0}],
         "grid": [{"temperature": 0.5}],
@@ -305,8 +294,9 @@ def test_it_runs_on_tiny_models(
         "beam_examples": 3,
         "beam_tokens": 5,
     }
-    config = ExperimentConfig.model_validate({"experiment": "strategies", "study": study, "options": options})
-    found = run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+    sampling = ["greedy", {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.8}]
+    config = ask("strategies", options, drafts=("small", "middle"), limit=6, batch_size=6, sampling=sampling)
+    found = run(config)
     assert "One pass gives the loop's chance of a rejection to 1e-05 at all " in found.statement
     assert [chart.name for chart in found.charts] == ["frequency", "counted", "temperature", "beams"]
     grid = next(table for table in found.tables if table.name == "grid")
@@ -315,8 +305,7 @@ def test_it_runs_on_tiny_models(
     assert found.numbers["greedy"].value > 0
     monkeypatch.setattr("fsgen.experiments.strategies.variations", lambda *_: pytest.fail("it is measured"))
     monkeypatch.setattr("fsgen.experiments.strategies.beam_search", lambda *_: pytest.fail("it is measured"))
-    again = run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
-    assert again == found
+    assert run(config) == found
 
 
 @pytest.mark.parametrize(
@@ -327,17 +316,8 @@ def test_it_runs_on_tiny_models(
         ({"sampling": ["greedy", {"temperature": 0.5}]}, "temperature=1 is not written; choose from greedy"),
     ],
 )
-def test_faults_of_a_configuration(
-    changes: dict[str, Any], fault: str, ladder: dict[str, str], data: str, tmp_path: Path
-) -> None:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 4, "data": data}],
-        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
-        "methods": ["oracle"],
-        "sampling": ["greedy", {"temperature": 1.0}],
-    } | changes
-    options = {"texts": ["greedy", {"temperature": 1.0}]}
-    config = ExperimentConfig.model_validate({"experiment": "strategies", "study": study, "options": options})
+def test_faults_of_a_configuration(changes: dict[str, Any], fault: str, ask: Ask, run: Run, tmp_path: Path) -> None:
+    study = {"sampling": ["greedy", {"temperature": 1.0}]} | changes
     with pytest.raises(ValueError, match=fault):
-        run_experiment("strategies", config, tmp_path, console=Console(file=io.StringIO()))
+        run(ask("strategies", {"texts": ["greedy", {"temperature": 1.0}]}, **study))
     assert not (tmp_path / "runs").exists()

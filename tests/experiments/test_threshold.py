@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-import fsgen.experiments.routed as routed
+import fsgen.experiments.cells as cells
 from fsgen.experiments.config import ExperimentConfig, configured
-from fsgen.experiments.run import run_experiment
-from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, conclude
-from tests.experiments.conftest import quiet
-from tests.study.ladder import NAMES
+from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, estimate
+from tests.experiments.conftest import Ask, Run
 
 EXAMPLES, LENGTH = 200, 50
 TASKS = ("one", "two", "three")
@@ -51,7 +48,13 @@ def carried(rates: dict[str, float], promised: float = 0.2) -> pl.DataFrame:
             rate = promised if source == task else rates[task]
             asked = draw.binomial(LENGTH, rate, EXAMPLES)
             rows.extend(
-                {"router": "max-prob", "source": source, "task": task, "example": f"{task}{i:03d}", "asked": int(count)}
+                {
+                    "router": "max-prob",
+                    "source": source,
+                    "task": task,
+                    "example": f"{task}{i:03d}",
+                    "consulted": int(count),
+                }
                 | {"missed": int(task == "three"), "tokens": LENGTH, "threshold": 0.7}
                 | {"promised_calls": promised, "promised_missed": 0.0}
                 for i, count in enumerate(asked)
@@ -64,14 +67,14 @@ CURVE = {0.1: 0.3, 0.2: 0.7, 0.4: 0.75, 0.7: 0.85}  # farthest above the chord, 
 
 
 def test_the_knee_is_where_it_was_put() -> None:
-    found = conclude(carried(ALIKE), texts(CURVE), 0.2)
+    found = estimate(carried(ALIKE), texts(CURVE), 0.2)
     numbers = found.numbers
     assert numbers["knee of max-prob: threshold"].value == 0.2
     assert numbers["knee of max-prob: calls"].value == pytest.approx(0.2)
     assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.2, abs=0.01)
     assert numbers["knee of max-prob: accuracy beside the target's"].above(0.0) is False
     assert numbers["knee of max-prob: seconds beside the target's"].value == pytest.approx(0.35)
-    later = conclude(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
+    later = estimate(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
     assert later.numbers["knee of max-prob: threshold"].value == 0.4
 
 
@@ -79,7 +82,7 @@ def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
     """On the judging examples another threshold would be the knee; the one that was chosen is what is judged."""
     chosen, judged = texts(CURVE), texts(CURVE | {0.2: 0.2, 0.4: 0.88})
     mixed = pl.concat([chosen.filter(half=CHOOSING), judged.filter(half=JUDGING)])
-    numbers = conclude(carried(ALIKE), mixed, 0.2).numbers
+    numbers = estimate(carried(ALIKE), mixed, 0.2).numbers
     assert numbers["knee of max-prob: threshold"].value == 0.2
     assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.7, abs=0.01)
 
@@ -93,7 +96,7 @@ def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
     ],
 )
 def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: bool | None) -> None:
-    found = conclude(carried(rates), texts(CURVE), 0.2)
+    found = estimate(carried(rates), texts(CURVE), 0.2)
     assert found.holds is holds
     away = found.numbers["calls of max-prob on other tasks, off by"]
     assert away.value == pytest.approx(np.mean([abs(rates[task] - 0.2) for task in TASKS]), abs=0.01)
@@ -108,26 +111,17 @@ def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: 
 
 
 @pytest.fixture
-def config(ladder: dict[str, str], data: str) -> Callable[..., ExperimentConfig]:
+def config(ask: Ask, data: str) -> Ask:
     def config(tasks: int = 2, **options: Any) -> ExperimentConfig:
         every = [{"name": name, "max_tokens": 8, "data": data, "shots": 0} for name in ("pocket_math", "gsm8k")]
-        study = {
-            "batch_size": 8,
-            "candidates": 2,
-            "tasks": every[:tasks],
-            "pairs": [{"draft": ladder[NAMES[0]], "target": ladder[NAMES[2]]}],
-            "methods": ["oracle"],
-        }
         given = {"judged": 4, "thresholds": {"max-prob": [0.02, 0.1], "entropy": [4, 2]}} | options
-        return ExperimentConfig.model_validate({"experiment": "threshold", "study": study, "options": given})
+        return ask("threshold", given, batch_size=8, candidates=2, tasks=every[:tasks])
 
     return config
 
 
-def test_it_runs_and_resumes(
-    config: Callable[..., ExperimentConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = run_experiment("threshold", config(), tmp_path, console=quiet())
+def test_it_runs_and_resumes(config: Ask, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = run(config())
     bars = next(chart for chart in found.charts if chart.name == "carried")
     assert {(point.series, point.x, point.panel) for point in bars.points} == {
         (source, task, router)
@@ -135,21 +129,19 @@ def test_it_runs_and_resumes(
         for task in ("pocket_math", "gsm8k")
         for router in ("max-prob", "entropy")
     }
-    monkeypatch.setattr(routed, "generate", None)  # nothing is written again
-    assert run_experiment("threshold", config(), tmp_path, console=quiet()).statement == found.statement
+    monkeypatch.setattr(cells, "generate", None)  # nothing is written again
+    assert run(config()).statement == found.statement
 
 
-def test_what_cannot_run_is_refused_before_anything_runs(
-    config: Callable[..., ExperimentConfig], tmp_path: Path
-) -> None:
-    for asked, words in (
+def test_what_cannot_run_is_refused_before_anything_runs(config: Ask, run: Run, tmp_path: Path) -> None:
+    for wrong, words in (
         (config(tasks=1), "one pair is needed, and two tasks"),
         (config(on_policy=["mbpp"]), "none of mbpp is a task"),
         (config(thresholds={"max-prob": [0.5, 1.5]}), "max-prob:1.5 is impossible"),
         (config(thresholds={"random": [0.5, 0.6]}), "thresholds"),
     ):
         with pytest.raises(ValueError, match=words):
-            run_experiment("threshold", asked, tmp_path, console=quiet())
+            run(wrong)
     assert not (tmp_path / "traces").exists()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,18 @@ import polars as pl
 import pytest
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 
-from fsgen.analysis.answers import Answer
+from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, odds_ratios, predicted_rise, separation
 from fsgen.analysis.intervals import Estimate, Floats
-from fsgen.experiments import configured, run_experiment
+from fsgen.experiments import configured
 from fsgen.experiments import interventions as changes
 from fsgen.experiments import made_language as made
-from fsgen.experiments.uncertainty import Options, conclude, decide
+from fsgen.experiments.uncertainty import MATTERS, Options, estimate
 from fsgen.probs import entropy
-from fsgen.study.config import StudyConfig
 from ladder import tokenizer
 from ladder.made_language import new_tokenizer
+from tests.experiments.conftest import Ask, Run
 from tests.tiny import tiny_model
 
 Chance = Callable[[Floats, Floats, Floats], Floats]
@@ -91,7 +89,7 @@ def changed(blurred_differs: float = 0.0) -> pl.DataFrame:
 
 
 def answered(chance: Chance, changes_: pl.DataFrame | None = None, **given: int) -> Answer:
-    return conclude(spoken(chance, **given), changed() if changes_ is None else changes_, 0.3, "one and two on texts")
+    return estimate(spoken(chance, **given), changed() if changes_ is None else changes_, 0.3, "one and two on texts")
 
 
 # ---- the rule, both ways
@@ -148,7 +146,7 @@ def test_few_texts_leave_it_open() -> None:
     ],
 )
 def test_the_rule(estimate: Estimate, verdict: bool | None) -> None:
-    assert decide(estimate) is verdict
+    assert effect(estimate, MATTERS) is verdict
 
 
 def test_slots_without_contrasts_are_refused() -> None:
@@ -314,37 +312,22 @@ def speakers(tmp_path: Path) -> list[str]:
     return folders
 
 
-def test_it_runs_and_resumes(
-    speakers: list[str], ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    draft, *_, target = ladder.values()
-    asked = {
-        "tasks": [{"name": "pocket_math", "limit": 4, "max_tokens": 6, "data": data}],
-        "pairs": [{"draft": draft, "target": target}],
-        "methods": ["oracle"],
-    }
-    study = StudyConfig.model_validate(asked)
-    options = {
-        "drafts": speakers[:1],
-        "targets": speakers[1:],
-        "temperatures": [0.5],
-        "evened": [0.5],
-        "blurred": [1.0],
-    }
-    config = configured("uncertainty").model_copy(update={"study": study, "options": options})
-    quiet = Console(file=io.StringIO())
-    answer = run_experiment("uncertainty", config, tmp_path / "out", console=quiet)
+def test_it_runs_and_resumes(speakers: list[str], ask: Ask, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = {"temperatures": [0.5], "evened": [0.5], "blurred": [1.0]}
+    options = levels | {"drafts": speakers[:1], "targets": speakers[1:]}
+    config = ask("uncertainty", options, max_tokens=6)
+    answer = run(config)
     assert [chart.name for chart in answer.charts] == ["truth", "own", "mismatches", "rejections"]
     monkeypatch.setattr("fsgen.experiments.uncertainty.read", None)  # nothing is read again
-    again = run_experiment("uncertainty", config, tmp_path / "out", console=quiet)
-    assert again == answer
+    assert run(config) == answer
 
-    other = config.model_copy(update={"options": options | {"drafts": [draft]}})
+    assert config.study is not None
+    assert config.study.pairs is not None
+    draft = config.study.pairs[0].model_dump()["draft"]
     with pytest.raises(ValueError, match="tokenizer"):
-        run_experiment("uncertainty", other, tmp_path / "out", console=quiet)
-    two = StudyConfig.model_validate(asked | {"methods": ["oracle", "contrastive"]})
+        run(ask("uncertainty", options | {"drafts": [draft]}, max_tokens=6))
     with pytest.raises(ValueError, match="one oracle run, not 2 runs"):
-        run_experiment("uncertainty", config.model_copy(update={"study": two}), tmp_path / "out", console=quiet)
+        run(ask("uncertainty", options, max_tokens=6, methods=["oracle", "contrastive"]))
 
 
 def test_the_shipped_options_are_understood() -> None:

@@ -1,8 +1,7 @@
-"""`window`: what it plans, and what it concludes from texts whose answer is known."""
+"""`window`: what it plans, and what it estimates from texts whose answer is known."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,10 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from rich.console import Console
 
-from fsgen.experiments import run_experiment
-from fsgen.experiments.config import ExperimentConfig
 from fsgen.experiments.window import (
     DRAFT,
     FIRST,
@@ -21,13 +17,14 @@ from fsgen.experiments.window import (
     MIDDLE,
     RANDOM,
     TARGET,
-    UNSURE,
+    UNCERTAIN,
     Options,
     Planned,
-    conclude,
+    estimate,
     scattered,
     windows,
 )
+from tests.experiments.conftest import Ask, Run
 
 PLACES = {FIRST: 0.0, MIDDLE: 0.5, LAST: 1.0}
 
@@ -36,7 +33,7 @@ def texts(right: Mapping[str, float], spent: Mapping[str, int] | None = None, ex
     """Texts of 40 tokens; so large a share of them is right, and 10 tokens are asked for where nothing else is said."""
     rng = np.random.default_rng(1)
     hard = rng.permutation(examples)  # the same examples are hard wherever help comes
-    settings = {DRAFT: 0.1, FIRST: 0.3, MIDDLE: 0.3, LAST: 0.3, RANDOM: 0.3, UNSURE: 0.3, TARGET: 0.95, **right}
+    settings = {DRAFT: 0.1, FIRST: 0.3, MIDDLE: 0.3, LAST: 0.3, RANDOM: 0.3, UNCERTAIN: 0.3, TARGET: 0.95, **right}
     rows = [
         {
             "task": "t", "draft": "a/small", "target": "large", "where": where,
@@ -59,7 +56,7 @@ def texts(right: Mapping[str, float], spent: Mapping[str, int] | None = None, ex
     ],
 )
 def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -> None:
-    answer = conclude(texts(right))
+    answer = estimate(texts(right))
     assert answer.holds is holds
     assert said in answer.statement
     assert answer.numbers["first part over last"].value == pytest.approx(right[FIRST] - right[LAST])
@@ -68,20 +65,21 @@ def test_early_or_late(right: dict[str, float], holds: bool | None, said: str) -
 
 
 @pytest.mark.parametrize(
-    ("unsure", "said"), [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")]
+    ("uncertain", "said"),
+    [(0.9, "it is worth more"), (0.1, "it is worth less"), (0.5, "not clearly worth more or less")],
 )
-def test_where_unsure_against_the_best_part(unsure: float, said: str) -> None:
-    answer = conclude(texts({MIDDLE: 0.5, UNSURE: unsure}))
+def test_where_uncertain_against_the_best_part(uncertain: float, said: str) -> None:
+    answer = estimate(texts({MIDDLE: 0.5, UNCERTAIN: uncertain}))
     assert said in answer.statement
-    assert answer.numbers["where unsure over best part"].value == pytest.approx(unsure - 0.5)
+    assert answer.numbers["where uncertain over best part"].value == pytest.approx(uncertain - 0.5)
 
 
 def test_what_is_spent_is_counted_and_not_taken_as_planned() -> None:
-    answer = conclude(texts({UNSURE: 0.9}, spent={UNSURE: 4}))
-    assert answer.numbers["consultations per token, where unsure"].value == pytest.approx(0.1)
+    answer = estimate(texts({UNCERTAIN: 0.9}, spent={UNCERTAIN: 4}))
+    assert answer.numbers["consultations per token, where uncertain"].value == pytest.approx(0.1)
     assert answer.numbers["consultations per token, parts"].value == pytest.approx(0.25)
     table = answer.tables[0]
-    row = next(row for row in table.rows if row[2] == UNSURE)
+    row = next(row for row in table.rows if row[2] == UNCERTAIN)
     assert row[table.columns.index("gain")] == pytest.approx((0.9 - 0.1) / 4)
 
 
@@ -89,9 +87,9 @@ def test_texts_without_a_score_are_left_out_and_none_is_an_error() -> None:
     some = texts({FIRST: 0.8, LAST: 0.2}).with_columns(
         score=pl.when(pl.col("example") == "e000").then(None).otherwise("score")
     )
-    assert conclude(some).holds is True
+    assert estimate(some).holds is True
     with pytest.raises(ValueError, match="no scored texts"):
-        conclude(some.with_columns(score=pl.lit(None, pl.Float64)))
+        estimate(some.with_columns(score=pl.lit(None, pl.Float64)))
 
 
 def test_windows_stand_where_they_should_and_spend_alike() -> None:
@@ -127,20 +125,11 @@ def test_options() -> None:
             Options.model_validate(wrong)
 
 
-def asked(ladder: dict[str, str], data: str, method: str) -> ExperimentConfig:
-    study = {
-        "tasks": [{"name": "pocket_math", "limit": 6, "max_tokens": 8, "data": data}],
-        "pairs": [{"draft": ladder["small"], "target": ladder["large"]}],
-        "methods": [method],
-    }
-    return ExperimentConfig.model_validate({"experiment": "window", "study": study, "options": {"budgets": [0.5]}})
-
-
-def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
-    config = asked(ladder, data, "oracle")
-    answer = run_experiment("window", config, tmp_path, console=Console(file=io.StringIO()))
+def test_from_models_to_the_answer(ask: Ask, run: Run, tmp_path: Path) -> None:
+    config = ask("window", {"budgets": [0.5]}, limit=6)
+    answer = run(config)
     rows = {row[2]: row for row in answer.tables[0].rows}
-    assert set(rows) == {DRAFT, TARGET, FIRST, MIDDLE, LAST, RANDOM, UNSURE}
+    assert set(rows) == {DRAFT, TARGET, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN}
     assert {row[3] for row in rows.values()} == {4}  # two of six choose
     assert rows[DRAFT][4] == 0
     assert rows[TARGET][4] == 1
@@ -151,10 +140,10 @@ def test_from_models_to_the_answer(ladder: dict[str, str], data: str, tmp_path: 
     tables = sorted((tmp_path / "measured" / "window").glob("*.parquet"))
     assert len(tables) == 5
     before = [table.stat().st_mtime_ns for table in tables]
-    assert run_experiment("window", config, tmp_path, console=Console(file=io.StringIO())) == answer
+    assert run(config) == answer
     assert [table.stat().st_mtime_ns for table in tables] == before
 
 
-def test_other_methods_are_refused(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="this experiment has the method oracle"):
-        run_experiment("window", asked(ladder, data, "contrastive"), tmp_path, console=Console(file=io.StringIO()))
+def test_other_methods_are_refused(ask: Ask, run: Run) -> None:
+    with pytest.raises(ValueError, match="this experiment has the method oracle alone, and greedy texts"):
+        run(ask("window", {"budgets": [0.5]}, methods=["contrastive"]))
