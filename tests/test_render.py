@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from html.parser import HTMLParser
 from itertools import combinations
 
 import pytest
@@ -12,6 +11,7 @@ from fsgen.metrics import count
 from fsgen.render import LOOKS, SHADES, shade
 from fsgen.types import SOURCES, Token
 from tests.colours import VISIONS, contrast, distance, mixed
+from tests.markup import Page
 
 # Paper and ink of the report, of Jupyter and of Visual Studio Code, light and dark.
 PAGES = {
@@ -20,23 +20,6 @@ PAGES = {
     "Jupyter, dark": ((17, 17, 17), (255, 255, 255)),
     "Code, dark": ((31, 31, 31), (204, 204, 204)),
 }
-
-
-class Spans(HTMLParser):
-    """The elements of a fragment, and the text of its spans."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(content)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def generation(*texts: str) -> Generation:
@@ -59,7 +42,7 @@ def generation(*texts: str) -> Generation:
 
 
 def test_a_notebook_shows_the_text_by_source() -> None:
-    shown = Spans(generation("One ", "two", "\n", "three")._repr_html_())
+    shown = Page(generation("One ", "two", "\n", "three")._repr_html_())
     assert shown.text.startswith("One two\nthree")
     assert all(source in shown.text for source in SOURCES)
     assert "4 tokens" in shown.text
@@ -73,13 +56,13 @@ def test_a_notebook_shows_the_text_by_source() -> None:
 
 def test_text_of_a_model_is_no_markup() -> None:
     hostile = '</span></div><img src=x onerror="alert(1)"><script>alert(2)</script>&amp;'
-    shown = Spans(generation(hostile)._repr_html_())
+    shown = Page(generation(hostile)._repr_html_())
     assert {tag for tag, _ in shown.elements} == {"div", "span"}
     assert shown.text.startswith(hostile)
 
 
 def test_an_empty_text_has_a_picture_too() -> None:
-    assert "0 tokens" in Spans(generation()._repr_html_()).text
+    assert "0 tokens" in Page(generation()._repr_html_()).text
 
 
 @pytest.mark.parametrize("page", PAGES)

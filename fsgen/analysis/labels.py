@@ -12,6 +12,12 @@ def short_name(name: str | None) -> str:
     return name.rstrip("/").rpartition("/")[2] if name else "-"
 
 
+def names_by_size(models: Iterable[tuple[str | None, float | None]]) -> list[str]:
+    """The short names of models with their sizes, the smallest first."""
+    sized = sorted({(size or 0, str(name)) for name, size in models})
+    return list(dict.fromkeys(short_name(name) for _, name in sized))
+
+
 def method_label(row: SummaryRow) -> str:
     """The method, with router, draft length and sampling where these are not the defaults."""
     parts = [row.method]

@@ -10,7 +10,7 @@ import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.labels import decimal, method_label, short_name, task_label
+from fsgen.analysis.labels import decimal, method_label, names_by_size, short_name, task_label
 from fsgen.report.chart import (
     SYMBOLS,
     Axis,
@@ -85,7 +85,7 @@ def size_axis(known: bool = True) -> Axis:
 
 
 def _lines(chosen: Sequence[SummaryRow], table: Sequence[Row]) -> Chart:
-    targets = [name for _, name in sorted({(row.target_parameters or 0, short_name(row.target)) for row in chosen})]
+    targets = names_by_size((row.target, row.target_parameters) for row in chosen)
     methods = sorted({method_label(row) for row in chosen}, key=lambda name: (not name.startswith("oracle"), name))
     symbols = list(SYMBOLS)
     series = (

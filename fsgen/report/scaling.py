@@ -9,7 +9,7 @@ import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.labels import method_label, set_label, short_name, task_label
+from fsgen.analysis.labels import method_label, names_by_size, set_label, short_name, task_label
 from fsgen.analysis.scaling import LAWS, Parameter, Scaling, findings
 from fsgen.report.chart import Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated, listed
 from fsgen.report.frequency import measured, size_axis
@@ -60,9 +60,7 @@ def laws(sets: Sequence[Scaling], rows: Sequence[SummaryRow]) -> Figure | None:
 
 def _chart(named: dict[str, Scaling], rows: Sequence[SummaryRow]) -> Chart:
     runs = {(method_label(row), task_label(row), row.target, row.draft): row for row in measured(rows)}
-    targets = sorted(
-        {pair for one in named.values() for pair in one.pairs.select("target_parameters", "target").rows()}
-    )
+    targets = (model for one in named.values() for model in one.pairs.select("target", "target_parameters").rows())
     best, papers = ([row for name in named for row in _curves(name, named[name], law)] for law in (_BEST, _PAPERS))
     return Chart(
         x=size_axis(),
@@ -73,7 +71,7 @@ def _chart(named: dict[str, Scaling], rows: Sequence[SummaryRow]) -> Chart:
             Layer("point", [row for name, one in named.items() for row in _points(name, one, runs)]),
         ),
         series=(
-            Series("target", coloured(dict.fromkeys(short_name(name) for _, name in targets))),
+            Series("target", coloured(names_by_size(targets))),
             Series("law", (Key(_BEST, mark="line"), Key(_PAPERS, mark="dash"))),
         ),
         facets=("set",),

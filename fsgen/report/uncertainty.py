@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from fsgen.analysis.labels import short_name
+from fsgen.analysis.labels import names_by_size
 from fsgen.report.chart import MATCH, MISMATCH, Axis, Chart, Data, Figure, Key, Layer, Series, coloured, estimated
 from fsgen.report.profiles import Profile
 
@@ -19,8 +19,7 @@ def measured(profiles: Sequence[Profile]) -> list[Profile]:
 
 def drafts_of(profiles: Iterable[Profile]) -> list[str]:
     """The drafts of some profiles, the smallest first."""
-    sized = sorted({(profile.row.draft_parameters or 0, str(profile.row.draft)) for profile in profiles})
-    return list(dict.fromkeys(short_name(name) for _, name in sized))
+    return names_by_size((profile.row.draft, profile.row.draft_parameters) for profile in profiles)
 
 
 def distributions(profiles: Sequence[Profile]) -> Figure | None:

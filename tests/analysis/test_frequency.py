@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +20,18 @@ from fsgen.analysis.frequency import (
     write_summary,
 )
 from fsgen.analysis.labels import millions, short_name
-from fsgen.metrics import Counts
+from tests.analysis.made_up import generations
 from tests.report.rows import row
 
 
-def frequency_interval(generations: pl.DataFrame) -> tuple[float | None, float | None]:
-    found = estimates(generations).get("collaboration_frequency")
+def frequency_interval(frame: pl.DataFrame) -> tuple[float | None, float | None]:
+    found = estimates(frame).get("collaboration_frequency")
     return (None, None) if found is None else (found.low, found.high)
 
 
-COUNTS = [field.name for field in fields(Counts) if field.name != "sampled"]
-
-
 def texts(differing: list[int], known: list[int], sampled: bool = False, **columns: list[Any]) -> pl.DataFrame:
-    n = len(known)
-    rows: dict[str, Any] = {name: [0] * n for name in COUNTS}
-    rows |= {"example": [f"e{i}" for i in range(n)], "turn": [1] * n, "sampled": [sampled] * n, "error": [None] * n}
-    rows |= {"tokens": known, "differing": differing, "known": known, "compared": known, "score": [None] * n}
-    rows |= {name: [0.0] * n for name in ("variation", "draft_seconds", "system2_seconds", "seconds")}
-    return pl.DataFrame(rows | columns, schema_overrides={"score": pl.Float64, "variation": pl.Float64})
+    counts: dict[str, Any] = {"tokens": known, "differing": differing, "known": known, "compared": known}
+    return generations(len(known), sampled=sampled, **(counts | columns))
 
 
 def test_a_frequency_is_a_ratio_of_sums_not_a_mean_of_ratios() -> None:
@@ -117,7 +109,7 @@ def test_every_metric_has_an_interval_of_its_own_ratio() -> None:
     assert all(getattr(counts, name) == estimate.value for name, estimate in found.items() if name != "accuracy")
 
 
-def test_published_definitions_are_asked_for(tmp_path: Path) -> None:
+def test_published_definitions_are_chosen(tmp_path: Path) -> None:
     make_study(tmp_path, 4_000)
     assert all(row.published == {} for row in summarize(tmp_path))
     study = json.loads((tmp_path / "study.json").read_text())

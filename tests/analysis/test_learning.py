@@ -19,10 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import LinearSVC
 
 import fsgen.analysis.learning as learning
-from fsgen.analysis.learning import KINDS, Positions, judge, learn, part_of, positions, threshold
+from fsgen.analysis.learning import KINDS, Positions, evaluate, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import Ranking
 from fsgen.methods.learned.file import LearnedModel
-from tests.analysis.made_up import drawn, trace
+from tests.analysis.made_up import drawn, generations, save_run, trace
 
 Floats = NDArray[np.float64]
 WHOLE = np.ones((1, 2))  # two examples, each drawn once
@@ -68,8 +68,8 @@ def test_what_is_there_is_found_and_what_is_not_is_not() -> None:
         train, test = (positions(made(100, seed=seed, hidden=hidden)) for seed in (0, 1))
         for kind in kinds:
             model = learned(learn(train, kind), train)
-            calls, judged = judge(model, test)
-            by = {one.router: one for one in judged}
+            calls, evaluations = evaluate(model, test)
+            by = {one.router: one for one in evaluations}
             assert by["learned"].auroc is not None
             assert by["learned"].beside is None
             assert by["perfect"].beside is not None
@@ -155,45 +155,21 @@ def test_what_cannot_be_learned(known: Positions) -> None:
 
 def study(folder: Path, runs: dict[str, dict[str, Any]]) -> Path:
     """The folder of a study with these runs, by key: the trace, and how the run differs from the usual."""
-    rows = []
     for run, how in runs.items():
         frame: pl.DataFrame = how.get("trace", made())
-        for table, content in (("traces", frame), ("generations", generations(frame))):
-            where = folder / table / f"run={run}"
-            where.mkdir(parents=True)
-            content.write_parquet(where / "part-000000-000999.parquet")
+        lengths = frame.group_by("example", maintain_order=True).len()
+        counts = dict.fromkeys(("tokens", "known", "compared", "differing", "consulted"), lengths["len"])
         draft = {"name": how.get("draft", "small"), "digest": how.get("digest", "d" * 64), "parameters": 10}
-        record = {
-            "run": run,
-            "status": "finished",
-            "engine": "loop",
-            "task": {"name": "gsm8k", "shots": 0, "chat": False},
-            "members": {"draft": draft, "target": {"name": "large", "digest": "t" * 64, "parameters": 100}},
-            "method": {"name": "oracle", "router": how.get("router", "always"), "draft_tokens": 1}
+        save_run(
+            folder,
+            run,
+            generations(len(lengths), example=lengths["example"], score=0.5, **counts),
+            frame,
+            members={"draft": draft, "target": {"name": "large", "digest": "t" * 64, "parameters": 100}},
+            method={"name": "oracle", "router": how.get("router", "always"), "draft_tokens": 1}
             | {"fusion": {"name": "target"}},
-            "sampling": {"name": "greedy"},
-        }
-        (folder / "runs").mkdir(exist_ok=True)
-        (folder / "runs" / f"{run}.json").write_text(json.dumps(record))
-        rows.append({"run": run, "draft_alone": None, "target_alone": None, "vocabulary": "v" * 16})
-    (folder / "study.json").write_text(json.dumps({"name": "made up", "config": {}, "rows": rows}))
-    return folder
-
-
-def generations(frame: pl.DataFrame) -> pl.DataFrame:
-    counts = ["tokens", "known", "differing", "compared", "consulted", "accepted", "recovered", "draft_calls"]
-    counts += ["draft_tokens", "target_calls", "target_tokens"]
-    return (
-        frame.group_by("example", maintain_order=True)
-        .agg(pl.len().alias("tokens"))
-        .with_columns(
-            *(pl.col("tokens").alias(name) for name in counts[1:]),
-            *(pl.lit(1.0).alias(name) for name in ("variation", "draft_seconds", "system2_seconds", "seconds")),
-            pl.lit(0.5).alias("score"),
-            pl.lit(False).alias("sampled"),
-            pl.lit(None, pl.String).alias("error"),
         )
-    )
+    return folder
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -209,8 +185,8 @@ def test_training_from_a_study(kind: str, tmp_path: Path) -> None:
     assert record["counts"] == found.counts
     assert sum(part["examples"] for part in found.counts.values()) == 120  # of both runs, each in one part
     assert sum(part["positions"] for part in found.counts.values()) == 2 * 120 * 40
-    assert record["held out"]["learned"]["missed"]["value"] == found.judged[0].missed.value
-    assert found.judged[0].missed.value == pytest.approx(0.02, abs=0.01)
+    assert record["held out"]["learned"]["missed"]["value"] == found.evaluations[0].missed.value
+    assert found.evaluations[0].missed.value == pytest.approx(0.02, abs=0.01)
     again = learning.train(folder, kind, misses=0.02)
     assert again.model.digest == model.digest
     assert again.model.threshold == model.threshold
@@ -230,7 +206,7 @@ def test_what_a_study_does_not_suffice_for(tmp_path: Path) -> None:
     ):
         learning.train(folder)
     for chosen, words in (
-        (["gsm8k-route"], "did not ask System 2 everywhere: gsm8k-route-3"),
+        (["gsm8k-route"], "did not consult System 2 everywhere: gsm8k-route-3"),
         (["gsm8k-oracle-4"], "does not know which weights unknown has"),
         (["gsm8k-oracle-5"], "leave none for|mismatches among"),
         (["gsm8k-oracle-9"], "is no run of this study"),

@@ -33,7 +33,7 @@ def test_profiles_are_what_counting_gives() -> None:
         here = at // 7 == i
         assert place.frequency.value == differs[here].mean()
         assert place.entropy == pytest.approx(entropy[here].mean(), rel=1e-6)
-        assert place.doubt == pytest.approx((1 - prob[here]).mean(), rel=1e-5)
+        assert place.uncertainty == pytest.approx((1 - prob[here]).mean(), rel=1e-5)
         assert place.frequency.low is not None
         assert place.frequency.high is not None
         assert place.frequency.low < place.frequency.value < place.frequency.high
@@ -128,7 +128,7 @@ def test_position_that_matters_is_found() -> None:
 
 
 def test_position_that_acts_through_uncertainty_alone_is_not_found() -> None:
-    """The draft is surer behind the beginning, and so errs less there: at equal uncertainty nothing is left."""
+    """The draft is more certain after the beginning, and so errs less there: at equal uncertainty nothing is left."""
     draw = np.random.default_rng(2)
     _, at = places(100, 80)
     prob = chance(draw.normal(0.0, 1.5, len(at)) + 2.0 * at / 80)
@@ -154,17 +154,17 @@ def test_nothing_is_found_in_nothing_about_as_often_as_it_says() -> None:
 def test_what_cannot_be_fitted_is_said() -> None:
     same = position(trace(np.full(40, 0.5), np.zeros(40, dtype=bool), 10))
     assert (same.models, same.matters) == ((), None)
-    assert "cannot be told" in same.finding
+    assert "cannot tell whether position matters" in same.finding
     one_text = position(trace(np.linspace(0.2, 0.9, 40), np.arange(40) % 3 == 0, 40))
     assert one_text.models == ()
     single = position(trace(np.linspace(0.2, 0.9, 40), np.arange(40) % 3 == 0, 1))
     assert single.models == ()
-    nothing = position(trace(np.full(4, 0.5), np.zeros(4, dtype=bool), 2, asked=np.zeros(4, dtype=bool)))
+    nothing = position(trace(np.full(4, 0.5), np.zeros(4, dtype=bool), 2, consulted=np.zeros(4, dtype=bool)))
     assert nothing.relative == ()
 
 
 def test_a_draft_that_is_sometimes_never_wrong() -> None:
-    """Where the sure half has no mismatch at all, coefficients stay finite and position is judged all the same."""
+    """Where the certain half has no mismatch at all, coefficients stay finite and position is judged all the same."""
     draw = np.random.default_rng(4)
     _, at = places(60, 40)
     prob = np.where(draw.random(len(at)) < 0.5, draw.uniform(0.3, 0.6, len(at)), 0.99999)

@@ -15,7 +15,7 @@ def by_method(result: ProjectionResult) -> dict[str, float]:
     return {one.method: one.silhouette for one in result.projections}
 
 
-def test_labels_that_lie_apart() -> None:
+def test_labels_that_are_separated() -> None:
     draw = np.random.default_rng(0)
     differs = draw.random(300) < 0.4
     prob = np.where(differs, 0.25, 0.9) + draw.normal(0, 0.02, 300)
@@ -26,18 +26,18 @@ def test_labels_that_lie_apart() -> None:
         assert one.mismatch == tuple(differs.tolist()), "in the order of the trace, true for a mismatch"
         assert one.adjusted_rand_index > 0.95
         assert one.davies_bouldin < 0.6
-    assert "lie apart" in found.finding
+    assert "are separated" in found.finding
 
 
-def test_labels_that_lie_mixed() -> None:
+def test_labels_that_are_mixed() -> None:
     draw, prob = drawn(10, 30)
     found = project(trace(prob, draw.random(300) < 0.4, 30))
     assert max(map(abs, by_method(found).values())) < 0.1
     assert all(abs(one.adjusted_rand_index) < 0.05 for one in found.projections)
-    assert "lie mixed" in found.finding
+    assert "are mixed" in found.finding
 
 
-def test_the_picture_is_that_of_the_probabilities() -> None:
+def test_the_projection_is_that_of_the_probabilities() -> None:
     draw, prob = drawn(4, 25)
     frame = trace(prob, draw.random(100) < 0.4, 25)
     points = np.array(frame["draft_top_probs"].to_list())
@@ -54,7 +54,7 @@ def test_a_sample_is_drawn_from_a_seed() -> None:
     assert one != other
 
 
-def test_what_gives_no_picture() -> None:
+def test_what_gives_no_projection() -> None:
     draw, prob = drawn(4, 25)
     differs = draw.random(100) < 0.4
     assert project(trace(prob, np.zeros(100, dtype=bool), 25)).projections == ()

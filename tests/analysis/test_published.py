@@ -9,25 +9,16 @@ import polars as pl
 import pytest
 
 from fsgen.analysis.published import published
-from tests.analysis.made_up import trace
+from tests.analysis.made_up import generations, trace
 
 
 def texts(**columns: Any) -> pl.DataFrame:
-    values: dict[str, Any] = {
-        "example": ["e0000", "e0001"],
-        "text": ["", ""],
-        "score": [None, None],
-        "sampled": [False, False],
-        "tokens": [10, 10],
-        "known": [10, 10],
-        "differing": [2, 2],
-        "consulted": [10, 10],
-        "target_tokens": [10, 10],
-    }
-    return pl.DataFrame(values | columns, schema_overrides={"score": pl.Float64})
+    """Two texts of ten tokens, compared everywhere."""
+    counts = {"tokens": 10, "known": 10, "differing": 2, "consulted": 10, "target_tokens": 10}
+    return generations(2, **(counts | columns))
 
 
-def test_a_run_that_asked_everywhere_is_counted_alike() -> None:
+def test_a_run_that_consulted_everywhere_is_counted_alike() -> None:
     frame = trace(np.full(20, 0.5), np.tile(np.arange(10) < 2, 2), 10)
     run = texts()
     found = published(run, frame, everywhere=run)
@@ -38,22 +29,22 @@ def test_a_run_that_asked_everywhere_is_counted_alike() -> None:
 
 
 def test_the_mismatch_ratio_changes_with_the_router() -> None:
-    """It asks where the two differ: 4 of 5 consultations are mismatches, while 4 of 20 positions are."""
+    """It consults where the two differ: 4 of 5 consultations are mismatches, while 4 of 20 positions are."""
     differs = np.tile(np.arange(10) < 2, 2)
-    asked = differs | (np.arange(20) == 5)
+    consulted = differs | (np.arange(20) == 5)
     routed = texts(consulted=[3, 2], known=[3, 2], differing=[2, 2])
-    found = published(routed, trace(np.full(20, 0.5), differs, 10, asked=asked), everywhere=texts())
+    found = published(routed, trace(np.full(20, 0.5), differs, 10, consulted=consulted), everywhere=texts())
     assert found.frequency.published is not None
     assert found.frequency.published.value == 0.8
     assert found.frequency.ours is not None
     assert found.frequency.ours.value == 0.2
-    assert published(routed, trace(np.full(20, 0.5), differs, 10, asked=asked)).frequency.ours is None
+    assert published(routed, trace(np.full(20, 0.5), differs, 10, consulted=consulted)).frequency.ours is None
 
 
 def test_positions_are_counted_among_the_consulted_ones() -> None:
     """Consulted at 0, 8 and 9, and different at 8: late in the text, but in the middle of the consulted ones."""
-    differs, asked = np.arange(10) == 8, np.isin(np.arange(10), [0, 8, 9])
-    found = published(texts(), trace(np.full(10, 0.5), differs, 10, asked=asked))
+    differs, consulted = np.arange(10) == 8, np.isin(np.arange(10), [0, 8, 9])
+    found = published(texts(), trace(np.full(10, 0.5), differs, 10, consulted=consulted))
     assert [tenth.ours for tenth in found.tenths].index(1.0) == 8
     assert [tenth.published for tenth in found.tenths].index(1.0) == 3
 
@@ -104,7 +95,7 @@ def test_what_cannot_be_recounted_is_said() -> None:
     assert "ensemble" in published(texts(), frame, method="contrastive:beta=0.3").not_recounted[0]
     assert "untuned" in published(texts(), frame, method="proxy").not_recounted[0]
     nothing = published(
-        texts(consulted=[0, 0]), trace(np.full(20, 0.5), np.ones(20, bool), 10, asked=np.zeros(20, bool))
+        texts(consulted=[0, 0]), trace(np.full(20, 0.5), np.ones(20, bool), 10, consulted=np.zeros(20, bool))
     )
     assert nothing.tenths == ()
     assert "not consulted" in nothing.finding

@@ -24,22 +24,24 @@ def test_every_point_is_what_counting_gives(router: str) -> None:
     shown = points(found, router)
     assert 20 < len(shown) <= 100
     for point in shown:
-        asked = values > point.threshold if router == "entropy" else values < point.threshold
-        assert point.consulted_rate == pytest.approx(asked.mean(), abs=1e-12)
-        assert point.missed == pytest.approx((differs & ~asked).mean(), abs=1e-12)
-        assert point.random_missed == pytest.approx((1 - asked.mean()) * differs.mean())
-        assert point.perfect_missed == pytest.approx(max(0.0, differs.mean() - asked.mean()))
+        consulted = values > point.threshold if router == "entropy" else values < point.threshold
+        assert point.consulted_rate == pytest.approx(consulted.mean(), abs=1e-12)
+        assert point.missed == pytest.approx((differs & ~consulted).mean(), abs=1e-12)
+        assert point.random_missed == pytest.approx((1 - consulted.mean()) * differs.mean())
+        assert point.perfect_missed == pytest.approx(max(0.0, differs.mean() - consulted.mean()))
 
 
 def test_round_thresholds_are_exact() -> None:
-    """At T itself `p < T` does not ask and `H > T` does not either."""
+    """At T itself `p < T` does not consult and `H > T` does not either."""
     prob, differs = np.tile([0.25, 0.5, 0.75, 1.0], 10), np.tile([True, False, False, True], 10)
     frame = trace(prob, differs, 4, entropy=np.tile([1.5, 1.0, 0.5, 0.0], 10))
     found = routers(frame, calls=(0.25, 0.5, 0.9, 1.0), misses=())
     by_router: dict[str, list[RouterPoint]] = {}
     for choice in found.choices:
         by_router.setdefault(choice.router, []).append(choice.point)
-    assert [point.consulted_rate for point in by_router["max-prob"]] == [0.25, 0.5, 0.75, 0.75], "p = 1 is never asked"
+    assert [point.consulted_rate for point in by_router["max-prob"]] == [0.25, 0.5, 0.75, 0.75], (
+        "never where p = 1"
+    )
     assert [point.threshold for point in by_router["max-prob"][:2]] == [0.3, 0.6], "the first of the shortest"
     assert routers(frame, calls=(0.25,)).choices[0].point.threshold == 0.3
     assert [point.consulted_rate for point in by_router["entropy"]] == [0.25, 0.5, 0.75, 0.75]
@@ -53,7 +55,7 @@ def test_a_perfect_and_a_useless_measure() -> None:
     useless = routers(trace(draw.uniform(0.1, 0.9, 4000), differs, 40))
     assert all(curve.gain == pytest.approx(1.0) for curve in perfect.curves)
     assert all(abs(curve.gain) < 0.06 for curve in useless.curves)
-    assert "100 % of the way" in perfect.finding
+    assert "closes 100 % of the gap" in perfect.finding
 
 
 def test_choices_meet_their_budgets_and_nothing_is_left() -> None:
@@ -68,8 +70,8 @@ def test_choices_meet_their_budgets_and_nothing_is_left() -> None:
             assert choice.allowed - 0.01 < choice.point.consulted_rate <= choice.allowed
         else:
             assert choice.allowed - 0.01 < choice.point.missed <= choice.allowed
-        asked = prob.astype(np.float32) < choice.point.threshold
-        assert choice.point.consulted_rate == pytest.approx(asked.mean())
+        consulted = prob.astype(np.float32) < choice.point.threshold
+        assert choice.point.consulted_rate == pytest.approx(consulted.mean())
 
 
 def test_budgets_that_nothing_meets() -> None:
@@ -91,5 +93,5 @@ def test_a_budget_is_a_share(name: str, budget: float) -> None:
 
 def test_nothing_known() -> None:
     prob = np.full(10, 0.5)
-    found = routers(trace(prob, prob < 0, 5, asked=np.zeros(10, dtype=bool)))
+    found = routers(trace(prob, prob < 0, 5, consulted=np.zeros(10, dtype=bool)))
     assert (found.tokens, found.curves, found.choices) == (0, (), ())

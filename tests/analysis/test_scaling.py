@@ -6,6 +6,7 @@ import io
 import json
 import math
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from rich.console import Console
 from scipy import stats
 from scipy.optimize import least_squares
 
-from fsgen import cli
 from fsgen.analysis.intervals import Floats
 from fsgen.analysis.scaling import (
     LAWS,
@@ -35,7 +35,8 @@ from fsgen.analysis.scaling.bootstrap import Texts, resample
 from fsgen.analysis.scaling.fit import fit
 from fsgen.analysis.scaling.laws import Law, Sizes
 from fsgen.analysis.scaling.points import PUBLISHED_FILE
-from fsgen.metrics import Counts
+from tests.analysis.conftest import Run
+from tests.analysis.made_up import generations, save_run
 
 # The sizes of the published pairs, in billions: 20 pairs of 7 models.
 LADDER = (0.5, 1.8, 4.0, 7.0, 14.0, 32.0, 72.0)
@@ -246,15 +247,15 @@ def coverage(law: str, noise: float, sets: int = 300) -> tuple[Floats, float]:
     truth = FORMULAS[law](SIZES.draft, SIZES.target, *TRUTHS[law])
     new = Sizes(np.array([3.0]), np.array([100.0]))
     expected = FORMULAS[law](new.draft, new.target, *TRUTHS[law])
-    held, foretold = np.zeros(len(TRUTHS[law])), 0
+    held, predicted = np.zeros(len(TRUTHS[law])), 0
     for number in range(sets):
         best = fit(LAWS[law], SIZES, truth[None] + draw.normal(0, noise, (1, len(truth))))
         drawn = resample(best, SIZES, resamples=300, seed=number)
         low, high = drawn.parameters()
         held += (low <= TRUTHS[law]) & (high >= TRUTHS[law])
         low, high = drawn.predictions(new)
-        foretold += bool((low <= (measured := expected + draw.normal(0, noise, 1)))[0] and (measured <= high)[0])
-    return held / sets, foretold / sets
+        predicted += bool((low <= (measured := expected + draw.normal(0, noise, 1)))[0] and (measured <= high)[0])
+    return held / sets, predicted / sets
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -466,48 +467,21 @@ def study(tmp_path: Path) -> Path:
     """A study of four models on one task, with the texts of every pair, and one contrastive pair."""
     draw = np.random.default_rng(0)
     hard = draw.gamma(4, 1 / 4, 40)
-    planned = []
-    names = list(MEMBERS)
-    pairs = [(small, large) for at, small in enumerate(names) for large in names[at + 1 :]]
-    for method, draft, target in [*(("oracle", *pair) for pair in pairs), ("contrastive", "tiny", "large")]:
-        run = f"{method}-{draft}-{target}"
+    pairs = [("oracle", *pair) for pair in combinations(MEMBERS, 2)]
+    for method, draft, target in [*pairs, ("contrastive", "tiny", "large")]:
         share = 0.05 - 0.05 * math.log(MEMBERS[draft][0] / 1e6) + 0.03 * math.log(MEMBERS[target][0] / 1e6)
-        counts = Counts().as_dict()
         known = draw.integers(40, 90, 40)
-        rows: dict[str, Any] = {
-            name: [value or 0] * 40 for name, value in counts.items() if name in Counts.__dataclass_fields__
+        differing = draw.binomial(known, np.clip(share * hard, 0, 1))
+        texts = generations(40, tokens=known, known=known, differing=differing, score=0.0)
+        members = {
+            role: {"name": f"org/{name}", "parameters": int(whole), "non_embedding_parameters": int(part)}
+            for role, name in (("draft", draft), ("target", target))
+            for whole, part in (MEMBERS[name],)
         }
-        rows |= {"example": [f"e{i:02}" for i in range(40)], "turn": [1] * 40, "error": [None] * 40}
-        rows |= {"sampled": [False] * 40, "score": [0.0] * 40, "tokens": known.tolist(), "known": known.tolist()}
-        rows |= {"differing": draw.binomial(known, np.clip(share * hard, 0, 1)).tolist()}
-        table = pl.DataFrame(rows, schema_overrides={"error": pl.String, "variation": pl.Float64})
-        if run == "oracle-tiny-large":
-            table = table.head(39)  # its last text failed
-        folder = tmp_path / "generations" / f"run={run}"
-        folder.mkdir(parents=True)
-        table.write_parquet(folder / "part-0-40.parquet")
-        record = {
-            "run": run,
-            "status": "finished",
-            "engine": "replay",
-            "task": {"name": "gsm8k", "shots": 0, "chat": False},
-            "method": {"name": method, "router": "always", "draft_tokens": 1},
-            "sampling": {"name": "greedy"},
-            "members": {
-                role: {
-                    "name": f"org/{name}",
-                    "parameters": int(MEMBERS[name][0]),
-                    "non_embedding_parameters": int(MEMBERS[name][1]),
-                }
-                for role, name in (("draft", draft), ("target", target))
-            },
-        }
-        (tmp_path / "runs").mkdir(exist_ok=True)
-        (tmp_path / "runs" / f"{run}.json").write_text(json.dumps(record), encoding="utf-8")
-        planned.append({"run": run, "draft_alone": None, "target_alone": None})
-    (tmp_path / "study.json").write_text(
-        json.dumps({"name": "made up", "config": {}, "rows": planned}), encoding="utf-8"
-    )
+        run = f"{method}-{draft}-{target}"
+        failed = run == "oracle-tiny-large"  # its last text
+        how = {"name": method, "router": "always", "draft_tokens": 1}
+        save_run(tmp_path, run, texts.head(39) if failed else texts, members=members, method=how)
     return tmp_path
 
 
@@ -552,7 +526,7 @@ def test_a_study_that_measured_no_whole_text_says_so(study: Path) -> None:
 def test_sentences_and_table_say_what_was_found(published: list[Scaling]) -> None:
     scaling = next(one for one in published if (one.method, one.task) == ("contrastive", "mt_bench"))
     said = " ".join(findings(scaling))
-    assert "log-separable foretells the pairs of a held-out model best (error 0.0339" in said
+    assert "log-separable predicts the pairs of a held-out model best (error 0.0339" in said
     assert "the paper's ratio-power-law: 0.0445" in said
     assert "the frequency falls as the draft grows and rises as the target grows" in said
     assert "alpha (at its bound, 0.001)" in said
@@ -566,16 +540,8 @@ def test_sentences_and_table_say_what_was_found(published: list[Scaling]) -> Non
     assert console.width == 60
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        cli.main(["scaling", *arguments])
-    printed = capsys.readouterr()
-    assert isinstance(end.value.code, int)
-    return end.value.code, printed.out, printed.err
-
-
-def test_the_command_prints_the_json_that_was_promised(capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "published", "--json")
+def test_the_command_prints_the_json_that_was_promised(run: Run) -> None:
+    status, out, err = run("scaling", "published", "--json")
     assert (status, err) == (0, "")
     listed = json.loads(out)
     assert len(listed) == 12
@@ -593,8 +559,8 @@ def test_the_command_prints_the_json_that_was_promised(capsys: pytest.CaptureFix
                 assert finite or not parameter["identified"]
 
 
-def test_the_command_foretells_and_reads_studies(capsys: pytest.CaptureFixture[str], study: Path) -> None:
-    status, out, _ = run(capsys, str(study), "--json", "--predict", "large:middle", "--predict", "1b:pocket-8m")
+def test_the_command_predicts_and_reads_studies(run: Run, study: Path) -> None:
+    status, out, _ = run("scaling", str(study), "--json", "--predict", "large:middle", "--predict", "1b:pocket-8m")
     assert status == 0
     (only,) = json.loads(out)
     first, second = only["predictions"]
@@ -602,7 +568,7 @@ def test_the_command_foretells_and_reads_studies(capsys: pytest.CaptureFixture[s
     assert first["low"] <= first["value"] <= first["high"]
     assert second["draft_parameters"] > 8e6
     assert second["outside"]
-    status, out, _ = run(capsys, str(study), "--predict", "1b:8m", "--sizes", "non-embedding")
+    status, out, _ = run("scaling", str(study), "--predict", "1b:8m", "--sizes", "non-embedding")
     assert status == 0
     assert "oracle on gsm8k: 6 pairs" in out
     assert "Expected for 1b with draft 8m" in out
@@ -619,7 +585,7 @@ def test_the_command_foretells_and_reads_studies(capsys: pytest.CaptureFixture[s
         (["published", "--predict", "70B"], "error: pair '70B' is not TARGET:DRAFT"),
     ],
 )
-def test_the_command_says_what_is_wrong(capsys: pytest.CaptureFixture[str], arguments: list[str], problem: str) -> None:
-    status, out, err = run(capsys, *arguments)
+def test_the_command_says_what_is_wrong(run: Run, arguments: list[str], problem: str) -> None:
+    status, out, err = run("scaling", *arguments)
     assert (status, out) == (2, "")
     assert err.startswith(problem)

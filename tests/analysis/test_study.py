@@ -14,7 +14,7 @@ import pytest
 from benchmarks.analysis import RUNS, make_study
 from fsgen.analysis.study import StudyAnalysis, analyze
 from fsgen.analysis.traces import scan_traces
-from fsgen.cli import main
+from tests.analysis.conftest import Run
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def analysis(folder: Path) -> StudyAnalysis:
     return analyze(folder)
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as end:
-        main([str(argument) for argument in arguments])
-    printed = capsys.readouterr()
-    assert isinstance(end.value.code, int)
-    return end.value.code, printed.out, printed.err
 
 
 def test_what_is_made_up_is_found(analysis: StudyAnalysis, folder: Path) -> None:
@@ -76,8 +68,8 @@ def test_findings_over_all_runs(analysis: StudyAnalysis) -> None:
     assert any("too few" in finding for finding in analysis.findings)
 
 
-def test_json_has_everything(analysis: StudyAnalysis, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = command(capsys, "analyze", folder, "--json", "--no-pictures", "--calls", "0.25")
+def test_json_has_everything(analysis: StudyAnalysis, folder: Path, run: Run) -> None:
+    status, out, _ = run("analyze", folder, "--json", "--no-pictures", "--calls", "0.25")
     assert status == 0
     found = json.loads(out)
     assert found.keys() == asdict(analysis).keys()
@@ -87,8 +79,8 @@ def test_json_has_everything(analysis: StudyAnalysis, folder: Path, capsys: pyte
     assert all(run["projection"] is None for run in found["runs"])
 
 
-def test_tables_have_every_run(analysis: StudyAnalysis, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = command(capsys, "analyze", folder)
+def test_tables_have_every_run(analysis: StudyAnalysis, folder: Path, run: Run) -> None:
+    status, out, _ = run("analyze", folder)
     assert status == 0
     for title in ("Frequency", "Position", "Uncertainty", "Routers", "Projections", "published", "Failure signs"):
         assert title in out
@@ -97,8 +89,8 @@ def test_tables_have_every_run(analysis: StudyAnalysis, folder: Path, capsys: py
     assert f"{analysis.summary[0].collaboration_frequency:.3f} [{low:.3f}, {high:.3f}]" in out
 
 
-def test_all_about_one_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, _ = command(capsys, "analyze", folder, "--run", "gsm8k-oracle-s", "--no-pictures")
+def test_all_about_one_run(folder: Path, run: Run) -> None:
+    status, out, _ = run("analyze", folder, "--run", "gsm8k-oracle-s", "--no-pictures")
     assert status == 0
     assert "gsm8k-oracle-small" in out
     assert "matters once the draft's uncertainty is known" in out
@@ -115,26 +107,24 @@ def test_all_about_one_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         (["--calls", "20"], "a budget of calls of 20 is impossible"),
     ],
 )
-def test_what_is_asked_wrongly(
-    folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    status, out, err = command(capsys, "analyze", folder, *arguments)
+def test_what_is_asked_wrongly(folder: Path, run: Run, arguments: list[str], message: str) -> None:
+    status, out, err = run("analyze", folder, *arguments)
     assert (status, out) == (2, "")
     assert message in err
 
 
-def test_folders_that_are_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "no study.json" in command(capsys, "analyze", tmp_path)[2]
-    assert "no study.json" in command(capsys, "analyze", tmp_path / "nowhere")[2]
+def test_folders_that_are_no_study(tmp_path: Path, run: Run) -> None:
+    assert "no study.json" in run("analyze", tmp_path)[2]
+    assert "no study.json" in run("analyze", tmp_path / "nowhere")[2]
     make_study(tmp_path, 2_000)
     for file in tmp_path.glob("traces/*/*.parquet"):
         file.unlink()
-    status, _, err = command(capsys, "analyze", tmp_path)
+    status, _, err = run("analyze", tmp_path)
     assert status == 2
     assert "no traces of the run 'gsm8k-oracle-small'" in err
     for file in tmp_path.glob("generations/*/*.parquet"):
         file.unlink()
-    assert "no finished run" in command(capsys, "analyze", tmp_path)[2]
+    assert "no finished run" in run("analyze", tmp_path)[2]
 
 
 def test_what_is_stored_again_is_analysed_alike(analysis: StudyAnalysis, folder: Path, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_an_effect_that_is_there_is_found_and_one_that_is_not_is_not() -> None:
 
 
 def test_the_right_way_round() -> None:
-    """A draft that is sure where it is wrong has an area below a half."""
+    """A draft that is certain where it is wrong has an area below a half."""
     prob = np.tile([0.9, 0.3], 200)
     found = uncertainty(trace(prob, prob > 0.5, 20))
     assert measure(found, "max-prob").auroc.value == 0.0
@@ -77,10 +77,10 @@ def test_calibration() -> None:
     honest = uncertainty(trace(prob, draw.random(len(prob)) > prob, 100)).calibration_error
     assert honest is not None
     assert honest.value < 0.02
-    too_sure = uncertainty(trace(prob, draw.random(len(prob)) > prob / 2, 100))
-    assert too_sure.calibration_error is not None
-    assert too_sure.calibration_error.value == pytest.approx((prob / 2).mean(), abs=0.01)
-    assert "too sure by" in too_sure.finding
+    overconfident = uncertainty(trace(prob, draw.random(len(prob)) > prob / 2, 100))
+    assert overconfident.calibration_error is not None
+    assert overconfident.calibration_error.value == pytest.approx((prob / 2).mean(), abs=0.01)
+    assert "overconfident by" in overconfident.finding
     by_hand = uncertainty(trace(np.tile([0.91, 0.93, 0.52, 0.61], 10), np.tile([False, True, False, False], 10), 4))
     # 0.91 and 0.93 share a bin, of which half agree; 0.52 and 0.61 are alone, and all agree
     assert by_hand.calibration_error is not None
@@ -100,21 +100,21 @@ def test_ranks_of_the_targets_token() -> None:
 def test_only_known_choices_count() -> None:
     draw, prob = drawn(20, 50)
     differs = draw.random(len(prob)) < 1 - prob
-    asked = draw.random(len(prob)) < 0.5
-    partly = uncertainty(trace(prob, differs, 50, asked=asked))
-    assert partly.tokens == asked.sum()
-    assert partly.mismatches == (asked & differs).sum()
+    consulted = draw.random(len(prob)) < 0.5
+    partly = uncertainty(trace(prob, differs, 50, consulted=consulted))
+    assert partly.tokens == consulted.sum()
+    assert partly.mismatches == (consulted & differs).sum()
     assert measure(partly, "max-prob").auroc.value == pytest.approx(
-        metrics.roc_auc_score(differs[asked], -prob[asked]), abs=0.005
+        metrics.roc_auc_score(differs[consulted], -prob[consulted]), abs=0.005
     )
 
 
-def test_what_cannot_be_told_is_said() -> None:
+def test_what_cannot_be_predicted_is_said() -> None:
     prob = np.full(40, 0.7)
     found = uncertainty(trace(prob, np.zeros(40, dtype=bool), 10))
     assert found.measures == ()
-    assert "can tell nothing" in found.finding
-    empty = uncertainty(trace(prob, np.zeros(40, dtype=bool), 10, asked=np.zeros(40, dtype=bool)))
+    assert "can predict nothing" in found.finding
+    empty = uncertainty(trace(prob, np.zeros(40, dtype=bool), 10, consulted=np.zeros(40, dtype=bool)))
     assert empty.tokens == 0
     assert empty.calibration_error is None
 

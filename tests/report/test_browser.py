@@ -95,7 +95,7 @@ def test_hostile_text_stays_text(page: Page) -> None:
     assert page.locator("main img, main script").count() == 0
     assert page.locator("h1").inner_text() == f"tiny {HOSTILE}"
     page.locator("select[data-choice=example]").select_option(label="pocket_math/2")
-    page.get_by_text("What was asked").click()
+    page.get_by_text("The prompt").click()
     assert HOSTILE in page.locator("[data-part=prompt]").inner_text()
     left = page.locator("select[data-choice=left]")
     shown = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -17,36 +16,9 @@ from fsgen.report.definitions import DEFINITIONS
 from fsgen.report.page import _in_json, _inline
 from fsgen.report.table import COLUMNS
 from fsgen.study import run_study
+from tests.markup import Page
 from tests.report.conftest import HOSTILE
 from tests.study.ladder import questions, save_ladder, small_study, write_study
-
-
-class Page(HTMLParser):
-    """The elements of a page with their attributes, the text outside scripts, and the scripts."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.scripts: list[str] = []
-        self._inside = ""
-        self.feed(content)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self._inside = tag
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._inside = ""
-
-    def handle_data(self, data: str) -> None:
-        if self._inside == "script":
-            self.scripts[-1] += data
-        elif self._inside != "style":
-            self.text += data
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from fsgen.analysis.frequency import read_summary
 from fsgen.analysis.traces import scan_traces
-from fsgen.report.tokens import CANDIDATES, _spread, alone, pieces, viewer
+from fsgen.report.tokens import CANDIDATES, _spread, as_text, pieces, viewer
 from tests.report.conftest import HOSTILE
 
 
@@ -90,9 +90,9 @@ def test_characters_that_span_tokens() -> None:
     euro = "€".encode()
     assert pieces([(b"1", False), (euro[:1], False), (euro[1:], False), (b"</s>", True)]) == ["1", "", "€", "⟨/s⟩"]
     assert pieces([(b"1", False), (euro[:2], False), (b"</s>", True)]) == ["1", "\ufffd", "⟨/s⟩"]
-    assert alone(euro, False) == "€"
-    assert alone(euro[:2], False) == r"\xe2\x82"
-    assert alone(b"<|end|>", True) == "⟨end⟩"
+    assert as_text(euro, False) == "€"
+    assert as_text(euro[:2], False) == r"\xe2\x82"
+    assert as_text(b"<|end|>", True) == "⟨end⟩"
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 7, 64])
