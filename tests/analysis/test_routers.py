@@ -39,9 +39,7 @@ def test_round_thresholds_are_exact() -> None:
     by_router: dict[str, list[RouterPoint]] = {}
     for choice in found.choices:
         by_router.setdefault(choice.router, []).append(choice.point)
-    assert [point.consulted_rate for point in by_router["max-prob"]] == [0.25, 0.5, 0.75, 0.75], (
-        "never where p = 1"
-    )
+    assert [point.consulted_rate for point in by_router["max-prob"]] == [0.25, 0.5, 0.75, 0.75], "never where p = 1"
     assert [point.threshold for point in by_router["max-prob"][:2]] == [0.3, 0.6], "the first of the shortest"
     assert routers(frame, calls=(0.25,)).choices[0].point.threshold == 0.3
     assert [point.consulted_rate for point in by_router["entropy"]] == [0.25, 0.5, 0.75, 0.75]
