@@ -179,8 +179,7 @@ def verify(
     Raises:
         ValueError: as in `fsgen.generate`; a method that trusts tokens unverified; one that is its own reference.
     """
-    chosen, reference = ways(method, router, draft_tokens)
-    chosen = method_for(members, chosen)
+    chosen, reference = ways(method_for(members, method, router), draft_tokens=draft_tokens)
     ids = [encode(members, prompt) for prompt in prompts]
     sampling = SamplingParams(max_tokens)
     if batch_size < 1:
