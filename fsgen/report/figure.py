@@ -109,7 +109,7 @@ class _Panel:
         self._used = {chart.x.column, chart.y.column, chart.x.end, chart.y.end, *INTERVAL}
         self._used |= {series.column for series in chart.series}
         self._used |= {column for layer in chart.layers for column in (layer.text, *self._shown(layer))}
-        # Names lie along one of the axes at the most; what is measured lies along the other one.
+        # At most one of the axes has names; what is measured is along the other one.
         self._measured = chart.x if self._names(chart.y.column) else chart.y
 
     def drawn(self) -> alt.LayerChart:
