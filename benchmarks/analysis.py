@@ -1,10 +1,10 @@
-"""How long the analysis of a study takes, and how much memory, by the number of token rows.
+"""The time and memory that the analysis of a study takes, by the number of token rows.
 
     python -m benchmarks.analysis [--rows 500_000 5_000_000 50_000_000] [--folder DIR] [--json FILE]
 
 Each size is a made-up study with the tables of a real one, written by the study's own writer: eight runs of about 100
-tokens a text, two of them with a router. It is analysed whole in a process of its own, pictures included, and then
-removed. Memory is the most that this process ever held (its peak resident set).
+tokens a text, two of them with a router. It is analysed in a separate process, projections included, and then removed.
+Memory is the peak resident set of that process.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def make_study(folder: Path, rows: int, seed: int = 0) -> None:
     Args:
         folder: where to; empty.
         rows: of all runs together.
-        seed: of all that is drawn.
+        seed: the random seed.
     """
     store = Store(folder)
     texts = max(2, round(rows / TOKENS / len(RUNS)))
@@ -115,17 +115,17 @@ def _part(run: Run, start: int, stop: int, draw: np.random.Generator) -> tuple[p
     text = np.repeat(np.arange(stop - start), lengths)
     position = np.arange(n) - np.repeat(ends - lengths, lengths)
 
-    # A peaked draft now and then, a flat one elsewhere; surer towards the end of a text.
+    # The draft is now and then peaked and flat elsewhere; more certain towards the end of a text.
     peak = DRAFTS[run.draft][1] * draw.exponential(2.0, n) * (1 + position / TOKENS)
     logits = -peak[:, None] * np.log1p(np.arange(CANDIDATES)) + draw.normal(0.0, 0.1, (n, CANDIDATES))
     probs = np.exp(np.sort(logits)[:, ::-1])
     probs /= 1.02 * probs.sum(1, keepdims=True)
-    sure = probs[:, 0]
-    differs = draw.random(n) < 0.8 * (1 - sure) ** 1.2
+    confidence = probs[:, 0]
+    differs = draw.random(n) < 0.8 * (1 - confidence) ** 1.2
     ids = (draw.integers(0, 4096, (n, 1)) + np.arange(CANDIDATES)).astype(np.uint32)
-    asked = np.ones(n, dtype=bool) if run.router == "always" else sure < THRESHOLD
+    consulted = np.ones(n, dtype=bool) if run.router == "always" else confidence < THRESHOLD
     chosen = np.where(differs, ids[:, 1], ids[:, 0])
-    source = np.where(asked, np.where(differs, "recovered", "accepted"), "trusted")
+    source = np.where(consulted, np.where(differs, "recovered", "accepted"), "trusted")
 
     entropy = -(probs * np.log(probs)).sum(1)
     named = np.array([f"{run.task}-{i:07d}" for i in range(start, stop)])
@@ -133,24 +133,24 @@ def _part(run: Run, start: int, stop: int, draw: np.random.Generator) -> tuple[p
         "example": pa.array(named[text], pa.string()),
         "turn": np.ones(n),
         "position": position,
-        "token": np.where(asked, chosen, ids[:, 0]),
+        "token": np.where(consulted, chosen, ids[:, 0]),
         "source": pa.array(source, pa.string()),
         "round": position,
         "draft_token": ids[:, 0],
-        "target_token": pa.array(chosen, pa.uint32(), mask=~asked),
-        "draft_prob": sure,
-        "draft_margin": sure - probs[:, 1],
+        "target_token": pa.array(chosen, pa.uint32(), mask=~consulted),
+        "draft_prob": confidence,
+        "draft_margin": confidence - probs[:, 1],
         "draft_entropy": entropy,
-        "target_prob": pa.array(draw.random(n, dtype=np.float32), mask=~asked),
-        "target_entropy": pa.array(entropy.astype(np.float32), mask=~asked),
-        "total_variation": pa.array(draw.random(n, dtype=np.float32), mask=~asked),
+        "target_prob": pa.array(draw.random(n, dtype=np.float32), mask=~consulted),
+        "target_entropy": pa.array(entropy.astype(np.float32), mask=~consulted),
+        "total_variation": pa.array(draw.random(n, dtype=np.float32), mask=~consulted),
         "draft_top_ids": _lists(ids, np.ones(n, dtype=bool)),
         "draft_top_probs": _lists(rounded(probs.astype(np.float32)), np.ones(n, dtype=bool)),
-        "target_top_ids": _lists(ids, asked),
-        "target_top_probs": _lists(rounded(probs[::-1].astype(np.float32)), asked),
+        "target_top_ids": _lists(ids, consulted),
+        "target_top_probs": _lists(rounded(probs[::-1].astype(np.float32)), consulted),
     }
     traces = pa.table({name: _column(values[name], TRACE_SCHEMA.field(name).type) for name in TRACE_SCHEMA.names})
-    return traces, _generations(run, named, lengths, text, asked, differs & asked, draw)
+    return traces, _generations(run, named, lengths, text, consulted, differs & consulted, draw)
 
 
 def _column(values: Any, kind: pa.DataType) -> pa.Array:
@@ -167,12 +167,12 @@ def _generations(
     named: NDArray[np.str_],
     lengths: NDArray[np.int64],
     text: NDArray[np.int64],
-    asked: NDArray[np.bool_],
+    consulted: NDArray[np.bool_],
     differs: NDArray[np.bool_],
     draw: np.random.Generator,
 ) -> pa.Table:
     count = len(named)
-    consulted, differing = np.bincount(text, asked, count), np.bincount(text, differs, count)
+    calls, differing = np.bincount(text, consulted, count), np.bincount(text, differs, count)
     seconds = lengths * 0.01
     values: dict[str, Any] = {
         "example": named,
@@ -185,16 +185,16 @@ def _generations(
         "answer": np.full(count, "0"),
         "sampled": np.zeros(count, dtype=bool),
         "tokens": lengths,
-        "known": consulted,
+        "known": calls,
         "differing": differing,
-        "compared": consulted,
-        "variation": consulted / 2,
-        "consulted": consulted,
-        "accepted": consulted - differing,
+        "compared": calls,
+        "variation": calls / 2,
+        "consulted": calls,
+        "accepted": calls - differing,
         "recovered": differing,
         "draft_calls": lengths,
         "draft_tokens": lengths,
-        "target_calls": consulted,
+        "target_calls": calls,
         "target_tokens": lengths,
         "draft_seconds": seconds / 4,
         "system2_seconds": seconds / 2,

@@ -2,7 +2,7 @@
 
     python examples/report_picture.py runs/bundled/report.html --out docs/report.png
 
-Chromium must be installed; nothing is asked of any host.
+Chromium must be installed; no request leaves the machine.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def _finding(errors: list[tuple[float, str]]) -> str:
 
 def _chart(rows: list[Row], drafts: list[str]) -> Chart:
     seen = [row for row in rows if int(row["tokens"] or 0) >= _FEWEST]
-    tasks = dict.fromkeys(row["task"] for row in seen)
+    tasks = dict.fromkeys(row["task"] for row in rows)
     diagonal = [
         {"task": task, "draft": _CALIBRATED, "confidence": at, "agreement": at} for task in tasks for at in (0, 1)
     ]

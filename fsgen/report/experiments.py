@@ -44,17 +44,17 @@ def _charted(chart: answers.Chart) -> Figure:
     named = any(isinstance(point.x, str) for point in chart.points)
     rows: list[Row] = [{**vars(point), "x": str(point.x) if named else point.x} for point in chart.points]
     titles = {"panel": "panel", "series": chart.series or "series", "x": chart.x, "y": chart.y, **INTERVAL}
-    told = [column for column in titles if column not in ("panel", "series") or any(row[column] for row in rows)]
+    columns = [column for column in titles if column not in ("panel", "series") or any(row[column] for row in rows)]
     names = dict.fromkeys(point.series for point in chart.points)
     bars = chart.kind == "bar"
-    shown = [column for column in told if column != "panel"]
+    shown = [column for column in columns if column != "panel"]
     return Figure(
         name=chart.name,
         title=chart.title,
         finding=chart.finding,
         note=chart.note,
         data=Data(
-            tuple(titles[column] for column in told), tuple(tuple(row[column] for column in told) for row in rows)
+            tuple(titles[column] for column in columns), tuple(tuple(row[column] for column in columns) for row in rows)
         ),
         chart=Chart(
             x=Axis("x", chart.x, log=chart.log_x, format="~s" if chart.log_x else ".4~r"),

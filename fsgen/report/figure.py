@@ -14,6 +14,7 @@ from fsgen.report.chart import DASHES, INK, INTERVAL, SYMBOLS, Axis, Cell, Chart
 
 _INK, _SOFT, _LINE = "#1b1f24", "#57606a", "#d8dde3"
 _INTERVAL = "95 %"
+_NO = alt.Undefined
 _COLUMNS = 2
 _WIDTH = 340
 
@@ -108,7 +109,7 @@ class _Panel:
         self._used = {chart.x.column, chart.y.column, chart.x.end, chart.y.end, *INTERVAL}
         self._used |= {series.column for series in chart.series}
         self._used |= {column for layer in chart.layers for column in (layer.text, *self._shown(layer))}
-        # Names lie along one of the axes at the most; what is measured lies along the other one.
+        # At most one of the axes has names; what is measured is along the other one.
         self._measured = chart.x if self._names(chart.y.column) else chart.y
 
     def drawn(self) -> alt.LayerChart:
@@ -145,12 +146,18 @@ class _Panel:
                 return [] if all(row["low"] is None for row in rows) else [base.mark_area(opacity=0.2).encode(**looks)]
             case "line":
                 # With points that are not seen, what is shown is the row that is pointed at, not the first one.
-                more = {"point": "transparent" if tips else False, "style": [] if "color" in looks else ["ink"]}
-                looks |= {"order": alt.Order(self._chart.y.column, type="quantitative")} if layer.along == "y" else {}
-                lines = base.mark_line(strokeWidth=1.5, clip=True, opacity=layer.opacity, **more)
-                return [lines.encode(**looks, tooltip=tips)]
+                lines = base.mark_line(
+                    strokeWidth=1.5,
+                    clip=True,
+                    opacity=layer.opacity,
+                    point="transparent" if tips else False,
+                    style=_NO if "color" in looks else "ink",
+                )
+                along = {"x": self._chart.x, "y": self._chart.y}[layer.along]
+                order = _NO if self._names(along.column) else alt.Order(along.column, type="quantitative")
+                return [lines.encode(**looks, tooltip=tips, order=order)]
             case "bar":
-                bars = base.mark_bar(opacity=0.6, **({"binSpacing": 0} if self._chart.x.end else {}))
+                bars = base.mark_bar(opacity=0.6, binSpacing=0 if self._chart.x.end else _NO)
                 return [bars.encode(**looks, tooltip=tips), *self._intervals(base, layer, rows, {})]
             case "point":
                 points = base.mark_point(filled=True, size=layer.size, opacity=1)
@@ -161,15 +168,16 @@ class _Panel:
         if not layer.intervals or all(row.get("low") is None for row in rows):
             return []
         ends = {"x": "low:Q", "x2": "high:Q"} if self._measured is self._chart.x else {"y": "low:Q", "y2": "high:Q"}
-        colour = {"color": looks["color"]} if "color" in looks else {}
-        return [base.mark_rule(strokeWidth=1.5, opacity=0.7, style=[] if colour else ["ink"]).encode(**ends, **colour)]
+        colour = looks.get("color", _NO)
+        rules = base.mark_rule(strokeWidth=1.5, opacity=0.7, style="ink" if colour is _NO else _NO)
+        return [rules.encode(**ends, color=colour)]
 
     # ---- encodings
 
     def _shown(self, layer: Layer) -> Sequence[str]:
         if layer.shown is not None:
             return layer.shown
-        return [column for column in layer.rows[0] if column not in self._chart.facets]
+        return [column for row in layer.rows[:1] for column in row if column not in self._chart.facets]
 
     def _places(self, layer: Layer) -> dict[str, Any]:
         """Where the marks of a layer are."""
@@ -195,23 +203,18 @@ class _Panel:
         level = channel is alt.X
         if names := self._names(column):
             labels = {"labelAngle": -30, "labelLimit": 140} if level else {"ticks": False}
-            axis_of_names = alt.Axis(grid=False, **labels)
-            return channel(column, type="nominal", title=axis.title, sort=names, axis=axis_of_names)
-        scale: dict[str, Any] = {"type": "log"} if axis.log else {}
-        if axis.low is not None and axis.high is not None:
-            scale |= {"domain": [axis.low, axis.high], "nice": False}
-        else:
-            scale |= {"nice": False, "padding": 10} if level else {"nice": True}
-            scale |= {"zero": False} if axis.low is None and not axis.log else {}
-            scale |= {"domainMin": axis.low} if axis.low is not None else {}
-        shown: dict[str, Any] = {"grid": not level if axis.grid is None else axis.grid, "labelOverlap": not axis.labels}
-        shown |= {"format": axis.format} if axis.format else {}
-        if axis.ticks:
-            shown["values"] = list(axis.ticks)
-        elif level:
-            shown["tickCount"] = 5
-        shown |= {"labelExpr": f"{json.dumps(axis.labels)}[datum.value]", "ticks": False} if axis.labels else {}
-        return channel(column, type="quantitative", title=axis.title, axis=alt.Axis(**shown)).scale(**scale)
+            drawn = alt.Axis(grid=False, **labels)
+            return channel(column, type="nominal", title=axis.title, sort=names, axis=drawn)
+        drawn = alt.Axis(
+            grid=not level if axis.grid is None else axis.grid,
+            format=axis.format or _NO,
+            values=list(axis.ticks) or _NO,
+            tickCount=5 if level and not axis.ticks else _NO,
+            ticks=not axis.labels,
+            labelExpr=f"{json.dumps(axis.labels)}[datum.value]" if axis.labels else _NO,
+            labelOverlap=not axis.labels,
+        )
+        return channel(column, type="quantitative", title=axis.title, axis=drawn).scale(**_scale(axis, level))
 
     def _looks(self, layer: Layer, rows: list[Row]) -> dict[str, Any]:
         """The channels of the series that these rows belong to."""
@@ -227,9 +230,8 @@ class _Panel:
             elif marks & SYMBOLS.keys():
                 looks["detail"] = alt.Detail(series.column, type="nominal")
             if {"dash", "dots"} & marks and layer.mark == "line":
-                looks["strokeDash"] = _scaled(
-                    alt.StrokeDash, series, [DASHES.get(key.mark, DASHES["line"]) for key in series.keys]
-                )
+                dashes = [DASHES.get(key.mark, DASHES["line"]) for key in series.keys]
+                looks["strokeDash"] = _scaled(alt.StrokeDash, series, dashes)
         return looks
 
     def _tips(self, layer: Layer) -> list[alt.Tooltip]:
@@ -250,6 +252,20 @@ class _Panel:
             kind = "quantitative" if form else "nominal"
             tips.append(alt.Tooltip(column, type=kind, title=titles.get(column) or column, **form))
         return tips
+
+
+def _scale(axis: Axis, level: bool) -> dict[str, Any]:
+    """How the numbers of an axis are scaled."""
+    kind = "log" if axis.log else "linear"
+    if axis.low is not None and axis.high is not None:
+        return {"type": kind, "domain": [axis.low, axis.high], "nice": False}
+    return {
+        "type": kind,
+        "domainMin": _NO if axis.low is None else axis.low,
+        "zero": _NO if axis.log or axis.low is not None else False,
+        "nice": not level,
+        "padding": 10 if level else _NO,
+    }
 
 
 def _rounded(value: Cell) -> Cell:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsgen.analysis.labels import short_name
+from fsgen.analysis.position import Place
 from fsgen.report.chart import (
     COLOURS,
     MISMATCH,
@@ -33,16 +33,7 @@ def heatmap(profiles: Sequence[Profile]) -> Figure | None:
     tasks = list(dict.fromkeys(profile.task for profile in chosen))
     chosen.sort(key=lambda p: (tasks.index(p.task), p.row.target_parameters or 0, p.row.draft_parameters or 0, p.pair))
     rows: list[Row] = [
-        {
-            **profile.names,
-            "draft": profile.draft,
-            "target": short_name(profile.row.target),
-            "from": place.start,
-            "to": place.stop,
-            "tokens": place.tokens,
-            **estimated("frequency", place.frequency),
-            "entropy, nats": place.entropy,
-        }
+        {**profile.names, "from": place.start, "to": place.stop, **_measured(place)}
         for profile in chosen
         for place in profile.position.relative
     ]
@@ -69,15 +60,7 @@ def along(profiles: Sequence[Profile]) -> Figure | None:
         return None
     judged = [profile for profile in profiles if profile.position.matters is not None]
     rows: list[Row] = [
-        {
-            **profile.names,
-            "from token": int(place.start),
-            "to token": int(place.stop),
-            "tokens": place.tokens,
-            **estimated("frequency", place.frequency),
-            "uncertainty": place.uncertainty,
-            "entropy, nats": place.entropy,
-        }
+        {**profile.names, "from token": int(place.start), "to token": int(place.stop), **_measured(place)}
         for profile in chosen
         for place in profile.position.absolute
     ]
@@ -92,6 +75,16 @@ def along(profiles: Sequence[Profile]) -> Figure | None:
         data=Data.of(rows),
         chart=_lines(chosen),
     )
+
+
+def _measured(place: Place) -> Row:
+    """The numbers of a place."""
+    return {
+        "tokens": place.tokens,
+        **estimated("frequency", place.frequency),
+        "uncertainty": place.uncertainty,
+        "entropy, nats": place.entropy,
+    }
 
 
 def _trend(profiles: Sequence[Profile]) -> str:

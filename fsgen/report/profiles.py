@@ -22,7 +22,7 @@ class Profile:
 
     Attributes:
         row: the run.
-        main: the pair that stands for its task where only one is shown.
+        main: the pair that is shown where a task has only one.
         largest: its target is the task's largest.
     """
 

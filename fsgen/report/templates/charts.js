@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts when they come near the screen, in the colours of the page, and anew when these change.
+// Draws the charts when they come near the screen, in the colours of the page, and again when these change.
 (() => {
   const specs = JSON.parse(document.getElementById("specs").textContent);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
