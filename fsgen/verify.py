@@ -192,9 +192,8 @@ def verify(
 
     # Prompts of like length are written together.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    share = batch_size * BATCHES
-    for start in range(0, len(order), share):
-        batch = order[start : start + share]
+    for start in range(0, len(order), batch_size * BATCHES):
+        batch = order[start : start + batch_size * BATCHES]
         inputs, times = [ids[i] for i in batch], [time.perf_counter()]
         ours = generate(members, inputs, chosen, sampling=sampling, batch_size=batch_size)
         times.append(time.perf_counter())
