@@ -58,29 +58,37 @@ class Method:
     ngram: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.draft_tokens <= MAX_DRAFT_TOKENS:
-            raise ValueError(f"draft_tokens={self.draft_tokens} is impossible: 0 to {MAX_DRAFT_TOKENS}")
-        if self.draft_tokens == 0 and (self.skips_verification or self.fusion.reads_draft):
-            raise ValueError(f"method {self.name!r} reads the draft at every position: draft_tokens must be at least 1")
-        if self.draft_tokens == 0 and not isinstance(self.router, Always):
-            raise ValueError(f"method {self.name!r} drafts nothing that the router {str(self.router)!r} could judge")
-        if self.draft_tokens == 0 and not self.bonus:
-            raise ValueError(f"method {self.name!r} writes drafted tokens only: draft_tokens must be at least 1")
-        if self.adaptive and (self.skips_verification or not self.draft_tokens):
-            raise ValueError(f"method {self.name!r} cannot choose draft_tokens by itself: give a number")
-        if self.verifier != "auto" and self.verifier not in VERIFIERS:
-            raise ValueError(f"unknown verifier {self.verifier!r}; there are auto, {', '.join(VERIFIERS)}")
-        if self.ngram and not (self.adds_bonus and self.drafts):
-            raise ValueError(f"method {self.name!r} needs a draft model: n-grams draft for 'speculative' alone")
-        if not 0 <= self.ngram <= MAX_NGRAM:
-            raise ValueError(f"ngram={self.ngram!r} is impossible: 0 (a draft model) to {MAX_NGRAM} tokens")
+        name, silent = f"method {self.name!r}", self.draft_tokens == 0
+        unused = silent and not isinstance(self.router, Always)
+        faults = (
+            (not 0 <= self.draft_tokens <= MAX_DRAFT_TOKENS,
+             f"draft_tokens={self.draft_tokens} is impossible: 0 to {MAX_DRAFT_TOKENS}"),
+            (silent and (self.skips_verification or self.fusion.reads_draft),
+             f"{name} reads the draft at every position: draft_tokens must be at least 1"),
+            (unused, f"{name} drafts nothing that the router {str(self.router)!r} could judge"),
+            (silent and not self.bonus, f"{name} writes drafted tokens only: draft_tokens must be at least 1"),
+            (self.adaptive and (self.skips_verification or silent),
+             f"{name} cannot choose draft_tokens by itself: give a number"),
+            (self.verifier not in ("auto", *VERIFIERS),
+             f"unknown verifier {self.verifier!r}; there are auto, {', '.join(VERIFIERS)}"),
+            (self.ngram and not (self.adds_bonus and self.drafts),
+             f"{name} needs a draft model: n-grams draft for 'speculative' alone"),
+            (not 0 <= self.ngram <= MAX_NGRAM,
+             f"ngram={self.ngram!r} is impossible: 0 (a draft model) to {MAX_NGRAM} tokens"),
+        )  # fmt: skip
+        for found, fault in faults:
+            if found:
+                raise ValueError(fault)
         if self.rollback is not None:
-            if not self.skips_verification:
-                raise ValueError(f"rollback re-checks trusted tokens; method {self.name!r} trusts none, use 'route'")
-            if not 0.0 < self.rollback <= 1.0:
-                raise ValueError(f"rollback={self.rollback!r} is impossible: it must be above 0 and at most 1")
-            if self.fusion.reads_draft:
-                raise ValueError(f"rollback needs a fusion that reads the target alone, not {self.fusion.name!r}")
+            self._check_rollback(self.rollback)
+
+    def _check_rollback(self, rollback: float) -> None:
+        if not self.skips_verification:
+            raise ValueError(f"rollback re-checks trusted tokens; method {self.name!r} trusts none, use 'route'")
+        if not 0.0 < rollback <= 1.0:
+            raise ValueError(f"rollback={rollback!r} is impossible: it must be above 0 and at most 1")
+        if self.fusion.reads_draft:
+            raise ValueError(f"rollback needs a fusion that reads the target alone, not {self.fusion.name!r}")
 
     def fixed(self) -> Method:
         """The method with `draft_tokens` in every round: what it writes, and how, no longer depends on any clock."""
@@ -181,15 +189,7 @@ def _parse_method(text: str) -> Method:
     if name not in PRESETS:
         raise ValueError(f"unknown method {name!r}; there are {', '.join(PRESETS)}")
     method = PRESETS[name]
-    given: dict[str, str] = {}
-    for item in filter(None, rest.split(",")):
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise ValueError(f"method {name!r}: {item!r} is not a parameter; write name=value")
-        if key in given:
-            raise ValueError(f"method {name!r}: parameter {key!r} is given twice")
-        given[key] = value
-
+    given = _parameters(name, rest)
     if method.skips_verification and "fusion" in given:
         fusion = given.pop("fusion")
         if fusion not in FUSIONS:
@@ -217,6 +217,19 @@ def _parse_method(text: str) -> Method:
     # The name that tables show contains the parameters; draft_tokens has a column of its own.
     shown = ",".join(item for item in rest.split(",") if item and not item.startswith("draft_tokens="))
     return replace(method, name=f"{name}:{shown}" if shown else name)
+
+
+def _parameters(method: str, text: str) -> dict[str, str]:
+    """The values by name of `name=value,name=value`."""
+    given: dict[str, str] = {}
+    for item in filter(None, text.split(",")):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise ValueError(f"method {method!r}: {item!r} is not a parameter; write name=value")
+        if key in given:
+            raise ValueError(f"method {method!r}: parameter {key!r} is given twice")
+        given[key] = value
+    return given
 
 
 def _number(method: str, key: str, given: Mapping[str, str]) -> float:
