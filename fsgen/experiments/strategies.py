@@ -238,6 +238,7 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
             "beams": _by_width(beams, widths),
         },
         tables={"grid": _grid_rows(counted, expected, read), "beam-scores": _beam_rows(by_scores, widths)},
+        comparisons=comparisons,
     )
 
 
