@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
@@ -79,25 +78,25 @@ class Table:
     rows: tuple[tuple[Value, ...], ...] = ()
 
     @classmethod
-    def of(cls, name: str, rows: Iterable[Row], title: str = "", note: str = "") -> Self:
+    def of(cls, name: str, rows: Iterable[Row]) -> Self:
         """A table of rows by column; an `Estimate` gets two more columns for its interval."""
         cells = [[cell for column in row.items() for cell in _cells(*column)] for row in rows]
         columns: list[str] = []
         for column, _ in cells[0] if cells else ():
             columns.append(column + " " * sum(known.rstrip() == column for known in columns))
-        return cls(name, title, note, tuple(columns), tuple(tuple(value for _, value in row) for row in cells))
+        values = tuple(tuple(value for _, value in row) for row in cells)
+        return cls(name, columns=tuple(columns), rows=values)
 
 
 Shown = TypeVar("Shown", Chart, Table)
 
 
-def _worded(one: Shown, words: Mapping[str, Mapping[str, Any]]) -> Shown:
-    """A chart or table with the words for its name, or for what stands before its last dash; its own follow them."""
-    mine = dict(words.get(one.name) or words.get(one.name.rpartition("-")[0], {}))
-    for name in ("title", "finding", "note"):
-        if own := getattr(one, name, ""):
-            mine[name] = f"{mine.get(name, '')} {own}".strip()
-    return replace(one, **mine)
+def _worded(one: Shown, words: Mapping[str, Mapping[str, Any]], values: Mapping[str, object]) -> Shown:
+    """A chart or table with the words for its name, or for what its name has before the last dash."""
+    before, _, suffix = one.name.rpartition("-")
+    mine = words.get(one.name) or words.get(before, {})
+    filled: dict[str, Any] = {k: v.format(**values, suffix=suffix) for k, v in mine.items() if isinstance(v, str)}
+    return replace(one, **{**mine, **filled})
 
 
 def _cells(column: str, value: Value | Estimate) -> list[tuple[str, Value]]:
@@ -118,8 +117,7 @@ class Answer:
         charts, tables: what is shown of it.
         remarks: what else has to be known to read it, a sentence each.
         experiment, title, question, config: which it was, and with which settings.
-
-    What is said whatever the numbers are stands in the YAML file of the experiment: `run_experiment` fills it in.
+        values: for the fields of the words that the experiment's file has for all this; see `worded`.
     """
 
     statement: str
@@ -133,6 +131,7 @@ class Answer:
     title: str = ""
     question: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -142,25 +141,20 @@ class Answer:
         numbers: Mapping[str, Estimate],
         charts: Mapping[str, Iterable[Point]],
         tables: Mapping[str, Iterable[Row]],
-        words: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         remarks: Iterable[str] = (),
+        **values: Any,
     ) -> Self:
-        """An answer from the points of charts and the rows of tables, of which those that are empty are left out.
-
-        Args:
-            statement, holds, numbers, remarks: as the attributes.
-            charts, tables: by their names.
-            words: `title`, `finding` or `note` that depend on the numbers, by the name of their chart or table.
-        """
-        drawn = ((name, tuple(points)) for name, points in charts.items())
-        listed = (Table.of(name, rows, **words.get(name, {})) for name, rows in tables.items())
+        """An answer from the points of charts and the rows of tables by name; those that are empty are left out."""
+        drawn = (Chart(name, points=tuple(points)) for name, points in charts.items())
+        listed = (Table.of(name, rows) for name, rows in tables.items())
         return cls(
             statement,
             holds,
             numbers=numbers,
-            charts=tuple(Chart(name, points=points, **words.get(name, {})) for name, points in drawn if points),
+            charts=tuple(chart for chart in drawn if chart.points),
             tables=tuple(table for table in listed if table.rows),
             remarks=tuple(remarks),
+            values=values,
         )
 
     def __post_init__(self) -> None:
@@ -172,18 +166,25 @@ class Answer:
                 raise ValueError(f"table {table.name!r} has rows that do not fit its {len(table.columns)} columns")
 
     def worded(self, words: Mapping[str, Any]) -> Self:
-        """With the words of a file: `overturn`, `remarks`, and those of `charts` and `tables` by their names."""
+        """With the words of a file, their fields filled with the `values`.
+
+        Args:
+            words: `overturn`, `remarks`, and the words of `charts` and `tables` by their names.
+        """
         return replace(
             self,
-            overturn=words["overturn"],
-            remarks=(*words["remarks"], *self.remarks),
-            charts=tuple(_worded(chart, words["charts"]) for chart in self.charts),
-            tables=tuple(_worded(table, words["tables"]) for table in self.tables),
+            overturn=words["overturn"].format(**self.values),
+            remarks=(*(remark.format(**self.values) for remark in words["remarks"]), *self.remarks),
+            charts=tuple(_worded(chart, words["charts"], self.values) for chart in self.charts),
+            tables=tuple(_worded(table, words["tables"], self.values) for table in self.tables),
+            values={},
         )
 
     def as_dict(self) -> dict[str, Any]:
         """As `answers/<experiment>.json` has it."""
-        return asdict(self) | {"numbers": {name: asdict(number) for name, number in self.numbers.items()}}
+        made = asdict(self) | {"numbers": {name: asdict(number) for name, number in self.numbers.items()}}
+        del made["values"]
+        return made
 
 
 def from_dict(content: Mapping[str, Any]) -> Answer:

@@ -266,7 +266,7 @@ def estimate(
             "alone": alone.iter_rows(named=True),
             "rewinding": rewinding.iter_rows(named=True),
         },
-        words={"rewinding": {"note": f"{_LENGTH} tokens are drafted in a round."}},
+        length=_LENGTH,
     )
 
 

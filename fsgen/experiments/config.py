@@ -44,7 +44,7 @@ def default_text(name: str) -> str:
 
 
 def words(name: str) -> dict[str, Any]:
-    """What the answer of an experiment says whatever is found; see `Answer.worded`."""
+    """The words of the answer of an experiment, for `Answer.worded`."""
     found: dict[str, Any] = yaml.safe_load(_shipped(name)[1])
     return found
 

@@ -236,7 +236,6 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
         numbers=numbers,
         charts={"shots": _profile(more, "shots"), **{f"window-{n}": _cut_profile(some) for n, some in cut.items()}},
         tables={"by-pair": _shots_rows(rates, shots), "cuts": [] if less is None else _window_rows(less)},
-        words={f"window-{n}": {"title": f"{n} few-shot examples"} for n in cut},
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -74,21 +75,15 @@ class Changes:
         return " ".join(said)
 
     @property
-    def words(self) -> dict[str, dict[str, str]]:
-        """What charts and the table say of the numbers."""
+    def values(self) -> dict[str, Any]:
+        """For the words of the charts and the table."""
         least, most = (edge(self._rejections, key=lambda key: self._rejections[key].value) for edge in (min, max))
-        mismatches = (
-            f"Changes that keep the first choice move the entropy and {self._moved or 'no'} mismatches. What changes "
-            "the choice (a swap, a replaced prompt) moves mismatches, with the entropy or without."
-        )
-        rejections = (
-            "When sampling, the entropy itself counts: the same texts are rejected at "
-            f"{self._rejections[least]} of the positions after {least[0]} {least[1]:g} and at {self._rejections[most]} "
-            f"after {most[0]} {most[1]:g}."
-        )
-        consulted = f"Consulted: at an entropy of {self._threshold:.2f} bits or more, whatever the change."
-        findings = {"mismatches": mismatches, "rejections": rejections}
-        return {name: {"finding": text} for name, text in findings.items()} | {"changes": {"note": consulted}}
+        return {
+            "threshold": self._threshold,
+            "moved": self._moved or "no",
+            "least": f"{self._rejections[least]} of the positions after {least[0]} {least[1]:g}",
+            "most": f"{self._rejections[most]} after {most[0]} {most[1]:g}",
+        }
 
     def rows(self) -> Iterator[Row]:
         """All changes."""

@@ -17,7 +17,7 @@ from fsgen.analysis.scaling.fit import fit
 from fsgen.analysis.scaling.laws import CONSTANT, RATIO_ZERO, Law
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import oracle_cells
-from fsgen.experiments.family_laws import Comparison, Pairs, compare, sets_of
+from fsgen.experiments.family_laws import SIMULATED, Comparison, Pairs, compare, sets_of
 from fsgen.experiments.lab import Lab
 from fsgen.experiments.sums import of_draws
 from fsgen.models.bundled import ladder as bundled_ladder
@@ -129,7 +129,9 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
             "two": _two_rows(two),
             "others": (_from_others(each, name, chosen) for each in pairs for name in each.names),
         },
-        words={name: {"title": f"by {chosen.name}"} for name in ("two", "others")},
+        law=chosen.name,
+        simulated=SIMULATED,
+        level=_LEVEL,
     )
 
 

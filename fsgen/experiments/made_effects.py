@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import polars as pl
 
@@ -94,17 +94,9 @@ class Causes(NamedTuple):
         )
 
     @property
-    def words(self) -> dict[str, dict[str, str]]:
-        """The findings of the charts."""
-        truth = (
-            f"From left to right, at an equal gap: {in_points(self.entropy)} points. From the widest gap to the "
-            f"narrowest, at equal entropy: {in_points(self.gap)} points."
-        )
-        own = (
-            f"At equal entropy of the language, {in_points(self.own)} points lie between the lowest and the highest "
-            "fifth of the draft's own entropy."
-        )
-        return {"truth": {"finding": truth}, "own": {"finding": own}}
+    def values(self) -> dict[str, Any]:
+        """In points, for the words of the charts."""
+        return {name: in_points(getattr(self, name)) for name in ("entropy", "gap", "own")}
 
 
 def charts(sizes: pl.DataFrame, twins: pl.DataFrame) -> dict[str, Iterable[Point]]:

@@ -14,8 +14,8 @@ A language and its texts depend on seeds alone, through numbers that this projec
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,8 +50,7 @@ _STEEPEST = 60.0
 def entropy_bits(probabilities: Floats) -> Floats:
     """The entropy in bits over the last axis; a probability of 0 adds nothing."""
     positive = np.where(probabilities > 0, probabilities, 1.0)
-    bits: Floats = -(positive * np.log2(positive)).sum(-1)
-    return bits
+    return np.asarray(-(positive * np.log2(positive)).sum(-1))
 
 
 def distribution(bits: float, gap: float, candidates: int = CANDIDATES) -> Floats:
@@ -103,61 +102,34 @@ class Texts:
         return 1 + STATEMENT * np.arange(self.pairs.shape[1]) + SLOT
 
 
-@dataclass(frozen=True)
 class Language:
     """All that is random about the language.
 
     Args:
         seed: of its tables.
+
+    Attributes:
+        cell: the place in `GRID` of each pair, [pairs].
+        bits, gap: the entropy of each pair's outcome, and how far its most likely one is ahead of the second, [pairs].
+        exposure: how often each pair is met in training, relative to the others, [pairs].
+        candidates, probabilities: the tokens of each pair's outcomes, the most likely first, [pairs, candidates].
+        endings: the two tokens that end every statement about a name, [names, 2].
     """
 
-    seed: int = LANGUAGE_SEED
+    def __init__(self, seed: int = LANGUAGE_SEED) -> None:
+        def numbers(purpose: int, *shape: int) -> Floats:
+            return uniforms(np.array([seed], dtype=np.uint64), np.arange(math.prod(shape)), purpose).reshape(shape)
 
-    def _numbers(self, purpose: int, *shape: int) -> Floats:
-        count = np.arange(int(np.prod(shape)))
-        return uniforms(np.array([self.seed], dtype=np.uint64), count, purpose).reshape(shape)
-
-    @cached_property
-    def _kinds(self) -> Ints:
-        """The kind of each pair: an entry of the grid and an exposure, each kind as often as any other, [pairs]."""
+        # An entry of the grid and an exposure, each of their combinations as often as any other.
         kinds = np.arange(PAIRS) % (len(GRID) * len(EXPOSURES))
-        return kinds[np.argsort(self._numbers(_SHUFFLE, PAIRS), kind="stable")]
-
-    @cached_property
-    def cell(self) -> Ints:
-        """The place in `GRID` of each pair, [pairs]."""
-        return self._kinds // len(EXPOSURES)
-
-    @cached_property
-    def exposure(self) -> Floats:
-        """How often each pair is met in training, relative to the others, [pairs]."""
-        return np.array(EXPOSURES)[self._kinds % len(EXPOSURES)]
-
-    @cached_property
-    def bits(self) -> Floats:
-        """The entropy of each pair's outcome, in bits, [pairs]."""
-        return np.array([bits for bits, _ in GRID])[self.cell]
-
-    @cached_property
-    def gap(self) -> Floats:
-        """How far each pair's most likely outcome is ahead of the second, [pairs]."""
-        return np.array([gap for _, gap in GRID])[self.cell]
-
-    @cached_property
-    def probabilities(self) -> Floats:
-        """Of each pair's outcomes, the most likely first, [pairs, candidates]."""
-        return np.stack([distribution(bits, gap) for bits, gap in GRID])[self.cell]
-
-    @cached_property
-    def candidates(self) -> Ints:
-        """The tokens of each pair's outcomes, the most likely first, [pairs, candidates]."""
-        order = np.argsort(self._numbers(_ORDER, PAIRS, OUTCOMES), axis=1, kind="stable")
-        return _FIRST["outcome"] + order[:, :CANDIDATES]
-
-    @cached_property
-    def endings(self) -> Ints:
-        """The two tokens that end every statement about a name, [names, 2]."""
-        return _FIRST["ending"] + (self._numbers(_ENDING, NAMES, 2) * ENDINGS).astype(np.int64)
+        kinds = kinds[np.argsort(numbers(_SHUFFLE, PAIRS), kind="stable")]
+        self.cell: Ints = kinds // len(EXPOSURES)
+        self.exposure: Floats = np.array(EXPOSURES)[kinds % len(EXPOSURES)]
+        self.bits, self.gap = np.array(GRID)[self.cell].T
+        self.probabilities: Floats = np.stack([distribution(bits, gap) for bits, gap in GRID])[self.cell]
+        order = np.argsort(numbers(_ORDER, PAIRS, OUTCOMES), axis=1, kind="stable")
+        self.candidates: Ints = _FIRST["outcome"] + order[:, :CANDIDATES]
+        self.endings: Ints = _FIRST["ending"] + (numbers(_ENDING, NAMES, 2) * ENDINGS).astype(np.int64)
 
     def truth(self, kind: str, pairs: Ints) -> tuple[Floats, Floats]:
         """Entropy in bits and gap at a kind of position of statements about some pairs, [pairs] both.
@@ -214,9 +186,7 @@ class Language:
 
 def words() -> list[str]:
     """The vocabulary as words, by token id; the first is the end of a text."""
-    made: list[str] = []
-    for kind, count, vowels in (("n", NAMES, "a"), ("p", PLACES, "i"), ("o", OUTCOMES, "o"), ("e", ENDINGS, "u")):
-        del kind
-        letters = "bdfgklmnprstvz"
-        made += [letters[i // len(letters)] + vowels + letters[i % len(letters)] + vowels for i in range(count)]
+    letters = "bdfgklmnprstvz"
+    kinds = ((NAMES, "a"), (PLACES, "i"), (OUTCOMES, "o"), (ENDINGS, "u"))
+    made = [letters[i // 14] + vowel + letters[i % 14] + vowel for count, vowel in kinds for i in range(count)]
     return ["<|endoftext|>", *made]

@@ -215,7 +215,7 @@ def estimate(texts: pl.DataFrame) -> Answer:
             "settings": _rows(settings, often),
             "methods": ({"method": kind, **{COSTS[c]: each[c] for c in COSTS}} for kind, each in shares.items()),
         },
-        words={"methods": {"note": f"never: below {_NEVER:g} but for seconds."}},
+        never=_NEVER,
     )
 
 

@@ -223,11 +223,9 @@ def estimate(measured: Sequence[Measured]) -> Answer:
         numbers=numbers,
         charts={"accuracy": _accuracies(wrote), "found": _found(measured)},
         tables={"ranking": _ranking_rows(measured, ranked), "written": _written_rows(wrote)},
-        words={
-            "accuracy": {"note": f"The draft alone has an accuracy of {alone}."},
-            "found": {"note": f"The two differ at {often}: so often would a perfect router consult to find all."},
-        },
         remarks=(reason for one in measured for reason in one.left_out),
+        alone=alone,
+        often=often,
     )
 
 

@@ -208,25 +208,15 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
         for width in widths
     }
     holds = decide(against.values())
-    said = [_direction(holds, rates[GREEDY], against), _as_counted(gaps, runs, together)]
+    said = [_direction(holds, rates[GREEDY], against)]
     if widths:
         shared, own = ([numbers[f"{widths[-1]} beams, {kind} ({score} scores)"] for kind in _KINDS] for score in SCORES)
-        said.insert(
-            1,
+        said.append(
             f"Shown {widths[-1]} beams of the target, it would have kept another set at {shared[0]} of the steps, "
             f"replaced {shared[1]} of the continuations and lost the best text at {shared[2]} of its tokens (by its "
-            f"own scores of the beams: {own[0]}, {own[1]} and {own[2]}).",
+            f"own scores of the beams: {own[0]}, {own[1]} and {own[2]})."
         )
-    if errors:
-        each = (
-            f"{in_points(mean)} from the {text} text (at most {in_points(most)})"
-            for text, (mean, most) in errors.items()
-        )
-        said.append(
-            "Read off one text instead of each strategy's own, the others are off by, in points, "
-            + ", ".join(each)
-            + "."
-        )
+    said += [_as_counted(gaps, runs, together), *_off(errors)]
     return Answer.of(
         " ".join(said),
         holds,
@@ -238,6 +228,7 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
             "beams": _by_width(beams, widths),
         },
         tables={"grid": _grid_rows(counted, expected, read), "beam-scores": _beam_rows(by_scores, widths)},
+        comparisons=comparisons,
     )
 
 
@@ -295,6 +286,14 @@ def _errors(counted: pl.DataFrame, read: pl.DataFrame, drawn: list[str]) -> dict
             gaps = [rates.minus(f"{name} read", rates.of(name)) for name in others]
             found[str(text)] = _mean_gap(rates, others), max(gaps, key=lambda gap: abs(gap.value))
     return found
+
+
+def _off(errors: Mapping[str, tuple[Estimate, Estimate]]) -> Iterator[str]:
+    each = [
+        f"{in_points(mean)} from the {text} text (at most {in_points(most)})" for text, (mean, most) in errors.items()
+    ]
+    if each:
+        yield f"Read off one text instead of each strategy's own, the others are off by, in points, {', '.join(each)}."
 
 
 def _mean_gap(rates: Rates, names: Sequence[str]) -> Estimate:

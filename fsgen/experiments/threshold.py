@@ -168,6 +168,7 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
             ),
         },
         tables={"knees": (curve.row() for curve in curves), "carried-misses": _carried_rows(carried, moved)},
+        tolerance=100 * TOLERANCE,
     )
 
 

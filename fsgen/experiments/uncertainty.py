@@ -194,7 +194,8 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         numbers=numbers | changes.numbers,
         charts=charts(sizes, twins) | changes.charts(),
         tables=tables(spoken, sizes) | {"changes": changes.rows()},
-        words=causes.words | changes.words,
+        **causes.values,
+        **changes.values,
     )
 
 

@@ -27,6 +27,9 @@ FIRST, MIDDLE, LAST = "first part", "middle part", "last part"
 RANDOM, UNCERTAIN = "at random", "where uncertain"
 DRAFT, TARGET = "draft alone", "target alone"
 _NAMES = {0.0: FIRST, 0.5: MIDDLE, 1.0: LAST}
+_SPENDING = (DRAFT, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN)
+_PAIR = ("task", "draft", "target")
+_TEXT = (*_PAIR, "budget", "example")
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
 _Place = Annotated[float, Field(ge=0, le=1)]
@@ -176,11 +179,6 @@ def estimate(texts: pl.DataFrame) -> Answer:
         },
         tables={"settings": _rows(texts)},
     )
-
-
-_SPENDING = (DRAFT, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN)
-_PAIR = ("task", "draft", "target")
-_TEXT = (*_PAIR, "budget", "example")
 
 
 def _difference(texts: pl.DataFrame, others: pl.DataFrame) -> Estimate:

@@ -186,13 +186,14 @@ def test_an_answer_is_checked() -> None:
         answer(tables=(Table("t", "", "", ("a", "b"), ((1,),)),))
 
 
-def test_the_words_of_a_file_come_before_those_of_the_numbers() -> None:
-    of = {"lines": {"title": "Lines", "note": "Read.", "x": "size", "log_x": True}}
-    given = Answer.of("It rises.", True, {}, {"lines-2": [Point(1, 2)], "bars": []}, {}, {"lines-2": {"note": "At 2."}})
+def test_the_words_of_a_file_are_filled_with_values() -> None:
+    of = {"lines": {"title": "Lines {suffix}", "note": "Read {share:.1f}.", "x": "size", "log_x": True}}
+    given = Answer.of("It rises.", True, {}, {"lines-2": [Point(1, 2)], "bars": []}, {}, ["Last."], share=0.25)
     found = given.worded({"overturn": "A fall.", "remarks": ["First."], "charts": of, "tables": {}})
-    assert (found.overturn, found.remarks) == ("A fall.", ("First.",))
+    assert (found.overturn, found.remarks) == ("A fall.", ("First.", "Last."))
     [chart] = found.charts
-    assert (chart.title, chart.note, chart.x, chart.log_x) == ("Lines", "Read. At 2.", "size", True)
+    assert (chart.title, chart.note, chart.x, chart.log_x) == ("Lines 2", "Read 0.2.", "size", True)
+    assert "values" not in found.as_dict()
 
 
 def test_a_table_of_rows_has_columns_for_intervals() -> None:
