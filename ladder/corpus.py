@@ -69,7 +69,7 @@ def _multiple_choice(count: int) -> list[Document]:
 
 
 def _worked_choice() -> list[Document]:
-    """The worked examples of MMLU's dev split, one document each."""
+    """The few-shot examples of MMLU's dev split, one document each."""
     subjects = json.loads((TASK_DATA / "mmlu_stem_cot_prompts.json").read_text(encoding="utf-8"))
     documents: list[Document] = []
     marker = "A: Let's think step by step."

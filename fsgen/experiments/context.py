@@ -81,7 +81,7 @@ def _studies(lab: Lab, options: Options) -> dict[int, StudyConfig]:
                 changed.append(given | {"shots": count})
             else:
                 changed.append(given | {"data": str(short_data(lab.folder, task, count)), "shots": 0, "limit": None})
-        found[count] = lab.varied(name=f"{lab.name}, {count} worked examples", tasks=changed)
+        found[count] = lab.varied(name=f"{lab.name}, {count} few-shot examples", tasks=changed)
     return found
 
 

@@ -69,10 +69,10 @@ def test_a_window_of_a_real_model_is_the_models_own_reading(ladder: dict[str, st
         assert choice == int(logits[0, -1].argmax())
 
 
-# ---- worked examples
+# ---- few-shot examples
 
 
-def test_worked_examples_are_the_shortest_that_are_not_asked(tmp_path: Path) -> None:
+def test_few_shot_examples_are_the_shortest_that_are_not_asked(tmp_path: Path) -> None:
     config = TaskConfig(name="pocket_math", limit=5)
     task = tasks.get("pocket_math")
     files = {count: short_data(tmp_path, config, count) for count in (0, 1, 3)}
@@ -102,7 +102,7 @@ def test_worked_examples_are_the_shortest_that_are_not_asked(tmp_path: Path) -> 
         ({"name": "pocket_math", "limit": 499}, 3, "500 questions: 499 and 3"),
     ],
 )
-def test_tasks_without_short_worked_examples(config: dict[str, Any], count: int, fault: str, tmp_path: Path) -> None:
+def test_tasks_without_short_few_shot_examples(config: dict[str, Any], count: int, fault: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=fault):
         short_data(tmp_path, TaskConfig(**config), count)
 
@@ -111,7 +111,7 @@ def test_tasks_without_short_worked_examples(config: dict[str, Any], count: int,
 
 
 def more(first: float, later: float, examples: int = 60, excess: float = 0.2, noise: float = 0.05) -> pl.DataFrame:
-    """What worked examples add to the first tokens and to the later ones, which differ at 0.3 and `excess` more."""
+    """What few-shot examples add to the first tokens and to the later ones, which differ at 0.3 and `excess` more."""
     rng = np.random.default_rng(1)
     rows = []
     for draft, shots, example, place in product(("a", "b"), (0, 2, 8), range(examples), PLACES):
@@ -170,7 +170,7 @@ def test_early_collaborations_from_poor_context_are_found() -> None:
 
 
 @pytest.mark.parametrize("first", [0.0, 0.1], ids=["nothing", "harm"])
-def test_where_worked_examples_do_nothing_for_the_first_tokens_it_is_not_context(first: float) -> None:
+def test_where_few_shot_examples_do_nothing_for_the_first_tokens_it_is_not_context(first: float) -> None:
     found = estimate(more(first=first, later=0.0), less(0.2), 8)
     assert found.holds is False
     assert "do not come from a lack of few-shot examples" in found.statement
@@ -198,12 +198,12 @@ def test_else_it_stays_open(table: pl.DataFrame, cuts: pl.DataFrame | None) -> N
 def test_the_rule_needs_every_part() -> None:
     up, down, none = Estimate(0.1, 0.05, 0.15), Estimate(-0.1, -0.15, -0.05), Estimate(0.0, -0.1, 0.1)
     assert decide(up, [none, down], [none, down], [none, up]) is True
-    assert decide(up, [down, none], [none, down], [up]) is None  # no number of worked examples does both
+    assert decide(up, [down, none], [none, down], [up]) is None  # no number of few-shot examples does both
     assert decide(up, [none], [up], [up]) is False
     assert decide(up, [Estimate(0.0)], [Estimate(0.0)], [up]) is None
 
 
-def test_one_number_of_worked_examples_is_no_comparison() -> None:
+def test_one_number_of_few_shot_examples_is_no_comparison() -> None:
     with pytest.raises(ValueError, match=r"two numbers .* not \[0\]"):
         estimate(more(0.0, 0.0).filter(pl.col("shots") == 0), None, 8)
 
@@ -248,7 +248,7 @@ def test_faults(options: dict[str, Any], fault: str, config: Ask, run: Run, tmp_
 
 
 def test_the_shipped_prompts_fit(tmp_path: Path) -> None:
-    """Eight short worked examples of each task and the longest question leave room for the completion."""
+    """Eight short few-shot examples of each task and the longest question leave room for the completion."""
     config = configured("context")
     assert config.study is not None
     made = plan(target="pocket-8m")

@@ -51,8 +51,8 @@ def measured(written: pl.DataFrame | None, sees: float) -> Measured:
     draw = np.random.default_rng(1)
     count = EXAMPLES * LENGTH
     differs = draw.uniform(size=count) < 0.1
-    doubt = draw.normal(size=count) + differs
-    scores = {MAX_PROB: doubt, "logistic": doubt + sees * differs, RANDOM: draw.uniform(size=count)}
+    uncertainty = draw.normal(size=count) + differs
+    scores = {MAX_PROB: uncertainty, "logistic": uncertainty + sees * differs, RANDOM: draw.uniform(size=count)}
     return Measured("task, a → b", differs, np.repeat(np.arange(EXAMPLES), LENGTH), scores, "logistic", written)
 
 

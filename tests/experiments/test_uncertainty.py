@@ -162,7 +162,7 @@ def test_slots_without_contrasts_are_refused() -> None:
 
 
 @pytest.mark.parametrize(("more", "said"), [(0.0, "not discernibly other than"), (0.2, "more than"), (-0.2, "less")])
-def test_a_rise_beyond_what_entropy_foretold_is_told(more: float, said: str) -> None:
+def test_a_rise_beyond_what_entropy_predicted_is_said(more: float, said: str) -> None:
     found = answered(lambda bits, gap, unknown: odds(bits - 3), changed(more))
     rest = found.numbers["the first minus the second"]
     assert rest.value == pytest.approx(more, abs=0.06)
@@ -284,7 +284,7 @@ def test_separation_is_the_area() -> None:
     assert separation(table(np.zeros(4000), x=x), "x") is None
 
 
-def test_a_rise_along_the_relation_is_foretold() -> None:
+def test_a_rise_along_the_relation_is_predicted() -> None:
     drawn = np.random.default_rng(0)
     x = drawn.random(20000)
     later = np.sqrt(x)
