@@ -83,8 +83,8 @@ def verify(
 
     silence_libraries(draft, target, base)
     from fsgen.backends import plan
-    from fsgen.engine.engine import check
-    from fsgen.engine.generation import encode
+    from fsgen.generation import encode
+    from fsgen.methods.check import check
     from fsgen.tasks.prompts import from_file, from_tasks
     from fsgen.verify import verify as verify_texts
     from fsgen.verify import ways

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence as List
-from typing import Any, Protocol
 
 import torch
 
@@ -23,53 +21,8 @@ from fsgen.engine.proposers import ModelProposer, NgramProposer
 from fsgen.engine.round import commit, decide
 from fsgen.engine.sequence import Sequence
 from fsgen.engine.trace import TraceBuffer
-from fsgen.methods.method import Method
-from fsgen.types import SamplingParams, Token
-
-TokenIds = List[int]
-
-
-class Loadable(Protocol):
-    """What is known of the members before their weights are loaded (`backends.Plan`), and after."""
-
-    @property
-    def draft(self) -> Any: ...
-    @property
-    def target(self) -> Any: ...
-    @property
-    def base(self) -> Any: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-    def identity(self, role: str) -> Any: ...
-
-
-def check(members: Loadable, method: Method, prompts: List[TokenIds], sampling: List[SamplingParams]) -> None:
-    """What can be known to fail before anything is computed.
-
-    Raises:
-        ValueError: a prompt that is empty or with its budget exceeds the context window, a token id out of the
-            vocabulary, a member that the method needs and that is not there, a router learned on another draft.
-    """
-    method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
-    if "draft" in method.roles:
-        method.router.require(members)
-    if not prompts:
-        raise ValueError("there is no prompt")
-    if len(prompts) != len(sampling):
-        raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
-    for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):
-        method.verifier_for(params)
-        if not len(prompt):
-            raise ValueError(f"prompt {number} has no tokens; at least one is needed")
-        if not all(0 <= token < members.vocab_size for token in prompt):
-            raise ValueError(f"prompt {number} has a token id outside the vocabulary of {members.vocab_size}")
-        if len(prompt) + params.max_tokens > members.context:
-            raise ValueError(
-                f"prompt {number} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} exceeds the "
-                f"context window of {members.context}"
-            )
+from fsgen.methods.check import check
+from fsgen.types import Token
 
 
 class Engine:

@@ -6,23 +6,21 @@ reads it in one parallel pass: the same records and counts as the loop gives, fo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
-from fsgen.engine.generation import Generation, Prompt, encode
+from fsgen.backends.reader import Reader
 from fsgen.engine.trace import Trace, distances, summaries
+from fsgen.generation import Generation, Prompt, encode
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.metrics import count
 from fsgen.types import Source, Token
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fsgen.backends import Members, Model, Session
+    from fsgen.backends import Members
 
 
 def replayable(method: Method) -> bool:
@@ -94,43 +92,6 @@ def replay(
             if progress is not None:
                 progress(len(batch))
     return [[found[i] for i in range(len(ids))] for found in result]
-
-
-class Reader:
-    """One model, reading all texts a batch at a time.
-
-    Args:
-        model: a draft or a target; None is refused.
-        sequences: prompt and completion of each text, without its last token.
-        lengths: tokens of each completion.
-        vocab: token ids that the models share.
-
-    Raises:
-        ValueError: there is no model.
-    """
-
-    def __init__(self, model: Model | None, sequences: list[list[int]], lengths: list[int], vocab: int) -> None:
-        if model is None:
-            raise ValueError("replay needs a draft and a target model")
-        self._model, self._sequences, self._lengths, self._vocab = model, sequences, lengths, vocab
-        self._session: Session | None = None
-
-    def read(self, batch: list[int]) -> tuple[Tensor, float]:
-        """Logits [n, vocab] at the completions' positions of these texts, one after the other, and the seconds."""
-        started = time.perf_counter()
-        if self._session is None:  # the first batch is the largest
-            self._session = self._model.session(len(batch))
-            longest = max(map(len, self._sequences))
-            for row in range(len(batch)):
-                self._session.begin(row, longest, longest)
-        idle = len(self._session.usage) - len(batch)
-        sequences = [*(self._sequences[i] for i in batch), *[None] * idle]
-        lengths = [self._lengths[i] for i in batch]
-        with torch.inference_mode():
-            logits = self._session.score(sequences, [*lengths, *[1] * idle])
-            rows = [row[-length:, : self._vocab] for row, length in zip(logits, lengths, strict=False)]
-            packed = torch.cat(rows)
-        return packed, time.perf_counter() - started
 
 
 def _generations(

@@ -7,15 +7,12 @@ from collections.abc import Sequence as TokenIds
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fsgen.backends.protocol import Usage
 from fsgen.engine.detokenizer import Detokenizer
-from fsgen.engine.generation import Generation
 from fsgen.engine.trace import Trace
 from fsgen.methods.method import Method, parse
-from fsgen.metrics import count
 from fsgen.types import SamplingParams, Source, StopReason, Token
 
 
@@ -154,28 +151,3 @@ class Sequence:
             self.shown = end
         del self.held[: len(tokens)]
         return tokens
-
-    def generation(self, tokens: list[Token]) -> Generation:
-        """The finished text; `tokens` are all its records."""
-        assert self.stop_reason is not None
-        draft, target = (self.usage.get(role, Usage()) for role in ("draft", "target"))
-        stats = count(
-            tokens,
-            sampled=not self.sampling.greedy,
-            draft_calls=draft.calls,
-            draft_tokens=draft.tokens,
-            target_calls=target.calls,
-            target_tokens=target.tokens,
-            draft_seconds=self.draft_seconds,
-            system2_seconds=self.system2_seconds,
-            seconds=self.seconds,
-        )
-        return Generation(
-            text=self.text.text,
-            token_ids=self.ids[self.prompt_length :],
-            tokens=tokens,
-            stats=stats,
-            stop_reason=self.stop_reason,
-            prompt_tokens=self.prompt_length,
-            logits=torch.stack(self.logits) if self.logits else None,
-        )

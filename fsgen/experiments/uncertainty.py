@@ -16,7 +16,7 @@ from fsgen.analysis.causes import contrast, rate
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, Model
-from fsgen.engine.replay import Reader
+from fsgen.backends.reader import Reader
 from fsgen.experiments import interventions
 from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fsgen.engine.generation import Generation
 from fsgen.engine.trace import Trace, TraceBuffer
+from fsgen.generation import Generation
 from fsgen.methods.learned.features import rounded
 from fsgen.metrics import count
 from fsgen.study.cells import Prompt
