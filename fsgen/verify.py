@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fsgen.api import generate
+from fsgen.api import generate, method_for
 from fsgen.backends.transformers.uncached import MOST_LOGITS, UncachedModel, rounding
 from fsgen.generation import Prompt, encode
 from fsgen.methods.check import check
@@ -180,6 +180,7 @@ def verify(
         ValueError: as in `fsgen.generate`; a method that trusts tokens unverified; one that is its own reference.
     """
     chosen, reference = ways(method, router, draft_tokens)
+    chosen = method_for(members, chosen)
     ids = [encode(members, prompt) for prompt in prompts]
     sampling = SamplingParams(max_tokens)
     if batch_size < 1:

@@ -1,4 +1,4 @@
-"""What goes with mismatches, what makes them, and how to tell: causes that were set, and everything else held."""
+"""What goes with mismatches, and what causes them: one column changes, and the others are held fixed."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-from fsgen.analysis.intervals import Estimate, Floats, grouped, ratio, resampled
+from fsgen.analysis.intervals import FEWER_RESAMPLES, Estimate, Floats, grouped, ratio, resampled
 from fsgen.analysis.logistic import clustered, fit, influence
 from fsgen.analysis.uncertainty import auroc
 
-RESAMPLES = 500
 _BINS = 64  # of a measure, so that a resample is a small table
 
-# Frames have one row an observation: `differs`, `cluster` (an integer: of the text; texts are what is drawn anew), and
-# the columns that a function is asked about.
+# Frames have one row an observation: `differs`, `cluster` (the number of the text; texts are resampled), and the
+# columns that are named in a call.
 
 
 def rate(frame: pl.DataFrame, column: str = "differs") -> Estimate:
     """The mean of a column, with its interval. Raises ValueError for an empty frame."""
     sums = frame.group_by("cluster").agg(pl.col(column).cast(pl.Float64).sum(), count=pl.len()).sort("cluster")
-    found = ratio(sums[column].to_numpy(), sums["count"].to_numpy().astype(float), RESAMPLES)
+    found = ratio(sums[column].to_numpy(), sums["count"].to_numpy().astype(float), FEWER_RESAMPLES)
     if found is None:
         raise ValueError(f"there are no observations of {column!r}")
     return found
@@ -34,16 +33,8 @@ def mean(frame: pl.DataFrame, column: str) -> float:
     return float(frame[column].to_numpy().astype(float).mean())
 
 
-def in_points(change: Estimate) -> str:
-    """A change of a share in points, signed."""
-    interval = ""
-    if change.low is not None and change.high is not None:
-        interval = f" [{100 * change.low:+.1f}, {100 * change.high:+.1f}]"
-    return f"{100 * change.value:+.1f}{interval}"
-
-
 def counted(frame: pl.DataFrame, columns: Sequence[str]) -> tuple[pl.DataFrame, Floats, Floats]:
-    """The cells that some columns make, sorted, and in each cluster or group how many observations and mismatches.
+    """The distinct values of some columns, sorted, and how many observations and mismatches each group has of them.
 
     Returns:
         the cells [cells, columns], observations and mismatches [groups, cells].
@@ -61,10 +52,9 @@ def counted(frame: pl.DataFrame, columns: Sequence[str]) -> tuple[pl.DataFrame, 
 
 
 def contrast(frame: pl.DataFrame, cause: str, low: float, high: float, held: Sequence[str]) -> Estimate | None:
-    """How much more often the two differ at the high value of a cause than at the low one, other columns held.
+    """How much more often the two differ at the high value of a cause than at the low one, other columns held fixed.
 
-    The mean of the differences over all values of the held columns at which both were observed; None where there are
-    none.
+    The mean of the differences over all values of the held columns at which both were observed; None without any.
     """
     cells, observed, events = counted(frame.filter(pl.col(cause).is_in([low, high])), [*held, cause])
     placed = cells.with_row_index("cell")
@@ -77,17 +67,17 @@ def contrast(frame: pl.DataFrame, cause: str, low: float, high: float, held: Seq
     def measured(weights: Floats) -> Floats:
         rates = (weights @ events) / (weights @ observed)
         change = rates[:, end] - rates[:, start]
-        there = ~np.isnan(change)  # what was drawn may lack a cell; the others then stand for it
+        there = ~np.isnan(change)  # a resample may lack a cell; the mean is then over the others
         mean: Floats = np.where(there, change, 0.0).sum(1) / np.maximum(there.sum(1), 1)
         return mean
 
-    return resampled(measured, len(observed), resamples=RESAMPLES)
+    return resampled(measured, len(observed), resamples=FEWER_RESAMPLES)
 
 
 def odds_ratios(frame: pl.DataFrame, columns: Sequence[str]) -> dict[str, Estimate]:
-    """By what factor each column's unit multiplies the odds of a mismatch, the others held, in one logistic model.
+    """By what factor each column's unit multiplies the odds of a mismatch, in one logistic model of all columns.
 
-    The intervals are from errors clustered by text (`logistic.clustered`), for a bootstrap would fit again each time.
+    The intervals are from errors clustered by text (`logistic.clustered`); a bootstrap would fit again each time.
 
     Raises:
         ValueError: a column that does not vary.
@@ -106,70 +96,80 @@ def odds_ratios(frame: pl.DataFrame, columns: Sequence[str]) -> dict[str, Estima
     return found
 
 
-def separation(frame: pl.DataFrame, column: str, unsure_is_low: bool = False) -> Estimate | None:
-    """How well a measure tells mismatches: that of a mismatch and a match the mismatch is the less sure one (AUROC).
+def separation(frame: pl.DataFrame, column: str, low_is_uncertain: bool = False) -> Estimate | None:
+    """How well a measure separates mismatches: AUROC, mismatches being the positive class.
 
     None where there are not both. Values go into at most 64 bins of about as many observations each; ties count half.
+
+    Args:
+        frame: see above.
+        column: the measure.
+        low_is_uncertain: a low value means uncertainty, not a high one.
     """
     values = frame[column].to_numpy().astype(float)
-    values = values if unsure_is_low else -values
+    values = values if low_is_uncertain else -values
     binned = frame.select("differs", "cluster", bin=pl.Series(_binned(values, values)))
     _, observed, events = counted(binned, ["bin"])
     if not 0 < events.sum() < observed.sum():
         return None
     matches = observed - events
-    return resampled(lambda drawn: auroc(drawn @ matches, drawn @ events), len(observed), resamples=RESAMPLES)
+    return resampled(lambda drawn: auroc(drawn @ matches, drawn @ events), len(observed), resamples=FEWER_RESAMPLES)
 
 
-def foretold_rise(before: pl.DataFrame, after: pl.DataFrame, column: str) -> tuple[Estimate, Estimate, Estimate]:
-    """What a change that raised a measure did to mismatches, beside what the measure had foretold.
+def predicted_rise(before: pl.DataFrame, after: pl.DataFrame, column: str) -> tuple[Estimate, Estimate, Estimate]:
+    """What a change that raised a measure did to mismatches, beside what the measure predicts.
 
-    Before the change mismatches go with the measure in some way. If the change does nothing but move observations along
-    that relation, they rise as it says.
+    Before the change mismatches go with the measure in some way. If the change only moves observations along that
+    relation, mismatches rise as it predicts.
 
     Args:
         before, after: the same observations of the same clusters, without and with the change.
         column: the measure.
 
     Returns:
-        the rise of the share of mismatches, the rise foretold, and the first minus the second. Values beyond those of
-        before the change are foretold as the largest of these are.
+        the rise of the share of mismatches, the predicted rise, and the first minus the second. Values beyond those
+        from before the change get the prediction of the largest of these.
 
     Raises:
-        ValueError: nothing was observed.
+        ValueError: there are no observations.
     """
     if before.is_empty() or after.is_empty():
         raise ValueError("there are no observations to compare")
-    seen = before[column].to_numpy().astype(float)
+    reference = before[column].to_numpy().astype(float)
     frames = [
-        frame.select("differs", "cluster", bin=pl.Series(_binned(frame[column].to_numpy().astype(float), seen)))
-        for frame in (before, after)
+        frame.select(
+            "differs",
+            "cluster",
+            after=pl.lit(float(i)),
+            bin=pl.Series(_binned(frame[column].to_numpy().astype(float), reference)),
+        )
+        for i, frame in enumerate((before, after))
     ]
-    both = pl.concat([frame.with_columns(after=pl.lit(float(i))) for i, frame in enumerate(frames)])
-    cells, observed, events = counted(both, ["after", "bin"])
-    late, bins = cells["after"].to_numpy() == 1, cells["bin"].to_numpy()
-    known = {int(b): i for i, b in enumerate(bins[~late])}
-    where = np.array([known[int(b)] for b in bins[late]])
+    cells, observed, events = counted(pl.concat(frames), ["after", "bin"])
+    is_after, bins = cells["after"].to_numpy() == 1, cells["bin"].to_numpy()
+    known = {int(b): i for i, b in enumerate(bins[~is_after])}
+    same_bin = np.array([known[int(b)] for b in bins[is_after]])
 
-    def first(weights: Floats) -> Floats:
-        share: Floats = (weights @ events[:, ~late]).sum(1) / (weights @ observed[:, ~late]).sum(1)
-        return share
+    def share(weights: Floats, chosen: NDArray[np.bool_]) -> Floats:
+        found: Floats = (weights @ events[:, chosen]).sum(1) / (weights @ observed[:, chosen]).sum(1)
+        return found
 
     def rise(weights: Floats) -> Floats:
-        share: Floats = (weights @ events[:, late]).sum(1) / (weights @ observed[:, late]).sum(1)
-        return share - first(weights)
+        return share(weights, is_after) - share(weights, ~is_after)
 
-    def told(weights: Floats) -> Floats:
-        rates = (weights @ events[:, ~late]) / (weights @ observed[:, ~late])
-        seen = weights @ observed[:, late]
-        share: Floats = np.nansum(rates[:, where] * seen, axis=1) / seen.sum(1)
-        return share - first(weights)
+    def predicted(weights: Floats) -> Floats:
+        rates = (weights @ events[:, ~is_after]) / (weights @ observed[:, ~is_after])
+        moved = weights @ observed[:, is_after]
+        expected: Floats = np.nansum(rates[:, same_bin] * moved, axis=1) / moved.sum(1)
+        return expected - share(weights, ~is_after)
 
     def rest(weights: Floats) -> Floats:
-        return rise(weights) - told(weights)
+        return rise(weights) - predicted(weights)
 
-    found = [resampled(measured, len(observed), resamples=RESAMPLES) for measured in (rise, told, rest)]
-    return found[0], found[1], found[2]
+    first, second, third = (
+        resampled(measured, len(observed), resamples=FEWER_RESAMPLES) for measured in (rise, predicted, rest)
+    )
+    return first, second, third
 
 
 def _binned(values: Floats, reference: Floats) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ class SummaryRow:
 
     Attributes:
         run: its key.
-        task, shots, chat: what was asked, and how.
+        task, shots, chat: the benchmark, its few-shot examples, and whether prompts have the chat format.
         draft, target, base: names of the members; None for a role that the method does not use.
         draft_parameters, target_parameters: all parameters; None where not known.
         method, router, draft_tokens, sampling: how it was written.
@@ -37,8 +37,8 @@ class SummaryRow:
         accuracy: the mean score of the texts that have one; of the draft and the target alone likewise.
         seconds: wall clock; of a replay, that of the passes.
         intervals: 95 % bootstrap intervals over examples, of every metric and accuracy that has one, by its name.
-        published: of a study with `definitions: published`, metrics counted as the seed study did, by their name; see
-            `fsgen.analysis.published`.
+        published: of a study with `definitions: published`, metrics counted as arXiv 2406.12295 did, by their name;
+            see `fsgen.analysis.published`.
     """
 
     run: str
@@ -82,7 +82,7 @@ class SummaryRow:
 
 
 def read_study(folder: Path) -> dict[str, Any]:
-    """What a study planned. Raises ValueError where the folder has none."""
+    """The plan of a study. Raises ValueError where the folder has none."""
     path = folder / "study.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} is not the folder of a study: there is no study.json in it")
@@ -100,6 +100,13 @@ def read_generations(folder: Path, run: str) -> pl.DataFrame:
     """One row a text of a run."""
     files = sorted((folder / "generations" / f"run={run}").glob("part-*.parquet"))
     return pl.concat([pl.read_parquet(file, hive_partitioning=False) for file in files]) if files else pl.DataFrame()
+
+
+def read_examples(folder: Path, record: dict[str, Any]) -> pl.DataFrame | None:
+    """Name, prompt and reference of the examples of a run, from its record; None where the folder has none."""
+    digest = str((record.get("identity") or {}).get("task", {}).get("examples", ""))[:16]
+    path = folder / "examples" / f"{digest}.parquet"
+    return pl.read_parquet(path) if path.is_file() else None
 
 
 def summarize(folder: Path) -> list[SummaryRow]:
@@ -190,19 +197,19 @@ def accuracy(generations: pl.DataFrame) -> float | None:
 def estimates(generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Estimate]:
     """Every metric of a run that has a value, and its accuracy, with intervals over examples; by name.
 
-    Examples are drawn, not tokens: those of one text, and the turns of one dialogue, are not independent. A metric is
-    the ratio of two sums over the drawn examples.
+    Examples are resampled, not tokens: those of one text, and the turns of one dialogue, are not independent. A metric
+    is the ratio of two sums over the drawn examples.
 
     Args:
         generations: the texts of a run, of each its counts and score.
-        resamples: how often the examples are drawn anew.
+        resamples: how often the examples are drawn.
         seed: of the draws.
     """
     if generations.is_empty():
         return {}
     sampled = bool(generations["sampled"].any())
-    asked = {metric: ratio_counts(metric, sampled) for metric in METRICS} | {"accuracy": (("score",), ("scored",))}
-    counts = sorted({name for names in asked.values() for side in names for name in side})
+    wanted = {metric: ratio_counts(metric, sampled) for metric in METRICS} | {"accuracy": (("score",), ("scored",))}
+    counts = sorted({name for names in wanted.values() for side in names for name in side})
     sums = (
         generations.with_columns(scored=pl.col("score").is_not_null(), score=pl.col("score").fill_null(0.0))
         .group_by("example")
@@ -210,7 +217,7 @@ def estimates(generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int =
         .sort("example")
     )
     found = {}
-    for metric, sides in asked.items():
+    for metric, sides in wanted.items():
         part, whole = (sums.select(pl.sum_horizontal(side)).to_series().to_numpy() for side in sides)
         estimate = ratio(part, whole, resamples, seed)
         if estimate is not None:
@@ -221,14 +228,20 @@ def estimates(generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int =
 def write_summary(folder: Path, rows: Iterable[SummaryRow]) -> Path:
     """Write `summary.json`, whole or not at all."""
     path = folder / "summary.json"
-    unfinished = folder / ".summary.json.part"
     text = json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
-    with unfinished.open("w", encoding="utf-8") as stream:
-        stream.write(text + "\n")
+    write_whole(path, text + "\n")
+    return path
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.part")
+    with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
+        stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
     unfinished.replace(path)
-    return path
 
 
 def read_summary(folder: Path) -> list[SummaryRow]:

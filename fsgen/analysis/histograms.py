@@ -1,8 +1,8 @@
-"""What is kept of a trace for uncertainty and routers: counts of matches and mismatches in fine bins of each measure.
+"""Counts of matches and mismatches in fine bins of each measure of uncertainty.
 
-Curves, areas and thresholds over any number of tokens are made of these counts, so that memory does not grow with the
-trace. They are exact at the edges of the bins; between two edges the order of the tokens is lost. The edges hold every
-thousandth of a probability and every hundredth of a nat, with finer ones close to 0 and 1.
+Curves, areas and thresholds are computed from these counts, so that memory does not grow with the trace. They are exact
+at the edges of the bins; within a bin the order of the tokens is lost. There is an edge at every thousandth of a
+probability and every hundredth of a nat, and finer ones close to 0 and 1.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ Edges = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Measure:
-    """A number that tells how unsure the draft is.
+    """A measure of the draft's uncertainty.
 
     Attributes:
-        name: as a router of it is called, where there is one.
-        column: of the trace, from which it is made.
-        low: a low value is an unsure one.
+        name: that of its router, where there is one.
+        column: of the trace, from which it is computed.
+        low: a low value means uncertainty, not a high one.
         probability: it lies between 0 and 1; otherwise it is in nats.
         router: the decode loop has a router of this name.
     """
@@ -42,16 +42,16 @@ class Measure:
 
     @property
     def edges(self) -> Edges:
-        """The inner edges of the bins, ascending, [bins - 1], fewer than BINS; single floats, as a router compares."""
+        """The inner edges of the bins, ascending, [bins - 1], fewer than BINS; in float32, as routers compare."""
         return _probability_edges() if self.probability else _entropy_edges()
 
     @property
     def expression(self) -> pl.Expr:
-        """Its value, of a trace's columns."""
+        """Its value, from a trace's columns."""
         if self.name == "top-k mass":
             return pl.col(self.column).list.sum()
         if self.name == "top-k entropy":
-            # of the k renormalised: H = ln m - sum(p ln p) / m, where a p that was rounded to 0 adds nothing
+            # renormalised over k: H = ln m - sum(p ln p) / m; a p that was rounded to 0 adds nothing
             log = pl.element().clip(lower_bound=1e-37).log()
             mass = pl.col(self.column).list.sum()
             return (mass.log() - pl.col(self.column).list.eval(pl.element() * log).list.sum() / mass).clip(0.0)
@@ -104,13 +104,13 @@ class Histogram:
         return int(self.counts.sum())
 
     def ordered(self) -> tuple[Floats, Floats]:
-        """Matches and mismatches by group and bin, the least sure bin first, [groups, bins] both."""
+        """Matches and mismatches by group and bin, the most uncertain bin first, [groups, bins] both."""
         counts = self.counts.astype(np.float64)[:, :: 1 if self.measure.low else -1]
         return counts[..., 0], counts[..., 1]
 
 
 def histograms(traces: Frame, measures: Sequence[Measure] = MEASURES) -> dict[str, Histogram]:
-    """Count a trace, by the name of each measure that it has; tokens with an unknown choice are left out.
+    """The histogram of each measure that a trace has, by its name; tokens with an unknown choice are left out.
 
     Args:
         traces: of one run; columns as in `docs/study.md`.

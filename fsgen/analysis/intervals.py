@@ -1,9 +1,9 @@
-"""Bootstrap intervals over examples: one way to draw them, for every analysis.
+"""Bootstrap intervals over examples, drawn in one way for every analysis.
 
-The tokens of one text are not independent, so examples are drawn anew, with replacement, and whatever is measured is
-measured again (Efron & Tibshirani 1993, chapter 13: percentile intervals). With more than `GROUPS` examples these are
-put into so many groups, example i into group i modulo `GROUPS`, and groups are drawn: the sums that must be kept no
-longer grow with the study, and the width of an interval is then itself known to about 5 %.
+The tokens of one text are not independent, so examples are resampled with replacement, and whatever is measured is
+measured again (Efron & Tibshirani 1993, chapter 13: percentile intervals). More than `GROUPS` examples are put into so
+many groups, example i into group i modulo `GROUPS`, and groups are resampled. So the sums that are kept do not grow
+with the study; the width of an interval is then known to about 5 %.
 """
 
 from __future__ import annotations
@@ -17,33 +17,47 @@ from numpy.typing import NDArray
 
 GROUPS = 256
 RESAMPLES = 2000
-_TAILS = (2.5, 97.5)
+FEWER_RESAMPLES = 500
+"""Where each resample is a whole curve or table."""
+TAILS = (2.5, 97.5)
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % bootstrap interval, None where there are fewer than two examples or all are alike."""
+    """A number and its 95 % bootstrap interval; None with fewer than two examples, or where all are the same."""
 
     value: float
     low: float | None = None
     high: float | None = None
 
     def above(self, value: float) -> bool | None:
-        """Whether the interval lies above some value; None where it does not tell."""
+        """Whether the interval lies above a value; None where it holds the value, or is not known."""
         if self.low is None or self.high is None:
             return None
         return True if self.low > value else False if self.high < value else None
 
+    def shown(self, form: str = ".3f", scale: float = 1.0, unit: str = "") -> str:
+        """In words, `0.250 [0.200, 0.300]`.
+
+        Args:
+            form: of each number, as in a format string.
+            scale: what each number is multiplied by: 100 for a percentage.
+            unit: behind the first number.
+        """
+        interval = ""
+        if self.low is not None and self.high is not None:
+            interval = f" [{scale * self.low:{form}}, {scale * self.high:{form}}]"
+        return f"{scale * self.value:{form}}{unit}{interval}"
+
     def __str__(self) -> str:
-        interval = "" if self.low is None or self.high is None else f" [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.value:.3f}{interval}"
+        return self.shown()
 
 
 @lru_cache(maxsize=16)
 def draws(groups: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """How often each of some groups is drawn, [resamples, groups]; not to be written to."""
+    """How often each group is drawn, [resamples, groups]; read-only."""
     drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
     return drawn.astype(np.float64)
 
@@ -60,24 +74,23 @@ def grouped(sums: Floats) -> Floats:
 def percentiles(values: Floats, comparisons: int = 1) -> tuple[float | None, float | None]:
     """The 95 % interval of what the resamples gave, None for an end that is not finite; nan is left out.
 
-    Where one of several `comparisons` is to be found at all, it is wider, so that all hold together (Bonferroni).
-
-    Where every resample gives the same (all examples right, say) there is none: a width of 0 would be no honest one.
+    With several `comparisons` it is wider, so that all of them hold together (Bonferroni). Where every resample gives
+    the same (all examples are right, say) there is none: a width of 0 would be wrong.
     """
     values = values[~np.isnan(values)]
     if not len(values) or np.isclose(values.min(), values.max(), rtol=1e-12, atol=0.0):
         return None, None
-    with np.errstate(invalid="ignore"):  # of two neighbours of which one is infinite, no finite value comes
-        tails = (_TAILS[0] / comparisons, 100 - (100 - _TAILS[1]) / comparisons)
+    with np.errstate(invalid="ignore"):  # between a finite and an infinite value
+        tails = (TAILS[0] / comparisons, 100 - (100 - TAILS[1]) / comparisons)
         low, high = (float(end) if np.isfinite(end) else None for end in np.percentile(values, tails))
     return low, high
 
 
 def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
-    """The ratio of two sums over examples, None where there is nothing below the line.
+    """The ratio of two sums over examples; None where the second one is 0.
 
     Args:
-        parts, wholes: by example or group, [examples]; those that have neither part nor whole are not drawn.
+        parts, wholes: by example or group, [examples]; those with neither part nor whole are not drawn.
     """
     there = (parts != 0) | (wholes != 0)
     parts, wholes = parts[there], wholes[there]
@@ -88,22 +101,22 @@ def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int =
     if len(wholes) < 2:
         return Estimate(value)
     drawn = draws(len(wholes), resamples, seed)
-    with np.errstate(invalid="ignore", divide="ignore"):  # what was drawn may have nothing below the line
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may divide by 0
         return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))
 
 
 def resampled(
     measured: Callable[[Floats], Floats], examples: int, comparisons: int = 1, resamples: int = RESAMPLES
 ) -> Estimate:
-    """Whatever is measured of examples, with its interval: a difference of ratios, say, of the same examples.
+    """Anything that is measured on examples, with its interval: a difference of two ratios, say.
 
     Args:
         measured: from how often each example is drawn, [resamples, examples], to what is measured, [resamples].
         examples: how many there are, or groups (`grouped`).
         comparisons: as in `percentiles`.
-        resamples: how often they are drawn anew.
+        resamples: how often they are drawn.
     """
-    with np.errstate(invalid="ignore", divide="ignore"):  # what was drawn may lack what is divided by
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample may divide by 0
         value = float(measured(np.ones((1, examples)))[0])
         if examples < 2:
             return Estimate(value)

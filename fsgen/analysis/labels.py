@@ -1,4 +1,4 @@
-"""How tables and charts call things."""
+"""The names of models, methods and tasks in tables and charts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def short_name(name: str | None) -> str:
 
 
 def method_label(row: SummaryRow) -> str:
-    """The method, and what of router, draft length and sampling is not the usual."""
+    """The method, with router, draft length and sampling where these are not the defaults."""
     parts = [row.method]
     if row.router not in (None, "always"):
         parts.append(row.router)
@@ -25,12 +25,12 @@ def method_label(row: SummaryRow) -> str:
 
 
 def task_label(row: SummaryRow) -> str:
-    """The task, and how it was asked where that is not the usual."""
+    """The task, with the number of few-shot examples and the chat format where it has them."""
     return row.task + f", {row.shots} shots" * (row.shots > 0) + ", chat" * row.chat
 
 
 def texts_label(row: SummaryRow) -> str:
-    """How many texts, and how many of the others failed."""
+    """How many examples, and how many of them failed."""
     return f"{row.examples}" + (f" ({row.failed} failed)" if row.failed else "")
 
 
@@ -47,12 +47,12 @@ def decimal(value: float | None, digits: int) -> str:
 
 
 def interval(row: SummaryRow) -> str:
-    """The interval of the collaboration frequency, empty for none."""
+    """The interval of the collaboration frequency; empty for none."""
     return "" if row.ci_low is None else f"[{row.ci_low:.3f}, {row.ci_high:.3f}]"
 
 
 def millions(parameters: int | None) -> str:
-    """A count of parameters as people say it: `0.42 M`, `7.6 B`."""
+    """A number of parameters: `0.42 M`, `7.6 B`."""
     if not parameters:
         return "unknown"
     for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):

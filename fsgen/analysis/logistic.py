@@ -1,4 +1,4 @@
-"""Logistic regression from counts in cells, with standard errors that know which tokens belong together."""
+"""Logistic regression from counts in cells, with standard errors clustered by text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fsgen.analysis.intervals import Floats
 
 _RIDGE = 1e-3
-"""In units of standard deviations; keeps a coefficient finite where a part of the data has no mismatch at all."""
+"""In standard deviations; keeps a coefficient finite where a part of the data has no mismatch at all."""
 _STEPS = 100
 
 
@@ -20,13 +20,13 @@ class Fit:
     Attributes:
         coefficients: of the columns of the design, [p].
         inverse: of the information matrix, [p, p].
-        chances: the fitted probability of each cell, [cells].
+        probabilities: fitted, of each cell, [cells].
         deviance: minus twice the log-likelihood of the single observations.
     """
 
     coefficients: Floats
     inverse: Floats
-    chances: Floats
+    probabilities: Floats
     deviance: float
 
 
@@ -36,10 +36,10 @@ def fit(design: Floats, observed: Floats, events: Floats, ridge: float = _RIDGE)
     Args:
         design: the covariates of each cell, the first column all ones, [cells, p].
         observed, events: how many observations each cell has, and how many events among them, [cells].
-        ridge: how strongly the coefficients, in standard deviations of their columns, are drawn to 0; not the first.
+        ridge: how strongly the coefficients but the first, in standard deviations of their columns, are drawn to 0.
 
     Raises:
-        ValueError: a column but the first that does not vary.
+        ValueError: a column after the first that does not vary.
     """
     mean = np.average(design, axis=0, weights=observed)
     spread = np.sqrt(np.average((design - mean) ** 2, axis=0, weights=observed))
@@ -49,30 +49,30 @@ def fit(design: Floats, observed: Floats, events: Floats, ridge: float = _RIDGE)
     scaled = design / spread
     penalty = ridge * np.r_[0.0, np.ones(design.shape[1] - 1)]
     coefficients = np.zeros(design.shape[1])
-    loss, chances = _loss(scaled, observed, events, coefficients, penalty)
+    loss, probabilities = _loss(scaled, observed, events, coefficients, penalty)
     for _ in range(_STEPS):
-        weights = observed * chances * (1 - chances)
+        weights = observed * probabilities * (1 - probabilities)
         information = (scaled.T * weights) @ scaled + np.diag(penalty)
-        step = np.linalg.solve(information, scaled.T @ (events - observed * chances) - penalty * coefficients)
+        step = np.linalg.solve(information, scaled.T @ (events - observed * probabilities) - penalty * coefficients)
         while True:  # a step that overshoots is halved
             tried, after = _loss(scaled, observed, events, coefficients + step, penalty)
             if tried <= loss or np.abs(step).max() < 1e-12:
                 break
             step = step / 2
-        coefficients, chances = coefficients + step, after
+        coefficients, probabilities = coefficients + step, after
         loss = tried
         if np.abs(step).max() < 1e-9:
             break
-    weights = observed * chances * (1 - chances)
+    weights = observed * probabilities * (1 - probabilities)
     inverse = np.linalg.inv((scaled.T * weights) @ scaled + np.diag(penalty))
     deviance = 2 * (loss - (penalty * coefficients**2).sum() / 2)
-    return Fit(coefficients / spread, inverse / np.outer(spread, spread), chances, float(deviance))
+    return Fit(coefficients / spread, inverse / np.outer(spread, spread), probabilities, float(deviance))
 
 
 def _loss(
     design: Floats, observed: Floats, events: Floats, coefficients: Floats, penalty: Floats
 ) -> tuple[float, Floats]:
-    """Minus the log-likelihood with its penalty, and the chances."""
+    """Minus the log-likelihood with its penalty, and the probabilities."""
     odds = design @ coefficients
     # log(1 + e^x) without overflow
     loss = (observed * np.logaddexp(0.0, odds) - events * odds).sum() + (penalty * coefficients**2).sum() / 2
@@ -86,7 +86,7 @@ def influence(model: Fit, design: Floats, column: int) -> tuple[Floats, Floats]:
     coefficient's variance (Liang & Zeger 1986).
     """
     lever = design @ model.inverse[column]
-    return -lever * model.chances, lever * (1 - model.chances)
+    return -lever * model.probabilities, lever * (1 - model.probabilities)
 
 
 def clustered(sums: Floats) -> float:

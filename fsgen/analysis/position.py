@@ -1,4 +1,4 @@
-"""Where in a text the two systems differ, and whether the place still matters once the draft's uncertainty is known."""
+"""Where in a text the two systems differ, and whether position still matters once the draft's uncertainty is known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fsgen.analysis.traces import Frame, collect, prepared
 
 TENTHS = 10
 FIRST = 32
-"""Positions from the start that have a place of their own; those behind stand in ranges that double."""
+"""Positions from the start that have a place of their own; those after them are put into ranges that double."""
 _LEVEL = 0.05
 
 
@@ -24,7 +24,7 @@ class Place:
     """The tokens of one place.
 
     Attributes:
-        start, stop: from and up to where, `stop` excluded: shares of the text, or positions in it.
+        start, stop: from where to where, `stop` excluded: shares of the text, or positions in it.
         tokens: positions where both greedy choices are known.
         frequency: how often they differ, with its interval over examples; of a sampled run the mean total variation.
         entropy: the draft's mean entropy there, in nats.
@@ -44,7 +44,7 @@ class Effect:
     """What position does to the odds of a mismatch, in a logistic model.
 
     Attributes:
-        log_odds, standard_error: the coefficient, and its error clustered by example.
+        log_odds, standard_error: the coefficient, and its standard error clustered by example.
         odds_ratio, low, high: its exponential, with the 95 % interval.
         p_value: of no effect, by Student's t with one degree of freedom less than there are examples.
     """
@@ -64,8 +64,8 @@ class PositionModel:
     Attributes:
         scale: `relative`, from the first token of a text (0) to its end (1), or `absolute`, each doubling of the
             position (log2 of 1 + position).
-        alone: of position where nothing else is known.
-        given_uncertainty: of position where the draft's largest probability and entropy are known too.
+        alone: of position by itself.
+        given_uncertainty: of position beside the draft's largest probability and entropy.
         explained_alone, explained_by_uncertainty, explained_by_both: the share of the deviance that each explains.
     """
 
@@ -85,8 +85,8 @@ class PositionResult:
         relative: ten places from the start to the end of the texts.
         absolute: each of the first 32 tokens, then ranges that double.
         models: by the relative and by the absolute position; empty where they cannot be fitted.
-        matters: position tells more than uncertainty does: one of the two effects given uncertainty is significant at
-            5 % (Bonferroni); None where there is no model.
+        matters: position predicts what uncertainty does not: one of the two effects given uncertainty is significant
+            at 5 % (Bonferroni); None where there is no model.
         finding: the same in a sentence.
     """
 
@@ -101,9 +101,9 @@ def position(traces: Frame, sampled: bool = False) -> PositionResult:
     """Profiles of the mismatches over the text, and the models of them.
 
     Args:
-        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
-        sampled: it was drawn rather than greedy: the profiles are of the total variation. The models are of greedy
-            choices in either case.
+        traces: of one run that consulted System 2 everywhere; columns as in `docs/study.md`.
+        sampled: it was sampled, not greedy: the profiles are of the total variation. The models are of greedy choices
+            in either case.
     """
     frame = prepared(traces).filter(pl.col("differs").is_not_null())
     relative = (TENTHS * pl.col("position").cast(pl.UInt64)) // pl.col("length")
@@ -159,15 +159,15 @@ def _places(table: pl.DataFrame, ends: Callable[[int], tuple[float, float]]) -> 
 
 @dataclass(frozen=True)
 class _Scale:
-    """A way to say where a token stands: the covariate, and how finely it is put into levels."""
+    """A measure of where a token is: the covariate, and the number of its levels."""
 
     name: str
     covariate: pl.Expr
     levels: int
 
 
-_SURE = (pl.col("draft_prob").cast(pl.Float64)).clip(1e-7, 1 - 1e-7)
-_LOGIT = (_SURE / (1 - _SURE)).log()
+_CERTAIN = (pl.col("draft_prob").cast(pl.Float64)).clip(1e-7, 1 - 1e-7)
+_LOGIT = (_CERTAIN / (1 - _CERTAIN)).log()
 _NATS = pl.col("draft_entropy").cast(pl.Float64).clip(1e-4, 16.0)
 _SCALES = (
     _Scale("relative", (pl.col("position") + 0.5) / pl.col("length"), 20),
@@ -176,11 +176,11 @@ _SCALES = (
 
 
 def _model(frame: pl.LazyFrame, scale: _Scale) -> PositionModel | None:
-    """The models of one scale, from the counts in cells of like probability, entropy and position.
+    """The models of one scale, from the counts in cells of similar probability, entropy and position.
 
-    The largest probability enters as its log-odds, in four straight pieces between its quartiles, the entropy as it is:
-    where the draft is calibrated, the log-odds of a mismatch are straight in the first. A cell's covariates are the
-    means of its tokens.
+    The largest probability enters as its log-odds, piecewise linear with knots at its quartiles, the entropy as it is:
+    where the draft is calibrated, the log-odds of a mismatch are linear in the first. A cell's covariates are the means
+    of its tokens.
     """
     cell = (((_LOGIT + 17) * 4).floor() * 128 + ((_NATS.log() + 10) * 2).floor()) * 1024
     cell = (cell + (scale.covariate * scale.levels).floor()).cast(pl.Int64)
@@ -202,8 +202,8 @@ def _model(frame: pl.LazyFrame, scale: _Scale) -> PositionModel | None:
         np.column_stack([ones, *uncertainty, place]),
     ]
     try:
-        null, alone, unsure, both = (fit(design, tokens, events) for design in designs)
-    except ValueError:  # all tokens stand at one place
+        null, alone, uncertain, both = (fit(design, tokens, events) for design in designs)
+    except ValueError:  # all tokens have one position
         return None
     without, with_ = _effects(placed, cells["cell"], [(alone, designs[1]), (both, designs[3])])
     if without is None or with_ is None:
@@ -213,7 +213,7 @@ def _model(frame: pl.LazyFrame, scale: _Scale) -> PositionModel | None:
         alone=without,
         given_uncertainty=with_,
         explained_alone=1 - alone.deviance / null.deviance,
-        explained_by_uncertainty=1 - unsure.deviance / null.deviance,
+        explained_by_uncertainty=1 - uncertain.deviance / null.deviance,
         explained_by_both=1 - both.deviance / null.deviance,
     )
 
@@ -267,7 +267,7 @@ def _finding(tenths: tuple[Place, ...], models: tuple[PositionModel, ...], matte
             f"{100 * last:.1f} % in the last."
         )
     if matters is None:
-        said.append("Whether position matters beside uncertainty cannot be told from these traces.")
+        said.append("These traces cannot tell whether position matters beside uncertainty.")
         return " ".join(said)
     verb = "still matters" if matters else "no longer matters"
     said.append(f"Position {verb} once the draft's uncertainty is known: {'; '.join(map(_said, models))}.")
@@ -281,7 +281,7 @@ def _said(model: PositionModel) -> str:
     given, alone = model.given_uncertainty, model.alone
     more = 100 * (model.explained_by_both - model.explained_by_uncertainty)
     return (
-        f"{_OVER[model.scale]} the odds of a mismatch go by a factor of {alone.odds_ratio:.2f} "
+        f"{_OVER[model.scale]} the odds of a mismatch change by a factor of {alone.odds_ratio:.2f} "
         f"[{alone.low:.2f}, {alone.high:.2f}], and at equal uncertainty by {given.odds_ratio:.2f} "
         f"[{given.low:.2f}, {given.high:.2f}] (p = {given.p_value:.2g}), which adds {more:.1f} points to the "
         f"{100 * model.explained_by_uncertainty:.0f} % of the deviance that uncertainty explains"

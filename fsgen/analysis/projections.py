@@ -1,7 +1,7 @@
-"""The seed study's picture (2406.12295): the draft's likeliest probabilities in two dimensions.
+"""The draft's largest probabilities in two dimensions, as in arXiv 2406.12295.
 
-A token is the vector of the probabilities of the draft's k likeliest tokens, the likeliest first. The measures say how
-far matches and mismatches lie apart in the picture.
+A token is the vector of the probabilities of the draft's k most likely tokens, the most likely first. The measures say
+how well matches and mismatches are separated in the projection.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Projection:
     Attributes:
         method: `pca` or `t-sne`.
         x, y, mismatch: of each token of the sample; `mismatch`: System 2's greedy token is not the draft's.
-        silhouette: of the two labels in the picture, from -1 to 1 (Rousseeuw 1987); about 0 where they lie mixed.
-        davies_bouldin: of the labels, from 0 on, lower for labels that lie apart (Davies & Bouldin 1979).
+        silhouette: of the two labels in the projection, from -1 to 1 (Rousseeuw 1987); about 0 where they are mixed.
+        davies_bouldin: of the labels, from 0 on, lower for labels that are separated (Davies & Bouldin 1979).
         adjusted_rand_index: of the labels and the two clusters that k-means finds without them, 0 by chance, 1 at best.
     """
 
@@ -47,7 +47,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class ProjectionResult:
-    """The picture of a run.
+    """The projections of a run.
 
     Attributes:
         tokens: the size of the sample; `mismatches` of them.
@@ -67,12 +67,12 @@ def project(traces: Frame, sample: int = SAMPLE, seed: int = 0) -> ProjectionRes
     """Project a sample of a run's tokens.
 
     Args:
-        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
-        sample: how many tokens at the most, drawn evenly; of these, those with known choices and candidates are taken.
-        seed: of the draw, of t-SNE and of k-means.
+        traces: of one run that consulted System 2 everywhere; columns as in `docs/study.md`.
+        sample: at most so many tokens, drawn uniformly; of these, those with known choices and candidates are taken.
+        seed: the random seed of the sample, of t-SNE and of k-means.
 
     Raises:
-        ValueError: a sample of less than ten tokens.
+        ValueError: a sample of fewer than ten tokens.
     """
     if sample < _FEWEST:
         raise ValueError(f"a sample of {sample} tokens is impossible: at least {_FEWEST}")
@@ -89,7 +89,7 @@ def project(traces: Frame, sample: int = SAMPLE, seed: int = 0) -> ProjectionRes
 
 
 def _sampled(frame: pl.LazyFrame, sample: int, seed: int) -> tuple[Floats, NDArray[np.bool_]]:
-    """Vectors [tokens, k] and labels [tokens] of tokens drawn evenly, in the order of texts and positions."""
+    """Vectors [tokens, k] and labels [tokens] of tokens drawn uniformly, in the order of texts and positions."""
     if "draft_top_probs" not in frame.collect_schema().names():
         return np.zeros((0, 0)), np.zeros(0, dtype=np.bool_)
     place = ["number", "turn", "position"]
@@ -128,15 +128,15 @@ def _measured(name: str, at: Floats, mismatch: NDArray[np.bool_], seed: int) -> 
 
 def _finding(found: tuple[Projection, ...], tokens: int, candidates: int) -> str:
     if not found:
-        return "There are too few matches or mismatches with candidates for a picture."
+        return "There are too few matches or mismatches with candidates for a projection."
     apart = min(projection.silhouette for projection in found)
-    word = "lie apart" if apart > 0.5 else "overlap in part" if apart > 0.1 else "lie mixed"
+    word = "are separated" if apart > 0.5 else "overlap in part" if apart > 0.1 else "are mixed"
     measures = "; ".join(
         f"{one.method}: silhouette {one.silhouette:.2f}, Davies-Bouldin {one.davies_bouldin:.2f}, adjusted Rand index "
         f"{one.adjusted_rand_index:.2f}"
         for one in found
     )
     return (
-        f"Matches and mismatches {word} by the probabilities of the draft's {candidates} likeliest tokens "
+        f"Matches and mismatches {word} by the probabilities of the draft's {candidates} most likely tokens "
         f"({tokens:,} tokens; {measures})."
     )

@@ -1,8 +1,7 @@
-"""Counting as the seed study did (2406.12295), beside our own way, to show what its definitions change.
+"""Counts as arXiv 2406.12295 defines them, beside ours, to show what its definitions change.
 
-What a trace suffices for is counted again: mismatches over consulted positions, positions among the consulted ones,
-work without catching up, and answers compared as the last run of digits. `NOT_RECOUNTED` says what it does not suffice
-for.
+Counted again is what a trace suffices for: mismatches over consulted positions, positions among the consulted ones,
+work without catching up, and answers compared as the last run of digits. `NOT_RECOUNTED` names the rest.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ PUBLISHED = {
     "collaboration_frequency": ("differing", "consulted"),
     "target_tokens_per_token": ("consulted", "tokens"),
 }
-"""The published definitions: the count above the line, and the one below it."""
+"""The published definitions: the numerator and the denominator."""
 NOT_RECOUNTED = {
     "contrastive": "As published, contrastive decoding averages the logits of both models; a trace keeps no logits. "
     "The method `ensemble` is that average: run it for the published numbers.",
     "proxy": "As published, proxy tuning counts where System 2 differs from the untuned small model; a trace keeps "
     "what the tuned one, the draft, would have chosen.",
-    "mmlu_stem": "The worked examples of a wrong subject, which the published MMLU-STEM prompts hold, change the texts "
+    "mmlu_stem": "The published MMLU-STEM prompts have few-shot examples of a wrong subject, which change the texts "
     "themselves.",
     "mbpp": "Published MBPP programs ran inside the process that judged them; a stored score is that of a sandbox.",
 }
-"""What cannot be recounted, by the method or task that it is about."""
+"""What cannot be counted again, by its method or task."""
 _DIGITS = re.compile(r"\d*\.?\d+")
 
 
@@ -59,12 +58,12 @@ class PublishedResult:
     """A run counted both ways.
 
     Attributes:
-        frequency: how often the two differ. Ours is over all positions, and so None for a router that did not ask
-            everywhere, unless a run that did is at hand; the published mismatch ratio is over those consulted.
+        frequency: how often the two differ. Ours is over all positions, and so None for a router that did not consult
+            everywhere, unless there is a run that did; the published mismatch ratio is over those consulted.
         target_tokens_per_token: work of the target; published, without catching up on tokens that it did not decide.
-        accuracy: of GSM8K, where published answers are the last run of digits: without sign, separators or value.
+        accuracy: of GSM8K, where published answers are the last run of digits, without sign or separators.
         tenths: where the mismatches are; published positions are counted among the consulted ones.
-        not_recounted: what of the published way a trace does not suffice for.
+        not_recounted: the published definitions that a trace does not suffice for.
         finding: the same in a sentence.
     """
 
@@ -85,14 +84,14 @@ def published(
     everywhere: pl.DataFrame | None = None,
     references: pl.DataFrame | None = None,
 ) -> PublishedResult:
-    """Count a run as the seed study did.
+    """Count a run as arXiv 2406.12295 did.
 
     Args:
         texts: its generations; columns as in `docs/study.md`.
         traces: its tokens.
-        method, task: what the run was of; they decide what cannot be recounted.
-        everywhere: the generations of a run of the same pair and task that asked System 2 everywhere; the run itself if
-            it did.
+        method, task: of the run; they decide what cannot be counted again.
+        everywhere: the generations of a run of the same pair and task that consulted System 2 everywhere; the run
+            itself if it did.
         references: the right answers, columns `example` and `reference`.
     """
     ours = None
@@ -113,7 +112,7 @@ def published(
 
 
 def published_metrics(texts: pl.DataFrame) -> dict[str, float]:
-    """The metrics of a run that are counted otherwise as published, by the names that ours have."""
+    """The metrics of a run whose published definition differs, by the names of ours."""
     counted = {name: _ratio(texts, *counts) for name, counts in PUBLISHED.items()}
     return {name: estimate.value for name, estimate in counted.items() if estimate is not None}
 
@@ -142,7 +141,7 @@ def _rescored(texts: pl.DataFrame, references: pl.DataFrame | None) -> Estimate 
 
 
 def _tenths(frame: pl.LazyFrame) -> tuple[Tenth, ...]:
-    """Of all mismatches, the share in each tenth; the published place of a token is that among the consulted."""
+    """Of all mismatches, the share in each tenth; published positions are those among the consulted tokens."""
     consulted = frame.filter(pl.col("target_token").is_not_null())
     text = ("number", "turn")
     skipped = collect(frame.select(pl.col("target_token").is_null().any())).item()

@@ -1,4 +1,4 @@
-"""How well scores rank positions: those asked first should be where System 2 differs. With intervals over examples."""
+"""How well scores rank positions: the first should be those where System 2 differs. With intervals over examples."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fsgen.analysis.intervals import Estimate, Floats, grouped, resampled
+from fsgen.analysis.intervals import FEWER_RESAMPLES, Estimate, Floats, grouped, resampled
 from fsgen.analysis.uncertainty import auroc
 
-RESAMPLES = 500
+RESAMPLES = FEWER_RESAMPLES
 _BINS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
-    """Counts of positions in bins of a score, the bin asked first in front.
+    """Counts of positions in bins of a score, the highest score first.
 
     Attributes:
         matches, mismatches: by group of examples and bin, [groups, bins].
@@ -30,7 +30,7 @@ class Ranking:
         """The ranking by a score.
 
         Args:
-            score: of each position; where it is high, a router asks first, [n].
+            score: of each position; a router consults where it is high, [n].
             differs: System 2's greedy token is another one, [n].
             example: the number of the example, from 0, [n].
         """
@@ -42,7 +42,7 @@ class Ranking:
 
     @property
     def groups(self) -> int:
-        """How many groups can be drawn anew."""
+        """How many groups are resampled."""
         return len(self.matches)
 
     def sums(self, drawn: Floats) -> tuple[Floats, Floats]:
@@ -54,31 +54,32 @@ class Ranking:
         return resampled(lambda drawn: auroc(*self.sums(drawn)), self.groups, resamples=RESAMPLES)
 
     def missed(self, calls: Floats, drawn: Floats) -> Floats:
-        """Mismatches it passes over, as a share of all positions, where it asks at a share of them, [resamples].
+        """The mismatches that are missed, over all positions, at some consulted rates, [resamples].
 
         Args:
-            calls: this share, for each resample, [resamples].
+            calls: the consulted rate of each resample, [resamples].
             drawn: how often each group is drawn, [resamples, groups].
         """
-        matches, mismatches = self.sums(drawn)
-        total = (matches + mismatches).sum(1)
-        asked = _from_zero((matches + mismatches).cumsum(1)) / total[:, None]
-        caught = _from_zero(mismatches.cumsum(1)) / total[:, None]
-        found = [np.interp(share, x, y) for share, x, y in zip(calls, asked, caught, strict=True)]
+        consulted, caught = self._curve(drawn)
+        found = [np.interp(share, x, y) for share, x, y in zip(calls, consulted, caught, strict=True)]
         left: Floats = caught[:, -1] - np.array(found)
         return left
 
     def gain(self, drawn: Floats) -> Floats:
-        """The area between its curve of misses and chance, over that between a perfect router and chance."""
-        matches, mismatches = self.sums(drawn)
-        total = (matches + mismatches).sum(1)
-        asked = _from_zero((matches + mismatches).cumsum(1)) / total[:, None]
-        missed = (mismatches.sum(1)[:, None] - _from_zero(mismatches.cumsum(1))) / total[:, None]
-        area = ((missed[:, 1:] + missed[:, :-1]) / 2 * np.diff(asked)).sum(1)
+        """The area between its curve and chance, over that between a perfect router and chance, [resamples]."""
+        consulted, caught = self._curve(drawn)
+        missed = caught[:, -1:] - caught
+        area = ((missed[:, 1:] + missed[:, :-1]) / 2 * np.diff(consulted)).sum(1)
         frequency = missed[:, 0]
         with np.errstate(invalid="ignore", divide="ignore"):
             gain: Floats = (frequency / 2 - area) / (frequency / 2 - frequency**2 / 2)
         return gain
+
+    def _curve(self, drawn: Floats) -> tuple[Floats, Floats]:
+        """At each threshold the consulted positions, and the mismatches among them, over all, [resamples, bins]."""
+        matches, mismatches = self.sums(drawn)
+        total = (matches + mismatches).sum(1)[:, None]
+        return _from_zero((matches + mismatches).cumsum(1)) / total, _from_zero(mismatches.cumsum(1)) / total
 
 
 def _from_zero(sums: Floats) -> Floats:

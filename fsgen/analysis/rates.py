@@ -11,7 +11,7 @@ from fsgen.analysis.intervals import Estimate, Floats, grouped, ratio, resampled
 
 
 class Rates:
-    """Ratios of two sums under several conditions, each the mean over the pairs and tasks, of the same examples.
+    """Ratios of two sums under several conditions, on the same examples; each is the mean over pairs and tasks.
 
     Args:
         frame: one row for each example, pair, task and condition.
@@ -38,12 +38,12 @@ class Rates:
         self._names, self._sums = names, grouped(sums)
 
     def of(self, name: object) -> Callable[[Floats], Floats]:
-        """The ratio under a condition, from how often each example is drawn."""
+        """The ratio under a condition as a function of how often each example is drawn."""
         sums = self._sums[:, self._names.index(name)]
 
         def measured(weights: Floats) -> Floats:
             each = (weights @ sums[..., 0]) / (weights @ sums[..., 1])
-            known = ~np.isnan(each)  # a pair and task may have nothing there, or nothing that was drawn
+            known = ~np.isnan(each)  # a cell may have nothing under this condition, or nothing in this resample
             mean: Floats = np.where(known, each, 0.0).sum(1) / known.sum(1)
             return mean
 
@@ -59,7 +59,7 @@ class Rates:
         return resampled(self.of(name), len(self._sums), comparisons)
 
     def minus(self, name: object, other: Callable[[Floats], Floats], comparisons: int = 1) -> Estimate:
-        """The ratio under a condition, less another one of the same examples."""
+        """The ratio under a condition minus another one on the same examples."""
         mine = self.of(name)
         return resampled(lambda weights: mine(weights) - other(weights), len(self._sums), comparisons)
 
@@ -69,13 +69,10 @@ class Rates:
         for i, cell in enumerate(self.cells):
             if sums[:, i, 1].any():
                 found = ratio(sums[:, i, 0], sums[:, i, 1])
-                assert found is not None, "there is something below the line"
+                assert found is not None, "the denominator is not 0"
                 yield cell, found
 
 
 def in_points(estimate: Estimate) -> str:
     """A difference of two rates in percentage points, signed, with its interval."""
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f" [{100 * estimate.low:+.1f}, {100 * estimate.high:+.1f}]"
-    return f"{100 * estimate.value:+.1f}{interval}"
+    return estimate.shown("+.1f", 100)

@@ -1,6 +1,6 @@
-"""What every threshold of every router would have asked, and missed, on a recorded run.
+"""What every threshold of every router would have consulted, and missed, on a recorded run.
 
-The run asked System 2 everywhere, so at each position it is known whether asking was needed. A router at work leaves
+The run consulted System 2 everywhere, so at each position it is known whether that was needed. A router at work leaves
 the recorded text at its first miss: these curves are those of the recorded text.
 """
 
@@ -25,10 +25,10 @@ class RouterPoint:
     """A router at one threshold.
 
     Attributes:
-        threshold: as it stands behind the router's name.
-        consulted_rate: positions at which it asks / n.
-        missed: positions at which it does not ask although the two differ / n.
-        random_missed, perfect_missed: the same of a random and of a perfect router that ask as often.
+        threshold: as it is written after the router's name.
+        consulted_rate: positions at which it consults / n.
+        missed: positions at which it does not consult although the two differ / n.
+        random_missed, perfect_missed: the same of a random and of a perfect router that consult as often.
     """
 
     threshold: float
@@ -40,11 +40,11 @@ class RouterPoint:
 
 @dataclass(frozen=True)
 class RouterCurve:
-    """A router at all its thresholds, from the one that asks least on.
+    """A router at all its thresholds, from the one that consults least on.
 
     Attributes:
         router: `max-prob`, `margin` or `entropy`.
-        points: every threshold that asks at other positions than the one before it; of more than 100 such, those whose
+        points: every threshold that consults at other positions than the one before it; of more than 100, those whose
             consulted rates are the most evenly spread.
         gain: the area between this curve and that of `random`, over that between the perfect router and `random`: 1 is
             perfect, 0 is chance.
@@ -61,9 +61,9 @@ class RouterChoice:
 
     Attributes:
         router: its name.
-        budget, allowed: `calls`: it asks at no more than this share of the positions, and misses as little as it can;
-            `misses`: it misses no more than this share of the positions, and asks as rarely as it can; where every
-            threshold misses more, it misses as little as it can.
+        budget, allowed: `calls`: it consults at no more than this share of the positions, and misses as little as
+            possible; `misses`: it misses no more than this share of the positions, and consults as rarely as possible;
+            where every threshold misses more, it misses as little as possible.
         point: what it does there.
     """
 
@@ -79,7 +79,7 @@ class RoutersResult:
 
     Attributes:
         tokens: positions where both greedy choices are known.
-        collaboration_frequency: the share where they differ: as often must a perfect router ask.
+        collaboration_frequency: the share where they differ, which a perfect router must consult.
         curves: of each uncertainty router.
         choices: thresholds for some budgets.
         finding: the same in a sentence.
@@ -106,12 +106,12 @@ def routers(
     """Every threshold of the uncertainty routers on a run.
 
     Args:
-        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
-        counted: its histograms, where they have been made before.
+        traces: of one run that consulted System 2 everywhere; columns as in `docs/study.md`.
+        counted: its histograms, where they are known already.
         calls, misses: the budgets for which thresholds are chosen, shares of the positions.
 
     Raises:
-        ValueError: a budget that is no share.
+        ValueError: a budget that is not between 0 and 1.
     """
     check_budgets(calls, misses)
     wanted = [measure for measure in MEASURES if measure.router]
@@ -133,7 +133,7 @@ def routers(
 
 
 def check_budgets(calls: Sequence[float], misses: Sequence[float]) -> None:
-    """Raises ValueError for a budget that is no share."""
+    """Raises ValueError for a budget that is not between 0 and 1."""
     for name, budgets in (("calls", calls), ("misses", misses)):
         for budget in budgets:
             if not 0.0 <= budget <= 1.0:
@@ -141,26 +141,25 @@ def check_budgets(calls: Sequence[float], misses: Sequence[float]) -> None:
 
 
 class _Curve:
-    """All thresholds of a router, the one that asks least first."""
+    """All thresholds of a router, the one that consults least first."""
 
     def __init__(self, histogram: Histogram) -> None:
         matches, mismatches = (by_group.sum(0) for by_group in histogram.ordered())
         self.thresholds = histogram.measure.edges if histogram.measure.low else histogram.measure.edges[::-1]
         tokens = float(histogram.tokens)
-        # The last bin lies beyond the last threshold: the surest tokens are never asked about.
+        # The last bin lies beyond the last threshold: its tokens, the most certain ones, are never consulted on.
         self.consulted: Floats = (matches + mismatches).cumsum()[:-1] / tokens
-        self.caught: Floats = mismatches.cumsum()[:-1] / tokens
         self.frequency = float(mismatches.sum() / tokens)
         self.missed: Floats = (mismatches.sum() - mismatches.cumsum()[:-1]) / tokens
 
     def point(self, i: int) -> RouterPoint:
-        asked = float(self.consulted[i])
+        consulted = float(self.consulted[i])
         return RouterPoint(
             threshold=self._written(i),
-            consulted_rate=asked,
+            consulted_rate=consulted,
             missed=float(self.missed[i]),
-            random_missed=(1 - asked) * self.frequency,
-            perfect_missed=max(0.0, self.frequency - asked),
+            random_missed=(1 - consulted) * self.frequency,
+            perfect_missed=max(0.0, self.frequency - consulted),
         )
 
     def shown(self) -> tuple[RouterPoint, ...]:
@@ -172,9 +171,9 @@ class _Curve:
         return tuple(self.point(int(i)) for i in different)
 
     def gain(self) -> float:
-        asked = np.concatenate([[0.0], self.consulted, [1.0]])
+        consulted = np.concatenate([[0.0], self.consulted, [1.0]])
         missed = np.concatenate([[self.frequency], self.missed, [0.0]])
-        area = float(np.trapezoid(missed, asked))
+        area = float(np.trapezoid(missed, consulted))
         chance, perfect = self.frequency / 2, self.frequency**2 / 2
         return (chance - area) / (chance - perfect) if chance > perfect else 0.0
 
@@ -185,13 +184,13 @@ class _Curve:
         return self._roundest(int(np.searchsorted(-self.missed, -share)))
 
     def _roundest(self, place: int) -> RouterPoint:
-        """Of the thresholds that ask as this one does the one that is the shortest to write."""
+        """Of the thresholds that consult as this one does the one that is the shortest to write."""
         place = min(max(place, 0), len(self.thresholds) - 1)
         alike = np.flatnonzero(self.consulted == self.consulted[place])
         return self.point(min(alike.tolist(), key=lambda i: len(repr(self._written(i)))))
 
     def _written(self, place: int) -> float:
-        """The shortest number that is the threshold once a router compares with it in single floats."""
+        """The shortest number that is this threshold once a router rounds it to float32."""
         return float(str(self.thresholds[place]))
 
 
@@ -200,15 +199,15 @@ def _finding(frequency: float | None, curves: Sequence[RouterCurve], choices: Se
         return "There is no position where both choices are known."
     best = max(curves, key=lambda curve: curve.gain)
     said = (
-        f"The two differ at {100 * frequency:.1f} % of the positions. {best.router} comes {100 * best.gain:.0f} % of "
-        "the way from a random router to a perfect one"
+        f"The two differ at {100 * frequency:.1f} % of the positions. {best.router} closes {100 * best.gain:.0f} % of "
+        "the gap between a random router and a perfect one"
     )
     for choice in choices:
         if choice.router == best.router and choice.budget == "calls" and choice.allowed >= frequency:
             point = choice.point
             return (
-                f"{said}; {best.router}:{point.threshold:.4g} asks at {100 * point.consulted_rate:.1f} % of the "
-                f"positions and misses {100 * point.missed:.1f} % of them, where random asking would miss "
+                f"{said}; {best.router}:{point.threshold:.4g} consults at {100 * point.consulted_rate:.1f} % of the "
+                f"positions and misses {100 * point.missed:.1f} % of them, where random consulting would miss "
                 f"{100 * point.random_missed:.1f} %."
             )
     return said + "."

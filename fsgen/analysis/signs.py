@@ -1,7 +1,8 @@
-"""Signs of failure, named by the study that fsgen starts from (2406.12295): too few, too many, too late consultations.
+"""Signs of failure, as arXiv 2406.12295 names them: too few, too many, too late consultations.
 
-A run with a router knows System 2's choice only where it asked. What the router passes over is therefore counted on
-another run of the same pair and task that asked everywhere: there the router is asked again, token by token.
+A run with a router knows System 2's choice only where it consulted System 2. What the router misses is therefore
+counted on another run of the same pair and task that consulted everywhere: there the router decides again, token by
+token.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.intervals import Estimate, draws, grouped, percentiles, ratio
+from fsgen.analysis.intervals import Estimate, Floats, grouped, ratio, resampled
 from fsgen.analysis.traces import Frame, collect, prepared
 from fsgen.methods.learned.file import located
 
 MISSED, NEEDLESS, LATE = 0.1, 0.5, 0.25
-"""Above these a sign is found, with the whole interval: the share of the mismatches that is passed over, of the
+"""A sign is found where the whole interval lies above these: the share of the mismatches that are missed, of the
 consultations that change nothing, and of the texts whose first mismatch comes before the first consultation."""
-_UNKNOWN = "no run of this pair asked everywhere, or a trace does not tell where this router asks"
+_UNKNOWN = "no run of this pair consulted everywhere, or a trace does not show where this router consults"
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,9 @@ class Sign:
 
     Attributes:
         sign: `too few`, `too many` or `too late`.
-        found: it is there; None where these traces cannot tell.
-        finding: the same in words, with the numbers that show it.
-        numbers: these numbers, by name.
+        found: whether it is there; None where these traces cannot tell.
+        finding: the same in words, with its numbers.
+        numbers: these, by name.
     """
 
     sign: str
@@ -41,16 +42,15 @@ class Sign:
 
 @dataclass(frozen=True)
 class Routed:
-    """What a router would do on a run that asked everywhere; each number with its interval over examples.
+    """What a router would do on a run that consulted everywhere; each number with its interval over examples.
 
     Attributes:
-        consulted_rate: positions at which it asks / n.
-        missed: of the mismatches, those at which it does not ask.
-        missed_early, missed_late: the same in the first third of the texts, and behind it.
+        consulted_rate: positions at which it consults / n.
+        missed: of the mismatches, those at which it does not consult.
+        missed_early, missed_late: the same in the first third of the texts, and after it.
         needless: of its consultations, those where both choose the same token.
-        late: of the texts with a mismatch, those whose first mismatch comes before the router's first consultation.
-        delay: in the late texts that it asks in at all, the median of the tokens from the first mismatch to the first
-            consultation.
+        late: of the texts with a mismatch, those whose first mismatch comes before the first consultation.
+        delay: of these texts that have a consultation, the median number of tokens from the first mismatch to it.
     """
 
     consulted_rate: Estimate | None
@@ -63,34 +63,33 @@ class Routed:
 
 
 def routed(traces: Frame, router: str) -> Routed | None:
-    """Ask a router again at every token of a run; None for a router that a trace does not suffice for.
+    """Apply a router to every token of a run; None for a router that needs more than a trace has.
 
     Args:
-        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
+        traces: of one run that consulted System 2 everywhere; columns as in `docs/study.md`.
         router: as a record names it, `max-prob:0.5`.
     """
-    asks = _asks(router)
-    if asks is None:
+    consults = _consults(router)
+    if consults is None:
         return None
-    frame = prepared(traces).filter(pl.col("differs").is_not_null()).with_columns(asks=asks)
+    frame = prepared(traces).filter(pl.col("differs").is_not_null()).with_columns(consults=consults)
     early = 3 * pl.col("position") < pl.col("length")
-    caught = pl.col("differs") & pl.col("asks")
+    missed = pl.col("differs") & ~pl.col("consults")
     texts = collect(
         frame.group_by("number", "turn").agg(
             tokens=pl.len(),
-            asked=pl.col("asks").sum(),
+            consulted=pl.col("consults").sum(),
             differing=pl.col("differs").sum(),
-            missed=(pl.col("differs") & ~pl.col("asks")).sum(),
+            missed=missed.sum(),
             early=(pl.col("differs") & early).sum(),
-            missed_early=(pl.col("differs") & early & ~pl.col("asks")).sum(),
-            needless=(pl.col("asks") & ~pl.col("differs")).sum(),
-            caught=caught.sum(),
+            missed_early=(missed & early).sum(),
+            needless=(pl.col("consults") & ~pl.col("differs")).sum(),
             first=pl.col("position").filter("differs").min().cast(pl.Float64),
-            first_asked=pl.col("position").filter("asks").min().cast(pl.Float64),
+            first_call=pl.col("position").filter("consults").min().cast(pl.Float64),
         )
     ).with_columns(
-        is_late=pl.col("first") < pl.col("first_asked").fill_null(float("inf")),
-        delay=pl.col("first_asked") - pl.col("first"),
+        is_late=pl.col("first") < pl.col("first_call").fill_null(float("inf")),
+        delay=pl.col("first_call") - pl.col("first"),
     )
     sums = (
         texts.with_columns(
@@ -100,7 +99,7 @@ def routed(traces: Frame, router: str) -> Routed | None:
             texts=pl.col("first").is_not_null(),
         )
         .group_by("number")
-        .agg(pl.exclude("turn", "is_late", "delay", "first", "first_asked").cast(pl.Float64).sum())
+        .agg(pl.exclude("turn", "is_late", "delay", "first", "first_call").cast(pl.Float64).sum())
         .sort("number")
     )
 
@@ -108,11 +107,11 @@ def routed(traces: Frame, router: str) -> Routed | None:
         return ratio(sums[part].to_numpy(), sums[whole].to_numpy())
 
     return Routed(
-        consulted_rate=share("asked", "tokens"),
+        consulted_rate=share("consulted", "tokens"),
         missed=share("missed", "differing"),
         missed_early=share("missed_early", "early"),
         missed_late=share("missed_late", "late"),
-        needless=share("needless", "asked"),
+        needless=share("needless", "consulted"),
         late=share("late_texts", "texts"),
         delay=_median(texts.filter("is_late")["delay"]),
     )
@@ -123,8 +122,8 @@ def _median(values: pl.Series) -> float | None:
     return float(middle) if isinstance(middle, (int, float)) else None
 
 
-def _asks(router: str) -> pl.Expr | None:
-    """Where a router asks, as an expression of a trace's columns; a random one is drawn anew."""
+def _consults(router: str) -> pl.Expr | None:
+    """Where a router consults System 2, as an expression of a trace's columns; a random one is drawn again."""
     name, _, argument = router.partition(":")
     match name:
         case "always":
@@ -150,94 +149,94 @@ def _asks(router: str) -> pl.Expr | None:
 
 
 def _learned(argument: str) -> pl.Expr | None:
-    """Where a learned router asks; None where its file is not there any more, or is another one."""
+    """Where a learned router consults System 2; None where its file is gone, or holds another router."""
     try:
         model, threshold = located(argument)
     except ValueError:
         return None
 
-    def asks(table: pl.Series) -> pl.Series:
+    def consults(table: pl.Series) -> pl.Series:
         columns = table.struct.unnest()
         probs = columns["draft_top_probs"].list.head(model.top).list.to_array(model.top).to_numpy()
         scalars = (columns[name].to_numpy() for name in ("draft_prob", "draft_margin", "draft_entropy", "position"))
         return pl.Series(model.score(probs, *scalars) > threshold)
 
     read = ("draft_top_probs", "draft_prob", "draft_margin", "draft_entropy", "position")
-    return pl.struct(read).map_batches(asks, return_dtype=pl.Boolean, is_elementwise=True)
+    return pl.struct(read).map_batches(consults, return_dtype=pl.Boolean, is_elementwise=True)
 
 
 # ---- the signs of a run
 
 
 def signs(
-    texts: pl.DataFrame, alone: pl.DataFrame | None = None, router: str | None = None, again: Routed | None = None
+    texts: pl.DataFrame, alone: pl.DataFrame | None = None, router: str | None = None, applied: Routed | None = None
 ) -> tuple[Sign, ...]:
     """The signs of failure of a run.
 
     Args:
         texts: its generations; columns as in `docs/study.md`.
         alone: those of the target alone, for scores and times.
-        router: of a run that trusts what it does not ask about; None for one that verifies every token, and so cannot
-            ask too rarely or too late.
-        again: this router on a run that asked everywhere, where there is one.
+        router: of a run that trusts tokens where it does not consult; None for one that verifies every token, and so
+            cannot consult too rarely or too late.
+        applied: this router on a run that consulted everywhere, where there is one.
     """
-    faster = _time(texts, alone)
+    time = _time(texts, alone)
     if router is None:
-        return (_many(faster, None, None),)
+        return (_many(time, None, None),)
     lost = _score_lost(texts, alone)
-    return (_few(router, again, lost), _many(faster, router, again), _late(router, again))
+    return (_few(router, applied, lost), _many(time, router, applied), _late(router, applied))
 
 
-def _few(router: str, again: Routed | None, lost: Estimate | None) -> Sign:
-    numbers = _named(missed=again.missed if again else None, score_lost=lost)
+def _few(router: str, applied: Routed | None, lost: Estimate | None) -> Sign:
+    numbers = _named(missed=applied.missed if applied else None, score_lost=lost)
     said, found = [], [_above(lost, 0.0)]
-    if again is None:
-        said.append(f"Which mismatches {router} passes over is not known: {_UNKNOWN}")
-    elif again.missed is None:
+    if applied is None:
+        said.append(f"Which mismatches {router} misses is not known: {_UNKNOWN}")
+    elif applied.missed is None:
         found.append(False)
         said.append("The two never differ")
     else:
-        found.append(_above(again.missed, MISSED))
-        said.append(f"The router {router} passes over {_share(again.missed)} of the mismatches")
+        found.append(_above(applied.missed, MISSED))
+        said.append(f"The router {router} misses {_percent(applied.missed)} of the mismatches")
     if lost is not None:
-        said.append(
-            f"against the target alone {100 * lost.value:.1f} points{_ends(lost, 100, '.1f')} of the score are lost"
-        )
+        said.append(f"compared to the target alone {lost.shown('.1f', 100, ' points')} of the score are lost")
     return _sign("too few", found, said, numbers)
 
 
-def _many(time: Estimate | None, router: str | None, again: Routed | None) -> Sign:
-    numbers = _named(needless=again.needless if again else None, time=time)
+def _many(time: Estimate | None, router: str | None, applied: Routed | None) -> Sign:
+    numbers = _named(needless=applied.needless if applied else None, time=time)
     said, found = [], [_above(time, 1.0)]
-    if router is not None and again is not None and again.needless is not None:
-        found.append(_above(again.needless, NEEDLESS))
-        said.append(f"At {_share(again.needless)} of the positions where {router} asks both choose the same token")
+    if router is not None and applied is not None and applied.needless is not None:
+        found.append(_above(applied.needless, NEEDLESS))
+        said.append(
+            f"At {_percent(applied.needless)} of the positions where {router} consults both choose the same token"
+        )
     if time is not None:
         saved = "no time is saved" if time.value >= 1 else "time is saved"
         said.append(
-            f"{'a' if said else 'A'} token takes {time.value:.2f}{_ends(time, 1.0, '.2f')} times as long as with the "
-            f"target alone, so that {saved}"
+            f"{'a' if said else 'A'} token takes {time.shown('.2f')} times as long as with the target alone, so that "
+            f"{saved}"
         )
     if not said:
         said.append("Neither needless consultations nor the time of the target alone are known")
     return _sign("too many", found, said, numbers)
 
 
-def _late(router: str, again: Routed | None) -> Sign:
-    if again is None:
-        return Sign("too late", None, f"Whether {router} asks too late is not known: {_UNKNOWN}.")
-    if again.late is None:
+def _late(router: str, applied: Routed | None) -> Sign:
+    if applied is None:
+        return Sign("too late", None, f"Whether {router} consults too late is not known: {_UNKNOWN}.")
+    if applied.late is None:
         return Sign("too late", False, "The two never differ.")
-    numbers = _named(late=again.late, missed_early=again.missed_early, missed_late=again.missed_late)
-    said = [f"In {_share(again.late)} of the texts the first mismatch comes before the first time that {router} asks"]
-    if again.delay is not None:
-        said[0] += f", in the median by {again.delay:g} {'token' if again.delay == 1 else 'tokens'}"
-    if again.missed_early is not None and again.missed_late is not None:
+    numbers = _named(late=applied.late, missed_early=applied.missed_early, missed_late=applied.missed_late)
+    said = [f"In {_percent(applied.late)} of the texts the first mismatch comes before {router} first consults"]
+    if applied.delay is not None:
+        said[0] += f", in the median by {applied.delay:g} {'token' if applied.delay == 1 else 'tokens'}"
+    if applied.missed_early is not None and applied.missed_late is not None:
         said.append(
-            f"it passes over {_share(again.missed_early)} of the mismatches in the first third of a text and "
-            f"{_share(again.missed_late)} of those behind it"
+            f"it misses {_percent(applied.missed_early)} of the mismatches in the first third of a text and "
+            f"{_percent(applied.missed_late)} of those after it"
         )
-    return _sign("too late", [_above(again.late, LATE)], said, numbers)
+    return _sign("too late", [_above(applied.late, LATE)], said, numbers)
 
 
 def _sign(name: str, found: list[bool | None], said: list[str], numbers: dict[str, Estimate]) -> Sign:
@@ -250,7 +249,7 @@ def _named(**numbers: Estimate | None) -> dict[str, Estimate]:
 
 
 def _above(estimate: Estimate | None, limit: float) -> bool | None:
-    """The whole interval lies above a limit."""
+    """Whether the whole interval lies above a limit."""
     if estimate is None:
         return None
     return (estimate.value if estimate.low is None else estimate.low) > limit
@@ -261,42 +260,35 @@ def _above(estimate: Estimate | None, limit: float) -> bool | None:
 
 def _score_lost(texts: pl.DataFrame, alone: pl.DataFrame | None) -> Estimate | None:
     """How much better the target alone scores on the same examples."""
-    if alone is None or alone.is_empty():
+    scores = _paired(texts, alone, pl.col("score").drop_nulls().mean()).drop_nulls()
+    if scores.is_empty():
         return None
-    scored = [frame.drop_nulls("score").group_by("example").agg(pl.col("score").mean()) for frame in (texts, alone)]
-    both = scored[0].join(scored[1], on="example", suffix="_alone").sort("example")
-    if both.is_empty():
-        return None
-    return ratio((both["score_alone"] - both["score"]).to_numpy(), np.ones(len(both)))
+    return ratio((scores["score_alone"] - scores["score"]).to_numpy(), np.ones(len(scores)))
 
 
 def _time(texts: pl.DataFrame, alone: pl.DataFrame | None) -> Estimate | None:
     """Seconds a token, over those of the target alone on the same examples."""
-    if alone is None or alone.is_empty():
-        return None
-    sums = [frame.group_by("example").agg(pl.col("seconds", "tokens").sum()) for frame in (texts, alone)]
-    both = sums[0].join(sums[1], on="example", suffix="_alone").sort("example")
-    table = both.select(pl.exclude("example").cast(pl.Float64)).to_numpy()
-    seconds, tokens, seconds_alone, tokens_alone = table.sum(0) if len(table) else np.zeros(4)
+    table = _paired(texts, alone, pl.col("seconds", "tokens").sum().cast(pl.Float64))
+    _, tokens, seconds_alone, tokens_alone = table.to_numpy().sum(0) if len(table) else np.zeros(4)
     if not (tokens and tokens_alone and seconds_alone):
         return None
-    value = float(seconds / tokens / (seconds_alone / tokens_alone))
-    table = grouped(table)
-    if len(table) < 2:
-        return Estimate(value)
-    drawn = draws(len(table)) @ table
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return Estimate(value, *percentiles(drawn[:, 0] / drawn[:, 1] / (drawn[:, 2] / drawn[:, 3])))
+    sums = grouped(table.to_numpy())
+
+    def slower(drawn: Floats) -> Floats:
+        seconds, tokens, seconds_alone, tokens_alone = (drawn @ sums).T
+        times: Floats = seconds / tokens / (seconds_alone / tokens_alone)
+        return times
+
+    return resampled(slower, len(sums))
 
 
-# ---- words
+def _paired(texts: pl.DataFrame, alone: pl.DataFrame | None, columns: pl.Expr) -> pl.DataFrame:
+    """Columns of each example, and the same by the target alone (`_alone`); empty without examples of both."""
+    if alone is None or alone.is_empty():
+        return pl.DataFrame()
+    both = [frame.group_by("example").agg(columns) for frame in (texts, alone)]
+    return both[0].join(both[1], on="example", suffix="_alone").sort("example").drop("example")
 
 
-def _ends(estimate: Estimate, scale: float, form: str) -> str:
-    if estimate.low is None or estimate.high is None:
-        return ""
-    return f" [{scale * estimate.low:{form}}, {scale * estimate.high:{form}}]"
-
-
-def _share(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.0f} %{_ends(estimate, 100, '.0f')}"
+def _percent(estimate: Estimate) -> str:
+    return estimate.shown(".0f", 100, " %")

@@ -1,7 +1,8 @@
-"""Everything that the traces of a study say, in one object."""
+"""All analyses of a study, in one object."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any
 
 import polars as pl
 
-from fsgen.analysis.frequency import SummaryRow, read_generations, read_run, read_study, summarize
+from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study, summarize
 from fsgen.analysis.histograms import histograms
 from fsgen.analysis.labels import method_label, short_name, task_label
 from fsgen.analysis.position import PositionResult, position
@@ -29,10 +30,10 @@ class RunAnalysis:
 
     Attributes:
         run: its key; `label` is it in words.
-        position, uncertainty, routers: of a run that asked System 2 everywhere; None for others, and for texts by one
-            model alone.
+        position, uncertainty, routers: of a run that consulted System 2 everywhere; None for others, and for texts by
+            one model alone.
         projection: of one run a task, the one whose frequency is the median.
-        published: counted as the seed study did.
+        published: counted as arXiv 2406.12295 did.
         signs: of failure; of runs by the decode loop that draft several tokens, or have a router.
     """
 
@@ -77,24 +78,24 @@ def analyze(
         folder: of the study.
         runs: only these: keys, or beginnings of keys that fit one run alone.
         calls, misses: the budgets for which thresholds of routers are chosen, shares of the positions.
-        projections: make pictures, too; t-SNE takes some seconds each.
+        projections: make projections, too; t-SNE takes some seconds each.
 
     Raises:
         ValueError: the folder is not that of a study, none of its runs is finished, a run is not in it, or a budget is
-            no share.
+            not between 0 and 1.
     """
     check_budgets(calls, misses)
     study = _Study(Path(folder))
     if not study.rows:
         raise ValueError(f"{str(folder)!r} has no finished run to analyse")
     rows = study.rows if runs is None else [find(study.rows, run) for run in runs]
-    pictured = _pictured(rows) if projections else set()
-    found = tuple(_analyze(study, row, calls, misses, row.run in pictured) for row in rows)
+    projected = _projected(rows) if projections else set()
+    found = tuple(_analyze(study, row, calls, misses, row.run in projected) for row in rows)
     return StudyAnalysis(study.name, tuple(rows), found, _findings(found))
 
 
 def find(rows: Sequence[SummaryRow], run: str) -> SummaryRow:
-    """The run of a key, or of the beginning of one. Raises ValueError where it fits no run, or several."""
+    """The run of a key, or of the beginning of one. Raises ValueError where that fits no run, or several."""
     found = [row for row in rows if row.run == run] or [row for row in rows if row.run.startswith(run)]
     if len(found) != 1:
         why = f"fits {len(found)} runs" if found else "is no run of this study"
@@ -115,91 +116,90 @@ class _Study:
         self.records = {row.run: read_run(folder, row.run) for row in self.rows}
         self._everywhere: dict[str, str] = {}
         for row in self.rows:
-            if asked_everywhere(row):
+            if consulted_everywhere(row):
                 self._everywhere.setdefault(_system(self.records[row.run]), row.run)
         self.texts = cache(lambda run: read_generations(folder, run))
         self.traces = cache(lambda run: prepared(scan_traces(folder, run)))
 
     def everywhere(self, row: SummaryRow) -> str | None:
-        """The run of the same task, members, fusion and sampling that asked System 2 everywhere; itself if it did."""
-        return row.run if asked_everywhere(row) else self._everywhere.get(_system(self.records[row.run]))
+        """The run with the same task, members, fusion and sampling that consulted System 2 everywhere, or itself."""
+        return row.run if consulted_everywhere(row) else self._everywhere.get(_system(self.records[row.run]))
 
     def references(self, run: str) -> pl.DataFrame | None:
         """The right answers of a run's task, where the study keeps them."""
-        digest = str(self.records[run]["identity"]["task"].get("examples", ""))[:16]
-        path = self.folder / "examples" / f"{digest}.parquet"
-        return pl.read_parquet(path, columns=["example", "reference"]) if path.is_file() else None
+        examples = read_examples(self.folder, self.records[run])
+        return None if examples is None else examples.select("example", "reference")
 
 
-def asked_everywhere(row: SummaryRow) -> bool:
-    """Whether System 2 was asked at every position of a run."""
+def consulted_everywhere(row: SummaryRow) -> bool:
+    """Whether System 2 was consulted at every position of a run."""
     return row.draft is not None and row.router == "always"
 
 
 def _system(record: dict[str, Any]) -> str:
-    """What two runs share that differ in router and draft length alone."""
+    """What two runs have in common that differ only in router and draft length."""
     members = {role: member["name"] for role, member in record["members"].items()}
     return repr((record["task"], members, record["method"]["fusion"], record["sampling"]))
 
 
-def _pictured(rows: Iterable[SummaryRow]) -> set[str]:
+def _projected(rows: Iterable[SummaryRow]) -> set[str]:
     """Of each task the run with the median frequency."""
     tasks: dict[str, list[tuple[float, str]]] = {}
     for row in rows:
-        if asked_everywhere(row) and row.collaboration_frequency is not None:
+        if consulted_everywhere(row) and row.collaboration_frequency is not None:
             tasks.setdefault(task_label(row), []).append((row.collaboration_frequency, row.run))
     return {sorted(found)[len(found) // 2][1] for found in tasks.values()}
 
 
 def _analyze(
-    study: _Study, row: SummaryRow, calls: Sequence[float], misses: Sequence[float], pictured: bool
+    study: _Study, row: SummaryRow, calls: Sequence[float], misses: Sequence[float], projected: bool
 ) -> RunAnalysis:
-    record, traces, texts = study.records[row.run], study.traces(row.run), study.texts(row.run)
-    everywhere = study.everywhere(row)
-    trusting = bool(record["method"]["trusting"]) and row.router not in (None, "always")
-    where = unsure = asking = None
-    found: tuple[Sign, ...] = ()
-    if asked_everywhere(row):
-        counted = histograms(traces)
-        where = position(traces, sampled=row.sampling != "greedy")
-        unsure = uncertainty(traces, counted)
-        asking = routers(traces, counted, calls, misses)
-    if row.draft is not None and row.engine == "loop" and (trusting or row.draft_tokens > 1):
-        alone = study.alone[row.run]
-        router = row.router if trusting else None
-        again = routed(study.traces(everywhere), _written(record)) if router and everywhere else None
-        found = signs(texts, study.texts(alone) if alone else None, router, again)
+    traces, whole = study.traces(row.run), consulted_everywhere(row)
+    counted = histograms(traces) if whole else {}
     return RunAnalysis(
         run=row.run,
         label=_label(row),
-        position=where,
-        uncertainty=unsure,
-        routers=asking,
-        projection=project(traces) if pictured else None,
-        published=published(
-            texts,
-            traces,
-            method=row.method,
-            task=row.task,
-            everywhere=study.texts(everywhere) if everywhere else None,
-            references=study.references(row.run),
-        )
-        if row.draft is not None
-        else None,
-        signs=found,
+        position=position(traces, sampled=row.sampling != "greedy") if whole else None,
+        uncertainty=uncertainty(traces, counted) if whole else None,
+        routers=routers(traces, counted, calls, misses) if whole else None,
+        projection=project(traces) if projected else None,
+        published=_published(study, row) if row.draft is not None else None,
+        signs=_signs(study, row),
     )
 
 
-def _written(record: dict[str, Any]) -> str:
-    """The router as it was given, with its file; that of a learned one only where it is the same as then."""
-    asked: str = record["method"]["router"]
-    if asked.startswith("learned:"):
+def _published(study: _Study, row: SummaryRow) -> PublishedResult:
+    everywhere = study.everywhere(row)
+    return published(
+        study.texts(row.run),
+        study.traces(row.run),
+        method=row.method,
+        task=row.task,
+        everywhere=study.texts(everywhere) if everywhere else None,
+        references=study.references(row.run),
+    )
+
+
+def _signs(study: _Study, row: SummaryRow) -> tuple[Sign, ...]:
+    record, alone, everywhere = study.records[row.run], study.alone[row.run], study.everywhere(row)
+    trusting = bool(record["method"]["trusting"]) and row.router not in (None, "always")
+    if row.draft is None or row.engine != "loop" or not (trusting or row.draft_tokens > 1):
+        return ()
+    router = row.router if trusting else None
+    again = routed(study.traces(everywhere), _router(record)) if router and everywhere else None
+    return signs(study.texts(row.run), study.texts(alone) if alone else None, router, again)
+
+
+def _router(record: dict[str, Any]) -> str:
+    """The router as it was given; a learned one with its file, where that holds the same router still."""
+    identity: str = record["method"]["router"]
+    if identity.startswith("learned:"):
         try:
             model, threshold = located(record["router"].removeprefix("learned:"))
         except ValueError:
-            return asked
-        return str(record["router"]) if model.identity(threshold) == asked else asked
-    return asked
+            return identity
+        return str(record["router"]) if model.identity(threshold) == identity else identity
+    return identity
 
 
 def _label(row: SummaryRow) -> str:
@@ -214,17 +214,13 @@ def _findings(runs: Sequence[RunAnalysis]) -> tuple[str, ...]:
         said.append(
             f"Position still matters once the draft's uncertainty is known in {matter} of {len(modelled)} runs."
         )
-    best: dict[str, int] = {}
-    for run in runs:
-        if run.uncertainty is not None and run.uncertainty.measures:
-            name = max(run.uncertainty.measures, key=lambda measure: measure.auroc.value).name
-            best[name] = best.get(name, 0) + 1
+    best = Counter(run.uncertainty.best.name for run in runs if run.uncertainty and run.uncertainty.measures)
     if best:
-        ranking = ", ".join(f"{name} in {count}" for name, count in sorted(best.items(), key=lambda item: -item[1]))
-        said.append(f"The measure of uncertainty that tells mismatches best is {ranking} of {sum(best.values())} runs.")
+        ranking = ", ".join(f"{name} in {count}" for name, count in best.most_common())
+        said.append(f"The measure of uncertainty that predicts mismatches best is {ranking} of {best.total()} runs.")
     for sign in ("too few", "too many", "too late"):
-        looked = [one for run in runs for one in run.signs if one.sign == sign and one.found is not None]
-        if looked:
-            count = sum(bool(one.found) for one in looked)
-            said.append(f"Consultations are {sign} in {count} of the {len(looked)} runs that can tell.")
+        known = [one for run in runs for one in run.signs if one.sign == sign and one.found is not None]
+        if known:
+            count = sum(bool(one.found) for one in known)
+            said.append(f"Consultations are {sign} in {count} of the {len(known)} runs whose traces can tell.")
     return tuple(said)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from rich import box
 from rich.console import Console, Group, RenderableType
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -19,37 +17,37 @@ from fsgen.analysis.position import Effect, Place, PositionResult
 from fsgen.analysis.published import Both
 from fsgen.analysis.routers import RoutersResult
 from fsgen.analysis.study import RunAnalysis, StudyAnalysis
+from fsgen.analysis.terminal import plain_table, print_wide
 from fsgen.analysis.uncertainty import UncertaintyResult
 
 
 def show(analysis: StudyAnalysis, console: Console, details: bool = False) -> None:
-    """Print an analysis; on a narrow terminal lines run over its edge rather than lose numbers.
+    """Print an analysis; on a narrow terminal lines are longer than its width rather than lose numbers.
 
     Args:
         analysis: of a study.
         console: where to.
-        details: print all about each run instead of a line.
+        details: print everything about each run instead of a line.
     """
     _print(console, _runs(analysis) if details else _study(analysis))
 
 
 def show_training(training: Training, console: Console) -> None:
-    """Print what came of training a router: on what it was trained, and how it does on examples it has not seen."""
-    parts = _table("part", "examples", "positions", "mismatches", left=1)
+    """Print on what a router was trained, and how it does on held-out examples."""
+    parts = plain_table("part", "examples", "positions", "mismatches", left=1)
     for name, counts in training.counts.items():
         parts.add_row(name, *(f"{counts[what]:,}" for what in ("examples", "positions", "mismatches")))
-    found = _table("router", "AUROC", "misses, %", "more than learned, %", left=1)
-    for one in training.judged:
-        shares = (_estimate(each, 2, 100) for each in (one.missed, one.beside))
-        found.add_row(one.router, _estimate(one.auroc), *shares)
-    learned = training.judged[0]
+    found = plain_table("router", "AUROC", "misses, %", "more than learned, %", left=1)
+    for one in training.evaluations:
+        found.add_row(one.router, _shown(one.auroc), _shown(one.missed, ".2f", 100), _shown(one.beside, ".2f", 100))
+    learned = training.evaluations[0]
     caught = 1 - learned.missed.value / training.frequency if training.frequency else 1.0
     _print(
         console,
         [
             parts,
-            f"On the test examples it asks at {_estimate(training.calls, 1, 100)} % of the positions and finds "
-            f"{100 * caught:.1f} % of the mismatches. Others, asking as often:",
+            f"On the test examples it consults System 2 at {training.calls.shown('.1f', 100)} % of the positions and "
+            f"finds {100 * caught:.1f} % of the mismatches. Others at equal calls:",
             found,
         ],
     )
@@ -58,8 +56,7 @@ def show_training(training: Training, console: Console) -> None:
 def _print(console: Console, parts: Iterable[RenderableType]) -> None:
     for part in parts:
         if isinstance(part, Table):
-            wide = Console(file=console.file, width=10_000, force_terminal=console.is_terminal)
-            wide.print(part, width=Measurement.get(wide, wide.options, part).maximum)
+            print_wide(console, part)
         else:
             console.print(part, soft_wrap=True)
 
@@ -72,10 +69,10 @@ def _study(analysis: StudyAnalysis) -> Iterator[RenderableType]:
         yield from _section("Position: the frequency by tenth of the text, in %", _positions(rows, everywhere))
         yield from _section("Uncertainty", _uncertainties(rows, everywhere))
         yield from _section("Routers: thresholds that meet a budget", _routers(rows, everywhere))
-    pictured = [run for run in analysis.runs if run.projection is not None]
-    if pictured:
+    projected = [run for run in analysis.runs if run.projection is not None]
+    if projected:
         yield from _section(
-            "Projections", *(_said(run, [run.projection.finding]) for run in pictured if run.projection)
+            "Projections", *(_said(run, [run.projection.finding]) for run in projected if run.projection)
         )
     counted = [run for run in analysis.runs if run.published is not None]
     if counted:
@@ -113,13 +110,6 @@ def _section(title: str, *content: RenderableType) -> Iterator[RenderableType]:
     yield from content
 
 
-def _table(*columns: str, left: int = 0) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 1), show_edge=False, pad_edge=False)
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", no_wrap=True)
-    return table
-
-
 def _names(row: SummaryRow) -> list[str]:
     return [task_label(row), short_name(row.draft), short_name(row.target), method_label(row)]
 
@@ -136,27 +126,26 @@ def _signs(run: RunAnalysis) -> list[str]:
     return [f"{sign.sign}: {words[sign.found]}. {sign.finding}" for sign in run.signs]
 
 
-def _estimate(value: Estimate | None, digits: int = 3, scale: float = 1.0) -> str:
-    if value is None:
-        return "-"
-    ends = [decimal(None if end is None else scale * end, digits) for end in (value.low, value.high)]
-    return f"{scale * value.value:.{digits}f}" + ("" if "-" in ends else f" [{', '.join(ends)}]")
+def _shown(estimate: Estimate | None, form: str = ".3f", scale: float = 1.0) -> str:
+    return "-" if estimate is None else estimate.shown(form, scale)
 
 
 # ---- a line a run
 
 
 def _frequency(rows: Sequence[SummaryRow]) -> Table:
-    shown = [column for column in COLUMNS if any(getattr(row, column.metric) is not None for row in rows)]
-    table = _table(*_NAMES, "tokens", *(column.title for column in shown), left=4)
+    metrics = [column for column in COLUMNS if any(getattr(row, column.metric) is not None for row in rows)]
+    table = plain_table(*_NAMES, "tokens", *(column.title for column in metrics), left=4)
     for row in rows:
-        cells = (_estimate(row.estimate(column.metric), column.digits) for column in shown)
+        cells = (_shown(row.estimate(column.metric), f".{column.digits}f") for column in metrics)
         table.add_row(*_names(row), f"{row.tokens:,}", *cells)
     return table
 
 
 def _positions(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
-    table = _table(*_NAMES, *map(str, range(1, 11)), "odds, start to end", "at equal uncertainty", "matters", left=4)
+    table = plain_table(
+        *_NAMES, *map(str, range(1, 11)), "odds, start to end", "at equal uncertainty", "matters", left=4
+    )
     for run in runs:
         assert run.position is not None
         places = {round(10 * place.start): place for place in run.position.relative}
@@ -177,15 +166,15 @@ def _yes(known: bool | None) -> str:
 
 def _uncertainties(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
     names = list(dict.fromkeys(m.name for run in runs if run.uncertainty for m in run.uncertainty.measures))
-    table = _table(*_NAMES, *(f"AUROC {name}" for name in names), "calibration error", "second choice", left=4)
+    table = plain_table(*_NAMES, *(f"AUROC {name}" for name in names), "calibration error", "second choice", left=4)
     for run in runs:
         assert run.uncertainty is not None
-        areas = {measure.name: _estimate(measure.auroc) for measure in run.uncertainty.measures}
+        areas = {measure.name: _shown(measure.auroc) for measure in run.uncertainty.measures}
         error, ranks = run.uncertainty.calibration_error, run.uncertainty.ranks
         table.add_row(
             *_names(rows[run.run]),
             *(areas.get(name, "-") for name in names),
-            _estimate(error),
+            _shown(error),
             f"{100 * ranks[0]:.0f} %" if ranks else "-",
         )
     return table
@@ -194,16 +183,16 @@ def _uncertainties(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> 
 def _routers(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
     budgets = list(dict.fromkeys((c.budget, c.allowed) for run in runs if run.routers for c in run.routers.choices))
     titles = [f"{name} <= {100 * share:g} %" for name, share in budgets]
-    table = _table(*_NAMES, "frequency", "best router", "gain", *titles, left=4)
+    table = plain_table(*_NAMES, "frequency", "best router", "gain", *titles, left=4)
     for run in runs:
         result = run.routers
         assert result is not None
-        best = max(result.curves, key=lambda curve: curve.gain, default=None)
+        best = result.best
         if best is None:
             continue
         points = {(c.budget, c.allowed): c.point for c in result.choices if c.router == best.router}
         cells = [
-            f"{points[key].threshold:.4g} (asks {100 * points[key].consulted_rate:.1f}, "
+            f"{points[key].threshold:.4g} (consults {100 * points[key].consulted_rate:.1f}, "
             f"misses {100 * points[key].missed:.1f} %)"
             for key in budgets
         ]
@@ -214,12 +203,14 @@ def _routers(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
 
 
 def _published(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Table:
-    table = _table(*_NAMES, "frequency", "mismatch ratio", "tokens / token", "published", "score", "published", left=4)
+    table = plain_table(
+        *_NAMES, "frequency", "mismatch ratio", "tokens / token", "published", "score", "published", left=4
+    )
     for run in runs:
         result = run.published
         assert result is not None
         numbers: list[Both] = [result.frequency, result.target_tokens_per_token, result.accuracy]
-        cells = [_estimate(each) for both in numbers for each in (both.ours, both.published)]
+        cells = [_shown(each) for both in numbers for each in (both.ours, both.published)]
         table.add_row(*_names(rows[run.run]), *cells)
     return table
 
@@ -228,10 +219,10 @@ def _published(rows: dict[str, SummaryRow], runs: Sequence[RunAnalysis]) -> Tabl
 
 
 def _profile(result: PositionResult) -> Table:
-    table = _table("place", "tokens", "frequency, %", "draft's entropy", "uncertainty", left=1)
+    table = plain_table("place", "tokens", "frequency, %", "draft's entropy", "uncertainty", left=1)
 
     def add(place: Place, name: str) -> None:
-        frequency = _estimate(place.frequency, 1, 100)
+        frequency = place.frequency.shown(".1f", 100)
         table.add_row(name, f"{place.tokens:,}", frequency, f"{place.entropy:.2f}", f"{place.uncertainty:.2f}")
 
     for place in result.relative:
@@ -244,15 +235,17 @@ def _profile(result: PositionResult) -> Table:
 
 
 def _measures(result: UncertaintyResult) -> Table:
-    table = _table("measure", "AUROC", "average precision", "mean at matches", "at mismatches", left=1)
+    table = plain_table("measure", "AUROC", "average precision", "mean at matches", "at mismatches", left=1)
     for one in result.measures:
         means = f"{one.mean_match:.3f}", f"{one.mean_mismatch:.3f}"
-        table.add_row(one.name, _estimate(one.auroc), _estimate(one.average_precision), *means)
+        table.add_row(one.name, _shown(one.auroc), _shown(one.average_precision), *means)
     return table
 
 
 def _choices(result: RoutersResult) -> Table:
-    table = _table("router", "budget", "threshold", "asks, %", "misses, %", "random misses", "perfect misses", left=2)
+    table = plain_table(
+        "router", "budget", "threshold", "consults, %", "misses, %", "random misses", "perfect misses", left=2
+    )
     for choice in result.choices:
         point = choice.point
         shares = (point.consulted_rate, point.missed, point.random_missed, point.perfect_missed)

@@ -1,4 +1,4 @@
-"""The one place that reads a study's traces: lazily, and only the columns that an analysis asks for."""
+"""The one place that reads a study's traces: lazily, and only the columns that an analysis needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _NEEDED = ("example", "turn", "position", "draft_token", "target_token")
 
 
 def scan_traces(folder: Path, run: str) -> pl.LazyFrame:
-    """The trace of a run, one row a token; nothing is read before it is collected.
+    """The trace of a run, one row a token; nothing is read until it is collected.
 
     Raises:
         ValueError: the folder has no trace of this run.
@@ -25,9 +25,9 @@ def scan_traces(folder: Path, run: str) -> pl.LazyFrame:
 
 
 def prepared(traces: Frame) -> pl.LazyFrame:
-    """A trace with what every analysis needs; one that is prepared already comes back as it is.
+    """A trace with what every analysis needs; one that is prepared already is returned as it is.
 
-    The columns that come are `differs` (System 2's greedy token is not the draft's; null where one is not known),
+    The new columns are `differs` (System 2's greedy token is not the draft's; null where one of them is not known),
     `length` (tokens of the text), `number` (of the example, from 0, in the order of their ids), and `group` (for
     intervals, see `fsgen.analysis.intervals`).
 
@@ -35,7 +35,7 @@ def prepared(traces: Frame) -> pl.LazyFrame:
         traces: of one run; columns as in `docs/study.md`.
 
     Raises:
-        ValueError: the frame lacks a column that no analysis can do without.
+        ValueError: the frame lacks a column that every analysis needs.
     """
     frame = traces.lazy()
     names = frame.collect_schema().names()
@@ -56,5 +56,5 @@ def prepared(traces: Frame) -> pl.LazyFrame:
 
 
 def collect(frame: pl.LazyFrame) -> pl.DataFrame:
-    """What a query gives, computed in pieces: memory holds its groups, not the trace."""
+    """The result of a query, computed in pieces: memory holds its groups, not the trace."""
     return frame.collect(engine="streaming")

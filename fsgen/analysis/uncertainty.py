@@ -1,4 +1,4 @@
-"""How well the draft's own uncertainty tells where System 2 would choose another token."""
+"""How well the draft's own uncertainty predicts where System 2 would choose another token."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from fsgen.analysis.histograms import Histogram, Measure, histograms
-from fsgen.analysis.intervals import Estimate, Floats, draws, percentiles
+from fsgen.analysis.intervals import FEWER_RESAMPLES, Estimate, Floats, draws, percentiles
 from fsgen.analysis.traces import Frame, collect, prepared
 
-RESAMPLES = 500
-"""Fewer than for a single ratio: each resample is a whole curve."""
 _RESAMPLED_BINS = 512
 _RELIABILITY_BINS = 20
 _RANKS = 10
@@ -35,19 +33,19 @@ class MeasureResult:
     """One measure of uncertainty as a predictor of mismatches, which are the positive class.
 
     Attributes:
-        name, unit: `max-prob`, `margin`, `entropy`, `top-k mass` (what the draft gives to its k likeliest tokens) or
-            `top-k entropy` (that of these k, renormalised); the unit is empty or `nats`.
-        low_is_unsure: a low value is an unsure one.
-        auroc: the probability that of a mismatch and a match the mismatch is the less sure one; ties count half.
+        name, unit: `max-prob`, `margin`, `entropy`, `top-k mass` (the probability of the draft's k most likely tokens)
+            or `top-k entropy` (that of these k, renormalised); the unit is empty or `nats`.
+        low_is_uncertain: a low value means uncertainty, not a high one.
+        auroc: the probability that the draft is less certain at a mismatch than at a match; ties count half.
         auroc_resolution: how far it can be off because values in one bin count as tied.
-        average_precision: the mean precision over the mismatches, from the least sure token on.
+        average_precision: the mean precision over the mismatches, from the most uncertain token on.
         mean_match, mean_mismatch: the mean of the measure on both.
         bars: its distributions.
     """
 
     name: str
     unit: str
-    low_is_unsure: bool
+    low_is_uncertain: bool
     auroc: Estimate
     auroc_resolution: float
     average_precision: Estimate
@@ -69,7 +67,7 @@ class Reliability:
 
 @dataclass(frozen=True)
 class UncertaintyResult:
-    """What the draft's uncertainty tells of a run.
+    """What the draft's uncertainty predicts in a run.
 
     Attributes:
         tokens, mismatches: positions where both greedy choices are known, and those of them where they differ.
@@ -79,7 +77,7 @@ class UncertaintyResult:
             2 agrees, over 20 bins of equal width (Naeini 2015, Guo 1706.04599).
         reliability: the bins of it that hold tokens.
         ranks: of the mismatches, the share in which System 2's token is the draft's second choice, third choice, and so
-            on up to `candidates`, ten at the most; what is missing to 1 lies further down.
+            on up to `candidates`, ten at most; the rest to 1 ranks lower.
         finding: the same in a sentence.
     """
 
@@ -99,11 +97,11 @@ class UncertaintyResult:
 
 
 def uncertainty(traces: Frame, counted: Mapping[str, Histogram] | None = None) -> UncertaintyResult:
-    """Measure how the draft's uncertainty goes with mismatches.
+    """Measure how well the draft's uncertainty predicts mismatches.
 
     Args:
-        traces: of one run in which System 2 was asked everywhere; columns as in `docs/study.md`.
-        counted: its histograms, where they have been made before.
+        traces: of one run that consulted System 2 everywhere; columns as in `docs/study.md`.
+        counted: its histograms, where they are known already.
     """
     frame = prepared(traces)
     counted = histograms(frame) if counted is None else counted
@@ -136,17 +134,17 @@ def _both(histogram: Histogram) -> bool:
 
 
 def auroc(matches: Floats, mismatches: Floats) -> Floats:
-    """The area under the ROC curve of counts by bin, the least sure first, [..., bins]; ties in a bin count half."""
-    surer = matches.sum(-1, keepdims=True) - matches.cumsum(-1) + matches / 2
+    """The area under the ROC curve of counts by bin, the most uncertain first, [..., bins]; ties count half."""
+    below = matches.sum(-1, keepdims=True) - matches.cumsum(-1) + matches / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        area: Floats = (mismatches * surer).sum(-1) / (matches.sum(-1) * mismatches.sum(-1))
+        area: Floats = (mismatches * below).sum(-1) / (matches.sum(-1) * mismatches.sum(-1))
     return area
 
 
 def average_precision(matches: Floats, mismatches: Floats) -> Floats:
-    """The mean precision over the mismatches of counts by bin, the least sure bin first, [..., bins]."""
-    caught, asked = mismatches.cumsum(-1), (matches + mismatches).cumsum(-1)
-    precision = np.divide(caught, asked, out=np.zeros_like(caught), where=asked > 0)
+    """The mean precision over the mismatches of counts by bin, the most uncertain first, [..., bins]."""
+    found, reached = mismatches.cumsum(-1), (matches + mismatches).cumsum(-1)
+    precision = np.divide(found, reached, out=np.zeros_like(found), where=reached > 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         mean: Floats = (mismatches * precision).sum(-1) / mismatches.sum(-1)
     return mean
@@ -159,11 +157,11 @@ def _estimated(histogram: Histogram, measure: Callable[[Floats, Floats], Floats]
     groups = matches.any(1) | mismatches.any(1)
     if groups.sum() < 2:
         return Estimate(value)
-    # For the width of the interval bins of about as many tokens each will do, and they are quicker.
+    # For the width of the interval fewer bins, of about as many tokens each, are enough.
     reached = (matches + mismatches).sum(0).cumsum()
     marks = np.linspace(0, reached[-1], _RESAMPLED_BINS, endpoint=False)
     starts = np.unique(np.searchsorted(reached, marks, side="right"))
-    drawn = draws(int(groups.sum()), RESAMPLES)
+    drawn = draws(int(groups.sum()), FEWER_RESAMPLES)
     wide = (drawn @ np.add.reduceat(counts[groups], starts, axis=1) for counts in (matches, mismatches))
     return Estimate(value, *percentiles(measure(*wide)))
 
@@ -174,7 +172,7 @@ def _measured(histogram: Histogram) -> MeasureResult:
     return MeasureResult(
         name=histogram.measure.name,
         unit="" if histogram.measure.probability else "nats",
-        low_is_unsure=histogram.measure.low,
+        low_is_uncertain=histogram.measure.low,
         auroc=_estimated(histogram, auroc),
         auroc_resolution=float((total[:, 0] * total[:, 1]).sum() / 2 / (matches * mismatches)),
         average_precision=_estimated(histogram, average_precision),
@@ -194,7 +192,7 @@ def _bars(measure: Measure, total: Floats) -> tuple[Bar, ...]:
 
 
 def _wide(measure: Measure, starts: Floats) -> NDArray[np.int64]:
-    """Into which of some wide bins each fine bin falls, [bins]; a wide bin reaches to the start of the next one."""
+    """The wide bin that each fine bin falls into, [bins]; a wide bin reaches to the start of the next one."""
     lows = np.concatenate([np.array([-np.inf], dtype=np.float32), measure.edges])
     return np.maximum(np.searchsorted(starts.astype(np.float32), lows, side="right") - 1, 0)
 
@@ -218,15 +216,15 @@ def _calibration(histogram: Histogram) -> tuple[Estimate | None, tuple[Reliabili
     groups = tokens.any(1)
     low, high = None, None
     if groups.sum() >= 2:
-        drawn = draws(int(groups.sum()), RESAMPLES)
+        drawn = draws(int(groups.sum()), FEWER_RESAMPLES)
         low, high = percentiles(error(drawn @ tokens[groups], drawn @ agreeing[groups], drawn @ confidence[groups]))
-    total, agreed, sure = tokens.sum(0), agreeing.sum(0), confidence.sum(0)
+    total, agreed, confident = tokens.sum(0), agreeing.sum(0), confidence.sum(0)
     return Estimate(value, low, high), tuple(
         Reliability(
             i / _RELIABILITY_BINS,
             (i + 1) / _RELIABILITY_BINS,
             int(total[i]),
-            float(sure[i] / total[i]),
+            float(confident[i] / total[i]),
             float(agreed[i] / total[i]),
         )
         for i in np.flatnonzero(total)
@@ -237,7 +235,7 @@ def _calibration(histogram: Histogram) -> tuple[Estimate | None, tuple[Reliabili
 
 
 def _ranks(frame: pl.LazyFrame) -> tuple[int, tuple[float, ...]]:
-    """How many candidates are kept, and where System 2's token stands among them at the mismatches."""
+    """How many candidates are kept, and the rank of System 2's token among them at the mismatches."""
     if "draft_top_ids" not in frame.collect_schema().names():
         return 0, ()
     kept = collect(frame.select(pl.col("draft_top_ids").list.len().max())).item() or 0
@@ -259,29 +257,20 @@ def _finding(
     ranks: tuple[float, ...],
 ) -> str:
     if not measures:
-        return "There are not both matches and mismatches, so that uncertainty can tell nothing."
+        return "There are not both matches and mismatches, so that uncertainty can predict nothing."
     best = max(measures, key=lambda measure: measure.auroc.value)
     parts = [
-        f"{best.name} tells mismatches best: of a mismatch and a match it finds the mismatch less sure "
-        f"{_percent(best.auroc)} of the time (AUROC; 50 % is chance)"
+        f"{best.name} predicts mismatches best: of a mismatch and a match the draft is less certain at the mismatch "
+        f"{best.auroc.shown('.1f', 100, ' %')} of the time (AUROC; 50 % is chance)"
     ]
     if error is not None:
         tokens = sum(bin.tokens for bin in reliability)
         bias = sum(bin.tokens * (bin.confidence - bin.agreement) for bin in reliability) / tokens
-        word = "too sure" if bias > 0 else "not sure enough"
+        word = "overconfident" if bias > 0 else "underconfident"
         parts.append(
             f"the draft's probability is off by {100 * error.value:.1f} points on average as the probability that the "
-            f"two agree, and the draft is {word} by {100 * abs(bias):.1f} points on the whole"
+            f"two agree, and the draft is {word} by {100 * abs(bias):.1f} points overall"
         )
     if ranks:
         parts.append(f"in {100 * ranks[0]:.0f} % of the mismatches System 2 takes the draft's second choice")
     return "; ".join(parts) + "."
-
-
-def _percent(estimate: Estimate) -> str:
-    interval = (
-        ""
-        if estimate.low is None or estimate.high is None
-        else f" [{100 * estimate.low:.1f}, {100 * estimate.high:.1f}]"
-    )
-    return f"{100 * estimate.value:.1f} %{interval}"

@@ -76,7 +76,7 @@ def generate(
     text = _read_prompt(prompt)
 
     silence_libraries(draft, target, base)
-    from fsgen.api import stream
+    from fsgen.api import method_for, stream
     from fsgen.backends import plan
     from fsgen.generation import encode
     from fsgen.methods.check import check
@@ -85,6 +85,7 @@ def generate(
     chosen = parse(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
     planned = plan(**names, dtype=dtype, device=device, draft_weights=draft_weights)
+    chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, text)], [sampling])
     members = planned.load(chosen.roles)
     tokens = stream(members, text, chosen, sampling=sampling, candidates=candidates)

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
 
 Draft = Annotated[
-    str | None, typer.Option(help=f"The small model: bundled, a folder, or a name on the hub.  [default: {DRAFT}]")
+    str | None, typer.Option(
+        help=f"The small model: bundled, a folder, or a name on the hub; or ngram:N, look-up in the text so far.  "
+        f"[default: {DRAFT}]"
+    ),
 ]
 Target = Annotated[str | None, typer.Option(help=f"The large model.  [default: {TARGET}]")]
 Base = Annotated[str | None, typer.Option(help="The small model before it was tuned, for the proxy method alone.")]
@@ -42,7 +45,7 @@ def models_by_role(method: Method, draft: str | None, target: str | None, base: 
     if base is not None and not method.fusion.reads_base:
         raise ValueError(f"method {method.name!r} reads no base model; --base is for the proxy method")
     # A bundled model is no partner of a model of another kind: then the missing one has to be named.
-    if all(name is None or name.startswith(PREFIX) for name in (draft, target, base)):
+    if all(name is None or name.startswith((PREFIX, "ngram")) for name in (draft, target, base)):
         if target is None and "target" in method.roles:
             target = TARGET
         if draft is None and "draft" in method.roles:

@@ -82,6 +82,7 @@ def verify(
     sampling = SamplingParams(max_tokens)
 
     silence_libraries(draft, target, base)
+    from fsgen.api import method_for
     from fsgen.backends import plan
     from fsgen.generation import encode
     from fsgen.methods.check import check
@@ -100,6 +101,7 @@ def verify(
         found = from_tasks(task, PROMPTS if prompts is None else prompts, fits)
     else:
         found = from_file(prompts_file, prompts, fits)
+    chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, found.texts[0])], [sampling])
     members = planned.load(chosen.roles)
     with progress_bar("verifying", len(found.texts)) as advance:

@@ -8,8 +8,9 @@ import numpy as np
 import polars as pl
 
 from fsgen.analysis.answers import Chart, Point, Table
-from fsgen.analysis.causes import foretold_rise, in_points, mean, rate, separation
+from fsgen.analysis.causes import mean, predicted_rise, rate, separation
 from fsgen.analysis.intervals import Estimate
+from fsgen.analysis.rates import in_points
 
 KEPT = ("temperature", "evened", "shaken")  # what keeps the first choice
 
@@ -38,9 +39,9 @@ class Changes:
 
     @cached_property
     def _foretold(self) -> dict[tuple[str, float], tuple[Estimate, Estimate, Estimate]]:
-        """Of each share of the prompt: what `foretold_rise` says."""
+        """Of each share of the prompt: what `predicted_rise` says."""
         return {
-            key: foretold_rise(self._before, rows, "draft_bits")
+            key: predicted_rise(self._before, rows, "draft_bits")
             for key, rows in self._frames.items()
             if key[0] == "blurred"
         }

@@ -9,8 +9,9 @@ from typing import cast
 import polars as pl
 
 from fsgen.analysis.answers import Chart, Point, Table
-from fsgen.analysis.causes import contrast, in_points, mean, odds_ratios, rate, separation
+from fsgen.analysis.causes import contrast, mean, odds_ratios, rate, separation
 from fsgen.analysis.intervals import Estimate
+from fsgen.analysis.rates import in_points
 from fsgen.experiments import made_language as made
 
 LOW, HIGH = (float(edge([bits for bits, _ in made.CROSSED])) for edge in (min, max))

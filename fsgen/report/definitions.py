@@ -11,7 +11,7 @@ DEFINITIONS = (
     (
         "trusted, accepted, recovered, bonus",
         "A drafted token kept without verification; one kept after it; System 2's own token at the first rejection; "
-        "System 2's extra token when all drafted ones stood.",
+        "System 2's extra token when all drafted ones were accepted.",
     ),
     (
         "match, mismatch",
@@ -25,12 +25,12 @@ DEFINITIONS = (
     (
         "held-out error",
         "Of a scaling law: each model in turn is left out, the law fitted to the pairs without it, and its pairs are "
-        "foretold; the root mean squared error over all of them.",
+        "predicted; the root mean squared error over all of them.",
     ),
     (
         "identified",
         "A parameter of a law is not identified where its value lies at the bound of the search, or where its "
-        "interval is not finite: then other values do as well.",
+        "interval is not finite: then other values fit as well.",
     ),
     (
         "place in the text",
@@ -45,16 +45,17 @@ DEFINITIONS = (
     (
         "max-prob, margin, entropy",
         "Of p at temperature 1: its largest probability; the lead of this over the second one; minus the sum of p ln "
-        "p, in nats. The draft's doubt is one minus its largest probability.",
+        "p, in nats. The draft's uncertainty is one minus its largest probability.",
     ),
     (
         "top-k mass, top-k entropy",
-        "What p gives to its k likeliest tokens, those that the trace keeps; and the entropy of these k, renormalised.",
+        "The probability of the draft's k most likely tokens, which the trace keeps; and the entropy of these k, "
+        "renormalised.",
     ),
     (
         "AUROC, average precision",
-        "Mismatches are the positive class, and less sure comes first. AUROC: of a mismatch and a match, how often the "
-        "mismatch is the less sure one. Average precision: the mean precision over the mismatches.",
+        "Mismatches are the positive class, and uncertain positions come first. AUROC: of a mismatch and a match, how "
+        "often the draft is less certain at the mismatch. Average precision: the mean precision over the mismatches.",
     ),
     (
         "calibration error",
@@ -62,16 +63,16 @@ DEFINITIONS = (
         "often System 2 agreed.",
     ),
     (
-        "asked, missed",
+        "consulted, missed",
         "Of a router: positions at which it consults System 2, and positions at which it does not although the two "
         "differ; both over all positions.",
     ),
     (
         "too few, too many, too late",
-        "Signs of failure: a router passes over more than a tenth of the mismatches, or the score falls; more than "
-        "half of its consultations change nothing, or no time is saved; in more than a quarter of the texts the "
-        "first mismatch comes before the first consultation. A sign is found where the whole interval lies beyond "
-        "its limit.",
+        "Signs of failure: a router misses more than a tenth of the mismatches, or the score falls; more than half of "
+        "its consultations change nothing, or no time is saved; in more than a quarter of the texts the first "
+        "mismatch comes before the first consultation. A sign is found where the whole interval lies beyond its "
+        "limit.",
     ),
     (
         "replay",

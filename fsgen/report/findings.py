@@ -1,4 +1,4 @@
-"""What came out, in a few sentences made from the numbers."""
+"""The main results, in a few sentences made from the numbers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ROUTED = 3
 
 
 def findings(rows: Sequence[SummaryRow]) -> list[str]:
-    """The spread of the collaboration frequency, and what routers asked for and cost."""
+    """The range of the collaboration frequency, and how often routers consulted and what they cost."""
     said = []
     greedy = oracles(rows)
     if greedy:
@@ -38,7 +38,7 @@ def _routed(row: SummaryRow) -> str:
             f"target alone {decimal(row.target_accuracy, 2)}"
         )
     return (
-        f"On {task_label(row)}, {_pair(row)} with the router {row.router} asked the large model at "
+        f"On {task_label(row)}, {_pair(row)} with the router {row.router} consulted the large model at "
         f"{100 * (row.consulted_rate or 0.0):.0f} % of the positions, with "
         f"{decimal(row.target_tokens_per_token, 2)} tokens run through it for each token written{scores}."
     )

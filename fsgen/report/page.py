@@ -1,11 +1,10 @@
-"""The report: all that is found, on one page that needs nothing else."""
+"""The report: all results on one page that needs nothing else."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import json
-import os
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -17,7 +16,7 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from fsgen.analysis.frequency import read_run, read_study, read_summary
+from fsgen.analysis.frequency import read_run, read_study, read_summary, write_whole
 from fsgen.analysis.study import StudyAnalysis, analyze
 from fsgen.report import provenance
 from fsgen.report.chart import Cell
@@ -64,7 +63,7 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
         config=yaml.safe_dump(study["config"], sort_keys=False, allow_unicode=True),
         versions=provenance.versions(records),
     )
-    _write_whole(path, page)
+    write_whole(path, page)
     if figures_folder is not None:
         export([figure for group in shown for figure in group.figures], Path(figures_folder))
     return path
@@ -119,17 +118,17 @@ def _file(name: str) -> str:
 
 
 def _inline(script: str) -> str:
-    """A script that stands inside a page: no text of it may end the element."""
+    """A script inside a page: no text of it may end the element."""
     return re.sub(r"<(?=/script|!--|script)", r"\\x3c", script, flags=re.IGNORECASE)
 
 
 def _in_json(text: str) -> str:
-    """JSON that stands inside a page: none of its strings holds anything that could be markup."""
+    """JSON inside a page: none of its strings holds anything that could be markup."""
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _policy(scripts: Sequence[str]) -> str:
-    """What the browser lets the page do: run these very scripts, and ask nobody for anything."""
+    """What the browser lets the page do: run exactly these scripts, and request nothing."""
     digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
     allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     return f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; base-uri 'none'; form-action 'none'"
@@ -142,14 +141,3 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.4g}" if abs(cell) < 1e4 else f"{cell:,.0f}"
     return f"{cell:,}" if isinstance(cell, int) else cell
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(path)

@@ -1,4 +1,4 @@
-"""The runs of which the report shows single traces: where their mismatches are, what the draft's uncertainty tells."""
+"""The runs whose traces the report shows: where their mismatches are, what the draft's uncertainty predicts."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def main_pair(of_task: Sequence[SummaryRow], rows: Sequence[SummaryRow]) -> Summ
 
 
 def pair_label(row: SummaryRow) -> str:
-    """A pair in few characters: its sizes, or its names where these are not known."""
+    """A pair in short: its sizes, or its names where sizes are not known."""
     if row.draft_parameters and row.target_parameters:
         return f"{size(row.draft_parameters)} → {size(row.target_parameters)}"
     return f"{short_name(row.draft)} → {short_name(row.target)}"

@@ -10,7 +10,7 @@ from fsgen.analysis.labels import millions, short_name, task_label
 
 
 def facts(rows: Sequence[SummaryRow], records: Sequence[dict[str, Any]]) -> str:
-    """How much was run, in a line."""
+    """The size of the study, in a line."""
     tasks = dict.fromkeys(task_label(row) for row in rows)
     pairs = {(row.draft, row.target, row.base) for row in rows}
     names = {member["name"] for record in records for member in record["members"].values()}
@@ -36,7 +36,7 @@ def models(records: Sequence[dict[str, Any]]) -> list[tuple[str, str, str, str]]
 
 
 def versions(records: Sequence[dict[str, Any]]) -> list[str]:
-    """Versions and hardware, one line each that the runs were made with."""
+    """The distinct versions and hardware of the runs, a line each."""
     lines = []
     for record in records:
         hardware = record["hardware"]

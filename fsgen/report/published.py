@@ -1,4 +1,4 @@
-"""What the definitions of the seed study change, beside our own."""
+"""What the definitions of arXiv 2406.12295 change, beside ours."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _values(name: str, both: Both) -> dict[str, Cell]:
 
 
 def _apart(result: PublishedResult) -> bool:
-    """Some number is another one."""
+    """Whether some number differs."""
     return any(
         both.ours is not None and both.published is not None and abs(both.ours.value - both.published.value) > 5e-4
         for both in (result.frequency, result.target_tokens_per_token, result.accuracy)

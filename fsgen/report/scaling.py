@@ -10,7 +10,7 @@ import numpy as np
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import method_label, set_label, short_name, task_label
-from fsgen.analysis.scaling import LAWS, Scaling, findings
+from fsgen.analysis.scaling import LAWS, Parameter, Scaling, findings
 from fsgen.report.chart import Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated, listed
 from fsgen.report.frequency import measured, size_axis
 
@@ -40,7 +40,7 @@ def laws(sets: Sequence[Scaling], rows: Sequence[SummaryRow]) -> Figure | None:
             "R²": law.r2,
             "AICc": law.aicc,
             "held-out error": law.leave_one_model_out_rmse,
-            "parameters, with 95 % intervals": "; ".join(f"{key} {value}" for key, value in law.parameters.items()),
+            "parameters, with 95 % intervals": "; ".join(map(_worded, law.parameters.items())),
         }
         for name, one in named.items()
         for law in one.laws
@@ -113,6 +113,11 @@ def _curves(name: str, one: Scaling, which: str) -> list[Row]:
         for target, size in one.pairs.select("target", "target_parameters").unique(maintain_order=True).rows()
         for draft in np.geomspace(drafts.min(), min(size, drafts.max()), _STEPS).tolist()
     ]
+
+
+def _worded(named: tuple[str, Parameter]) -> str:
+    name, parameter = named
+    return f"{name} {parameter}" + (f" (not identified: {parameter.why_not})" if parameter.why_not else "")
 
 
 def _finding(named: dict[str, Scaling]) -> str:

@@ -26,7 +26,7 @@ from fsgen.report.profiles import profiles
 
 @dataclass(frozen=True)
 class Group:
-    """Figures under one heading; `lead` are terms, and what is said to each before them."""
+    """Figures under one heading; `lead` are terms and their texts before them."""
 
     id: str
     title: str
@@ -43,13 +43,13 @@ def _compared(folder: Path) -> list[Scaling]:
 
 
 def groups(folder: Path, analysis: StudyAnalysis) -> list[Group]:
-    """The answers of experiments, then the figures that the study has the runs for."""
+    """The answers of experiments, then the figures for which the study has runs."""
     rows, traced = analysis.summary, profiles(analysis)
     made: dict[str, Sequence[Figure | None]] = {
         "Collaboration frequency": (frequency.by_draft(rows), frequency.by_sizes(rows)),
         "Scaling laws": (scaling.laws(_compared(folder), rows),),
         "Where in the text": (position.heatmap(traced), position.along(traced)),
-        "What the draft's uncertainty tells": (
+        "What the draft's uncertainty predicts": (
             uncertainty.distributions(traced),
             uncertainty.areas(traced),
             calibration.reliability(traced),

@@ -20,7 +20,7 @@ class Signs:
     Attributes:
         title: in words.
         summary: in how many runs it was found.
-        found, others: runs that show it and runs that do not, each with what its numbers say.
+        found, others: runs that show it and runs that do not, each with its finding.
     """
 
     title: str
@@ -33,18 +33,18 @@ def signs(analysis: StudyAnalysis) -> list[Signs]:
     """The signs that some run could show."""
     result = []
     for name, title in _TITLES.items():
-        told = [(run.label, sign) for run in analysis.runs for sign in run.signs if sign.sign == name]
-        if told:
-            able = [sign for _, sign in told if sign.found is not None]
-            found = tuple((label, sign.finding) for label, sign in told if sign.found)
+        named = [(run.label, sign) for run in analysis.runs for sign in run.signs if sign.sign == name]
+        if named:
+            known = [sign for _, sign in named if sign.found is not None]
+            found = tuple((label, sign.finding) for label, sign in named if sign.found)
             result.append(
                 Signs(
                     title=title,
-                    summary=f"Found in {len(found)} of the {len(able)} runs whose traces can tell."
-                    if able
+                    summary=f"Found in {len(found)} of the {len(known)} runs whose traces can tell."
+                    if known
                     else "No run's traces can tell.",
                     found=found,
-                    others=tuple((label, sign.finding) for label, sign in told if not sign.found),
+                    others=tuple((label, sign.finding) for label, sign in named if not sign.found),
                 )
             )
     return result

@@ -1,7 +1,7 @@
-"""What the token viewer shows: some examples of each task, in every run, packed small.
+"""What the token viewer shows: some examples of each task, in every run, in a compact form.
 
-The page holds one object. Strings stand once, in `words`; what texts have in common (the same tokens, the same
-distributions of a target) stands once, in `columns`; probabilities are in thousandths, entropies in hundredths.
+The page holds one object. Each string is stored once, in `words`; what texts have in common (the same tokens, the same
+distributions of a target) is stored once, in `columns`; probabilities are in thousandths, entropies in hundredths.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import polars as pl
 
-from fsgen.analysis.frequency import SummaryRow, read_generations, read_run, read_study
+from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study
 from fsgen.analysis.labels import method_label, short_name, task_label
 from fsgen.analysis.traces import scan_traces
 from fsgen.render import LOOKS, SHADES
@@ -46,14 +46,14 @@ class Viewer:
         """What is on the page, and what is not."""
         counts = listed([f"{shown} of {there} of {task}" for task, (shown, there) in self.examples.items()])
         return (
-            f"What both systems held likely at each token, in every run of some examples: {counts}, spread evenly "
-            f"over the order in which they ran. The {self.candidates} likeliest tokens of each system are here; the "
-            "folder of the study has the traces of all examples."
+            f"The distributions of both systems at each token, in every run of some examples: {counts}, spread evenly "
+            f"over the order in which they ran. The page has the {self.candidates} most likely tokens of each system; "
+            "the folder of the study has the traces of all examples."
         )
 
 
 def viewer(folder: Path, rows: Sequence[SummaryRow], budget: int = BUDGET) -> Viewer | None:
-    """Pick examples, the same in every run of a task, evenly over their order, until the budget is spent.
+    """Choose examples, the same in every run of a task, evenly over their order, until the budget is used up.
 
     Args:
         folder: of the study.
@@ -72,7 +72,7 @@ def viewer(folder: Path, rows: Sequence[SummaryRow], budget: int = BUDGET) -> Vi
     spelling = _Spelling(folder)
     packed = _Packed()
     orders = {task: _order(folder, of_task) for task, of_task in by_task.items()}
-    asked = {task: _asked(folder, of_task[0]) for task, of_task in by_task.items()}
+    prompts = {task: _prompts(folder, of_task[0]) for task, of_task in by_task.items()}
     shown: Counter[str] = Counter()
     for task, of_task in by_task.items():
         left = budget // len(by_task)
@@ -87,22 +87,22 @@ def viewer(folder: Path, rows: Sequence[SummaryRow], budget: int = BUDGET) -> Vi
                     left -= cost
             shown[task] += 1
     return Viewer(
-        content=packed.json(by_task, asked),
+        content=packed.json(by_task, prompts),
         examples={task: (shown[task], len(orders[task])) for task in by_task},
         candidates=CANDIDATES,
     )
 
 
 def _order(folder: Path, rows: Sequence[SummaryRow]) -> list[str]:
-    """The examples of a task: those that every run has first, each as far as can be from the ones before it."""
-    listed = [read_generations(folder, row.run).filter(pl.col("error").is_null())["example"].to_list() for row in rows]
-    common = set(listed[0]).intersection(*listed[1:]) or set(listed[0])
-    names = [name for name in dict.fromkeys(listed[0]) if name in common]
+    """The examples of a task that every run has, each as far as possible from the ones before it."""
+    texts = [read_generations(folder, row.run).filter(pl.col("error").is_null())["example"].to_list() for row in rows]
+    common = set(texts[0]).intersection(*texts[1:]) or set(texts[0])
+    names = [name for name in dict.fromkeys(texts[0]) if name in common]
     return [names[i] for i in _spread(len(names))]
 
 
 def _spread(count: int) -> list[int]:
-    """The numbers below `count`: at a quarter, at three quarters, then ever finer between those that are there."""
+    """The numbers below `count`: at a quarter, at three quarters, then between those, ever finer."""
     taken: list[int] = []
     parts = 2
     while len(taken) < count:
@@ -113,21 +113,18 @@ def _spread(count: int) -> list[int]:
     return list(dict.fromkeys(taken))[:count]
 
 
-def _asked(folder: Path, row: SummaryRow) -> dict[str, tuple[str, str | None]]:
+def _prompts(folder: Path, row: SummaryRow) -> dict[str, dict[str, str | None]]:
     """The prompt and the reference of each example, where the folder has them."""
-    identity = read_run(folder, row.run).get("identity") or {}
-    path = folder / "examples" / f"{str(identity.get('task', {}).get('examples', ''))[:16]}.parquet"
-    if not path.is_file():
-        return {}
-    table = pl.read_parquet(path)
-    return {name: (prompt, reference) for name, prompt, reference in table.iter_rows()}
+    table = read_examples(folder, read_run(folder, row.run))
+    rows = [] if table is None else table.select("example", "prompt", "reference").to_dicts()
+    return {row.pop("example"): row for row in rows}
 
 
 # ---- spelling
 
 
 class _Spelling:
-    """The texts of tokens, by the vocabulary of a run; a number where the folder has none."""
+    """The texts of tokens, by the vocabulary of a run; their numbers where the folder has no vocabulary."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -135,7 +132,7 @@ class _Spelling:
         self._known: dict[str, tuple[list[bytes], list[bool]]] = {}
 
     def of(self, run: str) -> tuple[Callable[[int], bytes], Callable[[int], bool]]:
-        """What gives the bytes of a token of this run, and what tells whether it is a special one."""
+        """Functions of a token of this run: its bytes, and whether it is a special token."""
         key = self._keys.get(run)
         path = self._folder / "vocabularies" / f"{key}.parquet"
         if key is None or not path.is_file():
@@ -153,8 +150,8 @@ class _Spelling:
 def pieces(tokens: Iterable[tuple[bytes, bool]]) -> list[str]:
     """What each token (its bytes, whether it is special) adds to the text.
 
-    While a character is incomplete, that is nothing; if it stays so, the last token shows it as it is. A special token
-    adds nothing either, and shows as its name between angle brackets of another kind.
+    The tokens of an incomplete character add nothing until it is complete; if it never is, the last one shows what
+    there is. A special token is shown as its name between other angle brackets.
     """
     decoder = codecs.getincrementaldecoder("utf-8")("replace")
     shown, last = [], -1
@@ -171,8 +168,8 @@ def named(text: bytes) -> str:
     return f"\u27e8{text.decode(errors='replace').strip('<>|')}\u27e9"
 
 
-def alone(text: bytes, special: bool) -> str:
-    """A token by itself: a candidate that was not written. Bytes of which no text can be made are in hex."""
+def as_text(text: bytes, special: bool) -> str:
+    """A token by itself, such as a candidate that was not written; bytes that are no text are in hex."""
     if special:
         return named(text)
     try:
@@ -188,11 +185,11 @@ def _texts(folder: Path, row: SummaryRow, example: str, spelling: _Spelling) -> 
     """The turns of an example in a run; none where it failed."""
     here = pl.col("example") == example
     traces = scan_traces(folder, row.run).filter(here).sort("turn", "position").collect()
-    told = {text["turn"]: text for text in read_generations(folder, row.run).filter(here).iter_rows(named=True)}
+    generations = {text["turn"]: text for text in read_generations(folder, row.run).filter(here).iter_rows(named=True)}
     spell, special = spelling.of(row.run)
     result = []
     for (turn,), tokens in traces.group_by("turn", maintain_order=True):
-        about = told[turn]
+        about = generations[turn]
         written = tokens["token"].to_list()
         result.append(
             {
@@ -220,17 +217,17 @@ def _marks(tokens: pl.DataFrame) -> str:
 
 
 def _side(tokens: pl.DataFrame, side: str, spell: Callable[[int], bytes], special: Callable[[int], bool]) -> list[Any]:
-    """Of each token what one system held likely: entropy, and candidates with their probabilities; None if unknown."""
+    """The distribution of one system at each token: entropy, and candidates with probabilities; None if unknown."""
     columns = (f"{side}_{name}" for name in ("token", "prob", "entropy", "top_ids", "top_probs"))
     result: list[Any] = []
     for token, prob, entropy, ids, probs in tokens.select(columns).iter_rows():
         if token is None:
             result.append(None)
             continue
-        likely = list(zip(ids or [], probs or [], strict=True))[:CANDIDATES] or [(token, prob)]
-        kept = [(i, round(1000 * p)) for i, p in likely if p is not None and (round(1000 * p) or i == token)]
+        best = list(zip(ids or [], probs or [], strict=True))[:CANDIDATES] or [(token, prob)]
+        kept = [(i, round(1000 * p)) for i, p in best if p is not None and (round(1000 * p) or i == token)]
         result.append(
-            [round(100 * (entropy or 0.0)), [(alone(spell(i), special(i)), thousandths) for i, thousandths in kept]]
+            [round(100 * (entropy or 0.0)), [(as_text(spell(i), special(i)), thousandths) for i, thousandths in kept]]
         )
     return result
 
@@ -249,7 +246,7 @@ def _length(each: Any) -> int:
 
 @dataclass
 class _Packed:
-    """Texts in which what is equal stands once."""
+    """Texts, with their equal columns stored once."""
 
     texts: list[dict[str, Any]] = field(default_factory=list)
     _columns: dict[str, int] = field(default_factory=dict)
@@ -274,53 +271,58 @@ class _Packed:
             packed[name] = self._columns.setdefault(key, len(self._columns))
         self.texts.append(packed)
 
-    def json(self, by_task: dict[str, list[SummaryRow]], asked: dict[str, dict[str, tuple[str, str | None]]]) -> str:
+    def json(self, by_task: dict[str, list[SummaryRow]], prompts: dict[str, dict[str, dict[str, str | None]]]) -> str:
         """All of it, as the page reads it."""
-        columns = [json.loads(key) for key in self._columns]
-        counted: Counter[str] = Counter()
-        for column in columns:
-            for each in column:
-                counted.update([each] if isinstance(each, str) else [word for word, _ in each[1]] if each else [])
-        words = {word: number for number, (word, _) in enumerate(counted.most_common())}
-
-        def numbers(each: Any) -> Any:
-            if each is None:
-                return 0
-            if isinstance(each, str):
-                return words[each]
-            return [each[0], *(number for word, share in each[1] for number in (words[word], share))]
-
         used = {text["run"] for text in self.texts}
-        runs: list[dict[str, Any]] = [
-            {
-                "run": row.run,
-                "task": task,
-                "method": method_label(row),
-                "draft": short_name(row.draft),
-                "target": short_name(row.target),
-                "base": row.base and short_name(row.base),
-            }
-            for task, rows in by_task.items()
-            for row in rows
-            if row.run in used
-        ]
-        place = {run["run"]: number for number, run in enumerate(runs)}
-        examples: list[dict[str, Any]] = []
-        seen: dict[tuple[str, str], int] = {}
+        rows = [(task, row) for task, of_task in by_task.items() for row in of_task if row.run in used]
+        place = {row.run: number for number, (_, row) in enumerate(rows)}
+        examples: dict[tuple[str, str], int] = {}
+        texts = []
         for text in self.texts:
-            task, name = runs[place[text["run"]]]["task"], text["example"]
-            if (task, name) not in seen:
-                seen[task, name] = len(examples)
-                prompt, reference = asked[task].get(name, (None, None))
-                examples.append({"task": task, "name": name, "prompt": prompt, "reference": reference})
-            text |= {"run": place[text["run"]], "example": seen[task, name]}
+            example = rows[place[text["run"]]][0], text["example"]
+            number = examples.setdefault(example, len(examples))
+            texts.append(text | {"run": place[text["run"]], "example": number})
+        words, columns = _numbered([json.loads(key) for key in self._columns])
         content = {
             "looks": {source: {"rgb": look.rgb, "line": look.line} for source, look in LOOKS.items()},
             "shades": SHADES,
-            "words": list(words),
-            "columns": [[numbers(each) for each in column] for column in columns],
-            "runs": runs,
-            "examples": examples,
-            "texts": self.texts,
+            "words": words,
+            "columns": columns,
+            "runs": [_described(task, row) for task, row in rows],
+            "examples": [
+                {"task": task, "name": name, "prompt": None, "reference": None, **prompts[task].get(name, {})}
+                for task, name in examples
+            ],
+            "texts": texts,
         }
         return json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _described(task: str, row: SummaryRow) -> dict[str, str | None]:
+    """A run, as the page names it."""
+    return {
+        "run": row.run,
+        "task": task,
+        "method": method_label(row),
+        "draft": short_name(row.draft),
+        "target": short_name(row.target),
+        "base": row.base and short_name(row.base),
+    }
+
+
+def _numbered(columns: list[list[Any]]) -> tuple[list[str], list[list[Any]]]:
+    """The words in columns, the most frequent first, and the columns with the numbers of their words."""
+    counted: Counter[str] = Counter()
+    for column in columns:
+        for each in column:
+            counted.update([each] if isinstance(each, str) else [word for word, _ in each[1]] if each else [])
+    words = {word: number for number, (word, _) in enumerate(counted.most_common())}
+
+    def numbers(each: Any) -> Any:
+        if each is None:
+            return 0
+        if isinstance(each, str):
+            return words[each]
+        return [each[0], *(number for word, share in each[1] for number in (words[word], share))]
+
+    return list(words), [[numbers(each) for each in column] for column in columns]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from fsgen.analysis.answers import Answer
-from fsgen.analysis.causes import contrast, foretold_rise, odds_ratios, separation
+from fsgen.analysis.causes import contrast, odds_ratios, predicted_rise, separation
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.experiments import configured, run_experiment
 from fsgen.experiments import interventions as changes
@@ -291,12 +291,12 @@ def test_a_rise_along_the_relation_is_foretold() -> None:
     x = drawn.random(20000)
     later = np.sqrt(x)
     before = table(drawn.random(20000) < x, x=x)
-    rise, told, rest = foretold_rise(before, table(drawn.random(20000) < later, x=later), "x")
+    rise, told, rest = predicted_rise(before, table(drawn.random(20000) < later, x=later), "x")
     assert rise.value == pytest.approx(1 / 6, abs=0.02)
     assert told.value == pytest.approx(1 / 6, abs=0.02)
     assert rest.above(0.0) is None
     with pytest.raises(ValueError, match="no observations"):
-        foretold_rise(before, before.head(0), "x")
+        predicted_rise(before, before.head(0), "x")
 
 
 # ---- end to end

@@ -1,4 +1,4 @@
-"""How the collaboration frequency depends on the sizes of draft and target: the laws of `laws.py`, fitted and compared.
+"""How the collaboration frequency depends on the sizes of draft and target: the laws, fitted and compared.
 
 points = read_points("published")
 for scaling in compare_laws(points.frame):

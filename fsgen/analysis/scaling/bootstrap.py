@@ -1,10 +1,10 @@
-"""How far a fit is to be trusted: which parameters the pairs determine, and bootstrap intervals of these.
+"""Which parameters of a fit the pairs determine, and bootstrap intervals of these.
 
 A resample adds normal errors to the fitted frequencies and fits again (a parametric bootstrap, Efron & Tibshirani 1993,
-chapter 6): ten or twenty residuals are too few to draw from. How large errors are is itself uncertain with so few, so
+chapter 6): ten or twenty residuals are too few to draw from. With so few the size of errors is itself uncertain, so
 their scale is drawn for each resample, as s sqrt(d / chi-squared(d)) with d = pairs - parameters; for a linear law this
-makes the percentile interval the t interval. Where the texts are at hand, examples are drawn anew too, the same for
-every pair, since all pairs answer the same questions; the errors then stand only for what this leaves unexplained.
+makes the percentile interval the t interval. For a study, whose texts are known, examples are resampled too, the same
+for every pair, since all pairs answer the same questions; the errors then are only what this leaves unexplained.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from fsgen.analysis.intervals import RESAMPLES, Floats, draws, grouped
+from fsgen.analysis.intervals import RESAMPLES, TAILS, Floats, draws, grouped
 from fsgen.analysis.scaling.fit import NOTHING, Fits, fit, slopes
 from fsgen.analysis.scaling.laws import Sizes
-
-TAILS = (2.5, 97.5)
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,12 @@ class Resamples:
         return percentiles(self.fits.law.limits(self.fits.values, self.fits.shape))
 
     def predictions(self, sizes: Sizes) -> tuple[Floats, Floats]:
-        """The ends of the interval in which a new frequency of each pair is expected, [n]."""
+        """The ends of the interval for a new measurement of each pair, [n]."""
         return percentiles(self.fits.predict(sizes) + self.noise[:, None])
 
 
 def percentiles(values: Floats) -> tuple[Floats, Floats]:
-    """The ends of the interval over the first axis, outwards to the next value: nothing is interpolated to infinity."""
+    """The ends of the interval over the first axis; they are values, since nothing can be interpolated to infinity."""
     low, high = TAILS
     return np.percentile(values, low, axis=0, method="lower"), np.percentile(values, high, axis=0, method="higher")
 
@@ -71,16 +69,16 @@ def percentiles(values: Floats) -> tuple[Floats, Floats]:
 def resample(
     best: Fits, sizes: Sizes, texts: Texts | None = None, resamples: int = RESAMPLES, seed: int = 0
 ) -> Resamples:
-    """Fit a law again to frequencies that could have been measured, if its fit to those measured is right.
+    """Fit a law to resampled frequencies: those that could have been measured if the fit is right.
 
     Args:
         best: the fit, of one set of frequencies; there are more of them than parameters.
         sizes: of its pairs.
-        texts: the counts of each example, where they are at hand.
+        texts: the counts of each example, where they are known.
         resamples: how often.
-        seed: of the draws.
+        seed: the random seed.
     """
-    rng = np.random.default_rng([seed, 1])  # another stream than that of the examples
+    rng = np.random.default_rng([seed, 1])  # independent of the examples' draws
     squares, n = float((best.residuals**2).sum()), len(sizes)
     freedom = n - len(best.law.parameters)
     scale = np.sqrt(squares / rng.chisquare(freedom, size=(resamples, 1)))
@@ -115,13 +113,13 @@ def determined_frequencies(best: Fits, sizes: Sizes, others: Sizes) -> npt.NDArr
 
 
 def _unmoved(changes: Floats, slopes: Floats) -> npt.NDArray[np.bool_]:
-    """Which rows of `changes` [r, c] do not feel any change of the c numbers that leaves the fit [n, c] as it is."""
+    """Which rows of `changes` [r, c] no direction of the c numbers changes that leaves the fit [n, c] as it is."""
     lengths = np.linalg.norm(slopes, axis=0)
     lengths = np.where(lengths > 0, lengths, 1.0)
     changes = changes / lengths
-    _, strengths, turns = np.linalg.svd(slopes / lengths)
-    strengths = np.pad(strengths, (0, len(turns) - len(strengths)))
-    free = turns[strengths <= NOTHING * strengths.max()].T  # [c, directions]
+    _, strengths, directions = np.linalg.svd(slopes / lengths)
+    strengths = np.pad(strengths, (0, len(directions) - len(strengths)))
+    free = directions[strengths <= NOTHING * strengths.max()].T  # [c, directions]
     moved = np.linalg.norm(changes @ free, axis=1)
     return np.asarray(moved <= 1e-5 * np.linalg.norm(changes, axis=1))
 
@@ -129,6 +127,6 @@ def _unmoved(changes: Floats, slopes: Floats) -> npt.NDArray[np.bool_]:
 def _directions(slopes: Floats) -> Floats:
     """Orthonormal directions in which a fit can move its n frequencies, [n, at most c]."""
     lengths = np.linalg.norm(slopes, axis=0)
-    turns, strengths, _ = np.linalg.svd(slopes / np.where(lengths > 0, lengths, 1.0), full_matrices=False)
-    kept: Floats = turns[:, strengths > NOTHING * strengths.max()]
+    directions, strengths, _ = np.linalg.svd(slopes / np.where(lengths > 0, lengths, 1.0), full_matrices=False)
+    kept: Floats = directions[:, strengths > NOTHING * strengths.max()]
     return kept

@@ -32,7 +32,7 @@ def compare_laws(
     Args:
         points: as `read_points` gives them; `family`, `part` and `whole` may be missing. A set of fewer than
             `MIN_PAIRS` pairs is left out (see `too_small`).
-        predict: pairs (target, draft) whose frequency is to be foretold in every set.
+        predict: pairs (target, draft) whose frequency is predicted in every set.
         resamples: of the bootstrap.
 
     Raises:
@@ -80,7 +80,7 @@ def _compare(
 
 
 def _preference(one: LawFit) -> tuple[float, int]:
-    """The least error first; errors that differ by rounding alone are equal."""
+    """The least error first; errors that differ only by rounding are equal."""
     error = math.inf if one.leave_one_model_out_rmse is None else round(one.leave_one_model_out_rmse, 9)
     return error, len(one.parameters)
 
@@ -88,11 +88,13 @@ def _preference(one: LawFit) -> tuple[float, int]:
 def _quality(best: Fits, frequencies: Floats) -> tuple[float | None, float | None]:
     """R2 and AICc."""
     n, k = len(frequencies), len(best.law.parameters) + 1
-    # Residuals below the rounding of the frequencies say nothing, and have no logarithm where they are 0.
+    # Residuals below the rounding of the frequencies mean nothing, and have no logarithm where they are 0.
     rounding = n * float(np.finfo(float).eps * np.abs(frequencies).max()) ** 2
     squares = max(float((best.residuals**2).sum()), rounding)
     total = float(((frequencies - frequencies.mean()) ** 2).sum())
-    r2 = round(1 - squares / total, 12) if total > rounding else None  # less than rounding is 0, also for a mean
+    r2 = (
+        round(1 - squares / total, 12) if total > rounding else None
+    )  # a sum of squares that is rounding alone counts as 0
     aicc = n * math.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 and squares > 0 else None
     return r2, aicc
 
@@ -100,7 +102,7 @@ def _quality(best: Fits, frequencies: Floats) -> tuple[float | None, float | Non
 def held_out_errors(
     law: Law, sizes: Sizes, frequencies: Floats, targets: Sequence[str], drafts: Sequence[str]
 ) -> Floats | None:
-    """Each model in turn: all pairs that it is part of are foretold from the others.
+    """Each model in turn is held out: all pairs that it is part of are predicted from the others.
 
     Args:
         sizes: of n pairs.
@@ -114,7 +116,7 @@ def held_out_errors(
     for model in dict.fromkeys([*targets, *drafts]):
         held = np.array([model in pair for pair in zip(targets, drafts, strict=True)])
         if held.all():
-            continue  # the one target of all pairs, say: nothing is left to learn from, for any law
+            continue  # the one target of all pairs, say: nothing is left to fit any law to
         rest = fit(law, sizes[~held], frequencies[:, ~held])
         if not determined_frequencies(rest, sizes[~held], sizes[held]).all():
             return None
@@ -136,7 +138,7 @@ def _parameters(best: Fits, sizes: Sizes, drawn: Resamples) -> dict[str, Paramet
     result = {}
     for number, name in enumerate(law.parameters):
         value = float(values[number])
-        # An interval holds its own estimate, also where the resamples are askew.
+        # An interval contains its estimate, even where the resamples are skewed.
         low, high = min(float(lows[number]), value), max(float(highs[number]), value)
         why_not = ""
         if not determined[number]:
@@ -154,17 +156,17 @@ def _parameters(best: Fits, sizes: Sizes, drawn: Resamples) -> dict[str, Paramet
 
 
 def _predict(chosen: LawFit, drawn: Resamples, measured: Sizes, target: Model, draft: Model) -> Prediction:
-    asked = as_sizes([draft.parameters], [target.parameters])
-    lows, highs = drawn.predictions(asked)
+    pair = as_sizes([draft.parameters], [target.parameters])
+    lows, highs = drawn.predictions(pair)
     value, low, high = (
-        min(max(float(number), 0.0), 1.0) for number in (chosen.fits.predict(asked)[0, 0], lows[0], highs[0])
+        min(max(float(number), 0.0), 1.0) for number in (chosen.fits.predict(pair)[0, 0], lows[0], highs[0])
     )
     outside = any(
         not known.min() <= new[0] <= known.max()
         for known, new in (
-            (measured.draft, asked.draft),
-            (measured.target, asked.target),
-            (measured.log_ratio, asked.log_ratio),
+            (measured.draft, pair.draft),
+            (measured.target, pair.target),
+            (measured.log_ratio, pair.log_ratio),
         )
     )
     return Prediction(

@@ -1,8 +1,8 @@
 """Least squares by variable projection, for one set of frequencies or thousands of them at once.
 
 The weights of a law's terms follow from its shape in closed form, so the search is over the shape alone: from the best
-point of a grid, by Levenberg-Marquardt steps within the bounds (Golub & Pereyra 1973). All sets of frequencies share
-the pairs they belong to, and so the grid; that makes a bootstrap of some thousand fits a matter of a tenth of a second.
+point of a grid, by Levenberg-Marquardt steps within the bounds (Golub & Pereyra 1973). All sets of frequencies belong
+to the same pairs and so share the grid: a bootstrap of thousands of fits takes a tenth of a second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from fsgen.analysis.intervals import Floats
 from fsgen.analysis.scaling.laws import Law, Sizes
 
 STEPS = 60
-NOTHING = 1e-8  # a direction that is so much weaker than the others is none
+NOTHING = 1e-8  # a direction that is so much weaker than the others counts as none
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Fits:
 def fit(law: Law, sizes: Sizes, frequencies: Floats) -> Fits:
     """The least-squares fit of a law to each row of `frequencies` [m, n].
 
-    Where the pairs do not determine all weights, those of the last terms are as small as can be.
+    Where the pairs do not determine all weights, those of the last terms are as small as possible.
     """
     grid = np.array(list(product(*(one.starts for one in law.shape))))
     explained = np.einsum("gnk,mn->mgk", _orthonormal(law.basis(sizes, grid)), frequencies)
@@ -70,7 +70,7 @@ def _refine(law: Law, sizes: Sizes, frequencies: Floats, shape: Floats) -> None:
         wanted, at = frequencies[moving], shape[moving]
         residuals, slopes = _linearized(law, sizes, wanted, at)
         gradient = np.einsum("mns,mn->ms", slopes, residuals)
-        # What stands at a bound and wants to go on stays, and the others move as if it were known.
+        # A shape at its bound whose gradient points outside stays, and the others move as if it were known.
         held = ((at <= low) & (gradient < 0)) | ((at >= high) & (gradient > 0))
         gradient, slopes = np.where(held, 0.0, gradient), np.where(held[:, None, :], 0.0, slopes)
         curvature = np.einsum("mns,mnt->mst", slopes, slopes)
@@ -89,7 +89,7 @@ def _refine(law: Law, sizes: Sizes, frequencies: Floats, shape: Floats) -> None:
 
 
 def _linearized(law: Law, sizes: Sizes, frequencies: Floats, shape: Floats) -> tuple[Floats, Floats]:
-    """The residuals [m, n] at the best weights for a shape, and what of its slopes [m, n, s] no weights can undo."""
+    """The residuals [m, n] at the best weights for a shape, and its slopes [m, n, s] projected off the basis."""
     weights, residuals, directions = _solve(law.basis(sizes, shape), frequencies)
     slopes = _shape_slopes(law, sizes, weights, shape)
     return residuals, slopes - directions @ (directions.swapaxes(1, 2) @ slopes)

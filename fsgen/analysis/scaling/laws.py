@@ -40,9 +40,9 @@ class Shape:
 
     Attributes:
         name: one of the law's parameters.
-        low, high: where the search ends.
-        starts: where it starts.
-        lost_low, lost_high: the parameters that grow without bound, or are not felt any more, at either end.
+        low, high: the bounds of the search.
+        starts: the grid that it starts from.
+        lost_low, lost_high: the parameters that grow without bound, or have no effect any more, at either bound.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Law:
-    """A law and how to compute it.
+    """A law.
 
     Attributes:
         name: as in the tables.
@@ -80,7 +80,7 @@ class Law:
     values: Callable[[Floats, Floats], Floats]
 
     def limits(self, values: Floats, shape: Floats) -> Floats:
-        """The parameters [..., p], those infinite that a shape at the end of its range leaves without a bound."""
+        """The parameters [..., p]; infinite where a shape at its bound leaves them without a limit."""
         values = values.copy()
         for number, one in enumerate(self.shape):
             for at_end, lost in (

@@ -1,4 +1,4 @@
-"""Reading `TARGET:DRAFT`, the pair whose frequency is to be foretold."""
+"""Reads `TARGET:DRAFT`, a pair whose frequency is predicted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def parse_pair(
     Args:
         text: each of both a size (`70B`, `70e9`), a model of the points, or another model that is known.
         points: as `read_points` gives them.
-        others: the sizes of other models by name, asked for only where they are needed.
+        others: the sizes of other models by name; called only where they are needed.
 
     Raises:
         ValueError: it is no such pair, a name is not known, or the draft is the larger one.
@@ -49,10 +49,10 @@ def parse_pair(
 
 
 def read_size(text: str) -> float | None:
-    """A count of parameters such as `70B`, `0.5b`, `70e9`; None for what is no number.
+    """A number of parameters such as `70B`, `0.5b`, `70e9`; None for anything else.
 
     Raises:
-        ValueError: a number that is no size of a model; `70` alone may mean anything.
+        ValueError: a number that is too small for a model; `70` alone may mean anything.
     """
     found = re.fullmatch(r"([0-9.]+(?:e\+?[0-9]+)?)([kmbt]?)", text.replace("_", "").replace(",", "").lower())
     try:

@@ -1,4 +1,4 @@
-"""Where the frequencies of pairs come from: the published values, any CSV file of that form, or a study."""
+"""Reads the frequencies of pairs: the published values, a CSV file of the same form, or a study."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def read_points(source: str | Path, sizes: str = "total", runs: Collection[str] 
         runs: of a study's folder, only these.
 
     Raises:
-        ValueError: there is no such source, or its values or columns are not what they should be.
+        ValueError: there is no such source, or its columns or values are not valid.
     """
     if sizes not in SIZINGS:
         raise ValueError(f"sizes {sizes!r} is none of {', '.join(SIZINGS)}")

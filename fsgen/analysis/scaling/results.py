@@ -1,4 +1,4 @@
-"""What the comparison of the laws gives: numbers, and sentences made of them."""
+"""The results of the comparison of the laws, in numbers and in sentences."""
 
 from __future__ import annotations
 
@@ -51,11 +51,10 @@ class Parameter:
 
     def __str__(self) -> str:
         if self.value is None:
-            return "not determined"
+            return "-"
         low = "-∞" if self.low is None else f"{self.low:.3g}"
         high = "∞" if self.high is None else f"{self.high:.3g}"
-        why = f" (not identified: {self.why_not})" if self.why_not else ""
-        return f"{self.value:.3g} [{low}, {high}]{why}"
+        return f"{self.value:.3g} [{low}, {high}]"
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class LawFit:
         r2: 1 - squared residuals / squared distances from the mean; None where all frequencies are the same.
         aicc: n ln(squared residuals / n) + 2 k + 2 k (k + 1) / (n - k - 1), where k counts the parameters and the
             variance; None where there are too few pairs for it.
-        leave_one_model_out_rmse: the root mean squared error of the pairs of each model, foretold from those that it
-            has no part in; None where these do not determine it.
+        leave_one_model_out_rmse: the root mean squared error of the pairs of each model, predicted from the pairs
+            without it; None where these do not determine them.
         parameters: by name. Sizes are in billions of parameters.
     """
 
@@ -80,7 +79,7 @@ class LawFit:
     fits: Fits = field(repr=False, compare=False)
 
     def frequency(self, target_parameters: float, draft_parameters: float) -> float:
-        """What the law gives for a pair of these sizes, as it is: far from the pairs it may leave 0 to 1."""
+        """What the law gives for a pair of these sizes, not clipped: far from the pairs it may be outside 0 to 1."""
         return float(self.fits.predict(as_sizes([draft_parameters], [target_parameters]))[0, 0])
 
 
@@ -89,12 +88,12 @@ class Prediction:
     """The frequency that the best law expects of a pair.
 
     Attributes:
-        target, draft: names, or the sizes as they were asked.
+        target, draft: names, or the sizes as they were given.
         target_parameters, draft_parameters: sizes.
-        law: by which it was foretold.
+        law: that predicts it.
         value: the expected frequency.
         low, high: the 95 % interval for a new measurement: bootstrap of the parameters, and the noise of one frequency.
-        outside: whether a size, or their ratio, is not between those of the pairs that were measured.
+        outside: whether a size, or their ratio, is outside those of the measured pairs.
     """
 
     target: str
@@ -113,11 +112,11 @@ class Scaling:
     """The laws on one set of pairs.
 
     Attributes:
-        family, method, task: which; the family is empty where there is but one.
+        family, method, task: of the set; the family is empty where there is only one.
         pairs: the measured pairs, a row each, as they were given.
         best: the law with the least leave-one-model-out error; of equals, the one with the fewest parameters.
         laws: in the order of `LAWS`.
-        predictions: as asked.
+        predictions: of the pairs that were given.
     """
 
     family: str
@@ -135,7 +134,7 @@ class Scaling:
 
     @property
     def finding(self) -> str:
-        """What `findings` says, in one piece."""
+        """The sentences of `findings`, joined."""
         return " ".join(findings(self))
 
     def __getitem__(self, law: str) -> LawFit:
@@ -169,7 +168,7 @@ class Scaling:
 
 
 def findings(scaling: Scaling) -> list[str]:
-    """Sentences: which law foretells best, how the frequency moves with the sizes, what is not identified."""
+    """Sentences: which law predicts best, how the frequency changes with the sizes, what is not identified."""
     said = [_choice(scaling), _direction(scaling[LOG_SEPARABLE.name])]
     for one in scaling.laws:
         reasons: dict[str, list[str]] = {}
@@ -183,7 +182,7 @@ def findings(scaling: Scaling) -> list[str]:
 
 
 def expectation(prediction: Prediction) -> str:
-    """One sentence of a prediction."""
+    """A prediction in words."""
     pair = f"{prediction.target} with draft {prediction.draft}"
     text = (
         f"Expected for {pair}: {prediction.value:.3f}, 95 % from {prediction.low:.3f} to {prediction.high:.3f}, "
@@ -196,9 +195,9 @@ def expectation(prediction: Prediction) -> str:
 def _choice(scaling: Scaling) -> str:
     errors = {one.law: error for one in scaling.laws if (error := one.leave_one_model_out_rmse) is not None}
     if len(errors) < 2:
-        return "There are too few models to hold one out and compare the laws by that."
+        return "There are too few models to hold one out and compare the laws."
     best = errors[scaling.best]
-    text = f"{scaling.best} foretells the pairs of a held-out model best (error {best:.4f}"
+    text = f"{scaling.best} predicts the pairs of a held-out model best (error {best:.4f}"
     if scaling.best != RATIO.name and RATIO.name in errors:
         text += f"; the paper's {RATIO.name}: {errors[RATIO.name]:.4f}"
     alike = [law for law, error in errors.items() if law != scaling.best and error <= best * (1 + ALIKE) + 1e-12]
@@ -206,7 +205,7 @@ def _choice(scaling: Scaling) -> str:
 
 
 def _direction(one: LawFit) -> str:
-    """How the frequency moves with each size, as far as the intervals tell."""
+    """How the frequency changes with each size, as far as the intervals tell."""
     moves = [
         f"{_moves(one.parameters[name])} as the {model} grows" for name, model in (("a", "draft"), ("b", "target"))
     ]

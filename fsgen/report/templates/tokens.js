@@ -1,5 +1,5 @@
 "use strict";
-// The token viewer: one example, one or two runs of it, every token with what both systems held likely.
+// The token viewer: one example, one or two runs of it, every token with the candidates of both systems.
 // All text of models and tasks gets onto the page as text, never as markup.
 (() => {
   const store = JSON.parse(document.getElementById("traces").textContent);
@@ -30,7 +30,7 @@
 
   const words = (numbers) => numbers.map((number) => store.words[number]);
 
-  // What one system held likely at a position: entropy in nats, candidates as [text, probability]; null if not known.
+  // The distribution of one system at a position: entropy in nats, candidates as [text, probability]; null if not known.
   function side(column, position) {
     const packed = store.columns[column][position];
     if (!packed) return null;
@@ -127,8 +127,8 @@
     }
 
     system(name, known, token) {
-      const told = known ? `entropy ${known.entropy.toFixed(2)} nats` : "not known";
-      const column = make("div", "", make("h5", "", `${name} `, make("span", "", told)));
+      const said = known ? `entropy ${known.entropy.toFixed(2)} nats` : "not known";
+      const column = make("div", "", make("h5", "", `${name} `, make("span", "", said)));
       for (const [text, share] of known ? known.candidates : []) {
         const what = make("div", "what", make("span", "", visible(text)));
         if (text === token.written) paint(what, token.source, 0);
@@ -146,7 +146,7 @@
       return -1;
     }
 
-    // The token above or below, by where it stands on the screen.
+    // The token above or below on the screen.
     line(from, step) {
       const box = (index) => this.spans[index].getClientRects()[0];
       const start = box(from);
@@ -303,11 +303,11 @@
     panes = chosen.map((run) => new Pane(runs[run], textsOf(run, number)));
     active = 0;
     part("panes").replaceChildren(...panes.map((pane) => pane.element));
-    const asked = [];
-    if (example.prompt !== null) asked.push(example.prompt);
-    if (example.reference !== null) asked.push(`\u2014 reference: ${example.reference}`);
-    part("prompt").textContent = asked.join("\n\n");
-    root.querySelector(".question").hidden = asked.length === 0;
+    const shown = [];
+    if (example.prompt !== null) shown.push(example.prompt);
+    if (example.reference !== null) shown.push(`\u2014 reference: ${example.reference}`);
+    part("prompt").textContent = shown.join("\n\n");
+    root.querySelector(".question").hidden = shown.length === 0;
     const first = panes[0] ? panes[0].disagreement(-1, 1) : -1;
     select(0, Math.max(first, 0), false);
   }
