@@ -1,4 +1,4 @@
-"""Who may import whom (docs/architecture.md): read from the source, so that an import in a function counts too."""
+"""Who may import whom (docs/architecture.md), read from the source: an import in a function, or for types, counts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
 
@@ -18,37 +19,39 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "fsgen").rglob("*.py"))
 
 # Each module or package of fsgen, and what it may import besides itself: arrows go down only.
-DECODING = {"types", "metrics", "generation", "probs", "methods", "backends", "engine"}
+WRITING = {"types", "generation", "methods", "backends", "engine", "api"}  # what it takes to write a text
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "metrics": {"types"},
     "render": {"types", "metrics"},
     "generation": {"types", "metrics", "render"},
     "probs": {"types"},
-    "methods": {"types", "probs"},
     "models": {"types"},
-    "backends": {"types", "probs", "models"},
-    "engine": DECODING,
-    "api": DECODING,
-    "verify": DECODING | {"api"},
     "tasks": {"types"},
+    "methods": {"types", "probs"},
+    "backends": {"types", "probs", "models"},
+    "engine": {"types", "metrics", "generation", "probs", "methods", "backends"},
+    "api": {"types", "metrics", "generation", "methods", "backends", "engine"},
+    "verify": WRITING,
     "analysis": {"types", "metrics", "methods"},
-    "study": DECODING | {"api", "models", "tasks", "analysis"},
-    "experiments": DECODING | {"api", "models", "tasks", "analysis", "study"},
-    "report": {"types", "metrics", "analysis", "render"},
-    "cli": DECODING | {"api", "verify", "render", "models", "tasks", "analysis", "study", "experiments", "report"},
-    "__init__": {"api", "backends", "generation", "methods", "types"},
+    "study": WRITING | {"metrics", "models", "tasks", "analysis"},
+    "experiments": WRITING | {"metrics", "models", "tasks", "analysis", "probs", "study"},
+    "report": {"types", "metrics", "render", "analysis"},
+    "cli": WRITING | {"render", "models", "tasks", "verify", "analysis", "study", "experiments", "report"},
+    "__init__": WRITING,
+    "__main__": {"cli"},
 }
 
 # Libraries that live in one place.
 HOMES = {
     "transformers": "backends/transformers",
     "tokenizers": "backends/transformers",
-    "safetensors": "backends",
-    "huggingface_hub": "backends",
+    "safetensors": "backends/transformers",
+    "huggingface_hub": "backends/transformers",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
+    "sklearn": "analysis",
     "altair": "report",
     "vl_convert": "report",
     "jinja2": "report",
@@ -57,13 +60,13 @@ HOMES = {
 WITHOUT_TORCH = ("types", "metrics", "generation", "models", "tasks", "methods/learned", "analysis", "report", "render")
 
 
-def imports(file: Path) -> Iterator[str]:
-    """The full name of everything that a file imports when it runs; what only type checkers read is left out."""
+def imports(file: Path, running: bool = False) -> Iterator[str]:
+    """The full name of everything that a file imports; with `running`, without what only type checkers read."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     ignored = {
         id(inner)
         for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        if running and isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
         for statement in node.body
         for inner in ast.walk(statement)
     }
@@ -90,20 +93,25 @@ def ours(file: Path) -> Iterator[str]:
             yield steps[1]
 
 
-def modules(file: Path) -> Iterator[Path]:
-    """The files of fsgen that a file imports, and those of the packages around them."""
-    for name in imports(file):
+def file_of(steps: Sequence[str]) -> Path | None:
+    """The file of a module or package, None where these steps name something inside one."""
+    path = ROOT.joinpath(*steps)
+    return next((found for found in (path.with_suffix(".py"), path / "__init__.py") if found.is_file()), None)
+
+
+def modules(file: Path, running: bool = False, packages: bool = False) -> Iterator[Path]:
+    """The files of fsgen that a file imports; with `packages`, also those of the packages around them."""
+    for name in imports(file, running):
         steps = name.split(".")
-        for n in range(2, len(steps) + 1) if steps[0] == "fsgen" else ():
-            path = ROOT.joinpath(*steps[:n])
-            for found in (path.with_suffix(".py"), path / "__init__.py"):
-                if found.is_file():
-                    yield found
+        if steps[0] == "fsgen":
+            around = [file_of(steps[:n]) for n in range(2, len(steps) + 1)]
+            found = [module for module in around if module is not None]
+            yield from found if packages else found[-1:]
 
 
-def libraries(file: Path) -> set[str]:
+def libraries(file: Path, running: bool = False) -> set[str]:
     """The top-level packages that a file imports."""
-    return {name.split(".")[0] for name in imports(file)}
+    return {name.split(".")[0] for name in imports(file, running)}
 
 
 def test_every_part_has_a_rule() -> None:
@@ -114,6 +122,14 @@ def test_every_part_has_a_rule() -> None:
 def test_imports_follow_the_table(file: Path) -> None:
     allowed = MAY_IMPORT[part(file)] | {part(file)}
     assert set(ours(file)) <= allowed
+
+
+def test_there_is_no_circle_of_imports() -> None:
+    graph = {file: {other for other in modules(file) if other != file} for file in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(str(file.relative_to(ROOT)) for file in reversed(error.args[1])))
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
@@ -136,10 +152,10 @@ def test_libraries_that_live_in_one_place(library: str, home: str) -> None:
 @pytest.mark.parametrize("name", WITHOUT_TORCH)
 def test_parts_without_torch(name: str) -> None:
     found = {file for file in FILES if file.with_suffix("").is_relative_to(ROOT / "fsgen" / name)}
-    while more := {other for file in found for other in modules(file)} - found:
+    while more := {other for file in found for other in modules(file, running=True, packages=True)} - found:
         found |= more
     assert found
-    assert not [file for file in found if "torch" in libraries(file)]
+    assert not [file for file in found if "torch" in libraries(file, running=True)]
 
 
 def test_commands_that_compute_nothing_are_quick() -> None:
@@ -152,6 +168,15 @@ def test_commands_that_compute_nothing_are_quick() -> None:
         "assert not slow, slow\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
+
+
+@pytest.mark.parametrize(
+    ("module", "absent"),
+    [("fsgen.backends", {"torch", "transformers", "numba"}), ("fsgen.api, fsgen.verify", {"transformers", "numba"})],
+)
+def test_what_runs_models_is_imported_when_it_is_used(module: str, absent: set[str]) -> None:
+    program = f"import sys, {module}\nfound = {absent!r} & set(sys.modules)\nassert not found, found\n"
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
 
 
 def test_every_library_is_declared() -> None:

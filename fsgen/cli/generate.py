@@ -27,33 +27,37 @@ if TYPE_CHECKING:
     from fsgen.generation import Generation
     from fsgen.types import Token
 
+Method = Annotated[
+    str,
+    typer.Option(
+        help="oracle, speculative, contrastive, proxy, ensemble, mixture, route or plain, with parameters as in "
+        "contrastive:alpha=0.1,beta=0.5."
+    ),
+]
+Router = Annotated[
+    str | None,
+    typer.Option(
+        help="Where System 2 is consulted: always, never, max-prob:T, margin:T, entropy:T, random:R, position:A-B or "
+        "learned:FILE.  [default: the method's own]"
+    ),
+]
+DraftTokens = Annotated[
+    str | None,
+    typer.Option(
+        help="How many tokens are drafted in a round at most; auto: chosen adaptively.  "
+        "[default: the method's own, auto where all is verified]"
+    ),
+]
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="The text to go on from; - reads it from standard input.")],
     draft: Draft = None,
     target: Target = None,
     base: Base = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="oracle, speculative, contrastive, proxy, ensemble, mixture, route or plain, with parameters as in "
-            "contrastive:alpha=0.1,beta=0.5."
-        ),
-    ] = "speculative",
-    router: Annotated[
-        str | None,
-        typer.Option(
-            help="Where System 2 is consulted: always, never, max-prob:T, margin:T, entropy:T, random:R, position:A-B "
-            "or learned:FILE.  [default: the method's own]"
-        ),
-    ] = None,
-    draft_tokens: Annotated[
-        str | None,
-        typer.Option(
-            help="How many tokens are drafted in a round at most; auto: chosen adaptively.  "
-            "[default: the method's own, auto where all is verified]"
-        ),
-    ] = None,
+    method: Method = "speculative",
+    router: Router = None,
+    draft_tokens: DraftTokens = None,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int, typer.Option(help="Sample from the K most likely tokens; 0 from all.")] = 0,
     top_p: Annotated[float, typer.Option(help="Sample from the most likely tokens that together reach P.")] = 1.0,

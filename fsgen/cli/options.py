@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
 
 Draft = Annotated[
-    str | None, typer.Option(
+    str | None,
+    typer.Option(
         help=f"The small model: bundled, a folder, or a name on the hub; or ngram:N, look-up in the text so far.  "
         f"[default: {DRAFT}]"
     ),

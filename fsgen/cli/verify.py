@@ -23,49 +23,56 @@ from fsgen.cli.output import console, print_json, progress_bar
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from fsgen.backends import Plan
     from fsgen.tasks.prompts import Prompts
     from fsgen.verify import Verdict
 
 PROMPTS = 200  # where no number is given
 FAULTS_SHOWN = 50  # at most, on a screen
 
+Method = Annotated[
+    str, typer.Option(help="speculative, oracle, contrastive, proxy, ensemble or mixture, with parameters.")
+]
+Router = Annotated[str | None, typer.Option(help="Where a draft ends early.  [default: the method's own]")]
+DraftTokens = Annotated[
+    str | None,
+    typer.Option(
+        help="How many tokens are drafted in a round at most; auto: chosen adaptively, which another run may do "
+        "otherwise.  [default: the method's own number]"
+    ),
+]
+PromptCount = Annotated[
+    int | None,
+    typer.Option(
+        help="How many, all different. Where the task has fewer: those of the other tasks, then all of them cut off "
+        f"earlier.  [default: {PROMPTS}, or the whole file]"
+    ),
+]
+EveryToken = Annotated[
+    bool,
+    typer.Option(
+        "--every-token",
+        help="Also read each text once without a cache and check all of its tokens: this finds an error that both ways "
+        "of writing have in common.",
+    ),
+]
+
 
 def verify(
     draft: Draft = None,
     target: Target = None,
     base: Base = None,
-    method: Annotated[
-        str, typer.Option(help="speculative, oracle, contrastive, proxy, ensemble or mixture, with parameters.")
-    ] = "speculative",
-    router: Annotated[str | None, typer.Option(help="Where a draft ends early.  [default: the method's own]")] = None,
-    draft_tokens: Annotated[
-        str | None,
-        typer.Option(
-            help="How many tokens are drafted in a round at most; auto: chosen adaptively, which another run may do "
-            "otherwise.  [default: the method's own number]"
-        ),
-    ] = None,
-    prompts: Annotated[
-        int | None,
-        typer.Option(
-            help="How many, all different. Where the task has fewer: those of the other tasks, then all of them cut "
-            f"off earlier.  [default: {PROMPTS}, or the whole file]"
-        ),
-    ] = None,
+    method: Method = "speculative",
+    router: Router = None,
+    draft_tokens: DraftTokens = None,
+    prompts: PromptCount = None,
     task: Annotated[str, typer.Option(help="Whose prompts come first.")] = "gsm8k",
     prompts_file: Annotated[
         Path | None, typer.Option(help="Prompts of your own instead: one a line, as plain text or as a JSON string.")
     ] = None,
     max_tokens: MaxTokens = 64,
     batch_size: Annotated[int, typer.Option(min=1, help="How many texts are written at a time.")] = 16,
-    every_token: Annotated[
-        bool,
-        typer.Option(
-            "--every-token",
-            help="Also read each text once without a cache and check all of its tokens: this finds an error that both "
-            "ways of writing have in common.",
-        ),
-    ] = False,
+    every_token: EveryToken = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     draft_weights: DraftWeights = "auto",
@@ -86,21 +93,13 @@ def verify(
     from fsgen.backends import plan
     from fsgen.generation import encode
     from fsgen.methods.check import check
-    from fsgen.tasks.prompts import from_file, from_tasks
     from fsgen.verify import verify as verify_texts
     from fsgen.verify import ways
 
     chosen, _ = ways(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
     planned = plan(**names, dtype=dtype, device=device, draft_weights=draft_weights)
-
-    def fits(text: str) -> bool:
-        return 0 < len(encode(planned, text)) <= planned.context - max_tokens
-
-    if prompts_file is None:
-        found = from_tasks(task, PROMPTS if prompts is None else prompts, fits)
-    else:
-        found = from_file(prompts_file, prompts, fits)
+    found = _prompts(planned, max_tokens, task, prompts_file, prompts)
     chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, found.texts[0])], [sampling])
     members = planned.load(chosen.roles)
@@ -115,6 +114,17 @@ def verify(
         _show(verdict, found, members.tokenizer)
     if verdict.faults:
         raise typer.Exit(1)
+
+
+def _prompts(planned: Plan, max_tokens: int, task: str, file: Path | None, count: int | None) -> Prompts:
+    """The prompts of a file or of the tasks, those that leave room for so many tokens."""
+    from fsgen.generation import encode
+    from fsgen.tasks.prompts import from_file, from_tasks
+
+    def fits(text: str) -> bool:
+        return 0 < len(encode(planned, text)) <= planned.context - max_tokens
+
+    return from_file(file, count, fits) if file else from_tasks(task, PROMPTS if count is None else count, fits)
 
 
 def _show(verdict: Verdict, prompts: Prompts, tokenizer: Any) -> None:

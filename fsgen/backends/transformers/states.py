@@ -72,7 +72,7 @@ class StateForward:
         layers = [self._layer(kind) for kind in architecture.layers]
         self._states = [layer for layer in layers if isinstance(layer, StateLayer)]
         self._attention = [layer for layer in layers if isinstance(layer, RowSlotLayer)]
-        self._cache = StateCache(self, layers)
+        self._cache = Cache(layers=layers)
         windows = architecture.windows
         self._windows = {kind: window for kind, window in windows.items() if kind in ATTENTION_LAYERS}
         if "hybrid" in windows:
@@ -248,17 +248,3 @@ class HybridLayer(StateLayer, RowSlotLayer):
     def __init__(self, forward: StateForward, number_of_states: int) -> None:
         RowSlotLayer.__init__(self, forward)
         StateLayer.__init__(self, number_of_states)
-
-
-class StateCache(Cache):  # type: ignore[misc]  # the base class is untyped
-    """The layers of one session, as the model's code asks for them."""
-
-    def __init__(self, forward: StateForward, layers: list[Any]) -> None:
-        super().__init__(layers=layers)
-        self.forward = forward
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.forward.step.longest - self.forward.step.ids.shape[1]
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        return self.forward.step.longest, 0
