@@ -33,11 +33,11 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         common = frequent + sharpness * torch.randn(1, length, vocab, generator=draw)
         p = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
         q = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
-        buffer, traces = TraceBuffer(top), [Trace() for _ in range(length)]
+        buffer, traces = TraceBuffer(), [Trace() for _ in range(length)]
         for j, trace in enumerate(traces):
-            buffer.draft(trace, p[0], j)
-            buffer.target(trace, q[0], j)
-            buffer.compare(trace, p[0], j, q[0], j, 1.0)
+            buffer.add(trace, "draft", p[0], j, top)
+            buffer.add(trace, "target", q[0], j, top)
+            buffer.compare(trace, p[0], j, q[0], j)
         buffer.settle()
         tokens = []
         for j, trace in enumerate(traces):
