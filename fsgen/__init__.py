@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fsgen.api import generate, stream
     from fsgen.backends import Members, load
-    from fsgen.engine.generation import Generation
+    from fsgen.generation import Generation
     from fsgen.methods.method import Method
     from fsgen.types import Example, SamplingParams, Token
 
@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "api": ("generate", "stream"),
     "backends": ("Members", "load"),
-    "engine.generation": ("Generation",),
+    "generation": ("Generation",),
     "methods.method": ("Method",),
     "types": ("Example", "SamplingParams", "Token"),
 }

@@ -7,10 +7,14 @@ from collections.abc import Sequence as List
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fsgen.engine.engine import Engine, check
-from fsgen.engine.generation import Generation, Prompt, encode
-from fsgen.engine.sequence import Sequence
+import torch
+
+from fsgen.backends.protocol import Usage
+from fsgen.engine import Engine, Sequence
+from fsgen.generation import Generation, Prompt, encode
+from fsgen.methods.check import check
 from fsgen.methods.method import Method, parse
+from fsgen.metrics import count
 from fsgen.types import SamplingParams, Token
 
 if TYPE_CHECKING:
@@ -29,6 +33,32 @@ def method_for(
     if members.ngram and members.draft is None and chosen.drafts and not chosen.ngram:
         chosen = replace(chosen, ngram=members.ngram)
     return chosen
+
+
+def finished(sequence: Sequence, tokens: list[Token]) -> Generation:
+    """The `Generation` of a text that has ended; `tokens` are all its records."""
+    assert sequence.stop_reason is not None
+    draft, target = (sequence.usage.get(role, Usage()) for role in ("draft", "target"))
+    stats = count(
+        tokens,
+        sampled=not sequence.sampling.greedy,
+        draft_calls=draft.calls,
+        draft_tokens=draft.tokens,
+        target_calls=target.calls,
+        target_tokens=target.tokens,
+        draft_seconds=sequence.draft_seconds,
+        system2_seconds=sequence.system2_seconds,
+        seconds=sequence.seconds,
+    )
+    return Generation(
+        text=sequence.text.text,
+        token_ids=sequence.ids[sequence.prompt_length :],
+        tokens=tokens,
+        stats=stats,
+        stop_reason=sequence.stop_reason,
+        prompt_tokens=sequence.prompt_length,
+        logits=torch.stack(sequence.logits) if sequence.logits else None,
+    )
 
 
 def generate(
@@ -93,7 +123,7 @@ def generate(
             i, sequence, tokens = sequences[number]
             tokens.append(token)
             if sequence.finished and len(tokens) == sequence.written:
-                done[i] = sequence.generation(tokens)
+                done[i] = finished(sequence, tokens)
                 del sequences[number]
                 if progress is not None:
                     progress(1)
@@ -130,4 +160,4 @@ def _stream(engine: Engine, sequence: Sequence) -> Generator[Token, None, Genera
                 yield token
     finally:
         engine.close()
-    return sequence.generation(tokens)
+    return finished(sequence, tokens)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from fsgen.api import generate, method_for
 from fsgen.backends.transformers.uncached import MOST_LOGITS, UncachedModel, rounding
-from fsgen.engine.engine import check
-from fsgen.engine.generation import Prompt, encode
+from fsgen.generation import Prompt, encode
+from fsgen.methods.check import check
 from fsgen.methods.fusions import Fusion
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.methods.routers import Always

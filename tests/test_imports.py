@@ -19,18 +19,19 @@ ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "fsgen").rglob("*.py"))
 
 # Each module or package of fsgen, and what it may import besides itself: arrows go down only.
-WRITING = {"types", "methods", "backends", "engine", "api"}  # what it takes to write a text
+WRITING = {"types", "generation", "methods", "backends", "engine", "api"}  # what it takes to write a text
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
     "metrics": {"types"},
     "render": {"types", "metrics"},
+    "generation": {"types", "metrics", "render"},
     "probs": {"types"},
     "models": {"types"},
     "tasks": {"types"},
     "methods": {"types", "probs"},
     "backends": {"types", "probs", "models"},
-    "engine": {"types", "metrics", "render", "probs", "methods", "backends"},
-    "api": {"types", "methods", "backends", "engine"},
+    "engine": {"types", "metrics", "generation", "probs", "methods", "backends"},
+    "api": {"types", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
     "analysis": {"types", "metrics", "methods"},
     "study": WRITING | {"metrics", "models", "tasks", "analysis"},
@@ -56,7 +57,7 @@ HOMES = {
     "jinja2": "report",
     "typer": "cli",
 }
-WITHOUT_TORCH = ("types", "metrics", "models", "tasks", "methods/learned", "analysis", "report", "render")
+WITHOUT_TORCH = ("types", "metrics", "generation", "models", "tasks", "methods/learned", "analysis", "report", "render")
 
 
 def imports(file: Path, running: bool = False) -> Iterator[str]:

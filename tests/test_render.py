@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from fsgen.engine.generation import Generation
+from fsgen.generation import Generation
 from fsgen.metrics import count
 from fsgen.render import LOOKS, SHADES, shade
 from fsgen.types import SOURCES, Token

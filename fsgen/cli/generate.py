@@ -24,7 +24,7 @@ from fsgen.cli.output import console, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from fsgen.engine.generation import Generation
+    from fsgen.generation import Generation
     from fsgen.types import Token
 
 Method = Annotated[
@@ -82,8 +82,8 @@ def generate(
     silence_libraries(draft, target, base)
     from fsgen.api import method_for, stream
     from fsgen.backends import plan
-    from fsgen.engine.engine import check
-    from fsgen.engine.generation import encode
+    from fsgen.generation import encode
+    from fsgen.methods.check import check
     from fsgen.methods.method import parse
 
     chosen = parse(method, router, draft_tokens)

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+SHORT = 8  # tokens whose text is remembered
+
 
 @lru_cache(maxsize=2**15)
 def decoded(tokenizer: Any, ids: tuple[int, ...]) -> str:
-    """The text of a few tokens. Asked twice for every token of every text, mostly for pairs that were there before."""
+    """The text of a few tokens. Needed twice for every token of every text, mostly for pairs that were there before."""
     text: str = tokenizer.decode(list(ids), skip_special_tokens=True)
     return text
 
@@ -29,36 +31,30 @@ class Detokenizer:
     """
 
     def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._tokenizer = tokenizer
-        self._stop = tuple(stop)
-        self._ids: list[int] = []
-        self._done = 0  # tokens whose text is settled
-        self._context = 0  # tokens decoded together with the unsettled ones: a token's text may depend on its left
+        self._tokenizer, self._stop = tokenizer, tuple(stop)
+        # A token's text may depend on its left: the last settled tokens are decoded together with those after them.
+        self._context: tuple[int, ...] = ()
         self._context_text = ""
-        self.text = ""
-        self.stopped = False
+        self._unsettled: tuple[int, ...] = ()  # tokens that end inside a character
+        self.text, self.stopped = "", False
 
     def push(self, token: int, last: bool = False) -> int:
-        """Add a token; where it is the last one, a character left incomplete is shown as it is.
-
-        Returns:
-            the length of the text after it (before a stop string is cut off).
-        """
-        self._ids.append(token)
-        return self._extend(last)
+        """Add a token; if it is the last one, an incomplete character is shown as it is. Gives the text's length."""
+        return self._extend((*self._unsettled, token), last)
 
     def close(self) -> int:
-        """End the text with what is there: a token that only ends it adds nothing. Gives its length, as `push`."""
-        return self._extend(last=True) if self._done < len(self._ids) else len(self.text)
+        """End the text with what is there: a token that only ends it adds nothing. Gives its length."""
+        return self._extend(self._unsettled, last=True) if self._unsettled else len(self.text)
 
-    def _extend(self, last: bool) -> int:
-        grown = self._decode(self._context)
-        if not grown.endswith("\ufffd") or last:
-            before = len(self.text)
-            self.text += grown[len(self._context_text) :]
-            self._context, self._done = self._done, len(self._ids)
-            self._context_text = self._decode(self._context)
-            self._find_stop(before)
+    def _extend(self, tokens: tuple[int, ...], last: bool) -> int:
+        grown = self._decode(self._context + tokens)
+        if grown.endswith("\ufffd") and not last:
+            self._unsettled = tokens
+            return len(self.text)
+        context_text, before = self._decode(tokens), len(self.text)  # decoding may raise: only now anything changes
+        self.text += grown[len(self._context_text) :]
+        self._context, self._context_text, self._unsettled = tokens, context_text, ()
+        self._find_stop(before)
         return len(self.text)
 
     def restarted(self, tokens: Sequence[int]) -> Detokenizer:
@@ -78,11 +74,10 @@ class Detokenizer:
                     break
         return len(self.text) - held
 
-    def _decode(self, start: int) -> str:
-        return decoded(self._tokenizer, tuple(self._ids[start:]))
+    def _decode(self, ids: tuple[int, ...]) -> str:
+        return (decoded if len(ids) <= SHORT else decoded.__wrapped__)(self._tokenizer, ids)
 
     def _find_stop(self, before: int) -> None:
         found = [index for stop in self._stop if (index := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0]
         if found:
-            self.text = self.text[: min(found)]
-            self.stopped = True
+            self.text, self.stopped = self.text[: min(found)], True

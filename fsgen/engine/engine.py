@@ -12,64 +12,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence as List
-from typing import Any, Protocol
+from collections.abc import Container
 
 import torch
+from torch import Tensor
 
 from fsgen.backends.members import Members
-from fsgen.engine.batch import Batch
+from fsgen.engine.batch import Batch, Group
 from fsgen.engine.proposers import ModelProposer, NgramProposer
 from fsgen.engine.round import commit, decide
 from fsgen.engine.sequence import Sequence
 from fsgen.engine.trace import TraceBuffer
-from fsgen.methods.method import Method
-from fsgen.types import SamplingParams, Token
-
-TokenIds = List[int]
-
-
-class Loadable(Protocol):
-    """What is known of the members before their weights are loaded (`backends.Plan`), and after."""
-
-    @property
-    def draft(self) -> Any: ...
-    @property
-    def target(self) -> Any: ...
-    @property
-    def base(self) -> Any: ...
-    @property
-    def vocab_size(self) -> int: ...
-    @property
-    def context(self) -> int: ...
-    def identity(self, role: str) -> Any: ...
-
-
-def check(members: Loadable, method: Method, prompts: List[TokenIds], sampling: List[SamplingParams]) -> None:
-    """What can be known to fail before anything is computed.
-
-    Raises:
-        ValueError: a prompt that is empty or with its budget exceeds the context window, a token id out of the
-            vocabulary, a member that the method needs and that is not there, a router learned on another draft.
-    """
-    method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
-    if "draft" in method.roles:
-        method.router.require(members)
-    if not prompts:
-        raise ValueError("there is no prompt")
-    if len(prompts) != len(sampling):
-        raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
-    for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):
-        method.verifier_for(params)
-        if not len(prompt):
-            raise ValueError(f"prompt {number} has no tokens; at least one is needed")
-        if not all(0 <= token < members.vocab_size for token in prompt):
-            raise ValueError(f"prompt {number} has a token id outside the vocabulary of {members.vocab_size}")
-        if len(prompt) + params.max_tokens > members.context:
-            raise ValueError(
-                f"prompt {number} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} exceeds the "
-                f"context window of {members.context}"
-            )
+from fsgen.methods.check import check
+from fsgen.types import Token
 
 
 class Engine:
@@ -94,41 +49,50 @@ class Engine:
         if rows < 1:
             raise ValueError(f"rows={rows} is impossible: at least 1")
         self._members, self._rows, self._every_round, self._budget = members, rows, every_round, cache_bytes
-        self._waiting: deque[tuple[int, Sequence]] = deque()
+        self._waiting: deque[Sequence] = deque()
         self._running: dict[int, Sequence] = {}
         self._batch: Batch | None = None
-        self._longest = 0  # tokens of the longest text that the batch has room for
-        self._traces: dict[int, TraceBuffer] = {}
-        self._added = self._number = 0
-        self._models, self._ngrams = ModelProposer(self._traces_of), NgramProposer()
+        self._added = 0
+        self._traces = TraceBuffer()
+        self._models, self._ngrams = ModelProposer(self._traces), NgramProposer()
 
     def add(self, sequence: Sequence) -> int:
         """Takes a text in; it gets a row when one is free. Gives its id.
 
         Raises:
-            ValueError: see `check`; no room for its keys and values even alone; logits that the method cannot keep.
+            ValueError: see `check`; no room for its keys and values even alone; logits that the method cannot keep; a
+                text that was added before.
         """
-        method, sampling = sequence.method, sequence.sampling
-        check(self._members, method, [sequence.prompt_ids], [sampling])
+        method = sequence.method
+        check(self._members, method, [sequence.prompt_ids], [sequence.sampling])
+        if sequence.number:
+            raise ValueError(f"text {sequence.number} was added before: make another `Sequence` of it")
         if sequence.keep_logits and method.skips_verification:
             raise ValueError(f"method {method.name!r} has no logits of q where it trusts the draft: keep_logits=False")
         self._members.require_full_logits(method.roles)
         self._members.rows_within(method.roles, sequence.longest, 1, self._budget)
         self._added += 1
-        self._waiting.append((self._added, sequence))
-        return self._added
+        sequence.number = self._added
+        self._waiting.append(sequence)
+        return sequence.number
 
     def cancel(self, number: int) -> None:
         """Ends a text where it is; its row is free in the next round. Raises ValueError for an unknown id."""
-        waiting = [item for item in self._waiting if item[0] == number]
-        if not waiting and number not in self._running:
-            raise ValueError(f"no text with the id {number} is waiting or running")
-        for item in waiting:
-            self._waiting.remove(item)
-            item[1].stop_reason = "cancelled"
-        if (sequence := self._running.pop(number, None)) is not None:
-            sequence.stop_reason, sequence.pending_bonus = "cancelled", None
-            sequence.held.clear()
+        sequence = self._running.pop(number, None)
+        if sequence is None:
+            sequence = next((one for one in self._waiting if one.number == number), None)
+            if sequence is None:
+                raise ValueError(f"no text with the id {number} is waiting or running")
+            self._waiting.remove(sequence)
+        sequence.cancel()
+
+    def close(self) -> None:
+        """The sessions go back to the members. What is still waiting or running is cancelled."""
+        for number in [*(one.number for one in self._waiting), *self._running]:
+            self.cancel(number)
+        if self._batch is not None:
+            self._batch.give_back()
+            self._batch = None
 
     @property
     def idle(self) -> bool:
@@ -138,7 +102,7 @@ class Engine:
     def step(self) -> list[tuple[int, Token]]:
         """One round: the records (id, token) that it settles, in each text's order.
 
-        If it raises, the texts are as they were before the round: it may be tried again, or texts cancelled.
+        If it raises, each text keeps the tokens that were decided: it may be tried again, or texts cancelled.
         """
         with self._members.lock, torch.inference_mode():
             started = time.perf_counter()
@@ -147,29 +111,45 @@ class Engine:
             if batch is None or not (occupied := batch.occupied):
                 return self._give()
             try:
-                self._round(batch, started)
+                batch.begin_round()
+                p = self._propose(batch)
+                for group, one, result in decide(batch, p):
+                    commit(one, result, self._traces, group.adaptive)
+                batch.end_round(time.perf_counter() - started)
             except BaseException:
-                for sequence in occupied:
-                    sequence.forget_draft()
+                for one in occupied:
+                    one.forget_draft()
                 raise
-            given: list[tuple[int, Token]] = []
-            ended = not all(sequence.active for sequence in occupied)
-            if self._every_round or ended or any(traces.full for traces in self._traces.values()):
-                given = self._give()
+            ended = not all(one.active for one in occupied)
+            given = self._give() if self._every_round or ended or self._traces.full else []
             elapsed, share = time.perf_counter() - started, 1.0 / len(occupied)
-            for sequence in occupied:
-                sequence.draft_seconds += share * batch.spent["draft"]
-                sequence.system2_seconds += share * batch.spent["system2"]
-                sequence.seconds += share * elapsed
+            for one in occupied:
+                one.draft_seconds += share * batch.spent["draft"]
+                one.system2_seconds += share * batch.spent["system2"]
+                one.seconds += share * elapsed
             return given
 
-    def close(self) -> None:
-        """The sessions go back to the members. What is still running is cancelled."""
-        for number in [number for number, _ in self._waiting] + list(self._running):
-            self.cancel(number)
-        if self._batch is not None:
-            self._batch.give_back()
-            self._batch = None
+    def _propose(self, batch: Batch) -> Tensor | None:
+        """Lets all that draft do so; p's logits [rows, n, vocab] at their tokens, None if there are none."""
+        found: list[tuple[Tensor, list[Group]]] = []
+        for proposer, ngram in ((self._models, False), (self._ngrams, True)):
+            groups = [group for group in batch.groups if group.method.drafts and bool(group.method.ngram) == ngram]
+            if groups and (p := proposer.propose(batch, groups)) is not None:
+                found.append((p, groups))
+        if len(found) < 2:
+            return found[0][0] if found else None
+        both = torch.zeros(len(batch), max(p.shape[1] for p, _ in found), batch.vocab, device=batch.device)
+        for p, groups in found:
+            rows = [row for group in groups for row in group.rows]
+            both[rows, : p.shape[1]] = p[rows]
+        return both
+
+    def _give(self) -> list[tuple[int, Token]]:
+        """The records that nothing can change any more."""
+        self._traces.settle()
+        given = [(number, token) for number, sequence in self._running.items() for token in sequence.give()]
+        self._running = {number: one for number, one in self._running.items() if not one.finished}
+        return given
 
     # ---- who has a row
 
@@ -179,100 +159,42 @@ class Engine:
             return
         if not self._running:
             self._make_batch()
-        batch, joined = self._batch, False
+        batch = self._batch
         assert batch is not None
         for row in batch.free_rows:
-            if not self._waiting or not self._fits(self._waiting[0][1]):
+            if not self._waiting or not self._fits(batch, self._waiting[0]):
                 break
-            number, sequence = self._waiting.popleft()
-            batch.join(row, sequence, self._number)
-            self._running[number] = sequence
-            joined = True
-        if joined:
-            batch.regroup()
+            batch.join(row, self._waiting[0])
+            sequence = self._waiting.popleft()
+            self._running[sequence.number] = sequence
 
     def _make_batch(self) -> None:
-        """Rows for what waits, as many as there is room for."""
-        roles = {role for _, sequence in self._waiting for role in sequence.method.roles}
-        longest = max(sequence.longest for _, sequence in self._waiting)
-        if self._batch is not None:
-            more_rows = len(self._batch) < self._rows and 2 * longest <= self._longest
-            if longest <= self._longest and not more_rows:
+        """Rows for all that wait, or else for the first one; those at hand if they are long enough, and not too few."""
+        roles = {role for one in self._waiting for role in one.method.roles}
+        longest, batch = max(one.longest for one in self._waiting), self._batch
+        if batch is not None:
+            too_few = len(batch) < self._rows and 2 * longest <= batch.longest
+            if roles <= batch.roles and longest <= batch.longest and not too_few:
                 return
-            self._batch.give_back()
-        rows = self._members.rows_within(roles, longest, self._rows, self._budget)
-        self._batch, self._longest = Batch(self._members, rows), longest
+            batch.give_back()
+            self._batch = None
+        rows = self._room(roles, longest, self._rows)
+        if not rows:
+            roles, longest = set(self._waiting[0].method.roles), self._waiting[0].longest
+            rows = self._members.rows_within(roles, longest, self._rows, self._budget)
+        self._batch = Batch(self._members, rows, roles, longest)
 
-    def _fits(self, sequence: Sequence) -> bool:
-        """Whether a text has room beside those that run. A longer one makes every row longer."""
-        assert self._batch is not None
-        if sequence.longest <= self._longest:
-            return True
-        rows, roles = len(self._batch), sequence.method.roles
-        if self._members.rows_within(roles, sequence.longest, rows, self._budget) < rows:
+    def _fits(self, batch: Batch, sequence: Sequence) -> bool:
+        """Whether a text has room beside those that run: a longer one, or another member, takes it in every row."""
+        roles, longest = batch.roles.union(sequence.method.roles), max(batch.longest, sequence.longest)
+        if (roles, longest) != (batch.roles, batch.longest) and self._room(roles, longest, len(batch)) < len(batch):
             return False
-        self._longest = sequence.longest
+        batch.roles, batch.longest = roles, longest
         return True
 
-    # ---- a round
-
-    def _round(self, batch: Batch, started: float) -> None:
-        batch.spent = {"draft": 0.0, "system2": 0.0}
-        working = {id(group): sum(one.active for one in group.sequences) for group in batch.groups}
-        written = {id(group): sum(one.written for one in group.sequences) for group in batch.groups}
-        for group in batch.groups:
-            if group.adaptive is not None:
-                group.adaptive.begin_round()
-            for one in group.sequences:
-                one.drafted, one.flagged, one.draft_probs, one.acceptance = 0, False, [], 1.0
-                if group.adaptive is not None and not group.adaptive.drafts:
-                    one.pending_bonus = None  # the draft is not asked what it would have chosen either
-        p = self._propose(batch)
-        for traces in self._traces.values():
-            traces.hold(0 if p is None else p.numel())
-        for one, result, group in decide(batch, p):
-            traces = self._traces_of(one)
-            if result.q is not None:
-                traces.hold(result.q.numel())
-            commit(one, result, traces, self._number, group.adaptive)
-        self._number += 1
-        models = sum(batch.spent.values())
-        # Beside the models it takes less than they do, or something else held it up.
-        seconds = models + min(models, time.perf_counter() - started - models)
-        for group in batch.groups:
-            if group.adaptive is not None:
-                usual = not batch.reads_prompts and 4 * working[id(group)] >= 3 * len(batch)
-                tokens = sum(one.written for one in group.sequences) - written[id(group)]
-                calls = 0 if p is None or not group.drafting else p.shape[1]
-                group.adaptive.end_round(seconds, tokens, calls, usual, batch.spent["draft"])
-        batch.reads_prompts = False
-
-    def _propose(self, batch: Batch) -> torch.Tensor | None:
-        """Lets all that draft do so; p's logits [rows, n, vocab]."""
-        drafting = [group for group in batch.groups if group.method.drafts]
-        by_model = [group for group in drafting if not group.method.ngram]
-        by_ngram = [group for group in drafting if group.method.ngram]
-        p = self._models.propose(batch, by_model) if by_model else None
-        looked_up = self._ngrams.propose(batch, by_ngram) if by_ngram else None
-        if p is None or looked_up is None:
-            return looked_up if p is None else p
-        both = looked_up.new_zeros(len(batch), max(p.shape[1], looked_up.shape[1]), batch.vocab)
-        both[:, : p.shape[1]] = p
-        for group in by_ngram:
-            both[group.rows, : looked_up.shape[1]] = looked_up[group.rows]
-        return both
-
-    # ---- records
-
-    def _traces_of(self, sequence: Sequence) -> TraceBuffer:
-        if sequence.candidates not in self._traces:
-            self._traces[sequence.candidates] = TraceBuffer(sequence.candidates)
-        return self._traces[sequence.candidates]
-
-    def _give(self) -> list[tuple[int, Token]]:
-        """The records that nothing can change any more."""
-        for traces in self._traces.values():
-            traces.settle()
-        given = [(number, token) for number, sequence in self._running.items() for token in sequence.give()]
-        self._running = {number: one for number, one in self._running.items() if not one.finished}
-        return given
+    def _room(self, roles: Container[str], longest: int, rows: int) -> int:
+        """How many rows of so many tokens there is room for, at most as many as wanted; 0 if not even for one."""
+        try:
+            return self._members.rows_within(roles, longest, rows, self._budget)
+        except ValueError:
+            return 0

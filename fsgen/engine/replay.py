@@ -6,23 +6,22 @@ reads it in one parallel pass: the same records and counts as the loop gives, fo
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from fsgen.engine.generation import Generation, Prompt, encode
-from fsgen.engine.trace import Trace, distances, summaries
+from fsgen.backends.reader import Reader
+from fsgen.engine.trace import Trace, TraceBuffer
+from fsgen.generation import Generation, Prompt, encode
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.metrics import count
 from fsgen.types import Source, Token
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fsgen.backends import Members, Model, Session
+    from fsgen.backends import Members
 
 
 def replayable(method: Method) -> bool:
@@ -73,100 +72,57 @@ def replay(
     ids = [encode(members[0], prompt) for prompt in prompts]
     sequences = [[*i, *text.token_ids[:-1]] for i, text in zip(ids, written, strict=True)]
     lengths = [len(text.token_ids) for text in written]
-    # Texts of like length are read together; one session a model, so that beginnings are found again.
-    order = sorted(range(len(ids)), key=lambda i: len(sequences[i]))
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    readers = [Reader(model, sequences, lengths, vocab) for model in (members[0].target, *(g.draft for g in members))]
-    result: list[dict[int, Generation]] = [{} for _ in members]
-    for batch in batches:
+    reads_q, *reads_p = (
+        Reader(model, sequences, lengths, vocab) for model in (members[0].target, *(group.draft for group in members))
+    )
+    order = sorted(range(len(ids)), key=lambda i: len(sequences[i]))  # texts of like length are read together
+    found: list[dict[int, Generation]] = [{} for _ in members]
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
         texts = [written[i] for i in batch]
         kept = [text.logits for text in texts if text.logits is not None]
         if len(kept) == len(texts):  # what the target said when it wrote them
             q, q_seconds = torch.cat(kept)[:, :vocab], 0.0
         else:
-            q, q_seconds = readers[0].read(batch)
-        targets = summaries(q, "target", candidates)
-        for reader, found in zip(readers[1:], result, strict=True):
+            q, q_seconds = reads_q.read(batch)
+        targets = _records(q, "target", candidates)
+        for reader, mine in zip(reads_p, found, strict=True):
             p, p_seconds = reader.read(batch)
-            drafts, apart = summaries(p, "draft", candidates), distances(p.to(q.device), q)
-            traces = [d | t | {"total_variation": v} for d, t, v in zip(drafts, targets, apart, strict=True)]
-            found |= zip(batch, _generations(texts, traces, p_seconds, q_seconds), strict=True)
+            drafts = _records(p.to(q.device), "draft", candidates, q)
+            traces = (draft | target for draft, target in zip(drafts, targets, strict=True))
+            mine |= zip(batch, _generations(texts, traces, p_seconds, q_seconds), strict=True)
             if progress is not None:
                 progress(len(batch))
-    return [[found[i] for i in range(len(ids))] for found in result]
+    return [[mine[i] for i in range(len(ids))] for mine in found]
 
 
-class Reader:
-    """One model, reading all texts a batch at a time.
-
-    Args:
-        model: a draft or a target; None is refused.
-        sequences: prompt and completion of each text, without its last token.
-        lengths: tokens of each completion.
-        vocab: token ids that the models share.
-
-    Raises:
-        ValueError: there is no model.
-    """
-
-    def __init__(self, model: Model | None, sequences: list[list[int]], lengths: list[int], vocab: int) -> None:
-        if model is None:
-            raise ValueError("replay needs a draft and a target model")
-        self._model, self._sequences, self._lengths, self._vocab = model, sequences, lengths, vocab
-        self._session: Session | None = None
-
-    def read(self, batch: list[int]) -> tuple[Tensor, float]:
-        """Logits [n, vocab] at the completions' positions of these texts, one after the other, and the seconds."""
-        started = time.perf_counter()
-        if self._session is None:  # the first batch is the largest
-            self._session = self._model.session(len(batch))
-            longest = max(map(len, self._sequences))
-            for row in range(len(batch)):
-                self._session.begin(row, longest, longest)
-        idle = len(self._session.usage) - len(batch)
-        sequences = [*(self._sequences[i] for i in batch), *[None] * idle]
-        lengths = [self._lengths[i] for i in batch]
-        with torch.inference_mode():
-            logits = self._session.score(sequences, [*lengths, *[1] * idle])
-            rows = [row[-length:, : self._vocab] for row, length in zip(logits, lengths, strict=False)]
-            packed = torch.cat(rows)
-        return packed, time.perf_counter() - started
+def _records(logits: Tensor, side: str, candidates: int, other: Tensor | None = None) -> list[Trace]:
+    """What a trace keeps of each position of [n, vocab] logits; with the other's, the total variation too."""
+    buffer, traces = TraceBuffer(), [Trace() for _ in range(len(logits))]
+    for place, trace in enumerate(traces):
+        buffer.add(trace, side, logits, place, candidates)
+        if other is not None:
+            buffer.compare(trace, logits, place, other, place)
+    buffer.settle()
+    return traces
 
 
 def _generations(
-    texts: Sequence[Generation], traces: list[Trace], p_seconds: float, q_seconds: float
-) -> list[Generation]:
-    total = len(traces)
-    rest = iter(traces)
-    result = []
+    texts: Sequence[Generation], traces: Iterator[Trace], p_seconds: float, q_seconds: float
+) -> Iterator[Generation]:
+    """The texts with their new records; each has its share of the seconds of its batch."""
+    total = sum(len(text.tokens) for text in texts)
     for text in texts:
-        tokens = []
-        for j, old in enumerate(text.tokens):
+        tokens, n = [], len(text.tokens)
+        for old, trace in zip(text.tokens, traces, strict=False):
             # What the target wrote is its greedy choice, whatever rounding says in this other call.
-            trace = next(rest) | {"target_token": old.id}
-            stands = trace["draft_token"] == old.id
-            source: Source = "accepted" if stands else "recovered"
-            tokens.append(Token(position=j, id=old.id, text=old.text, source=source, round=j, **trace))
-        n, share = len(tokens), len(tokens) / total
-        stats = count(
-            tokens,
-            sampled=False,
-            draft_calls=n,
-            draft_tokens=n,
-            target_calls=n,
-            target_tokens=n,
-            draft_seconds=p_seconds * share,
-            system2_seconds=q_seconds * share,
-            seconds=(p_seconds + q_seconds) * share,
-        )
-        result.append(
-            Generation(
-                text=text.text,
-                token_ids=text.token_ids,
-                tokens=tokens,
-                stats=stats,
-                stop_reason=text.stop_reason,
-                prompt_tokens=text.prompt_tokens,
+            source: Source = "accepted" if trace["draft_token"] == old.id else "recovered"
+            tokens.append(
+                Token(old.position, old.id, old.text, source, old.position, **trace | {"target_token": old.id})
             )
+        costs = {"draft_calls": n, "draft_tokens": n, "target_calls": n, "target_tokens": n}
+        p_share, q_share = p_seconds * n / total, q_seconds * n / total
+        stats = count(
+            tokens, sampled=False, draft_seconds=p_share, system2_seconds=q_share, seconds=p_share + q_share, **costs
         )
-    return result
+        yield replace(text, tokens=tokens, stats=stats, logits=None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from collections.abc import Sequence as List
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,78 +20,31 @@ from fsgen.probs import ACCEPT, DECIDE, Transforms, left_aligned, sample, total_
 
 
 @dataclass(frozen=True, slots=True)
-class Rollback:
-    """System 2 finds a trusted token too unlikely: `count` tokens are taken back, and `token` stands instead."""
-
-    count: int
-    token: int
-    q: Tensor  # its logits there, [vocab]
-
-
-@dataclass(frozen=True, slots=True)
 class RoundResult:
     """What a round found for one text. It changes nothing until it is committed.
 
     Attributes:
         drafted: the drafted tokens; p: the draft's logits at each, [n, vocab].
         trusted: how many of them, the first ones, are kept without verification.
-        consulted: System 2 was consulted; what follows is what it says.
-        q: its logits [m, vocab] at the drafted tokens to verify, and at the one after them where that is wanted.
-        accepted: how many of those tokens are kept.
+        q: System 2's logits [m, vocab] at the others, and at the one after them where that is wanted; None where it
+            was not consulted.
+        accepted: how many of the others are kept.
         token: System 2's own token after these, None where none is wanted.
         distances: total variation of p and q at the verified tokens; None where it is measured later, in bulk.
-        rollback: what becomes of earlier trusted tokens, if anything.
+        taken_back: trusted tokens, the last ones, that System 2 finds too unlikely: `token`, with q[0], replaces them.
     """
 
-    drafted: List[int]
+    drafted: list[int]
     p: Tensor | None
     trusted: int
-    consulted: bool = False
     q: Tensor | None = None
     accepted: int = 0
     token: int | None = None
     distances: List[float] | None = None
-    rollback: Rollback | None = None
+    taken_back: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What System 2 is to say about each row.
-
-    Attributes:
-        verify: how many drafted tokens are to be verified, the last ones. bonus: whether a token after them is wanted.
-        consulted: whether it is asked at all. wanted: at how many positions, 1 for rows that are not.
-    """
-
-    verify: list[int]
-    bonus: list[bool]
-    consulted: list[bool]
-    wanted: list[int]
-
-    @classmethod
-    def of(cls, batch: Batch) -> _Request:
-        verify, bonus = [], []
-        for one in batch.sequences:
-            if one is None or not one.active:
-                verify.append(0)
-                bonus.append(False)
-                continue
-            verify.append(int(one.flagged) if one.method.skips_verification else one.drafted)
-            bonus.append(one.method.adds_bonus and one.drafted < one.remaining and not one.draft_ends_text)
-        wanted = [n + extra for n, extra in zip(verify, bonus, strict=True)]
-        return cls(verify, bonus, [n > 0 for n in wanted], [max(1, n) for n in wanted])
-
-
-@dataclass(frozen=True, slots=True)
-class _Scores:
-    """Logits of System 2's members: as the target's session gave them, and left-aligned [rows, wanted, vocab]."""
-
-    raw: Tensor
-    target: Tensor
-    base: Tensor | None
-
-
-def decide(batch: Batch, p: Tensor | None) -> list[tuple[Sequence, RoundResult, Group]]:
+def decide(batch: Batch, p: Tensor | None) -> list[tuple[Group, Sequence, RoundResult]]:
     """Consults System 2 where the methods want it, in one call of each member, and verifies the drafted tokens.
 
     Args:
@@ -100,85 +54,68 @@ def decide(batch: Batch, p: Tensor | None) -> list[tuple[Sequence, RoundResult, 
     Returns:
         the result of every active row.
     """
-    request = _Request.of(batch)
-    scores = _consult(batch, request) if any(request.consulted) else None
-    results = []
-    for group in batch.groups:
-        results += _group_results(group, request, scores, p)
-    return results
+    wanted = [0 if one is None else one.to_verify + one.wants_bonus for one in batch.sequences]  # positions of each row
+    scores = _consult(batch, wanted) if any(wanted) else None
+    return [
+        found for group in batch.groups for found in _results(group, [wanted[row] for row in group.rows], scores, p)
+    ]
 
 
-def _consult(batch: Batch, request: _Request) -> _Scores:
-    last = list(request.wanted)
+def _consult(batch: Batch, wanted: list[int]) -> tuple[Tensor, Tensor | None]:
+    """One call of each member: the logits of the target and of the base, [rows, most, vocab], right-aligned."""
     sequences: list[TokenIds | None] = [None] * len(batch)
-    reads_base = [False] * len(batch)
-    for group in batch.groups:
-        for row, one in zip(group.rows, group.sequences, strict=True):
-            if not request.consulted[row]:
-                continue
-            # The last drafted token itself is run through System 2 only where its successor is wanted too.
-            sequences[row] = one.ids if request.bonus[row] else one.ids[:-1]
-            reads_base[row] = group.method.fusion.reads_base
-            if group.method.rollback is not None:
-                last[row] += one.trusted + one.drafted - request.verify[row]
-    raw = batch.score("target", sequences, last)
-    base = None
-    if any(reads_base):
-        of_base = [ids if reads else None for ids, reads in zip(sequences, reads_base, strict=True)]
-        wanted = [n if reads else 1 for n, reads in zip(request.wanted, reads_base, strict=True)]
-        base = left_aligned(batch.score("base", of_base, wanted), wanted)
+    of_base = list(sequences)
+    last = [max(1, n) for n in wanted]
+    for row, one in enumerate(batch.sequences):
+        if one is None or not wanted[row]:
+            continue
+        # The last drafted token itself is run through System 2 only where its successor is wanted too.
+        sequences[row] = one.ids if one.wants_bonus else one.ids[:-1]
+        if one.method.fusion.reads_base:
+            of_base[row] = sequences[row]
+        if one.method.rollback is not None:
+            last[row] += one.trusted + one.drafted - one.to_verify
+    target = batch.score("target", sequences, last)
+    base = batch.score("base", of_base, last) if any(ids is not None for ids in of_base) else None
     for group in batch.groups:
         if group.adaptive is not None and not batch.reads_prompts:
-            group.adaptive.system2_call.learn(max(request.wanted), batch.spent["system2"])
-    return _Scores(raw, left_aligned(raw, request.wanted), base)
+            group.adaptive.system2_call.learn(max(wanted), batch.spent["system2"])
+    return target, base
 
 
-def _group_results(
-    group: Group, request: _Request, scores: _Scores | None, p: Tensor | None
-) -> list[tuple[Sequence, RoundResult, Group]]:
+def _results(
+    group: Group, wanted: list[int], scores: tuple[Tensor, Tensor | None] | None, p: Tensor | None
+) -> Iterator[tuple[Group, Sequence, RoundResult]]:
     """Fuses and verifies the rows of a group."""
-    verify = [request.verify[row] for row in group.rows]
-    consulted = scores is not None and any(request.consulted[row] for row in group.rows)
-    p_group = None if p is None else group.of(p)
-    if consulted and scores is not None:
-        longest = max(request.wanted[row] for row in group.rows)
-        target, base = group.of(scores.target)[:, :longest], None
-        if group.method.fusion.reads_base and scores.base is not None:
-            base = group.of(scores.base)[:, :longest]
-        if p_group is None:
-            to_verify = target[:, :0]
-        else:
-            starts = [one.drafted - n for one, n in zip(group.sequences, verify, strict=True)]
-            to_verify = window(p_group, starts, max(verify))
-        q = group.method.fusion(target, to_verify, base)
-        accepted, tokens, distances = _verify(group, q, to_verify, verify)
-    results = []
-    for i, (row, one) in enumerate(zip(group.rows, group.sequences, strict=True)):
+    verify = [one.to_verify for one in group.sequences]
+    p = None if p is None else group.of(p)
+    if scores is not None and any(wanted):
+        target, base = group.of(scores[0]), None if scores[1] is None else group.of(scores[1])
+        last = [n or max(wanted) for n in wanted]
+        starts = [one.drafted - n for one, n in zip(group.sequences, verify, strict=True)]
+        z = left_aligned(target, last)
+        z_draft = z[:, :0] if p is None else window(p, starts, max(verify))
+        q = group.method.fusion(z, z_draft, None if base is None else left_aligned(base, last))
+        accepted, own, distances = _verify(group, q, z_draft, verify)
+    for i, one in enumerate(group.sequences):
         if not one.active:
             continue
-        drafted = one.ids[len(one.ids) - one.drafted :]
-        mine = None if p_group is None else p_group[i]
-        trusted = one.drafted - verify[i]
-        if not request.consulted[row] or scores is None:
-            results.append((one, RoundResult(drafted, mine, trusted), group))
-            continue
-        own = accepted[i] < verify[i] + request.bonus[row]
-        rollback = None
-        if group.method.rollback is not None and one.trusted + trusted:
-            rollback = _rollback(one, one.ids[: len(one.ids) - verify[i]], scores.raw[row], one.trusted + trusted)
         result = RoundResult(
-            drafted,
-            mine,
-            trusted,
-            True,
-            q[i],
-            accepted[i],
-            tokens[i] if own else None,
-            None if distances is None else distances[i],
-            rollback,
+            drafted=one.ids[len(one.ids) - one.drafted :],
+            p=None if p is None else p[i],
+            trusted=one.drafted - verify[i],
         )
-        results.append((one, result, group))
-    return results
+        if wanted[i]:
+            result = replace(
+                result,
+                q=q[i],
+                accepted=accepted[i],
+                token=own[i] if accepted[i] < wanted[i] else None,
+                distances=None if distances is None else distances[i],
+            )
+            if one.method.rollback is not None:
+                result = _recheck(one, result, target[i], one.method.rollback)
+        yield group, one, result
 
 
 def _verify(
@@ -190,47 +127,44 @@ def _verify(
     distances = None
     if not transforms.temperature_only:
         p_drawn, q_drawn = transforms.measured(p), transforms.measured(q)
-        distances = total_variation(p_drawn, q_drawn[:, :n]).tolist() if n else [[] for _ in drafted]
+        distances = total_variation(p_drawn, q_drawn[:, :n]).tolist()
     if not verifier.draws:
-        verdict = verifier.verify(drafted, p, q, q, q)
-        return verdict.accepted, verdict.token, distances
+        return *verifier.verify(drafted, p, q, q, q), distances
     first = [one.written + one.drafted - k for one, k in zip(group.sequences, verify, strict=True)]
     positions = np.array(first)[:, None] + np.arange(q.shape[1])
     if verifier.couples:
         choices = transforms.race(q, group.seeds, positions)
-        verdict = verifier.verify(drafted, p, q, choices, choices)
-        return verdict.accepted, verdict.token, distances
+        return *verifier.verify(drafted, p, q, choices, choices), distances
     if transforms.temperature_only or transforms.any_greedy:  # greedy rows are measured as no one-hot ones
         p_drawn, q_drawn = transforms.drawn(p), transforms.drawn(q)
     accept, decision = group.uniforms(positions, ACCEPT), group.uniforms(positions, DECIDE)
-    verdict = verifier.verify(drafted, p_drawn, q_drawn, accept, decision)
-    return verdict.accepted, verdict.token, distances
+    return *verifier.verify(drafted, p_drawn, q_drawn, accept, decision), distances
 
 
-def _rollback(one: Sequence, ids: list[int], target: Tensor, since: int) -> Rollback | None:
-    """The first of the last `since` trusted tokens that System 2 finds too unlikely (Kim 2302.07863), if any.
+def _recheck(one: Sequence, result: RoundResult, target: Tensor, rollback: float) -> RoundResult:
+    """Takes back the first trusted token that System 2 finds too unlikely, and those after it (Kim 2302.07863).
 
     Args:
-        ids: up to the last trusted token.
-        target: logits [n, vocab], of which the last are at the token after these.
+        one: the text.
+        result: of the round, which stands if no token is too unlikely.
+        target: logits [n, vocab], the last ones at the tokens trusted since the last consultation, and one more.
+        rollback: a token is too unlikely below so many times the probability of the most likely one.
     """
-    assert one.method.rollback is not None
-    z = target[-1 - since : -1]
-    tokens = torch.tensor(ids[-since:], device=z.device)
-    log_ratio = z.gather(-1, tokens[:, None])[:, 0] - z.amax(-1)
-    unlikely = (log_ratio < math.log(one.method.rollback)).nonzero()
-    if not len(unlikely):
-        return None
-    first = int(unlikely[0, 0])
-    position = len(ids) - since + first - one.prompt_length
-    q = z[first]
+    trusted = one.ids[len(one.ids) - one.trusted - one.drafted : len(one.ids) - one.to_verify]
+    z = target[-1 - len(trusted) : -1]
+    log_ratio = z.gather(-1, torch.tensor(trusted, device=z.device, dtype=torch.long)[:, None])[:, 0] - z.amax(-1)
+    unlikely = (log_ratio < math.log(rollback)).nonzero()[:, 0].tolist()
+    if not unlikely:
+        return result
+    first = unlikely[0]
+    q, position = z[first : first + 1], one.written - one.trusted + first
     draw = torch.from_numpy(uniforms(np.array([one.sampling.seed], np.uint64), np.array([position]), DECIDE))
-    drawn = Transforms([one.sampling], q.device).drawn(q[None, None])[0]
-    return Rollback(since - first, int(sample(drawn, draw.to(q.device))[0]), q)
+    token = sample(Transforms([one.sampling], q.device).drawn(q[None])[0], draw.to(q.device))
+    return replace(result, q=q, token=int(token), taken_back=len(trusted) - first)
 
 
 def commit(
-    one: Sequence, result: RoundResult, traces: TraceBuffer, number: int, adaptive: AdaptiveDraftLength | None = None
+    one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: AdaptiveDraftLength | None = None
 ) -> None:
     """Writes what a round found into its text.
 
@@ -238,70 +172,70 @@ def commit(
         one: the text, whose `ids` end with the drafted tokens.
         result: of the round.
         traces: completes the records.
-        number: of the engine's round.
         adaptive: learns which drafted tokens were accepted.
     """
     one.forget_draft()
-    p, q, trusted = result.p, result.q, result.trusted
-    for j, token in enumerate(result.drafted[:trusted]):
-        if one.active and p is not None:
-            trace: Trace = {}
-            traces.draft(trace, p, j)
-            one.write(token, "trusted", number, trace)
-            one.trusted += 1
-    if q is None or not one.active:
-        return
-    if result.rollback is not None:
-        _commit_rollback(one, result.rollback, traces, number)
-        return
-    one.trusted = 0
-    verified, own = result.drafted[trusted:], result.token
-    for j in range(min(result.accepted + (own is not None), len(verified))):
-        kept = j < result.accepted
-        if adaptive is not None:
-            adaptive.acceptance.learn(one.draft_probs[trusted + j], kept)
-        if one.active and p is not None:
-            trace = {}
-            traces.draft(trace, p, trusted + j)
-            traces.target(trace, q, j)
-            if result.distances is None:
-                traces.compare(trace, p, trusted + j, q, j, one.sampling.temperature or 1.0)
-            else:
-                trace["total_variation"] = result.distances[j]
-            if one.keep_logits:
-                one.logits.append(q[j])
-            if kept:
-                one.write(verified[j], "accepted", number, trace)
-            elif own is not None:
-                one.write(own, "recovered", number, trace)
-    if one.active and own is not None and result.accepted == len(verified):
-        trace, place = {}, len(verified)
-        traces.target(trace, q, place)
+    traces.hold(result.p, result.q)
+    tokens = result.drafted[: result.trusted + (0 if result.taken_back else result.accepted)]
+    if result.token is not None and not result.taken_back:
+        tokens.append(result.token)
+    for j, token in enumerate(tokens):
+        if one.active:
+            _write(one, result, j, token, traces)
+    if result.taken_back and one.active:
+        _replace(one, result, traces)
+    if adaptive is not None:
+        for j, prob in enumerate(one.draft_probs[: result.accepted + 1]):
+            adaptive.acceptance.learn(prob, j < result.accepted)
+        # The draft is not called for what it would have chosen alone, only where it goes on drafting anyway.
+        if not (result.drafted and one.active):
+            one.pending_bonus = None
+    one.rounds += 1
+
+
+def _write(one: Sequence, result: RoundResult, j: int, token: int, traces: TraceBuffer) -> None:
+    """Writes the token in the place of the j-th drafted one, or after the last of them."""
+    trace: Trace = {}
+    p = result.p if j < len(result.drafted) else None
+    q, place = (result.q, j - result.trusted) if j >= result.trusted else (None, 0)
+    if p is not None:
+        traces.add(trace, "draft", p, j, one.candidates)
+    if q is not None:
+        traces.add(trace, "target", q, place, one.candidates)
         if one.keep_logits:
             one.logits.append(q[place])
-        one.write(own, "bonus", number, trace)
-        # Where draft lengths are adaptive, the draft is asked only where it goes on writing anyway.
-        asks = "draft" in one.method.roles and (adaptive is None or (bool(verified) and one.active))
-        one.pending_bonus = q[place] if asks else None
+    if p is not None and q is not None:
+        if result.distances is None:
+            traces.compare(trace, p, j, q, place, one.sampling.temperature or 1.0)
+        else:
+            trace["total_variation"] = result.distances[place]
+    if p is None:
+        one.write(token, "bonus", trace)
+        one.pending_bonus = q[place] if q is not None and "draft" in one.method.roles else None
+    elif q is None:
+        one.write(token, "trusted", trace)
+    else:
+        one.write(token, "accepted" if place < result.accepted else "recovered", trace)
 
 
-def _commit_rollback(one: Sequence, rollback: Rollback, traces: TraceBuffer, number: int) -> None:
-    trace = one.held[-rollback.count]
-    one.take_back(rollback.count)
-    traces.target(trace, rollback.q[None], 0)
-    one.write(rollback.token, "recovered", number, trace)
-    one.trusted = 0
+def _replace(one: Sequence, result: RoundResult, traces: TraceBuffer) -> None:
+    """System 2's token replaces the trusted ones that it takes back."""
+    assert result.q is not None
+    assert result.token is not None
+    trace = one.held[-result.taken_back]
+    one.take_back(result.taken_back)
+    traces.add(trace, "target", result.q, 0, one.candidates)
+    one.write(result.token, "recovered", trace)
 
 
 def complete_bonus(one: Sequence, p: Tensor, place: int, traces: TraceBuffer, transforms: Transforms) -> None:
     """The record of a bonus token learns what the draft would have chosen: p[place] are its logits, [vocab]."""
     trace, q = one.held[-1], one.pending_bonus
     assert q is not None
-    traces.draft(trace, p, place)
+    traces.add(trace, "draft", p, place, one.candidates)
     if transforms.temperature_only:
         traces.compare(trace, p, place, q[None], 0, one.sampling.temperature or 1.0)
     else:
         own = Transforms([one.sampling], p.device)
-        pair = [own.measured(z[None, None]) for z in (p[place], q)]
-        trace["total_variation"] = float(total_variation(*pair))
+        trace["total_variation"] = float(total_variation(*(own.measured(z[None, None]) for z in (p[place], q))))
     one.pending_bonus = None

@@ -1,25 +1,20 @@
-"""One text on its way: what it was asked for, and all its state."""
+"""One text on its way: what is wanted of it, and all its state."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence as TokenIds
-from dataclasses import dataclass, field
+from collections.abc import Sequence as List
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from fsgen.backends.protocol import Usage
 from fsgen.engine.detokenizer import Detokenizer
-from fsgen.engine.generation import Generation
 from fsgen.engine.trace import Trace
 from fsgen.methods.method import Method, parse
-from fsgen.metrics import count
 from fsgen.types import SamplingParams, Source, StopReason, Token
 
 
-@dataclass(slots=True, eq=False)
 class Sequence:
     """A text to be written, and the one owner of its state.
 
@@ -38,50 +33,46 @@ class Sequence:
         draft_seconds, system2_seconds, seconds: its share of the batch's wall clock; `seconds` is all of it.
     """
 
-    prompt_ids: TokenIds[int]
-    method: Method = "speculative"  # type: ignore[assignment]  # a string is parsed
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    candidates: int = 0
-    keep_logits: bool = False
+    def __init__(
+        self,
+        prompt_ids: List[int],
+        method: str | Method = "speculative",
+        sampling: SamplingParams = SamplingParams(),  # noqa: B008 - frozen
+        candidates: int = 0,
+        keep_logits: bool = False,
+    ) -> None:
+        self.prompt_ids, self.method, self.sampling = [int(token) for token in prompt_ids], parse(method), sampling
+        self.candidates, self.keep_logits = candidates, keep_logits
+        self.number = 0  # its id, which the engine gives it
+        self.ids = list(self.prompt_ids)
+        self.prompt_length, self.written, self.rounds = len(self.ids), 0, 0
+        self.stop_reason: StopReason | None = None
+        self.ends: frozenset[int] = frozenset()  # tokens that end the text
+        self.text: Detokenizer
+        self.held: list[Trace] = []  # records not given out yet
+        self.shown = 0  # characters of the text that records given out cover
+        self.trusted = 0  # tokens at the end that System 2 may still take back
+        # q's logits at the last record if that is a bonus token: the draft's choice there comes with its next call.
+        self.pending_bonus: Tensor | None = None
+        self.ngrams: dict[tuple[int, ...], int] = {}  # see `NgramProposer`; they cover the first `indexed` tokens
+        self.indexed = 0
+        self.logits: list[Tensor] = []
+        self.usage: dict[str, Usage] = {}
+        self.draft_seconds = self.system2_seconds = self.seconds = 0.0
+        self.begin_round()
 
-    ids: list[int] = field(init=False)
-    written: int = field(default=0, init=False)
-    stop_reason: StopReason | None = field(default=None, init=False)
-    usage: dict[str, Usage] = field(default_factory=dict, init=False)
-    draft_seconds: float = field(default=0.0, init=False)
-    system2_seconds: float = field(default=0.0, init=False)
-    seconds: float = field(default=0.0, init=False)
-    logits: list[Tensor] = field(default_factory=list, init=False)
+    def begin_round(self) -> None:
+        """Nothing is drafted yet."""
+        self.drafted = 0  # tokens at the end of `ids`
+        self.writes = False  # it takes part in the next step of drafting
+        self.flagged = False  # the router wants System 2 at the last one
+        self.draft_probs: list[float] = []  # of the drafted tokens, where draft lengths are adaptive
+        self.acceptance = 1.0  # the chance that all of them are accepted
 
-    started: int = field(default=0, init=False)  # the engine's round in which it got its row
-    ends: frozenset[int] = field(default=frozenset(), init=False)  # tokens that end the text
-    text: Detokenizer = field(init=False, repr=False)
-    held: list[Trace] = field(default_factory=list, init=False, repr=False)  # records not given out yet
-    shown: int = field(default=0, init=False)  # characters of the text that records given out cover
-    trusted: int = field(default=0, init=False)  # tokens at the end that System 2 may still take back
-    # Of the round that is on its way: drafted tokens at the end of `ids`, and whether the router flagged the last one.
-    drafted: int = field(default=0, init=False)
-    flagged: bool = field(default=False, init=False)
-    draft_probs: list[float] = field(default_factory=list, init=False)  # of the drafted tokens, where they are needed
-    acceptance: float = field(default=1.0, init=False)  # the chance that all of them are accepted
-    # q's logits at the last record if that is a bonus token: the draft's choice there comes with its next call.
-    pending_bonus: Tensor | None = field(default=None, init=False, repr=False)
-    ngrams: dict[tuple[int, ...], int] = field(default_factory=dict, init=False, repr=False)  # see `NgramProposer`
-    indexed: int = field(default=0, init=False)  # tokens that `ngrams` covers
-
-    def __post_init__(self) -> None:
-        self.method = parse(self.method)
-        self.ids = [int(token) for token in self.prompt_ids]
-
-    def start(self, tokenizer: Any, eos_ids: frozenset[int], number: int) -> None:
-        """It gets a row, in the engine's round of this number."""
-        self.started = number
+    def start(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
+        """It gets a row."""
         self.ends = frozenset(self.sampling.stop_tokens) | (frozenset() if self.sampling.ignore_eos else eos_ids)
         self.text = Detokenizer(tokenizer, self.sampling.stop)
-
-    @property
-    def prompt_length(self) -> int:
-        return len(self.prompt_ids)
 
     @property
     def longest(self) -> int:
@@ -111,33 +102,51 @@ class Sequence:
     def draft_ends_text(self) -> bool:
         return self.drafted > 0 and self.ids[-1] in self.ends
 
-    def forget_draft(self) -> list[int]:
-        """Takes the drafted tokens off `ids`, and returns them."""
-        cut = len(self.ids) - self.drafted
-        drafted, self.ids[cut:], self.drafted = self.ids[cut:], [], 0
-        return drafted
+    @property
+    def to_verify(self) -> int:
+        """Drafted tokens that System 2 verifies, the last ones; those before are trusted."""
+        return int(self.flagged) if self.method.skips_verification else self.drafted
 
-    def write(self, token: int, source: Source, number: int, trace: Trace) -> None:
+    @property
+    def wants_bonus(self) -> bool:
+        """Whether System 2 adds a token after them, if it accepts them all."""
+        return self.method.adds_bonus and self.active and self.drafted < self.remaining and not self.draft_ends_text
+
+    def forget_draft(self) -> None:
+        """Takes the drafted tokens off `ids`."""
+        del self.ids[len(self.ids) - self.drafted :]
+        self.drafted = 0
+
+    def write(self, token: int, source: Source, trace: Trace) -> None:
         """The next token; the rest of its record is added to its trace."""
         ended, last = token in self.ends, self.remaining == 1
         end = self.text.close() if ended else self.text.push(token, last=last)
         self.ids.append(token)
         # Plain values in a plain dict, which Python's garbage collector need not look through.
-        trace |= {"position": self.written, "id": token, "source": source, "round": number - self.started, "end": end}
-        self.written += 1
+        trace |= {"position": self.written, "id": token, "source": source, "round": self.rounds, "end": end}
         self.held.append(trace)
+        self.written += 1
+        self.trusted = self.trusted + 1 if source == "trusted" else 0
         if ended:
-            self.stop_reason = "stop" if token in self.sampling.stop_tokens else "eos"
-        elif self.text.stopped:
-            self.stop_reason = "stop"
-        elif last:
-            self.stop_reason = "length"
+            self._end("stop" if token in self.sampling.stop_tokens else "eos")
+        elif self.text.stopped or last:
+            self._end("stop" if self.text.stopped else "length")
+
+    def cancel(self) -> None:
+        """Ends it where it is; records that were not given out never are."""
+        self._end("cancelled")
+        self.pending_bonus = None
+        self.held.clear()
+
+    def _end(self, reason: StopReason) -> None:
+        self.stop_reason = reason
+        self.ngrams = {}  # its row may keep it for long
 
     def take_back(self, count: int) -> None:
         """Removes the last tokens, none of which was given out. Rare, so the text is decoded again."""
-        del self.ids[len(self.ids) - count :]
-        del self.held[len(self.held) - count :]
+        del self.ids[-count:], self.held[-count:]
         self.written -= count
+        self.trusted -= count
         self.text = self.text.restarted(self.ids[self.prompt_length :])
 
     def give(self) -> list[Token]:
@@ -154,28 +163,3 @@ class Sequence:
             self.shown = end
         del self.held[: len(tokens)]
         return tokens
-
-    def generation(self, tokens: list[Token]) -> Generation:
-        """The finished text; `tokens` are all its records."""
-        assert self.stop_reason is not None
-        draft, target = (self.usage.get(role, Usage()) for role in ("draft", "target"))
-        stats = count(
-            tokens,
-            sampled=not self.sampling.greedy,
-            draft_calls=draft.calls,
-            draft_tokens=draft.tokens,
-            target_calls=target.calls,
-            target_tokens=target.tokens,
-            draft_seconds=self.draft_seconds,
-            system2_seconds=self.system2_seconds,
-            seconds=self.seconds,
-        )
-        return Generation(
-            text=self.text.text,
-            token_ids=self.ids[self.prompt_length :],
-            tokens=tokens,
-            stats=stats,
-            stop_reason=self.stop_reason,
-            prompt_tokens=self.prompt_length,
-            logits=torch.stack(self.logits) if self.logits else None,
-        )

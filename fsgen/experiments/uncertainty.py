@@ -15,7 +15,7 @@ from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, rate
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, Model
-from fsgen.engine.replay import Reader
+from fsgen.backends.reader import Reader
 from fsgen.experiments import interventions
 from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.engine.replay import Reader
+from fsgen.backends.reader import Reader
 from fsgen.engine.trace import CHUNK
 from fsgen.probs import Transforms, total_variation
 from fsgen.types import SamplingParams

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from fsgen.backends import Members
-from fsgen.engine.engine import check
+from fsgen.methods.check import check
 from fsgen.methods.method import PRESETS, Method
 from fsgen.study.cells import Cell, LoadedTask, Prompt, make_cell
 from fsgen.study.config import PairConfig, SamplingConfig, StudyConfig

@@ -11,7 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from fsgen.backends.vocabulary import Vocabulary
-from fsgen.engine.generation import Generation
+from fsgen.generation import Generation
 from fsgen.methods.learned.features import rounded
 from fsgen.metrics import Counts
 from fsgen.study.cells import Cell, Prompt

@@ -57,7 +57,7 @@ def sequence(dice: random.Random, vocab: int, context: int = 40) -> Sequence:
         **dice.choice(SAMPLINGS),
     )
     prompt = [dice.randrange(1, vocab) for _ in range(dice.randint(1, context))]
-    made = Sequence(prompt, method, sampling, candidates=dice.choice([0, 2]))  # type: ignore[arg-type]
+    made = Sequence(prompt, method, sampling, candidates=dice.choice([0, 2]))
     if router is not None and made.method.drafts and not made.method.ngram:
         made = Sequence(prompt, replace(made.method, router=dice_router(router)), sampling, made.candidates)
     return made
@@ -161,7 +161,7 @@ def test_texts_wait_for_a_row_and_a_cancelled_row_is_free_in_the_next_round() ->
     members = trio(seed=1)
     engine = Engine(members, 1)
     sampling = SamplingParams(max_tokens=50, ignore_eos=True)
-    first, second = (engine.add(Sequence([1, token], "oracle", sampling)) for token in (2, 3))  # type: ignore[arg-type]
+    first, second = (engine.add(Sequence([1, token], "oracle", sampling)) for token in (2, 3))
     assert {number for _ in range(3) for number, _ in engine.step()} == {first}
     engine.cancel(first)
     assert {number for number, _ in engine.step()} == {second}
@@ -175,14 +175,14 @@ def test_texts_wait_for_a_row_and_a_cancelled_row_is_free_in_the_next_round() ->
 def test_a_longer_text_waits_until_there_is_room_for_it() -> None:
     members = trio(seed=2)  # a row takes 1,000 bytes a token, in each model
     engine = Engine(members, 4, cache_bytes=2 * 4 * 10_000)
-    short = [engine.add(Sequence([1], "oracle", SamplingParams(max_tokens=9, ignore_eos=True))) for _ in range(2)]  # type: ignore[arg-type]
+    short = [engine.add(Sequence([1], "oracle", SamplingParams(max_tokens=9, ignore_eos=True))) for _ in range(2)]
     engine.step()
-    long = engine.add(Sequence([1] * 11, "oracle", SamplingParams(max_tokens=9, ignore_eos=True)))  # type: ignore[arg-type]
+    long = engine.add(Sequence([1] * 11, "oracle", SamplingParams(max_tokens=9, ignore_eos=True)))
     order = [number for number, _ in drained(engine)]
     assert sorted(set(order)) == [*short, long]
     assert order.index(long) > max(i for i, number in enumerate(order) if number in short)
     with pytest.raises(ValueError, match="one text of 90 tokens"):
-        engine.add(Sequence([1] * 81, "oracle", SamplingParams(max_tokens=9)))  # type: ignore[arg-type]
+        engine.add(Sequence([1] * 81, "oracle", SamplingParams(max_tokens=9)))
     assert engine.idle
 
 
@@ -216,7 +216,7 @@ def test_a_round_that_raised_is_tried_again(method: str, role: str) -> None:
     seed = {"draft": 1, "target": 2}[role]
     members = group(**tables | {role: Failing(lambda call: dice.random() < 0.3, seed=seed)})
     engine = Engine(members, 2)
-    texts = [Sequence(prompt, method, SamplingParams(20)) for prompt in ([1, 2], [3])]  # type: ignore[arg-type]
+    texts = [Sequence(prompt, method, SamplingParams(20)) for prompt in ([1, 2], [3])]
     for one in texts:
         engine.add(one)
     tokens: dict[int, list[int]] = {1: [], 2: []}
@@ -269,8 +269,8 @@ def test_what_an_engine_refuses() -> None:
     with pytest.raises(ValueError, match="rows=0"):
         Engine(members, 0)
     with pytest.raises(ValueError, match="unknown method"):
-        Sequence([1], "speculation")  # type: ignore[arg-type]
+        Sequence([1], "speculation")
     with pytest.raises(ValueError, match="has no tokens"):
         Engine(members).add(Sequence([]))
     with pytest.raises(ValueError, match="keep_logits=False"):
-        Engine(members).add(Sequence([1], "route", keep_logits=True))  # type: ignore[arg-type]
+        Engine(members).add(Sequence([1], "route", keep_logits=True))

@@ -17,7 +17,7 @@ import torch
 import fsgen
 from fsgen.backends import Members, plan
 from fsgen.backends.identity import folder_digest, identity
-from fsgen.engine.engine import check
+from fsgen.methods.check import check
 from fsgen.methods.learned.features import features, rounded
 from fsgen.methods.learned.file import LearnedModel, located, read
 from fsgen.methods.learned.scorers import SCORERS

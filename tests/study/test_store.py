@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from fsgen.engine.generation import Generation
 from fsgen.engine.trace import Trace, TraceBuffer
+from fsgen.generation import Generation
 from fsgen.methods.learned.features import rounded
 from fsgen.metrics import count
 from fsgen.study.cells import Prompt
@@ -33,11 +33,11 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         common = frequent + sharpness * torch.randn(1, length, vocab, generator=draw)
         p = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
         q = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
-        buffer, traces = TraceBuffer(top), [Trace() for _ in range(length)]
+        buffer, traces = TraceBuffer(), [Trace() for _ in range(length)]
         for j, trace in enumerate(traces):
-            buffer.draft(trace, p[0], j)
-            buffer.target(trace, q[0], j)
-            buffer.compare(trace, p[0], j, q[0], j, 1.0)
+            buffer.add(trace, "draft", p[0], j, top)
+            buffer.add(trace, "target", q[0], j, top)
+            buffer.compare(trace, p[0], j, q[0], j)
         buffer.settle()
         tokens = []
         for j, trace in enumerate(traces):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fsgen.metrics import Counts
 from fsgen.types import StopReason, Token, as_dict
@@ -12,8 +12,6 @@ from fsgen.types import StopReason, Token, as_dict
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
-
-    from fsgen.backends import Members, Plan
 
 Prompt = str | Sequence[int]
 
@@ -60,7 +58,14 @@ class Generation:
         return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def encode(members: Members | Plan, prompt: Prompt) -> list[int]:
+class Tokenizing(Protocol):
+    """Members, loaded or only planned."""
+
+    @property
+    def tokenizer(self) -> Any: ...
+
+
+def encode(members: Tokenizing, prompt: Prompt) -> list[int]:
     """Token ids of a prompt; those of a text by the members' tokenizer, with whatever special tokens it adds."""
     if isinstance(prompt, str):
         return list(members.tokenizer.encode(prompt))

@@ -1,0 +1,54 @@
+"""What can be known to be wrong with a request before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from fsgen.methods.method import Method
+from fsgen.types import SamplingParams
+
+TokenIds = Sequence[int]
+
+
+class Loadable(Protocol):
+    """What is known of the members before their weights are loaded (`backends.Plan`), and after."""
+
+    @property
+    def draft(self) -> Any: ...
+    @property
+    def target(self) -> Any: ...
+    @property
+    def base(self) -> Any: ...
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def context(self) -> int: ...
+    def identity(self, role: str) -> Any: ...
+
+
+def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
+    """What can be known to fail before anything is computed.
+
+    Raises:
+        ValueError: a prompt that is empty or with its budget exceeds the context window, a token id out of the
+            vocabulary, a member that the method needs and that is not there, a router learned on another draft.
+    """
+    method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
+    if "draft" in method.roles:
+        method.router.require(members)
+    if not prompts:
+        raise ValueError("there is no prompt")
+    if len(prompts) != len(sampling):
+        raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
+    for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):
+        method.verifier_for(params)
+        if not len(prompt):
+            raise ValueError(f"prompt {number} has no tokens; at least one is needed")
+        if not all(0 <= token < members.vocab_size for token in prompt):
+            raise ValueError(f"prompt {number} has a token id outside the vocabulary of {members.vocab_size}")
+        if len(prompt) + params.max_tokens > members.context:
+            raise ValueError(
+                f"prompt {number} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} exceeds the "
+                f"context window of {members.context}"
+            )
