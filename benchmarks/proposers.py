@@ -36,12 +36,12 @@ SUMMARY = (
 EDIT = "\n# The same, with the function renamed to solve:\n"
 
 
-def completed(proposer: NgramProposer, prompt: list[int], completion: list[int], ngram: int, most: int) -> float:
+def completed(proposer: NgramProposer, prompt: list[int], completion: list[int], most: int) -> float:
     """Tokens a call of a target that writes exactly this completion."""
-    text = Sequence(prompt, "speculative")  # type: ignore[arg-type]
+    text = Sequence(prompt, "speculative:ngram=3")
     calls, written = 0, 0
     while written < len(completion):
-        drafted = proposer.continuation(text, ngram, min(most, len(completion) - written))
+        drafted = proposer.continuation(text, min(most, len(completion) - written))
         agreed = 0
         while agreed < len(drafted) and drafted[agreed] == completion[written + agreed]:
             agreed += 1
@@ -77,7 +77,7 @@ def main() -> None:
     proposer, encode = NgramProposer(), members.tokenizer.encode
     kinds = {"summarising": [(ARTICLE + "\nSummary:", SUMMARY)], "code editing": edits(given.limit)}
     for name, pairs in kinds.items():
-        rates = [completed(proposer, encode(a), encode(b), 3, given.draft_tokens) for a, b in pairs]
+        rates = [completed(proposer, encode(a), encode(b), given.draft_tokens) for a, b in pairs]
         table.add_row(f"{name} (given texts)", "n-grams of 3", f"{sum(rates) / len(rates):.2f}", "")
     Console().print(table)
 
