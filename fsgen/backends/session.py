@@ -12,7 +12,7 @@ from fsgen.backends.protocol import TokenIds, Usage
 
 # A beginning of so many tokens that another row holds is copied instead of computed.
 WORTH_COPYING = 16
-# Drafted tokens that fell part two lists within so many of their ends, which is looked at first.
+# Rejected drafted tokens part two lists within so many of their ends, which is looked at first.
 NEAR = 16
 
 
