@@ -469,7 +469,7 @@ def test_writing_several_tokens_in_one_call_changes_no_record(
 
     written = texts()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransformersModel, "capabilities", Capabilities(bit_exact=True))  # one token a call
+        patch.setattr(TransformersModel, "capabilities", Capabilities(bit_exact=True))
         assert records(texts()) == records(written)
     # And a text is the same in any batch.
     assert [text.tokens for text in texts(1)] == [text.tokens for text in written]

@@ -12,7 +12,7 @@ import numpy as np
 
 from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
 from fsgen.backends.cpu.arithmetic import ONE, apply_rope, clear, narrow, rms_norm, softmax
-from fsgen.backends.cpu.gemm import LANES, ONWARD, STILL, WHOLE, WIDTH, Columns, Rows, gemm
+from fsgen.backends.cpu.gemm import LANES, ONWARD, STILL, WHOLE, WIDTH, Columns, Rows, gemm, gemm_strided
 from fsgen.backends.cpu.memory import FLOAT32, INT64, at, pointer, stage, view
 from fsgen.backends.cpu.threads import share
 
@@ -263,7 +263,7 @@ def _add_values(args, t, start, slots, begin, end, slot, scratch):
     values = at(pointer(args.value_cache, t.cache_read), start * width // t.per)
     context = Rows(at(scratch.context, begin * width), width)
     columns = Columns(values, width, WIDTH, scratch.zeros)
-    gemm(end - begin, slots // t.per, width // LANES, probs, columns, context, context, ONWARD)
+    gemm_strided(end - begin, slots // t.per, width // LANES, probs, columns, context, context, ONWARD)
 
 
 @stage

@@ -64,28 +64,6 @@ class Columns(NamedTuple):
     scales: Any
 
 
-@njit(**OPTIONS)  # on its own, for it is long; the products below leave the compiler no choice of orders
-def gemm(num_tokens, inputs, vectors, x, w, add, out, onward):
-    """out = add + x w for `vectors` times 16 columns."""
-    for t in range(0, num_tokens, 8):
-        tokens = min(8, num_tokens - t)
-        x_t = Rows(at(x.data, t * x.stride), x.stride)
-        c = 0
-        while c < vectors:
-            w_c = Columns(at(w.data, c // 2 * w.panel), w.stride, w.panel, at(w.scales, c * LANES))
-            add_tc = Rows(at(add.data, t * add.stride + c * LANES), add.stride)
-            out_tc = Rows(at(out.data, t * out.stride + c * LANES), out.stride)
-            if tokens <= 2 and vectors - c >= 4:
-                four_vectors(tokens, inputs, x_t, w_c, add_tc, out_tc, onward)
-                c += 4
-            elif vectors - c >= 2:
-                two_vectors(tokens, inputs, x_t, w_c, add_tc, out_tc, onward)
-                c += 2
-            else:
-                one_vector(tokens, inputs, x_t, w_c, add_tc, out_tc, onward)
-                c += 1
-
-
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
     """LLVM's bfloat, for which llvmlite has no name."""
 
@@ -144,11 +122,12 @@ def _plus_product(builder: Any, total: Any, number: Any, vector: Any, kind: Any)
     return builder.fadd(total, builder.fmul(number, vector, flags=("contract",)), flags=("contract",))
 
 
-def _emit(builder: Any, tokens: int, vectors: int, kind: Any, arguments: Any) -> None:
-    """The product for so many tokens and vectors of columns."""
+def _emit(builder: Any, tokens: int, vectors: int, kind: Any, width: int | None, arguments: Any) -> None:
+    """The product for so many tokens and vectors of columns; `width` is their stride where that is known."""
     inputs, x, w, add, out, onward = arguments
     x, x_stride = cgutils.unpack_tuple(builder, x)
     weights, w_stride, panel, scales = cgutils.unpack_tuple(builder, w)
+    w_stride = w_stride if width is None else _I64(width)
     add, add_stride = cgutils.unpack_tuple(builder, add)
     out, out_stride = cgutils.unpack_tuple(builder, out)
     zero, goes_on = ir.Constant(_FLOATS, [0.0] * LANES), builder.icmp_signed("!=", onward, _I64(0))
@@ -186,7 +165,7 @@ def _emit(builder: Any, tokens: int, vectors: int, kind: Any, arguments: Any) ->
             builder.store(total, taken, align=4)
 
 
-def _product(vectors: int, most: int) -> Any:
+def _product(vectors: int, most: int, width: int | None) -> Any:
     """The product for 1 to `most` tokens and so many vectors of columns, of which a panel has two."""
 
     @intrinsic
@@ -201,7 +180,7 @@ def _product(vectors: int, most: int) -> Any:
                 block = builder.append_basic_block(f"tokens.{count}")
                 choice.add_case(_I64(count), block)
                 builder.position_at_end(block)
-                _emit(builder, count, vectors, w[0].dtype, rest)
+                _emit(builder, count, vectors, w[0].dtype, width, rest)
                 builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
@@ -211,5 +190,32 @@ def _product(vectors: int, most: int) -> Any:
     return product
 
 
-# As many sums as fill half of the registers at most, and enough to keep the multipliers busy.
-four_vectors, two_vectors, one_vector = _product(4, 2), _product(2, 8), _product(1, 8)
+def _gemm(width: int | None) -> Any:
+    # As many sums as fill half of the registers at most, and enough to keep the multipliers busy.
+    four_vectors, two_vectors, one_vector = _product(4, 2, width), _product(2, 8, width), _product(1, 8, width)
+
+    def gemm(num_tokens, inputs, vectors, x, w, add, out, onward):
+        """out = add + x w for `vectors` times 16 columns."""
+        for t in range(0, num_tokens, 8):
+            tokens = min(8, num_tokens - t)
+            x_t = Rows(at(x.data, t * x.stride), x.stride)
+            c = 0
+            while c < vectors:
+                w_c = Columns(at(w.data, c // 2 * w.panel), w.stride, w.panel, at(w.scales, c * LANES))
+                add_tc = Rows(at(add.data, t * add.stride + c * LANES), add.stride)
+                out_tc = Rows(at(out.data, t * out.stride + c * LANES), out.stride)
+                if tokens <= 2 and vectors - c >= 4:
+                    four_vectors(tokens, inputs, x_t, w_c, add_tc, out_tc, onward)
+                    c += 4
+                elif vectors - c >= 2:
+                    two_vectors(tokens, inputs, x_t, w_c, add_tc, out_tc, onward)
+                    c += 2
+                else:
+                    one_vector(tokens, inputs, x_t, w_c, add_tc, out_tc, onward)
+                    c += 1
+
+    return njit(**OPTIONS)(gemm)  # compiled on its own, for it is long
+
+
+# Of columns in panels; and of such as lie side by side, a stride apart.
+gemm, gemm_strided = _gemm(PANEL), _gemm(None)
