@@ -15,7 +15,8 @@ from fsgen.backends.members import Members
 from fsgen.backends.protocol import Session, TokenIds
 from fsgen.engine.draft_length import AdaptiveDraftLength
 from fsgen.engine.sequence import Sequence
-from fsgen.methods.method import Method
+from fsgen.engine.trace import TraceBuffer
+from fsgen.methods.method import MAX_ADAPTIVE, Method
 from fsgen.methods.verifiers import Verifier
 from fsgen.probs import Transforms, uniforms
 
@@ -26,20 +27,21 @@ class Group:
     Attributes:
         rows: their numbers, ascending; sequences, transforms, seeds: of these rows.
         adaptive: chooses their draft lengths; None where the method says the number.
+        most: tokens that they draft in a round, at most.
     """
 
     def __init__(self, batch: Batch, method: Method, verifier: Verifier, rows: list[int]) -> None:
         self.method, self.verifier, self.rows = method, verifier, rows
-        self.sequences = [sequence for row in rows if (sequence := batch.sequences[row]) is not None]
-        sampling = [sequence.sampling for sequence in self.sequences]
+        self.sequences = [one for row in rows if (one := batch.sequences[row]) is not None]
+        sampling = [one.sampling for one in self.sequences]
         self.transforms = Transforms(sampling, batch.device)
         self.seeds = np.array([params.seed for params in sampling], np.uint64)
         self._index = None if len(rows) == len(batch) else torch.tensor(rows, device=batch.device)
-        self._size = size_class(self.sequences)
         self.adaptive: AdaptiveDraftLength | None = None
+        self.most, self._size = method.draft_tokens, size_class(sum(one.active for one in self.sequences))
         if method.adaptive and (verifier.couples or self.transforms.all_greedy):
-            new = AdaptiveDraftLength(least=int(not method.adds_bonus))
-            self.adaptive = batch.members.draft_lengths.setdefault((method, verifier.name, self._size), new)
+            new, known = AdaptiveDraftLength(least=int(not method.adds_bonus)), batch.members.draft_lengths
+            self.most, self.adaptive = MAX_ADAPTIVE, known.setdefault((method, verifier.name, self._size), new)
 
     def of(self, x: Tensor) -> Tensor:
         """The rows of this group of a tensor of all rows."""
@@ -54,30 +56,14 @@ class Group:
         numbers = torch.from_numpy(uniforms(self.seeds[:, None], positions, stream))
         return numbers.to(self.transforms.greedy_rows.device)
 
-    # ---- drafting
-
-    @property
-    def drafting(self) -> bool:
-        """Whether it drafts in this round."""
-        return self.method.drafts and (self.adaptive is None or self.adaptive.drafts)
-
-    @property
-    def most(self) -> int:
-        """Tokens to draft for a row, at most."""
-        return self.method.draft_tokens if self.adaptive is None else self.adaptive.most
-
     def choose(self, step: int, sequences: List[Sequence]) -> bool:
-        """Decides which of these texts draft another token (`writes`), after `step` others; whether any does."""
-        most, able = self.most, []
-        for one in sequences if self.drafting else ():
-            one.writes = (
-                one.active and not one.flagged and one.drafted < min(most, one.remaining) and not one.draft_ends_text
-            )
-            if one.writes:
-                able.append(one)
+        """Decides which of these texts draft another token (`drafts`), after `step` others; whether any does."""
+        for one in sequences:
+            one.drafts = one.open and not one.flagged and one.drafted < self.most
+        able = [one for one in sequences if one.drafts]
         if self.adaptive is not None and not self.adaptive.goes_on(step, [one.acceptance for one in able]):
             for one in able:
-                one.writes = False
+                one.drafts = False
             return False
         return bool(able)
 
@@ -89,46 +75,49 @@ class Group:
             one.draft_probs.append(prob)
             one.acceptance *= self.adaptive.acceptance.chance(prob)
 
-    # ---- a round
-
     def begin_round(self) -> None:
         for one in self.sequences:
             one.begin_round()
         if self.adaptive is not None:
             self.adaptive.begin_round()
-            self._usual = size_class(self.sequences) == self._size
-            self._written = sum(one.written for one in self.sequences)
             for one in self.sequences if not self.adaptive.drafts else ():
                 one.pending_bonus = None  # the draft is not called for what it would have chosen either
 
     def end_round(self, seconds: float, draft_seconds: float, reads_prompts: bool) -> None:
-        """Learns what the round has taken; `draft_seconds` of it the draft."""
+        """Learns what a round has taken."""
         if self.adaptive is not None:
-            tokens = sum(one.written for one in self.sequences) - self._written
+            tokens = [one.fresh for one in self.sequences if one.fresh]
+            usual = not reads_prompts and size_class(len(tokens)) == self._size
             calls = 0 if self.method.ngram else max(len(one.draft_probs) for one in self.sequences)
-            self.adaptive.end_round(seconds, tokens, calls, self._usual and not reads_prompts, draft_seconds)
+            self.adaptive.end_round(seconds, sum(tokens), calls, usual, draft_seconds)
 
 
-def size_class(sequences: List[Sequence]) -> int:
-    """About how many texts are being written: rounds of one class take about as long."""
-    return round(math.log2(max(1, sum(one.active for one in sequences))))
+def size_class(rows: int) -> int:
+    """Rounds of about as many rows take about as long."""
+    return round(math.log2(max(1, rows)))
 
 
 class Batch:
     """The rows of an engine. A text that has ended keeps its row, idle, until another one takes it.
 
+    Args:
+        members: the models, by role.
+        rows: how many texts are written at a time.
+        roles, longest: the members, and the tokens of a row, that there is room for.
+
     Attributes:
         sequences: of each row; None where nobody has had it yet.
         groups: the rows by what they share.
+        traces: completes their records.
         spent: seconds of this round's calls, of the draft and of System 2.
         reads_prompts: texts have joined since the last round.
-        roles, longest: the members, and the tokens of a row, that there is room for.
     """
 
     def __init__(self, members: Members, rows: int, roles: set[str], longest: int) -> None:
         self.members, self.roles, self.longest = members, roles, longest
         self.sequences: list[Sequence | None] = [None] * rows
         self.groups: list[Group] = []
+        self.traces = TraceBuffer()
         self.spent = {"draft": 0.0, "system2": 0.0}
         self.reads_prompts = False
         # All logits meet where System 2's are; the draft's small ones travel.
@@ -136,14 +125,13 @@ class Batch:
         assert lead is not None
         self.device, self.vocab = lead.device, members.vocab_size
         self._sessions: dict[str, Session] = {}
-        self._ends: list[NDArray[np.int8]] = []
 
     def __len__(self) -> int:
         return len(self.sequences)
 
     @property
     def occupied(self) -> list[Sequence]:
-        return [sequence for sequence in self.sequences if sequence is not None and sequence.occupied]
+        return [one for one in self.sequences if one is not None and one.occupied]
 
     @property
     def free_rows(self) -> list[int]:
@@ -151,36 +139,29 @@ class Batch:
 
     def join(self, row: int, sequence: Sequence) -> None:
         """A text takes a free row."""
-        sessions = {role: self.session(role) for role in sequence.method.roles}
-        for role, session in sessions.items():
+        for role, session in [(role, self.session(role)) for role in sequence.method.roles]:
             session.begin(row, sequence.prompt_length, sequence.longest)
             sequence.usage[role] = session.usage[row]
         sequence.start(self.members.tokenizer, self.members.eos_ids)
-        self.sequences[row] = sequence
-        self.reads_prompts = True
+        self.sequences[row], self.reads_prompts = sequence, True
 
     def begin_round(self) -> None:
         self.spent = {"draft": 0.0, "system2": 0.0}
         if self.reads_prompts:
-            self._regroup()
+            parts: dict[tuple[Method, Verifier], list[int]] = {}
+            for row, one in enumerate(self.sequences):
+                if one is not None:
+                    parts.setdefault((one.method, one.method.verifier_for(one.sampling)), []).append(row)
+            self.groups = [Group(self, method, verifier, rows) for (method, verifier), rows in parts.items()]
         for group in self.groups:
             group.begin_round()
 
     def end_round(self, elapsed: float) -> None:
         models = sum(self.spent.values())
-        # Beside the models it takes less than they do, or something else held it up.
         for group in self.groups:
+            # Beside the models it takes less than they do, or something else held it up.
             group.end_round(models + min(models, elapsed - models), self.spent["draft"], self.reads_prompts)
         self.reads_prompts = False
-
-    def _regroup(self) -> None:
-        """Texts have joined: finds anew who shares what."""
-        parts: dict[tuple[Method, Verifier], list[int]] = {}
-        for row, one in enumerate(self.sequences):
-            if one is not None:
-                parts.setdefault((one.method, one.method.verifier_for(one.sampling)), []).append(row)
-        self.groups = [Group(self, method, verifier, rows) for (method, verifier), rows in parts.items()]
-        self._ends = []
 
     # ---- the members
 
@@ -196,25 +177,10 @@ class Batch:
             self.members.give_back(role, len(self), session)
         self._sessions = {}
 
-    def score(self, role: str, sequences: list[TokenIds | None], last: list[int]) -> Tensor:
-        """One call of a member of System 2: logits [rows, max(last), vocab], right-aligned."""
+    def score(self, role: str, sequences: List[TokenIds | None], last: List[int]) -> Tensor:
+        """One call of a member: logits [rows, max(last), vocab] of the tokens that all know, where System 2's are."""
         started = time.perf_counter()
-        logits = self.shared(self.session(role).score(sequences, last))
-        self.spent["system2"] += time.perf_counter() - started
+        logits = self.session(role).score(sequences, last)
+        logits = (logits if logits.shape[-1] == self.vocab else logits[..., : self.vocab]).to(self.device)
+        self.spent["draft" if role == "draft" else "system2"] += time.perf_counter() - started
         return logits
-
-    def shared(self, logits: Tensor) -> Tensor:
-        """The logits of the tokens that all members know, where System 2's are."""
-        return (logits if logits.shape[-1] == self.vocab else logits[..., : self.vocab]).to(self.device)
-
-    @property
-    def ends(self) -> list[NDArray[np.int8]]:
-        """Of each row, the tokens that end its text: [vocab], not 0 for those."""
-        if not self._ends:
-            masks: dict[frozenset[int], NDArray[np.int8]] = {}
-            for ends in (frozenset[int]() if one is None else one.ends for one in self.sequences):
-                if ends not in masks:
-                    masks[ends] = np.zeros(self.vocab, np.int8)
-                    masks[ends][[token for token in ends if token < self.vocab]] = 1
-                self._ends.append(masks[ends])
-        return self._ends

@@ -14,9 +14,6 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
-from fsgen.methods.method import MAX_ADAPTIVE
-from fsgen.types import Limit
-
 BINS = 10
 TOKEN_DECAY, CALL_DECAY = 0.98, 0.8  # the weight of what was seen before, at each further token or call
 PRIOR = 2.0  # tokens' worth of prior belief
@@ -28,15 +25,15 @@ AFTER_A_CHANGE = 0.1  # of the usual time until the next trial
 WORTH_A_CHANGE = 0.97  # of the time for a token, or less
 KNOWN_AFTER = 3  # rounds
 RECENT = 16  # rounds that say what a token takes
-OUTLIER = 3.0  # times the median of these: a round that took longer was held up by something else
-CATCHING_UP = 50.0  # times the usual seconds: the most that counts of a round in which the draft catches up
+OUTLIER = 3.0  # times what is usual: whatever took longer was held up by something else
+CATCHING_UP = 50.0  # times what is usual: the most that counts of a round in which the draft catches up
 
 
 class Acceptance:
     """How often drafted tokens of a probability were accepted, by bins of it; where little is known, as it says."""
 
     def __init__(self) -> None:
-        # Of each bin, and at the end of all tokens together; older tokens count less.
+        # Of each bin, and last of all tokens together; older tokens count less.
         self._accepted, self._seen = [0.0] * (BINS + 1), [0.0] * (BINS + 1)
 
     @property
@@ -46,22 +43,13 @@ class Acceptance:
 
     def chance(self, probability: float) -> float:
         """The chance that a drafted token of this probability is accepted."""
-        a, b = self._line(_bin(probability))
-        return a + b * probability
-
-    def lines(self) -> tuple[tuple[float, float], ...]:
-        """`chance` as a line a + b p for each bin of probabilities: (a, b)."""
-        return tuple(map(self._line, range(BINS)))
+        i, prior = _bin(probability), 0.5 * (probability + self.rate)
+        return (self._accepted[i] + PRIOR * prior) / (self._seen[i] + PRIOR)
 
     def learn(self, probability: float, accepted: bool) -> None:
         for i in (_bin(probability), BINS):
             self._accepted[i] = TOKEN_DECAY * self._accepted[i] + accepted
             self._seen[i] = TOKEN_DECAY * self._seen[i] + 1
-
-    def _line(self, i: int) -> tuple[float, float]:
-        """The prior, half the probability and half the usual rate, counts as `PRIOR` tokens of the bin."""
-        half, seen = 0.5 * PRIOR, self._seen[i] + PRIOR
-        return (self._accepted[i] + half * self.rate) / seen, half / seen
 
 
 def _bin(probability: float) -> int:
@@ -72,78 +60,63 @@ class LatencyModel:
     """Seconds of a call by the tokens it runs for a row: a straight line through recent measurements."""
 
     def __init__(self) -> None:
-        self._n = self._x = self._y = self._xx = self._xy = 0.0  # decayed sums of tokens x and seconds y
-
-    def learn(self, tokens: int, seconds: float) -> None:
-        if self.known:
-            seconds = min(seconds, OUTLIER * self.of(tokens))  # beyond that, something else held the machine up
-        keep = CALL_DECAY if self._n < 4 else 0.95
-        self._n = keep * self._n + 1.0
-        self._x = keep * self._x + tokens
-        self._y = keep * self._y + seconds
-        self._xx = keep * self._xx + tokens * tokens
-        self._xy = keep * self._xy + tokens * seconds
+        self._sums = [0.0] * 5  # of 1, tokens x, seconds y, x x, x y; older calls count less
 
     @property
     def known(self) -> bool:
-        return self._n > 0
+        return self._sums[0] > 0
 
     @property
     def slope(self) -> float:
         """Seconds that one more token costs; where all calls were alike, a twentieth of a call."""
-        x, y = self._x / self._n, self._y / self._n
-        spread = self._xx / self._n - x * x
-        return 0.05 * y if spread < 0.1 else max(0.0, (self._xy / self._n - x * y) / spread)
+        x, y, xx, xy = (total / self._sums[0] for total in self._sums[1:])
+        return 0.05 * y if xx - x * x < 0.1 else max(0.0, (xy - x * y) / (xx - x * x))
 
     def of(self, tokens: float) -> float:
         """Seconds of a call with so many tokens."""
-        mean = self._y / self._n
-        return max(0.1 * mean, mean + self.slope * (tokens - self._x / self._n))
+        x, y = (total / self._sums[0] for total in self._sums[1:3])
+        return max(0.1 * y, y + self.slope * (tokens - x))
+
+    def learn(self, tokens: int, seconds: float) -> None:
+        if self.known:
+            seconds = min(seconds, OUTLIER * self.of(tokens))
+        keep = CALL_DECAY if self._sums[0] < 4 else 0.95
+        new = (1.0, tokens, seconds, tokens * tokens, tokens * seconds)
+        self._sums = [keep * total + value for total, value in zip(self._sums, new, strict=True)]
 
 
 class Rate:
-    """Seconds a token over the recent rounds. A round that took much longer than most was held up.
+    """Seconds a token over the recent rounds of one way to write: to draft, or not to.
 
     Attributes:
-        rounds: that it was learned from. seconds: a token; infinite while there is none.
+        rounds: that say something about it.
+        seconds: a token; infinite while there is no such round.
+        all_rounds, all_tokens, all_seconds: of all rounds since the last trial, or of the trial.
     """
 
     def __init__(self) -> None:
         self.rounds, self.seconds = 0, math.inf
-        self._recent: deque[tuple[float, int, float]] = deque(maxlen=RECENT)  # seconds, tokens, seconds beside
+        self.all_rounds, self.all_tokens, self.all_seconds = 0, 0, 0.0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)  # seconds and tokens of each
+        self._extra: deque[float] = deque(maxlen=RECENT)  # seconds that were taken between them
 
     def learn(self, seconds: float, tokens: int) -> None:
+        """From a round that says something."""
         self.rounds += 1
-        self._recent.append((seconds, tokens, 0.0))
+        self._recent.append((seconds, tokens))
+        self._extra.append(0.0)
         self._average()
 
     def add(self, seconds: float) -> None:
         """Seconds that belong to no round in particular."""
-        if self._recent:
-            last, tokens, beside = self._recent.pop()
-            self._recent.append((last, tokens, beside + seconds))
+        if self._extra:
+            self._extra[-1] += seconds
             self._average()
 
     def _average(self) -> None:
-        most = OUTLIER * statistics.median(seconds for seconds, _, _ in self._recent)
-        spent = sum(min(seconds, most) + beside for seconds, _, beside in self._recent)
-        self.seconds = spent / max(1, sum(tokens for _, tokens, _ in self._recent))
-
-
-class _Trial(Rate):
-    """A few rounds the other way. Counts all of them, also those that say nothing about the rate."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.all_rounds, self.all_tokens, self.all_seconds = 0, 0, 0.0
-
-    def count(self, seconds: float, tokens: int) -> None:
-        self.all_rounds, self.all_tokens = self.all_rounds + 1, self.all_tokens + tokens
-        self.all_seconds += seconds
-
-    @property
-    def over(self) -> bool:
-        return self.rounds >= TRIAL_ROUNDS or self.all_rounds >= MOST_TRIAL_ROUNDS
+        most = OUTLIER * statistics.median(seconds for seconds, _ in self._recent)
+        spent = sum(min(seconds, most) for seconds, _ in self._recent) + sum(self._extra)
+        self.seconds = spent / max(1, sum(tokens for _, tokens in self._recent))
 
 
 class AdaptiveDraftLength:
@@ -159,33 +132,25 @@ class AdaptiveDraftLength:
         self.caught_up = False  # the draft has read all but the last few tokens
         self._least = least
         self._drafting = True  # the usual way: to draft, or not to
-        self._rate = Rate()  # of rounds done that way
-        self._trial: _Trial | None = None
+        self._rate = Rate()  # of the usual way
+        self._trial: Rate | None = None  # of the other one
         self._cost = 0.0  # seconds that the last trial took beyond what its tokens are worth
-        self._since = 0.0  # seconds since it
+        self._worth: float | None = None  # another token is drafted while more than this can be expected to be accepted
 
     @property
     def drafts(self) -> bool:
         """Whether this round drafts."""
         return self._drafting == (self._trial is None)
 
-    @property
-    def most(self) -> int:
-        """Tokens of a round, at most."""
-        return MAX_ADAPTIVE if self._known else UNKNOWN_LENGTH
-
-    @property
-    def limit(self) -> Limit | None:
-        """When `goes_on` will say no, for a session that drafts several tokens itself; None while nothing is known."""
-        if not self._known:
-            return None
-        return Limit(self.acceptance.lines(), self._price / max(1e-12, self.acceptance.rate * self._rate.seconds))
-
     def begin_round(self) -> None:
-        """Decide whether this round drafts."""
-        due = self._rate.rounds >= KNOWN_AFTER and self._since * TRIAL_SHARE >= self._cost
-        if not self._least and self._trial is None and due:
-            self._trial = _Trial()
+        """Decide whether this round drafts, and what a further drafted token must be worth."""
+        if self._rate.rounds < KNOWN_AFTER:
+            return
+        if not self._least and self._trial is None and self._rate.all_seconds * TRIAL_SHARE >= self._cost:
+            self._trial = Rate()
+        if self.draft_call.known and self.system2_call.known:
+            price = self.draft_call.of(1) + self.system2_call.slope
+            self._worth = price / max(1e-12, self.acceptance.rate * self._rate.seconds)
 
     def goes_on(self, drafted: int, chances: Sequence[float]) -> bool:
         """Whether the rows at hand shall draft another token.
@@ -196,11 +161,9 @@ class AdaptiveDraftLength:
         """
         if not self.drafts:
             return False
-        if not self._known:
+        if self._worth is None:
             return drafted < UNKNOWN_LENGTH
-        if drafted < max(1, self._least):
-            return True
-        return self.acceptance.rate * sum(chances) * self._rate.seconds > self._price
+        return drafted < max(1, self._least) or sum(chances) > self._worth
 
     def end_round(self, seconds: float, tokens: int, drafted: int, usual: bool, draft_seconds: float) -> None:
         """Learn what a round took, of all rows together.
@@ -211,23 +174,20 @@ class AdaptiveDraftLength:
             drafted: calls of the draft.
             usual: it read no prompts, and about as many rows took part as there can be.
         """
-        trial, ready = self._trial, self.caught_up or not drafted
-        rate = trial or self._rate
+        rate, ready = self._trial or self._rate, self.caught_up or not drafted
         if usual and ready:
             rate.learn(seconds, tokens)
         elif drafted and ready and self.draft_call.known:
             # What the draft took to read new prompts is a price of drafting.
             rate.add(max(0.0, draft_seconds - drafted * self.draft_call.of(1)))
-        self.caught_up = bool(drafted)
-        if trial is None:
-            self._since += seconds
-            return
         most = (OUTLIER if ready else CATCHING_UP) * max(1, tokens) * self._rate.seconds
-        trial.count(min(seconds, most), tokens)
-        if trial.over:
-            self._judge(trial)
+        rate.all_rounds, rate.all_tokens = rate.all_rounds + 1, rate.all_tokens + tokens
+        rate.all_seconds += min(seconds, most)
+        self.caught_up = bool(drafted)
+        if rate is self._trial and (rate.rounds >= TRIAL_ROUNDS or rate.all_rounds >= MOST_TRIAL_ROUNDS):
+            self._judge(rate)
 
-    def _judge(self, trial: _Trial) -> None:
+    def _judge(self, trial: Rate) -> None:
         """Keep to what the trial has shown to be faster."""
         here, there = self._rate.seconds, trial.seconds
         if there < WORTH_A_CHANGE * here:
@@ -237,13 +197,4 @@ class AdaptiveDraftLength:
             self._cost = AFTER_A_CHANGE * trial.all_tokens * (here - there)
         else:
             self._cost = max(0.0, trial.all_seconds - trial.all_tokens * here)
-        self._trial, self._since = None, 0.0
-
-    @property
-    def _known(self) -> bool:
-        return self.draft_call.known and self.system2_call.known and self._rate.rounds >= KNOWN_AFTER
-
-    @property
-    def _price(self) -> float:
-        """Seconds that a further drafted token costs."""
-        return self.draft_call.of(1) + self.system2_call.slope
+        self._trial, self._rate.all_seconds = None, 0.0

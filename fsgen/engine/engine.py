@@ -22,7 +22,6 @@ from fsgen.engine.batch import Batch, Group
 from fsgen.engine.proposers import ModelProposer, NgramProposer
 from fsgen.engine.round import commit, decide
 from fsgen.engine.sequence import Sequence
-from fsgen.engine.trace import TraceBuffer
 from fsgen.methods.check import check
 from fsgen.types import Token
 
@@ -53,8 +52,6 @@ class Engine:
         self._running: dict[int, Sequence] = {}
         self._batch: Batch | None = None
         self._added = 0
-        self._traces = TraceBuffer()
-        self._models, self._ngrams = ModelProposer(self._traces), NgramProposer()
 
     def add(self, sequence: Sequence) -> int:
         """Takes a text in; it gets a row when one is free. Gives its id.
@@ -114,14 +111,14 @@ class Engine:
                 batch.begin_round()
                 p = self._propose(batch)
                 for group, one, result in decide(batch, p):
-                    commit(one, result, self._traces, group.adaptive)
+                    commit(one, result, batch.traces, group.adaptive)
                 batch.end_round(time.perf_counter() - started)
             except BaseException:
                 for one in occupied:
                     one.forget_draft()
                 raise
             ended = not all(one.active for one in occupied)
-            given = self._give() if self._every_round or ended or self._traces.full else []
+            given = self._give() if self._every_round or ended or batch.traces.full else []
             elapsed, share = time.perf_counter() - started, 1.0 / len(occupied)
             for one in occupied:
                 one.draft_seconds += share * batch.spent["draft"]
@@ -132,7 +129,7 @@ class Engine:
     def _propose(self, batch: Batch) -> Tensor | None:
         """Lets all that draft do so; p's logits [rows, n, vocab] at their tokens, None if there are none."""
         found: list[tuple[Tensor, list[Group]]] = []
-        for proposer, ngram in ((self._models, False), (self._ngrams, True)):
+        for proposer, ngram in ((ModelProposer(), False), (NgramProposer(), True)):
             groups = [group for group in batch.groups if group.method.drafts and bool(group.method.ngram) == ngram]
             if groups and (p := proposer.propose(batch, groups)) is not None:
                 found.append((p, groups))
@@ -146,7 +143,8 @@ class Engine:
 
     def _give(self) -> list[tuple[int, Token]]:
         """The records that nothing can change any more."""
-        self._traces.settle()
+        if self._batch is not None:
+            self._batch.traces.settle()
         given = [(number, token) for number, sequence in self._running.items() for token in sequence.give()]
         self._running = {number: one for number, one in self._running.items() if not one.finished}
         return given

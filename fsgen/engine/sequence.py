@@ -62,10 +62,9 @@ class Sequence:
         self.begin_round()
 
     def begin_round(self) -> None:
-        """Nothing is drafted yet."""
-        self.drafted = 0  # tokens at the end of `ids`
-        self.writes = False  # it takes part in the next step of drafting
-        self.flagged = False  # the router wants System 2 at the last one
+        """Nothing is drafted yet, and nothing written."""
+        self.drafted = self.fresh = 0  # drafted tokens, at the end of `ids`; tokens that the round has written
+        self.drafts = self.flagged = False  # whether it drafts another token; whether the router flags the last one
         self.draft_probs: list[float] = []  # of the drafted tokens, where draft lengths are adaptive
         self.acceptance = 1.0  # the chance that all of them are accepted
 
@@ -99,8 +98,15 @@ class Sequence:
         return self.stop_reason is not None and not self.held
 
     @property
-    def draft_ends_text(self) -> bool:
-        return self.drafted > 0 and self.ids[-1] in self.ends
+    def draft(self) -> list[int]:
+        """The drafted tokens."""
+        return self.ids[len(self.ids) - self.drafted :]
+
+    @property
+    def open(self) -> bool:
+        """The text goes on after the drafted tokens."""
+        ended = self.drafted > 0 and self.ids[-1] in self.ends
+        return self.stop_reason is None and self.drafted < self.remaining and not ended
 
     @property
     def to_verify(self) -> int:
@@ -110,7 +116,7 @@ class Sequence:
     @property
     def wants_bonus(self) -> bool:
         """Whether System 2 adds a token after them, if it accepts them all."""
-        return self.method.adds_bonus and self.active and self.drafted < self.remaining and not self.draft_ends_text
+        return self.method.adds_bonus and self.open
 
     def forget_draft(self) -> None:
         """Takes the drafted tokens off `ids`."""
@@ -125,7 +131,7 @@ class Sequence:
         # Plain values in a plain dict, which Python's garbage collector need not look through.
         trace |= {"position": self.written, "id": token, "source": source, "round": self.rounds, "end": end}
         self.held.append(trace)
-        self.written += 1
+        self.written, self.fresh = self.written + 1, self.fresh + 1
         self.trusted = self.trusted + 1 if source == "trusted" else 0
         if ended:
             self._end("stop" if token in self.sampling.stop_tokens else "eos")

@@ -121,19 +121,6 @@ def test_where_the_fusion_reads_the_draft_at_least_one_token_is_drafted() -> Non
     assert sum(lengths[100:]) < 1.5 * len(lengths[100:])
 
 
-def test_the_limit_is_where_going_on_ends() -> None:
-    pace, dice = AdaptiveDraftLength(), random.Random(4)
-    assert pace.limit is None  # nothing is known
-    run(pace, 300, draft=0.1, call=1.0, chance=0.7)
-    limit = pace.limit
-    assert limit is not None
-    for _ in range(200):
-        confidences = [dice.random() for _ in range(dice.randint(1, 4))]
-        chances = [limit.chance(confidence) for confidence in confidences]
-        assert chances == pytest.approx([pace.acceptance.chance(confidence) for confidence in confidences])
-        assert pace.goes_on(1, chances) == (sum(chances) > limit.least)
-
-
 def test_confidences_are_translated_into_the_acceptances_they_had() -> None:
     acceptance = Acceptance()
     for number in range(400):
