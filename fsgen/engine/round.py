@@ -90,7 +90,9 @@ def _results(
     verify = [one.to_verify for one in group.sequences]
     p = None if p is None else group.of(p)
     if scores is not None and any(wanted):
-        target, base = group.of(scores[0]), None if scores[1] is None else group.of(scores[1])
+        target, base = group.of(scores[0]), None
+        if scores[1] is not None and group.method.fusion.reads_base:
+            base = group.of(scores[1])
         last = [n or max(wanted) for n in wanted]
         starts = [one.drafted - n for one, n in zip(group.sequences, verify, strict=True)]
         z = left_aligned(target, last)
