@@ -6,17 +6,37 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-STEPS = ("corpus", "tokenizer", "train", "distill", "tune", "families", "language", "export", "overlap", "table")
+STEPS = ("corpus", "tokenizer", "train", "distill", "tune", "families", "language", "export", "overlap", "page")
+GRADED_STEPS = ("queue", "table", "keep")  # of the graded ladder
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ladder", description=__doc__)
-    parser.add_argument("step", choices=(*STEPS, "all"))
+    parser.add_argument("step", choices=(*STEPS, *GRADED_STEPS, "all"))
     parser.add_argument(
         "--size", default="all", help="the name of one size, for train, distill, tune, families and language"
     )
+    parser.add_argument(
+        "--tokens", type=int, default=40, help="millions of tokens that each model of the graded ladder reads"
+    )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; by default all cores")
     return parser
+
+
+def run_graded(step: str, millions: int) -> None:
+    """Run one step of the graded ladder."""
+    if step == "queue":
+        from ladder import plan
+
+        plan.work(millions)
+    elif step == "keep":
+        from ladder import plan
+
+        plan.keep(millions)
+    else:
+        from ladder import gates
+
+        gates.table(millions)
 
 
 def run(step: str, size_name: str) -> None:
@@ -69,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         import torch
 
         torch.set_num_threads(options.threads)
+    if options.step in GRADED_STEPS:
+        run_graded(options.step, options.tokens)
+        return
     for step in STEPS if options.step == "all" else (options.step,):
         run(step, options.size)
 

@@ -16,6 +16,7 @@ RESULTS = _ROOT / "ladder" / "results.json"
 TASK_DATA = _ROOT / "fsgen" / "tasks" / "data"
 POCKET_MATH = TASK_DATA / "pocket_math.jsonl.gz"
 PACKAGE = _ROOT / "fsgen" / "models" / "pocket"
+TRAINED = _ROOT / "ladder" / "trained"
 PAGE = _ROOT / "docs" / "ladder.md"
 
 

@@ -121,10 +121,10 @@ def _markdown(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def write_page(results: dict[str, Any], page: Path = PAGE) -> None:
+def fill(parts: dict[str, str], page: Path = PAGE) -> None:
     """Fill the generated parts of the page, between `<!-- NAME -->` and `<!-- end NAME -->`."""
     text = page.read_text(encoding="utf-8")
-    for name, part in _markdown(results).items():
+    for name, part in parts.items():
         opening, closing = f"<!-- {name} -->", f"<!-- end {name} -->"
         if opening not in text or closing not in text:
             raise ValueError(f"{page.name} lacks the markers {opening} and {closing}")
@@ -154,5 +154,5 @@ def table() -> None:
         "overlap": overlap.read_report(),
     }
     RESULTS.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_page(results)
+    fill(_markdown(results))
     print(_markdown(results)["accuracy"])

@@ -10,11 +10,12 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ladder.corpus import read_documents
-from ladder.files import WORK
+from ladder.files import PACKAGE, WORK
 from ladder.sizes import CONTEXT, VOCAB_SIZE
 
 END_OF_TEXT = "<|endoftext|>"
 FOLDER = WORK / "tokenizer"
+SHIPPED = PACKAGE / "pocket-0.6m"
 _SAMPLE = 2_500_000  # characters of each domain
 _CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -54,8 +55,9 @@ def save(tokenizer: Any, folder: Path) -> None:
 
 
 def load() -> Any:
-    """The trained tokenizer."""
-    return Tokenizer.from_file(str(FOLDER / "tokenizer.json"))
+    """The trained tokenizer; as it ships where it was not trained here."""
+    made = FOLDER / "tokenizer.json"
+    return Tokenizer.from_file(str(made if made.exists() else SHIPPED / "tokenizer.json"))
 
 
 def build() -> None:

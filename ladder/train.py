@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,17 @@ from ladder.sizes import END_OF_TEXT_ID, Size
 
 _MICRO_TOKENS = 4096  # what stays in the cache of a core
 _SAVE_EVERY = 150.0  # seconds
+
+
+class Batches(Protocol):
+    """(ids, labels) of every step, read by its number."""
+
+    def __len__(self) -> int:
+        """The number of steps."""
+
+    def __getitem__(self, step: int, /) -> tuple[torch.Tensor, torch.Tensor]:
+        """One step."""
+
 
 # Of a model, the ids and the labels of rows [b, t]: a sum over the labels that count.
 Loss = Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -40,6 +51,18 @@ class Schedule:
         return min((step + 1) / warm, (steps - step) / max(1.0, steps - warm))
 
 
+@dataclass(frozen=True)
+class Trapezoid(Schedule):
+    """Warm-up and a constant rate, then linear to zero over the last `cooldown` steps: what is constant can go on."""
+
+    warmup_steps: int = 50
+    cooldown: int = 400
+
+    def factor(self, step: int, steps: int) -> float:
+        """Share of the peak rate at a step counted from zero."""
+        return min(1.0, (step + 1) / self.warmup_steps, (steps - step) / max(1, self.cooldown))
+
+
 def _block_attention(
     module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor,
     attention_mask: torch.Tensor | None, scaling: float | None = None, **_: Any,
@@ -52,7 +75,7 @@ def _block_attention(
     for start in range(0, length, block):
         end = min(start + block, length)
         weights = torch.matmul(query[:, :, start:end], key[:, :, :end].transpose(-1, -2)).float() * scale
-        seen = torch.ones(end - start, end, dtype=torch.bool).tril(diagonal=start)
+        seen = torch.ones(end - start, end, dtype=torch.bool, device=query.device).tril(diagonal=start)
         weights = weights.masked_fill(~seen, -1e9).softmax(-1).to(value.dtype)
         outputs.append(torch.matmul(weights, value[:, :, :end]))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
@@ -89,7 +112,7 @@ def optimizers(model: Any, schedule: Schedule) -> list[torch.optim.Optimizer]:
 
 def next_token_loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Summed cross-entropy of the next tokens of rows [b, t]."""
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(ids.device.type, dtype=torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits
     return F.cross_entropy(
         logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=stream.IGNORED, reduction="sum"
@@ -107,29 +130,32 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 
 def fit(
     model: Any,
-    batches: list[tuple[torch.Tensor, torch.Tensor]],
+    batches: Batches,
     folder: Path,
     schedule: Schedule,
     *,
     loss: Loss = next_token_loss,
     compiled: bool = True,
     stop_at: int | None = None,
+    keep_at: int | None = None,
     save_every: float = _SAVE_EVERY,
     watch: Callable[[Any], dict[str, float]] | None = None,
 ) -> None:
     """Train on the batches in order and leave `final.pt` in the folder; continue from `checkpoint.pt` if there.
 
     `loss` is summed over the labels of rows [b, t] that are not ignored; `stop_at` ends early after a checkpoint, as a
-    kill would; `watch` measures for the log at each quarter of the steps.
+    kill would; the checkpoint after `keep_at` steps stays as `trunk.pt`, for a longer training to go on from; `watch`
+    measures for the log at each quarter of the steps.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "final.pt").exists():
         print(f"{folder.name}: done already")
         return
+    device = next(model.parameters()).device
     optimizer_list = optimizers(model, schedule)
     first, tokens, seconds = 0, 0, 0.0
     if (folder / "checkpoint.pt").exists():
-        state = torch.load(folder / "checkpoint.pt", weights_only=True)
+        state = torch.load(folder / "checkpoint.pt", weights_only=True, map_location=device)
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizer_list, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -155,7 +181,9 @@ def fit(
         rows = max(1, _MICRO_TOKENS // ids.shape[1])
         total = 0.0
         for start in range(0, len(ids), rows):
-            part = loss_of(model, ids[start : start + rows].long(), labels[start : start + rows].long())
+            part = loss_of(
+                model, ids[start : start + rows].long().to(device), labels[start : start + rows].long().to(device)
+            )
             torch.autograd.backward(part / counted)
             total += float(part.detach())
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -177,6 +205,8 @@ def fit(
             note["seconds"] = round(seconds + now - started)
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(note) + "\n")
+        if done == keep_at:
+            _save(folder / "trunk.pt", snapshot(done))
         if done == stop_at or now - saved_at > save_every:
             _save(folder / "checkpoint.pt", snapshot(done))
             saved_at = now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 
@@ -35,10 +36,16 @@ def documents() -> list[Document]:
     ]
 
 
-def tune(size: Size) -> None:
-    """Continue training one size on the tuned style; the loss is on the completions only."""
+def tune(size: Size, start: Path | None = None, folder: Path | None = None) -> None:
+    """Continue training one size on the tuned style; the loss is on the completions only.
+
+    Args:
+        size: what is tuned.
+        start: its state; where None, that of the first stage.
+        folder: where the tuned model goes; where None, beside it.
+    """
+    start = start or WORK / "runs" / size.name / "final.pt"
     stream.build_tuning(documents())
     model = new_model(size)
-    state = torch.load(WORK / "runs" / size.name / "final.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    fit(model, stream.batches(stream.TUNING_STREAM), WORK / "runs" / (size.name + SUFFIX), SCHEDULE)
+    model.load_state_dict(torch.load(start, weights_only=True, map_location="cpu")["model"])
+    fit(model, stream.batches(stream.TUNING_STREAM), folder or start.parent.with_name(size.name + SUFFIX), SCHEDULE)

@@ -18,7 +18,7 @@ class Work:
         start: the first position that has to run.
         wanted: of how many last positions logits are wanted.
         agreed: how many tokens are those that the row held before.
-        lead: a row that holds the beginning of this one too, and of how many tokens; for whoever reads it there.
+        prefix: a row that holds the beginning of this one too, and of how many tokens; for whoever reads it there.
     """
 
     row: int
@@ -26,7 +26,7 @@ class Work:
     start: int
     wanted: int
     agreed: int
-    lead: tuple[int, int] = (0, 0)
+    prefix: tuple[int, int] = (0, 0)
 
     @property
     def new(self) -> int:

@@ -143,8 +143,6 @@ class Batch:
             group.end_round(models + min(models, elapsed - models), self.spent["draft"], self.reads_prompts)
         self.reads_prompts = False
 
-    # ---- the members
-
     def session(self, role: str) -> Session:
         """The session of a member, made when it is first needed."""
         if role not in self._sessions:

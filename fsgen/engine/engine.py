@@ -22,6 +22,7 @@ from fsgen.engine.batch import Batch, Group
 from fsgen.engine.proposers import ModelProposer, NgramProposer
 from fsgen.engine.round import commit, decide
 from fsgen.engine.sequence import Sequence
+from fsgen.engine.trace import HOLD
 from fsgen.methods.check import check
 from fsgen.types import Token
 
@@ -116,7 +117,7 @@ class Engine:
                     one.forget_draft()
                 raise
             ended = not all(one.active for one in occupied)
-            given = self._give(batch) if self._every_round or ended or batch.traces.full else []
+            given = self._give(batch) if self._every_round or ended or batch.traces.held > HOLD else []
             elapsed, share = time.perf_counter() - started, 1.0 / len(occupied)
             for one in occupied:
                 one.draft_seconds += share * batch.spent["draft"]

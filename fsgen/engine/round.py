@@ -16,6 +16,7 @@ from fsgen.engine.batch import Batch, Group
 from fsgen.engine.draft_length import AdaptiveDraftLength
 from fsgen.engine.sequence import Sequence
 from fsgen.engine.trace import Trace, TraceBuffer
+from fsgen.methods.verifiers import Verdict
 from fsgen.probs import ACCEPT, DECIDE, Transforms, left_aligned, sample, total_variation, uniforms, window
 from fsgen.types import Source
 
@@ -46,14 +47,11 @@ class RoundResult:
 
 
 def decide(batch: Batch, p: Tensor | None) -> list[tuple[Group, Sequence, RoundResult]]:
-    """Consults System 2 where the methods want it, in one call of each member, and verifies the drafted tokens.
+    """Consults System 2 in one call of each member, and verifies the drafted tokens: a result for every active row.
 
     Args:
         batch: whose sequences end with their drafted tokens.
         p: the draft's logits at these, [rows, n, vocab], left-aligned; None where nothing was drafted.
-
-    Returns:
-        the result of every active row.
     """
     # At how many positions q is wanted in each row: at the tokens to verify, and after them for a bonus token.
     wanted = [0 if one is None else one.to_verify + one.wants_bonus for one in batch.sequences]
@@ -97,7 +95,7 @@ def _results(
         trusted = [one.drafted - n for one, n in zip(group.sequences, verify, strict=True)]
         z_draft = z[:, :0] if p is None else window(p, trusted, max(verify))
         q = group.method.fusion(z, z_draft, base)
-        accepted, own, distances = _verify(group, q, z_draft, verify)
+        (accepted, own), distances = _verify(group, q, z_draft, verify)
     for i, one in enumerate(group.sequences):
         if one.active:
             result = RoundResult(one.draft, None if p is None else p[i], one.drafted - verify[i])
@@ -109,10 +107,8 @@ def _results(
             yield group, one, result
 
 
-def _verify(
-    group: Group, q: Tensor, p: Tensor, verify: list[int]
-) -> tuple[list[int], list[int], List[list[float] | None]]:
-    """Of each row: accepted tokens, System 2's own token after them, and total variations, where not taken later."""
+def _verify(group: Group, q: Tensor, p: Tensor, verify: list[int]) -> tuple[Verdict, List[list[float] | None]]:
+    """Of each row: the accepted tokens, System 2's own after them; total variations, where not taken later."""
     transforms, verifier = group.transforms, group.verifier
     drafted = [one.ids[len(one.ids) - k :] for one, k in zip(group.sequences, verify, strict=True)]
     distances: List[list[float] | None] = [None] * len(drafted)
@@ -120,15 +116,15 @@ def _verify(
         p_drawn, q_drawn = transforms.measured(p), transforms.measured(q)
         distances = total_variation(p_drawn, q_drawn[:, : p.shape[1]]).tolist()
     if not verifier.draws:
-        return *verifier.verify(drafted, p, q, q, q), distances
+        return verifier.verify(drafted, p, q, q, q), distances
     positions = group.positions() - np.array(verify)[:, None] + np.arange(q.shape[1])
     if verifier.couples:
         choices = transforms.race(q, group.seeds, positions)
-        return *verifier.verify(drafted, p, q, choices, choices), distances
+        return verifier.verify(drafted, p, q, choices, choices), distances
     if transforms.temperature_only or transforms.any_greedy:  # greedy rows are measured as no one-hot ones
         p_drawn, q_drawn = transforms.drawn(p), transforms.drawn(q)
     accept, decision = group.uniforms(positions, ACCEPT), group.uniforms(positions, DECIDE)
-    return *verifier.verify(drafted, p_drawn, q_drawn, accept, decision), distances
+    return verifier.verify(drafted, p_drawn, q_drawn, accept, decision), distances
 
 
 def _recheck(one: Sequence, result: RoundResult, target: Tensor, rollback: float) -> RoundResult:
@@ -148,16 +144,14 @@ def _recheck(one: Sequence, result: RoundResult, target: Tensor, rollback: float
     return replace(result, q=q, accepted=0, token=int(token), taken_back=len(trusted) - unlikely[0])
 
 
-def commit(
-    one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: AdaptiveDraftLength | None = None
-) -> None:
+def commit(one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: AdaptiveDraftLength | None) -> None:
     """Writes what a round found into its text.
 
     Args:
         one: the text, whose `ids` end with the drafted tokens.
         result: of the round.
         traces: completes the records.
-        adaptive: learns which drafted tokens were accepted.
+        adaptive: learns which drafted tokens were accepted; None where nobody does.
     """
     one.forget_draft()
     traces.held += sum(x.numel() for x in (result.p, result.q) if x is not None)

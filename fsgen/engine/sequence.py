@@ -82,8 +82,6 @@ class Sequence:
         """It has ended, and all its records are given out."""
         return self.stop_reason is not None and not self.held
 
-    # ---- a round
-
     def begin_round(self) -> None:
         self.drafted = self.fresh = 0  # drafted tokens, at the end of `ids`; tokens that the round has written
         self.drafts = self.flagged = False  # whether it drafts another token; whether the router flags the last one

@@ -21,23 +21,16 @@ class TraceBuffer:
 
     A summary of a few positions takes as long as one of a hundred. So the loop hands over p and q of each token with
     the record they belong to, and they are filled in later: after so many logits, or when somebody wants to read them.
-
-    Attributes:
-        held: how many logits wait, those of drafted tokens that were not written included.
     """
 
     def __init__(self) -> None:
         self._clear()
 
     def _clear(self) -> None:
-        self.held = 0
+        self.held = 0  # logits that wait, of drafted tokens that were not written too
         # By side, draft or target, and number of candidates: the records, and the logits of each.
         self._sides = defaultdict[tuple[str, int], tuple[list[Trace], Lines]](lambda: ([], Lines()))
         self._compared, self._p, self._q, self._temperatures = list[Trace](), Lines(), Lines(), list[float]()
-
-    @property
-    def full(self) -> bool:
-        return self.held > HOLD
 
     def add(self, trace: Trace, side: str, logits: Tensor, place: int, candidates: int) -> None:
         """A record's logits of p (`draft`) or q (`target`): logits[place], [vocab]."""

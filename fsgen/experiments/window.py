@@ -50,7 +50,7 @@ class Options(Keys):
         return value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Planned(Router):
     """Consult where a table says so: a row for each text, whose seed is its number.
 

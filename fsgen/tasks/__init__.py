@@ -7,18 +7,22 @@
 """
 
 from fsgen.tasks.base import Judge, Score, Task
+from fsgen.tasks.chains import Chains
+from fsgen.tasks.facts import Facts
 from fsgen.tasks.gsm8k import GSM8K
+from fsgen.tasks.lookup import Lookup
 from fsgen.tasks.math500 import MATH500
 from fsgen.tasks.mbpp import MBPP
 from fsgen.tasks.mmlu_stem import MMLUSTEM
 from fsgen.tasks.mt_bench import MTBench
 from fsgen.tasks.pocket_math import PocketMath
+from fsgen.tasks.tiny_python import TinyPython
 
 __all__ = ["Judge", "Score", "Task", "get", "names"]
 
-_TASKS: dict[str, Task] = {
-    task.name: task for task in (GSM8K(), MATH500(), MBPP(), MMLUSTEM(), MTBench(), PocketMath())
-}
+_WRITTEN: tuple[Task, ...] = (GSM8K(), MATH500(), MBPP(), MMLUSTEM(), MTBench())
+_MADE: tuple[Task, ...] = (Chains(), Facts(), Lookup(), PocketMath(), TinyPython())
+_TASKS: dict[str, Task] = {task.name: task for task in (*_WRITTEN, *_MADE)}
 
 
 def names() -> list[str]:

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import ModelInfo, int8
-from fsgen.backends.cpu import arithmetic, forward, kernels, memory, weights
+from fsgen.backends.cpu import arguments, arithmetic, forward, gemm, memory, weights
 from fsgen.backends.cpu.gemm import HAS_PAIRS
 from fsgen.backends.cpu.session import CpuSession
-from fsgen.backends.cpu.weights import interleaved, panelled, speaks
+from fsgen.backends.cpu.weights import interleave, pack, supports
+from fsgen.backends.protocol import Capabilities
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.types import Limit, as_dict
 from tests.backends.scripts import alone
@@ -52,7 +53,7 @@ def model_of(kind: str, held: str = "float32") -> TransformersModel:
         model = TransformersModel(module, tiny_tokenizer())
         found = model.session(1)._forward
     assert isinstance(found, forward.CpuForward)
-    assert found._w.kind == held
+    assert found._weights.kind == held
     return model
 
 
@@ -98,10 +99,10 @@ def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, held: str, seed: int, th
     rows = dice.randint(1, 6)
     texts = [[dice.randrange(96) for _ in range(dice.randint(1, 120))] for _ in range(rows)]
     expected = [model.session(1).score([text], len(text))[0] for text in texts]  # each alone, in one call
-    session, before, passes, alone = model.session(rows), torch.get_num_threads(), kernels.MOST, forward.ALONE
+    session, before, passes, alone = model.session(rows), torch.get_num_threads(), arguments.MAX_TOKENS, forward.ALONE
     try:
         torch.set_num_threads(threads)
-        kernels.MOST, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
+        arguments.MAX_TOKENS, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
         lengths = [0] * rows
         while any(length < len(text) for length, text in zip(lengths, texts, strict=True)):
             steps = [dice.choice((0, 1, 1, 2, 5, 40)) for _ in texts]
@@ -118,7 +119,7 @@ def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, held: str, seed: int, th
             lengths = new
     finally:
         torch.set_num_threads(before)
-        kernels.MOST, forward.ALONE = passes, alone
+        arguments.MAX_TOKENS, forward.ALONE = passes, alone
 
 
 _made: dict[tuple[str, str], TransformersModel] = {}
@@ -194,16 +195,16 @@ def test_rounding_to_bfloat16_is_torchs() -> None:
     assert (halves == torch.from_numpy(numbers).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)).all()
 
 
-def test_panels() -> None:
+def test_packed_weights() -> None:
     weight = torch.arange(70.0 * 3).view(70, 3)
-    held = panelled(weight, 5)
-    assert held.shape == (3, 5, kernels.PANEL, 1)
+    held = pack(weight, 5)
+    assert held.shape == (3, 5, gemm.PANEL, 1)
     assert torch.equal(held.transpose(1, 2).reshape(96, 5)[:70, :3], weight)
     assert held.sum() == weight.sum()  # and 0 for the rest
-    pairs = panelled(weight, 4, per=2)
-    assert pairs.shape == (3, 2, kernels.PANEL, 2)
+    pairs = pack(weight, 4, per=2)
+    assert pairs.shape == (3, 2, gemm.PANEL, 2)
     assert pairs[1, 1, 7].tolist() == [weight[39, 2], 0]
-    both = interleaved(torch.full((17, 2), 1.0), torch.full((17, 2), 2.0))
+    both = interleave(torch.full((17, 2), 1.0), torch.full((17, 2), 2.0))
     assert both[:, 0].tolist() == [1.0] * 16 + [2.0] * 16 + [1.0] + [0.0] * 15 + [2.0] + [0.0] * 15
 
 
@@ -219,23 +220,23 @@ def test_panels() -> None:
 )
 def test_other_models_run_as_transformers_has_them(kind: str, sizes: dict[str, Any]) -> None:
     module = tiny_model(kind, **sizes)
-    assert not speaks(module)
+    assert not supports(module)
     text = list(range(2, 40))
     assert (TransformersModel(module).session(1).score([text], 3)[0] - alone(module, text, 3)).abs().max() < 1e-4
 
 
 def test_what_is_too_large_or_of_another_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model("llama")
-    assert speaks(module)
-    assert not speaks(tiny_model("llama").to(torch.float16))
+    assert supports(module)
+    assert not supports(tiny_model("llama").to(torch.float16))
     mixed = tiny_model("llama")
     mixed.lm_head.to(torch.bfloat16)
-    assert not speaks(mixed)
+    assert not supports(mixed)
     partly = tiny_model("llama")
     partly.lm_head = int8.Int8Linear.rounding(partly.lm_head)
-    assert not speaks(partly)
+    assert not supports(partly)
     monkeypatch.setattr(weights, "LARGEST", 10_000)
-    assert not speaks(module)
+    assert not supports(module)
 
 
 def test_eight_bits_hang_on_no_neighbour_either() -> None:
@@ -286,8 +287,8 @@ def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(
         return [*dice.choice([beginnings[0], *beginnings]), *(dice.randrange(96) for _ in range(dice.randint(1, 40)))]
 
     session = writer(model, rows)
-    session._lean.reserve(400)
-    session._lean._keys.fill_(torch.nan)  # what is read where nobody wrote does not go unseen
+    session._cpu.reserve(400)
+    session._cpu._keys.fill_(torch.nan)  # what is read where nobody wrote does not go unseen
     texts = [text() for _ in range(rows)]
     for _ in range(40):
         given_ = [one if dice.random() < 0.8 else None for one in texts]
@@ -297,8 +298,8 @@ def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(
         for row, one in enumerate(given_):
             if one is None:
                 continue
-            shared += (session._leads[row] or (0, 0))[1]
-            owed += session._owed[row]
+            shared += (session._prefixes[row] or (0, 0))[1]
+            owed += session._missing[row]
             whole = [*one, *tokens[row][:-1]]
             expected = model.session(1).score([whole], last[row] + steps[row] - 1)[0]
             assert torch.equal(logits[row, logits.shape[1] - last[row] :], expected[: last[row]])
@@ -349,7 +350,7 @@ def test_what_is_written_counts_as_calls_and_tokens() -> None:
 
 @pytest.mark.parametrize("most", [256, 3])  # tokens of a pass: what there is to read fits into one, or not
 def test_writing_ends_where_a_text_does(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "MOST", most)
+    monkeypatch.setattr(arguments, "MAX_TOKENS", most)
     model, texts = model_of("llama"), [[5, 6, 7, 8], [9, 10, 11, 12]]
     _, logits, tokens, sure = writer(model, 2).write(texts, [1, 1], [6, 6])
     for ending in range(6):
@@ -377,7 +378,7 @@ def test_more_rows_than_a_pass_has_room_for(monkeypatch: pytest.MonkeyPatch) -> 
     model = model_of("qwen3")
     texts = [[row + 1, 2, 3] for row in range(7)]
     expected = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
-    monkeypatch.setattr(kernels, "MOST", 3)
+    monkeypatch.setattr(arguments, "MAX_TOKENS", 3)
     got = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
     assert torch.equal(expected[1], got[1])
     assert expected[2] == got[2]
@@ -468,7 +469,7 @@ def test_writing_several_tokens_in_one_call_changes_no_record(
 
     written = texts()
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(CpuSession, "write")
+        patch.setattr(TransformersModel, "capabilities", Capabilities(bit_exact=True))
         assert records(texts()) == records(written)
     # And a text is the same in any batch.
     assert [text.tokens for text in texts(1)] == [text.tokens for text in written]

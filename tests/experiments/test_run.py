@@ -21,7 +21,6 @@ from fsgen.experiments.base import Experiment, NoOptions, experiment
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
 from fsgen.report import write
-from fsgen.study import run as study_run
 from fsgen.study.config import Keys, StudyConfig
 from fsgen.study.progress import Reporter
 from fsgen.study.store import Store
@@ -120,7 +119,7 @@ def test_it_answers_resumes_and_is_reported(
         return answer()
 
     monkeypatch.setattr(scaling, "EXPERIMENT", replace(scaling.EXPERIMENT, estimate=estimate))
-    monkeypatch.setattr(study_run, "generate", lambda *_, **__: pytest.fail("nothing is left to write"))
+    monkeypatch.setattr("fsgen.study.worker.generate", lambda *_, **__: pytest.fail("nothing is left to write"))
     found = run_experiment("scaling", mine, tmp_path / "out", console=quiet)
     assert found.title == configured("scaling").title
     assert found.config["study"]["methods"] == [{"name": "oracle"}, {"name": "contrastive"}]
@@ -174,7 +173,7 @@ def test_a_study_that_fails_stops_the_experiment(
     def fails(*_: Any) -> None:
         raise OSError("the weights are gone")
 
-    monkeypatch.setattr(study_run.Runner, "_members", fails)
+    monkeypatch.setattr("fsgen.study.models.LoadedModels.members", fails)
     with pytest.raises(RuntimeError, match=r"runs of the experiment 'tried' failed(.|\n)*the weights are gone"):
         lab_in(tmp_path, quiet, ask("scaling", limit=2).study).study()
 

@@ -32,7 +32,7 @@ def test_small_limits_mix_the_subjects() -> None:
 
 
 def test_unknown_names_list_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"unknown task 'gsm9k'.*gsm8k, math500, mbpp"):
+    with pytest.raises(ValueError, match=r"unknown task 'gsm9k'.*gsm8k, lookup, math500, mbpp"):
         tasks.get("gsm9k")
 
 

@@ -57,9 +57,9 @@ def exp(x):
 
 
 @inlined
-def rms(x, n, weight, eps, out):
-    """out = x / rms(x) * weight, for one token."""
-    total = ZERO
+def rms_norm(x, weight, eps, out):
+    """out = x / rms(x) * weight, for one token, or one head of it."""
+    n, total = len(weight), ZERO
     for i in range(n):
         total += x[i] * x[i]
     scale = ONE / np.sqrt(total / np.float32(n) + eps)
@@ -68,18 +68,19 @@ def rms(x, n, weight, eps, out):
 
 
 @inlined
-def turn(head, norm, eps, cos, sin, c0, factor, room, out):
-    """A head of one token: normed where its family does that, times a factor, and turned by its position."""
-    n, half = len(head), len(head) // 2
-    if len(norm):
-        rms(head, n, norm, eps, room)
-        head = room
+def apply_rope(half, head, cos, sin, scale, out):
+    """A head of 2 * half numbers, times a scale, rotated by its position. Given by where each of them starts."""
     left, right, low, high = view(head, 0, half), view(head, half, half), view(out, 0, half), view(out, half, half)
-    cos, sin = view(cos, c0, half), view(sin, c0, half)
+    cos, sin = view(cos, 0, half), view(sin, 0, half)
     for i in range(half):  # in two loops, since the compiler gives up on telling more arrays apart
-        low[i] = narrow(factor * (left[i] * cos[i] - right[i] * sin[i]), out[0])
+        low[i] = narrow(scale * (left[i] * cos[i] - right[i] * sin[i]), low[0])
     for i in range(half):
-        high[i] = narrow(factor * (right[i] * cos[i] + left[i] * sin[i]), out[0])
+        high[i] = narrow(scale * (right[i] * cos[i] + left[i] * sin[i]), high[0])
+
+
+@inlined
+def silu(x):
+    return x / (ONE + exp(-x))
 
 
 @inlined
@@ -98,7 +99,7 @@ def highest(numbers):
 
 
 @inlined
-def likeliest(logits):
+def argmax(logits):
     """The highest of some logits, and the first token that has it."""
     top, token = highest(logits), 0
     while token < len(logits) - 1 and logits[token] != top:

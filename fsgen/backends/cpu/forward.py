@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fsgen.backends.cpu import kernels as k
-from fsgen.backends.cpu.gemm import LANES
+from fsgen.backends.cpu import arguments, kernels
+from fsgen.backends.cpu.arguments import ARGUMENTS, BLOCK, MAX_TOKENS, QUERIES
+from fsgen.backends.cpu.attention import GROUPS_ROOM
+from fsgen.backends.cpu.compilation import address, record
+from fsgen.backends.cpu.gemm import LANES, PANEL
 from fsgen.backends.cpu.weights import CpuWeights
 from fsgen.backends.forward import Work
 from fsgen.backends.transformers.slots import GROWTH
@@ -19,12 +22,19 @@ from fsgen.types import Limit
 if TYPE_CHECKING:
     from fsgen.types import Ends
 
-# Two threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
+# Threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
 GAP = 1024  # float32 between two parts of the scratch memory
 
 Written = tuple[Tensor, Tensor, list[list[int]], list[list[float]]]
-Piece = tuple[Work, int, int]  # what a row needs, and which of its positions a pass runs: from .. to - 1
+
+
+class Chunk(NamedTuple):
+    """What a pass runs of a row: its tokens from .. to - 1."""
+
+    work: Work
+    start: int
+    end: int
 
 
 class CpuForward:
@@ -33,85 +43,59 @@ class CpuForward:
     Args:
         weights: shared by all sessions of a model.
         rows, context: of the session; the longest row there can be, in tokens.
-
-    Attributes:
-        arguments: what the compiled function is told (`kernels`).
     """
 
     def __init__(self, weights: CpuWeights, rows: int, context: int) -> None:
-        self._w = w = weights
+        self._weights = weights
         self.rows, self._context = rows, context
-        self.capacity = 0
-        self.function = k.forward(w.kind)
-        self.width = k.PANEL * len(w.head)  # entries of a line of logits, of which `vocab` count
-        self.vocab = w.vocab
-        self.alone = -(-ALONE // w.products)  # fewer tokens than this are for one thread
+        self._slots = 0  # of each row
+        self._function = kernels.forward(weights.kind)
+        self._line = PANEL * weights.lm_head.panels  # numbers of a line of logits, of which `vocab_size` count
+        self._alone = -(-ALONE // weights.products)  # fewer tokens than this are for one thread
         # [layers, rows, kv_heads, blocks, head_dim, BLOCK] and [layers, rows, kv_heads, slots, value_dim]; where
         # numbers lie in pairs, `per` neighbours of head_dim, and of the slots, come last
         self._keys = self._values = torch.empty(0)
-        self._inputs = np.zeros((2, k.MOST), dtype=np.int64)  # token ids, and the tokens whose logits are wanted
-        self._pieces = np.zeros((8, k.MOST), dtype=np.int64)
         self._scratch = torch.empty(0)
-        self._lots = np.zeros((0, 0), dtype=np.int64)
-        self._tokens = self._team = 0  # tokens and threads that the scratch has room for
-        self.arguments = a = np.zeros(k.ARGUMENTS, dtype=np.int64)
-        numbers = {
-            k.LAYERS: w.layers, k.HIDDEN: w.hidden, k.HEADS: w.heads, k.KV_HEADS: w.kv_heads, k.HEAD_DIM: w.head_dim,
-            k.VALUE_DIM: w.value_dim, k.INNER: w.inner, k.ROWS: rows, k.VOCAB: w.vocab, k.NORMED: w.normed,
-            k.BIASED: w.biased, k.QKV_PANELS: w.qkv.shape[1], k.OUT_PANELS: w.out.shape[1],
-            k.GATE_UP_PANELS: w.gate_up.shape[1], k.HEAD_PANELS: len(w.head),
-            k.IDS: self._inputs[0].ctypes.data, k.PICK: self._inputs[1].ctypes.data,
-        }  # fmt: skip
-        fields = (
-            k.PIECE_ROW, k.PIECE_LEAD, k.PIECE_SHARED, k.PIECE_AT, k.PIECE_COUNT, k.PIECE_START, k.LEFT, k.LATEST,
-        )  # fmt: skip
-        numbers |= {field: row.ctypes.data for field, row in zip(fields, self._pieces, strict=True)}
-        held = {
-            k.WINDOWS: w.windows, k.EMBEDDING: w.embedding, k.QKV: w.qkv, k.OUT: w.out, k.GATE_UP: w.gate_up,
-            k.DOWN: w.down, k.HEAD: w.head, k.ENTER: w.enter, k.LEAVE: w.leave, k.LAST: w.last, k.Q_NORM: w.q_norm,
-            k.K_NORM: w.k_norm, k.QKV_BIAS: w.qkv_bias, k.OUT_BIAS: w.out_bias, k.EPS: w.eps,
-        }  # fmt: skip
-        for name, scales in w.scales.items():
-            held[getattr(k, f"{name.upper()}_SCALES")] = scales
-        numbers |= {field: tensor.data_ptr() for field, tensor in held.items()}
-        a[list(numbers)] = list(numbers.values())
+        self._groups = np.zeros((0, 0), np.int64)
+        self._tokens = self._threads = 0  # that the scratch has room for
+        self._arguments = record(ARGUMENTS, cache_rows=rows, **weights.arguments())
+        self._a = self._arguments[0]
 
     def reserve(self, longest: int) -> None:
         """Makes room for rows of so many tokens."""
-        if longest <= self.capacity:
+        if longest <= self._slots:
             return
-        w, old = self._w, self.capacity
-        self.capacity = w.slots(max(longest, int(GROWTH * old)), self._context)
-        shape = (w.layers, self.rows, w.kv_heads)
-        keys = torch.empty(*shape, self.capacity // k.BLOCK, w.head_dim, k.BLOCK, dtype=w.dtype)
+        w, old = self._weights, self._slots
+        self._slots = slots = w.slots(max(longest, int(GROWTH * old)), self._context)
+        shape = (w.num_layers, self.rows, w.num_kv_heads)
+        keys = torch.empty(*shape, slots // BLOCK, w.head_dim, BLOCK, dtype=w.dtype)
         # What has never been written is read where it shares a pair, with weight 0.
         made = torch.empty if w.per == 1 else torch.zeros
-        values = made(*shape, self.capacity // w.per, w.value_dim, w.per, dtype=w.dtype)
+        values = made(*shape, slots // w.per, w.value_dim, w.per, dtype=w.dtype)
         if old:
-            keys[:, :, :, : old // k.BLOCK] = self._keys
+            keys[:, :, :, : old // BLOCK] = self._keys
             values[:, :, :, : old // w.per] = self._values
         self._keys, self._values, self._tokens = keys, values, 0
-        w.reach(self.capacity)
-        a = self.arguments
-        a[k.CAPACITY], a[k.KEYS], a[k.VALUES] = self.capacity, keys.data_ptr(), values.data_ptr()
+        w.reach(slots)
+        self._set(cache_slots=slots, key_cache=address(keys), value_cache=address(values))
 
     def copy(self, source: int, destination: int, length: int, start: int = 0) -> None:
         """The keys and values of the first `length` tokens of a row become those of another.
 
         Args:
-            start: a multiple of `kernels.BLOCK`, from which on they are wanted.
+            start: a multiple of BLOCK, from which on they are wanted.
         """
-        for held, together in ((self._keys, k.BLOCK), (self._values, self._w.per)):
+        for cache, together in ((self._keys, BLOCK), (self._values, self._weights.per)):
             part = slice(start // together, -(-length // together))
-            held[:, destination, :, part] = held[:, source, :, part]
+            cache[:, destination, :, part] = cache[:, source, :, part]
 
     def run(self, work: list[Work], keep: int) -> Tensor:
-        """Logits [rows, keep, vocab], float32; 0 where nobody wanted any."""
-        logits, done = torch.empty(sum(item.wanted for item in work) + 1, self.width), 0
-        for pieces in _passes(work):
-            picks = self._prepare(pieces)
+        """Logits [rows, keep, vocab_size], float32; 0 where nobody wanted any."""
+        logits, done = torch.empty(sum(item.wanted for item in work) + 1, self._line), 0
+        for chunks in _passes(work):
+            count = self._prepare(chunks)
             self._call(logits, done)
-            done += picks
+            done += count
         return self._arranged(work, keep, logits)
 
     def write(
@@ -119,79 +103,72 @@ class CpuForward:
         work: list[Work],
         keep: int,
         steps: Sequence[int],
-        chances: Sequence[float],
+        acceptance: Sequence[float],
         limit: Limit | None,
         ends: Sequence[Ends] | None,
     ) -> Written:
-        """Runs what rows need, and lets them go on by their likeliest tokens, without coming back in between.
+        """Runs what rows need, and lets them go on by their most likely tokens, without coming back in between.
 
         Args:
-            work: `kernels.MOST` tokens at most; the rows with the most steps first.
+            work: MAX_TOKENS tokens at most; the rows with the most steps first.
             keep: as in `run`.
             steps: of each item, tokens to write; 0: none.
-            chances: of each item, that all it has written so far will stand.
+            acceptance: of each item, the chance that all it has written so far will be accepted.
             limit, ends: as in `fsgen.backends.protocol.Writer`, the latter of each item.
 
         Returns:
-            what `run` gives; logits [further steps done, items, vocab] of the tokens written but for each one's last, 0
-            where an item wrote fewer; and the likeliest tokens, and their probabilities, by step and item.
+            what `run` gives; logits [further steps done, items, vocab_size] of the tokens written but for each one's
+            last, 0 where an item wrote fewer; and the most likely tokens, and their probabilities, by step and item.
         """
         count, longest = len(work), steps[0]
         wanted = [item.wanted for item in work]
-        logits = torch.empty(sum(wanted) + 1, self.width)
-        further = (torch.empty if steps[-1] == longest else torch.zeros)(longest - 1, count, self.width)
-        written = np.zeros((longest, count), dtype=np.int64)
-        sure = np.zeros((longest, count), dtype=np.float32)
-        standing = np.array(chances, dtype=np.float32)
-        self._prepare([(item, item.start, len(item.tokens)) for item in work])
-        self._pieces[6, :count] = steps
-        self._pieces[7, :count] = np.cumsum(wanted) - 1
-        a = self.arguments
-        a[k.FURTHER], a[k.LOGITS_STEP] = further.data_ptr(), 4 * count * self.width
-        a[k.WRITTEN], a[k.SURE], a[k.WRITTEN_STEP] = written.ctypes.data, sure.ctypes.data, 4 * count
-        a[k.CHANCES] = standing.ctypes.data
-        self._end_by(limit)
-        masks = np.array([mask.ctypes.data for mask in ends or ()], np.int64)
-        a[k.ENDS] = masks.ctypes.data if ends else 0
-        a[k.STEPS], a[k.DONE] = longest, 0
+        logits = torch.empty(sum(wanted) + 1, self._line)
+        further = (torch.empty if steps[-1] == longest else torch.zeros)(longest - 1, count, self._line)
+        tokens, probs = np.zeros((longest, count), np.int64), np.zeros((longest, count), np.float32)
+        lines = np.array([] if limit is None else limit.lines, np.float32)
+        self._prepare([Chunk(item, item.start, len(item.tokens)) for item in work])
+        chunks = self._a["chunks"][:count]
+        chunks["remaining"], chunks["acceptance"] = steps, acceptance
+        chunks["logits_line"] = np.cumsum(wanted) - 1
+        chunks["end_mask"] = [address(mask) for mask in ends] if ends else 0
+        self._set(max_steps=longest, steps=0, batch_size=count, further_logits=address(further))
+        self._set(tokens=address(tokens), token_probs=address(probs))
+        self._set(num_bins=len(lines), acceptance_lines=address(lines))
+        self._a["least_acceptance"] = 0 if limit is None else limit.least
         self._call(logits, 0)
-        a[k.STEPS], done = 0, int(a[k.DONE])
-        further = further[: done - 1, :, : self._w.vocab]
-        return self._arranged(work, keep, logits), further, written[:done].tolist(), sure[:done].tolist()
+        done = int(self._a["steps"])
+        self._set(max_steps=0)
+        further = further[: done - 1, :, : self._weights.vocab_size]
+        return self._arranged(work, keep, logits), further, tokens[:done].tolist(), probs[:done].tolist()
 
-    def _end_by(self, limit: Limit | None) -> None:
-        """Tells when writing ends before all is written."""
-        a, given = self.arguments, [] if limit is None else [limit.least, *(n for line in limit.lines for n in line)]
-        self._limit = np.array(given, np.float32)  # which has to be there
-        a[k.BINS] = 0 if limit is None else len(limit.lines)
-        a[k.FLOOR], a[k.LINES] = self._limit.ctypes.data, self._limit.ctypes.data + 4
+    def _set(self, **fields: int) -> None:
+        for name, value in fields.items():
+            self._a[name] = value
 
-    def _prepare(self, pieces: list[Piece]) -> int:
-        """Tells which positions of which rows to run; of how many of them logits are wanted."""
-        a = self.arguments
+    def _prepare(self, chunks: list[Chunk]) -> int:
+        """Says which positions of which rows to run; of how many of them logits are wanted."""
         ids: list[int] = []
-        pick: list[int] = []
-        rows: list[tuple[int, ...]] = []
-        for item, start, end in pieces:
+        keep: list[int] = []
+        rows = []
+        for item, start, end in chunks:
             first = max(start, len(item.tokens) - item.wanted)  # of which logits are wanted
-            pick += range(len(ids) + first - start, len(ids) + end - start)
-            rows.append((item.row, *item.lead, len(ids), end - start, start))
+            keep += range(len(ids) + first - start, len(ids) + end - start)
+            rows.append((item.row, len(ids), end - start, start, *item.prefix, 0, 0, 0, 0.0))
             ids += item.tokens[start:end]
-        tokens, picks = len(ids), len(pick)
-        self._inputs[0, :tokens], self._inputs[1, :picks] = ids, pick
-        self._pieces[:6, : len(rows)] = np.array(rows).T
-        self._make_room(tokens)
-        a[k.TOKENS], a[k.PIECES], a[k.PICKS] = tokens, len(pieces), picks
-        return picks
+        self._make_room(len(ids))
+        self._a["input_ids"][: len(ids)] = ids
+        self._a["logits_to_keep"][: len(keep)] = keep
+        self._a["chunks"][: len(rows)] = rows
+        self._set(num_tokens=len(ids), num_chunks=len(rows), num_logits=len(keep))
+        return len(keep)
 
     def _call(self, logits: Tensor, done: int) -> None:
         """Runs it; `done` logits have been written before."""
-        a = self.arguments
-        a[k.LOGITS] = logits.data_ptr() + 4 * done * self.width
-        self.function(a.ctypes.data, alone=int(a[k.TOKENS]) < self.alone)
+        self._set(logits=address(logits) + 4 * done * self._line)
+        self._function(self._arguments, alone=int(self._a["num_tokens"]) < self._alone)
 
     def _arranged(self, work: list[Work], keep: int, logits: Tensor) -> Tensor:
-        """Logits [wanted by all + 1, width], in the order of `work`, as [rows, keep, vocab]."""
+        """Logits [wanted by all + 1, line], in the order of `work`, as [rows, keep, vocab_size]."""
         if len(logits) - 1 < self.rows * keep or any(item.row != row for row, item in enumerate(work)):
             logits[-1] = 0
             sources, done = np.full((self.rows, keep), len(logits) - 1), 0
@@ -201,55 +178,54 @@ class CpuForward:
             logits = logits.index_select(0, torch.from_numpy(sources.ravel()))
         else:
             logits = logits[:-1]
-        return logits.view(self.rows, keep, self.width)[..., : self._w.vocab]
+        return logits.view(self.rows, keep, self._line)[..., : self._weights.vocab_size]
 
     def _make_room(self, tokens: int) -> None:
         """For what lies between the products of a pass of so many tokens; it stays, and for a few more."""
-        w, team = self._w, torch.get_num_threads()
-        if tokens <= self._tokens and team <= self._team:
+        w, threads = self._weights, torch.get_num_threads()
+        if tokens <= self._tokens and threads <= self._threads:
             return
-        self._tokens = tokens = max(self._tokens, min(k.MOST, 1 << (tokens - 1).bit_length()))
-        self._team = team
-        widest = k.PANEL * max(w.qkv.shape[1], w.out.shape[1], w.gate_up.shape[1], len(w.head))
+        self._tokens = tokens = max(self._tokens, min(MAX_TOKENS, 1 << (tokens - 1).bit_length()))
+        self._threads, queries = threads, threads * QUERIES
+        columns = {name: PANEL * layer.panels for name, layer in w.linears.items()}
         sizes = {
-            k.X: tokens * k.PANEL * w.out.shape[1],
-            k.NORM: tokens * w.hidden,
-            k.ASKED: tokens * k.PANEL * w.qkv.shape[1],
-            k.SEEN: tokens * w.heads * w.head_dim,
-            k.GATES: tokens * k.PANEL * w.gate_up.shape[1],
-            k.GATED: tokens * w.inner,
-            k.QUERIES: team * k.ASKS * w.head_dim,
-            k.SCORES: team * k.ASKS * self.capacity,
-            k.SHARES: team * k.ASKS * self.capacity,
-            k.MIXED: team * k.ASKS * w.value_dim,
-            k.ZEROS: max(widest, self.capacity),
+            "hidden_states": tokens * columns["o_proj"],
+            "normed": tokens * w.hidden_size,
+            "qkv": tokens * columns["qkv_proj"],
+            "attention_out": tokens * w.num_heads * w.head_dim,
+            "gate_up": tokens * columns["gate_up_proj"],
+            "activated": tokens * w.intermediate_size,
+            "queries": queries * w.head_dim,
+            "scores": queries * self._slots,
+            "probs": queries * self._slots,
+            "context": queries * w.value_dim,
+            "zeros": max(*columns.values(), self._slots),
         }
         # Apart, since compiled loops take another path, which may round otherwise, where two arrays are very close.
-        sizes = {field: -(-size // LANES) * LANES + GAP for field, size in sizes.items()}
+        sizes = {name: -(-size // LANES) * LANES + GAP for name, size in sizes.items()}
         self._scratch = torch.zeros(sum(sizes.values()))
-        address = self._scratch.data_ptr()
-        for field, size in sizes.items():
-            self.arguments[field] = address
-            address += 4 * size
-        self._lots = np.zeros((team, k.LOTS_ROOM), dtype=np.int64)
-        self.arguments[k.LOTS] = self._lots.ctypes.data
-        self.arguments[k.COS], self.arguments[k.SIN] = w.cos.data_ptr(), w.sin.data_ptr()
+        start = address(self._scratch)
+        for name, size in sizes.items():
+            self._set(**{name: start})
+            start += 4 * size
+        self._groups = np.zeros((threads, GROUPS_ROOM), np.int64)
         self._tables = (w.cos, w.sin)  # another session may make longer ones; these are this one's
+        self._set(groups=address(self._groups), rope_cos=address(w.cos), rope_sin=address(w.sin))
 
 
-def _passes(work: list[Work]) -> Iterator[list[Piece]]:
-    """What is to run, row after row, in passes of `kernels.MOST` tokens at most."""
-    pieces: list[Piece] = []
-    free = k.MOST
+def _passes(work: list[Work]) -> Iterator[list[Chunk]]:
+    """What is to run, row after row, in passes of MAX_TOKENS tokens at most."""
+    chunks: list[Chunk] = []
+    free = arguments.MAX_TOKENS
     for item in work:
         start, end = item.start, len(item.tokens)
         while start < end:
             until = min(end, start + free)
-            pieces.append((item, start, until))
+            chunks.append(Chunk(item, start, until))
             free -= until - start
             start = until
             if not free:
-                yield pieces
-                pieces, free = [], k.MOST
-    if pieces:
-        yield pieces
+                yield chunks
+                chunks, free = [], arguments.MAX_TOKENS
+    if chunks:
+        yield chunks

@@ -14,20 +14,43 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"reassoc", "cont
 # What has sums becomes part of the one function that is kept: else a process that compiles it would link to other
 # copies of these parts than one that reads it from the disk, which the compiler may have given another order of sums.
 inlined = njit(forceinline=True, **OPTIONS)
+# Of that function from the start, so that it is not compiled on its own first; for what calls other parts.
+stage = njit(inline="always", **OPTIONS)
 
-# What an address is of.
-FLOATS, HALVES, PAIRS, BYTES, WHOLES = np.float32(0), np.uint16(0), np.uint32(0), np.int8(0), np.int64(0)
+# One number of each type, to say what an address is of. A bfloat16 is the uint16 of its bits, a pair of them a uint32.
+FLOAT32, INT8, INT64 = np.float32(0), np.int8(0), np.int64(0)
+BFLOAT16, BFLOAT16_PAIR = np.uint16(0), np.uint32(0)
+
+
+def fields(names: str, kind: Any = np.int64) -> list[tuple[str, Any]]:
+    """Fields of a record type, of one kind each; a number, or an address."""
+    return [(name, kind) for name in names.split()]
 
 
 @intrinsic
-def at(context: Any, array: Any, offset: Any) -> Any:
-    """The address of an entry of an array, counted from its first one."""
+def pointer(context: Any, address: Any, like: Any) -> Any:
+    """An address, as that of numbers of a type."""
 
     def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        held = context.make_array(array)(context, builder, arguments[0])
-        return builder.gep(held.data, [arguments[1]])
+        return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(like)))
 
-    return types.CPointer(array.dtype)(array, types.int64), code
+    return types.CPointer(like)(types.int64, like), code
+
+
+@intrinsic
+def at(context: Any, start: Any, offset: Any) -> Any:
+    """A pointer, so many numbers further on."""
+
+    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return start(start, types.int64), code
+
+
+@inlined
+def view(start, offset, length):
+    """An array: so many numbers, from an offset to a pointer on."""
+    return carray(at(start, offset), length)
 
 
 @intrinsic
@@ -48,30 +71,3 @@ def bits_of_float(context: Any, number: Any) -> Any:
         return builder.bitcast(arguments[0], ir.IntType(32))
 
     return types.uint32(types.float32), code
-
-
-@intrinsic
-def pointer(context: Any, address: Any, like: Any) -> Any:
-    """An address, as that of numbers of a type."""
-
-    def code(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], context.get_value_type(types.CPointer(like)))
-
-    return types.CPointer(like)(types.int64, like), code
-
-
-@inlined
-def array(address, like, shape):
-    return carray(pointer(address, like), shape)
-
-
-@inlined
-def alike(numbers, like):
-    """The same memory, as numbers of another type."""
-    return carray(pointer(numbers.ctypes.data, like), 1)
-
-
-@inlined
-def view(array, offset, length):
-    """Part of an array, counted from its first entry; a slice would take longer to make than to read."""
-    return carray(at(array, offset), length)

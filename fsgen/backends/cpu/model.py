@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 
-from fsgen.backends.cpu import race, summary
+from fsgen.backends.cpu import kernels, race, summary
+from fsgen.backends.cpu.compilation import announced
 from fsgen.backends.cpu.forward import CpuForward
 from fsgen.backends.cpu.session import CpuSession
-from fsgen.backends.cpu.weights import CpuWeights, speaks
+from fsgen.backends.cpu.weights import CpuWeights, supports
 from fsgen.probs import Compiled, use_compiled
 
 COMPILED = Compiled(summary.summarize, summary.variation, race.race)
@@ -18,21 +19,26 @@ COMPILED = Compiled(summary.summarize, summary.variation, race.race)
 class CpuModel:
     """A model on the compiled forward pass.
 
-    From the first one on, what traces keep and what shared noise draws is computed by compiled code too.
+    Whatever it needs is compiled now. From the first one on, what traces keep and what shared noise draws is computed
+    by compiled code too.
 
     Args:
-        module: of `transformers`, one that `speaks`.
+        module: of `transformers`, one that is supported (`weights.supports`).
         windows: of each layer, positions that a query sees; None for all.
     """
 
     def __init__(self, module: Any, windows: list[int | None]) -> None:
         self._weights = CpuWeights(module, windows)
+        with announced():
+            kernels.forward(self._weights.kind)
+            summary.compile()
+            race.compile()
         use_compiled(COMPILED)
 
     @classmethod
     def of(cls, module: Any, windows: list[int | None]) -> CpuModel | None:
         """The model on this backend; None where the backend cannot compute it."""
-        return cls(module, windows) if speaks(module) else None
+        return cls(module, windows) if supports(module) else None
 
     def session(self, rows: int, name: str, vocab_size: int, context: int) -> CpuSession:
         """An empty session."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,23 +15,26 @@ from numba import carray
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.backends.cpu.arithmetic import ONE, ZERO, all_are_numbers, exp, highest, likeliest
-from fsgen.backends.cpu.compilation import call, compiled, source
-from fsgen.backends.cpu.memory import FLOATS, WHOLES, array, inlined, view
-from fsgen.backends.cpu.threads import Team, share
+from fsgen.backends.cpu.arithmetic import ONE, ZERO, all_are_numbers, argmax, exp, highest
+from fsgen.backends.cpu.compilation import record, source
+from fsgen.backends.cpu.memory import FLOAT32, INT64, fields, inlined, pointer, stage, view
+from fsgen.backends.cpu.threads import FEW, Parallel, Thread, share
 from fsgen.probs import Lines, Summary
 
-# What a call is told: numbers, and the addresses of arrays.
-COUNT, VOCAB, TOP, FIRST, SECOND, TOKENS, FOUND, IDS, PROBS, SCALES, ARGUMENTS = range(11)
+# What the functions are given: numbers, and the addresses of arrays. p and q: [n] addresses of logits [vocab].
+SUMMARIZE = np.dtype(
+    [(name, np.int64) for name in ["n", "vocab", "top", "p", "tokens", "found", "top_ids", "top_probs"]]
+)
+VARIATION = np.dtype(fields("n vocab p q scales found"))
 LOWEST = np.float32(-1000)  # e to the power of this is as good as 0, and times it still is
 SPAN = 1024  # numbers that are summed in float32, and such sums in float64
 
 
 @inlined
-def total_of(x, top, scale):
+def total_of(logits, n, top, scale):
     total = 0.0
-    for start in range(0, len(x), SPAN):
-        part, here = ZERO, view(x, start, min(SPAN, len(x) - start))
+    for start in range(0, n, SPAN):
+        part, here = ZERO, view(logits, start, min(SPAN, n - start))
         for i in range(len(here)):
             part += exp((here[i] - top) * scale)
         total += part
@@ -40,64 +42,80 @@ def total_of(x, top, scale):
 
 
 @inlined
-def summarise(a):
-    """Greedy token; its probability, its lead, the entropy; the likeliest candidates, at ties the first ones."""
-    n, vocab, most = a[COUNT], a[VOCAB], a[TOP]
-    rows, tokens = array(a[FIRST], WHOLES, n), array(a[TOKENS], WHOLES, n)
-    found = array(a[FOUND], FLOATS, 3 * n)
-    begin, end = share(n)
+def total_and_mean(logits, n, top):
+    """Sums of e^(x - top), and of that times x - top."""
+    totals, means = 0.0, 0.0
+    for start in range(0, n, SPAN):
+        total, mean, here = ZERO, ZERO, view(logits, start, min(SPAN, n - start))
+        for i in range(len(here)):
+            below = max(here[i] - top, LOWEST)
+            weight = exp(below)
+            total += weight
+            mean += weight * below
+        totals += total
+        means += mean
+    return np.float32(totals), np.float32(means)
+
+
+@inlined
+def best_of(x, ids, values):
+    """The highest numbers in their order, at ties the first ones."""
+    most, held = len(ids), 0
+    for i in range(len(x)):
+        if held < most or x[i] > values[most - 1]:
+            place = min(held, most - 1)
+            while place > 0 and x[i] > values[place - 1]:
+                ids[place], values[place] = ids[place - 1], values[place - 1]
+                place -= 1
+            ids[place], values[place] = i, x[i]
+            held = min(held + 1, most)
+
+
+@stage
+def summarize_rows(args, me):
+    """Greedy token; its probability, its lead, the entropy; the most likely candidates, at ties the first ones."""
+    n, vocab, most = args.n, args.vocab, args.top
+    tokens, found = pointer(args.tokens, INT64), pointer(args.found, FLOAT32)
+    begin, end = share(me, n)
     for row in range(begin, end):
-        x = array(rows[row], FLOATS, vocab)
-        top, token = likeliest(x)
-        total_there, mean_there = 0.0, 0.0
-        for start in range(0, vocab, SPAN):
-            total, mean, here = ZERO, ZERO, view(x, start, min(SPAN, vocab - start))
-            for i in range(len(here)):
-                below = max(here[i] - top, LOWEST)
-                weight = exp(below)
-                total += weight
-                mean += weight * below
-            total_there += total
-            mean_there += mean
-        total, mean = np.float32(total_there), np.float32(mean_there)
-        second = max(highest(view(x, 0, token)), highest(view(x, token + 1, vocab - token - 1)))
+        logits = pointer(pointer(args.p, INT64)[row], FLOAT32)
+        x = view(logits, 0, vocab)
+        top, token = argmax(x)
+        total, mean = total_and_mean(logits, vocab, top)
+        second = max(highest(view(logits, 0, token)), highest(view(logits, token + 1, vocab - token - 1)))
         if not (abs(top) < np.float32(np.inf) and all_are_numbers(x)):  # or nothing is possible, or all too much
             total = np.float32(np.nan)
         tokens[row], found[row] = token, ONE / total
         found[n + row] = (ONE - exp(max(second - top, LOWEST))) / total
         found[2 * n + row] = np.log(total) - mean / total
         if most:
-            ids, probs = array(a[IDS], WHOLES, n * most), array(a[PROBS], FLOATS, n * most)
-            ids, probs, held = view(ids, row * most, most), view(probs, row * most, most), 0
-            for i in range(vocab):
-                if held < most or x[i] > probs[most - 1]:
-                    place = min(held, most - 1)
-                    while place > 0 and x[i] > probs[place - 1]:
-                        ids[place], probs[place] = ids[place - 1], probs[place - 1]
-                        place -= 1
-                    ids[place], probs[place] = i, x[i]
-                    held = min(held + 1, most)
+            ids, probs = pointer(args.top_ids, INT64), pointer(args.top_probs, FLOAT32)
+            values = view(probs, row * most, most)
+            best_of(x, view(ids, row * most, most), values)
             for i in range(most):
-                probs[i] = exp(max(probs[i] - top, LOWEST)) / total
+                values[i] = exp(max(values[i] - top, LOWEST)) / total
 
 
-@inlined
-def differ(a):
+@stage
+def compare_rows(args, me):
     """Half the sum of the differences of two distributions."""
-    n, vocab = a[COUNT], a[VOCAB]
-    first, second, found = array(a[FIRST], WHOLES, n), array(a[SECOND], WHOLES, n), array(a[FOUND], FLOATS, n)
-    scales = array(a[SCALES], FLOATS, n)
-    begin, end = share(n)
+    vocab, found = args.vocab, pointer(args.found, FLOAT32)
+    begin, end = share(me, args.n)
     for row in range(begin, end):
-        p, q = array(first[row], FLOATS, vocab), array(second[row], FLOATS, vocab)
-        p_top, q_top, scale = highest(p), highest(q), scales[row]
-        p_part, q_part, apart = ONE / total_of(p, p_top, scale), ONE / total_of(q, q_top, scale), 0.0
+        p_logits, q_logits = (
+            pointer(pointer(args.p, INT64)[row], FLOAT32),
+            pointer(pointer(args.q, INT64)[row], FLOAT32),
+        )
+        p, q, scale = view(p_logits, 0, vocab), view(q_logits, 0, vocab), pointer(args.scales, FLOAT32)[row]
+        p_top, q_top = highest(p), highest(q)
+        p_part = ONE / total_of(p_logits, vocab, p_top, scale)
+        q_part = ONE / total_of(q_logits, vocab, q_top, scale)
+        apart = 0.0
         for start in range(0, vocab, SPAN):
             part, length = ZERO, min(SPAN, vocab - start)
-            here, there = view(p, start, length), view(q, start, length)
+            here, there = view(p_logits, start, length), view(q_logits, start, length)
             for i in range(length):
-                p_here, q_here = exp((here[i] - p_top) * scale), exp((there[i] - q_top) * scale)
-                part += abs(p_here * p_part - q_here * q_part)
+                part += abs(exp((here[i] - p_top) * scale) * p_part - exp((there[i] - q_top) * scale) * q_part)
             apart += part
         finite = abs(p_top) < np.float32(np.inf) and abs(q_top) < np.float32(np.inf)
         finite = finite and all_are_numbers(p) and all_are_numbers(q)
@@ -105,25 +123,31 @@ def differ(a):
 
 
 @cache
-def _summarise() -> Team:
+def _summarize() -> Parallel:
     state = source()
 
-    def forward(arguments):
+    def forward(arguments, number, team, words):
         state  # noqa: B018 - other code is another function
-        summarise(carray(arguments, ARGUMENTS))
+        summarize_rows(carray(arguments, 1)[0], Thread(number, team, words))
 
-    return compiled(forward)
+    return Parallel(forward, SUMMARIZE)
 
 
 @cache
-def _differ() -> Team:
+def _variation() -> Parallel:
     state = source()
 
-    def forward(arguments):
+    def forward(arguments, number, team, words):
         state  # noqa: B018
-        differ(carray(arguments, ARGUMENTS))
+        compare_rows(carray(arguments, 1)[0], Thread(number, team, words))
 
-    return compiled(forward)
+    return Parallel(forward, VARIATION)
+
+
+def compile() -> None:
+    """Makes the functions ready."""
+    _summarize()
+    _variation()
 
 
 def summarize(logits: Tensor | Lines, top: int) -> Summary:
@@ -132,17 +156,19 @@ def summarize(logits: Tensor | Lines, top: int) -> Summary:
     n, most = len(rows), min(top, vocab)
     tokens, found = np.empty(n, np.int64), np.empty((3, n), np.float32)
     ids, probs = np.empty((n, most), np.int64), np.empty((n, most), np.float32)
-    kept: dict[int, NDArray[Any]] = {TOKENS: tokens, FOUND: found, IDS: ids, PROBS: probs}
-    call(_summarise(), ARGUMENTS, {COUNT: n, VOCAB: vocab, TOP: most, FIRST: rows, **kept})
+    given = record(
+        SUMMARIZE, n=n, vocab=vocab, top=most, p=rows, tokens=tokens, found=found, top_ids=ids, top_probs=probs
+    )
+    _summarize()(given, alone=n < FEW)
     return Summary(*map(torch.from_numpy, (tokens, *found, ids, probs)))
 
 
 def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float] | None) -> Tensor:
     """See `fsgen.probs.variation`; logits [n, vocab]."""
-    n, found = len(p), np.empty(len(p), np.float32)
+    n, found, rows = len(p), np.empty(len(p), np.float32), (_addresses(p), _addresses(q))
     scales = np.ones(n, np.float32) if temperatures is None else (1 / np.array(temperatures)).astype(np.float32)
-    told: dict[int, int | NDArray[Any]] = {COUNT: n, VOCAB: p.shape[-1], FIRST: _addresses(p), SECOND: _addresses(q)}
-    call(_differ(), ARGUMENTS, told | {FOUND: found, SCALES: scales})
+    given = record(VARIATION, n=n, vocab=p.shape[-1], p=rows[0], q=rows[1], scales=scales, found=found)
+    _variation()(given, alone=n < FEW)
     return torch.from_numpy(found)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsgen.backends.cpu.gemm import HAS_PAIRS, LANES
-from fsgen.backends.cpu.kernels import BLOCK, PANEL
+from fsgen.backends.cpu.arguments import BLOCK, TYPES
+from fsgen.backends.cpu.compilation import address
+from fsgen.backends.cpu.gemm import HAS_PAIRS, LANES, PANEL
 from fsgen.backends.int8 import Int8Linear
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -19,8 +20,8 @@ DTYPES = frozenset({torch.float32, torch.bfloat16})
 LARGEST = 2 * 2**30
 
 
-def speaks(module: Any) -> bool:
-    """Whether `CpuForward` computes what this `transformers` model does."""
+def supports(module: Any) -> bool:
+    """Whether the compiled forward pass computes what this `transformers` model does."""
     config = module.config
     if config.model_type not in FAMILIES or getattr(config, "hidden_act", None) != "silu":
         return False
@@ -51,8 +52,8 @@ def _linears(layer: Any) -> dict[str, Any]:
     }
 
 
-def panelled(weight: Tensor, inputs: int | None = None, per: int = 1) -> Tensor:
-    """[outputs, inputs] as [panels, inputs / per, PANEL, per]; what is missing is 0.
+def pack(weight: Tensor, inputs: int | None = None, per: int = 1) -> Tensor:
+    """[outputs, inputs] in panels of 32 outputs: [panels, inputs / per, PANEL, per]; what is missing is 0.
 
     Args:
         inputs: how many there shall be, where that is more.
@@ -64,7 +65,7 @@ def panelled(weight: Tensor, inputs: int | None = None, per: int = 1) -> Tensor:
     return padded.view(-1, PANEL, padded.shape[1] // per, per).transpose(1, 2).contiguous()
 
 
-def interleaved(gate: Tensor, up: Tensor) -> Tensor:
+def interleave(gate: Tensor, up: Tensor) -> Tensor:
     """Two weights [m, inputs] as one, LANES outputs of the one and as many of the other by turns."""
     m, inputs = gate.shape
     both = gate.new_zeros(-(-m // LANES) * LANES, 2, inputs)
@@ -72,82 +73,108 @@ def interleaved(gate: Tensor, up: Tensor) -> Tensor:
     return both.view(-1, LANES, 2, inputs).transpose(1, 2).reshape(-1, inputs)
 
 
+class Linear:
+    """The same linear layer of all layers of a model.
+
+    Args:
+        weights: of each layer, [outputs, inputs].
+        scales: of each layer, float32 [outputs] of int8 weights.
+        inputs: to fill them up to.
+
+    Attributes:
+        weight: [layers, panels, inputs / per, PANEL, per]; scales: [layers, panels * PANEL].
+    """
+
+    def __init__(self, weights: Iterable[Tensor], scales: list[Tensor] | None, inputs: int, per: int) -> None:
+        self.weight = torch.stack([pack(weight, inputs, per) for weight in weights])
+        self.scales = None if scales is None else torch.stack([_padded(one) for one in scales])
+        self.inputs = inputs
+
+    @property
+    def panels(self) -> int:
+        return self.weight.shape[1]
+
+    def argument(self) -> tuple[int, ...]:
+        """As compiled code has it (`arguments.LINEAR`)."""
+        return address(self.weight), 0 if self.scales is None else address(self.scales), self.inputs, self.panels
+
+
 class CpuWeights:
     """What all sessions of one model share.
 
     Args:
-        module: that `speaks`.
+        module: that is supported.
         windows: of each layer, positions that a query sees; None for all.
 
     Attributes:
-        kind: of the weights: float32, bfloat16, bfloat16 pairs, or int8.
+        kind: of the weights: float32, bfloat16, bfloat16 pairs, or int8 (`arguments.TYPES`).
         per: numbers of a sum that lie together.
-        qkv, out, gate_up, down: [layers, panels, inputs / per, PANEL, per]; head: [panels, inputs / per, PANEL, per].
+        linears: by name, queries, keys and values together, and gate and up; lm_head: as if of one layer.
         products: multiplications that a token takes, without its attention.
-        scales: by the names of these, [layers, panels * PANEL] float32, of int8 weights; else none.
-        enter, leave: [layers, hidden]; last: [hidden]; q_norm, k_norm: [layers, head_dim]; qkv_bias, out_bias: [layers,
-            panels * PANEL]; all float32.
-        normed: whether queries and keys are normed. biased: whether the output has a bias.
-        windows: [layers] positions that a query sees, 0 for all.
+        tensors: norms, biases, windows and the embedding, by name; of all layers one after another, float32.
         cos, sin: [positions, head_dim / 2], as far as they have been needed.
     """
 
     def __init__(self, module: Any, windows: list[int | None]) -> None:
         config = module.config
-        stack: list[Any] = list(module.model.layers)
-        self.layers = len(stack)
-        self.hidden: int = config.hidden_size
-        self.heads: int = config.num_attention_heads
-        self.kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or self.hidden // self.heads
+        layers: list[Any] = list(module.model.layers)
+        self.num_layers = len(layers)
+        self.hidden_size: int = config.hidden_size
+        self.num_heads: int = config.num_attention_heads
+        self.num_kv_heads: int = config.num_key_value_heads
+        self.head_dim: int = getattr(config, "head_dim", None) or self.hidden_size // self.num_heads
         self.value_dim = -(-self.head_dim // LANES) * LANES
-        self.inner = -(-config.intermediate_size // LANES) * LANES
+        self.intermediate_size = -(-config.intermediate_size // LANES) * LANES
+        self.vocab_size: int = module.lm_head.weight.shape[0]
         self.dtype: torch.dtype = module.dtype
-        self.vocab: int = module.lm_head.weight.shape[0]
-        self.embedding = module.model.embed_tokens.weight.detach().contiguous()
-        self.eps = torch.tensor([config.rms_norm_eps], dtype=torch.float32)
-        self.windows = torch.tensor([window or 0 for window in windows])
-
         self.kind = "int8" if isinstance(module.lm_head, Int8Linear) else str(self.dtype).removeprefix("torch.")
-        if HAS_PAIRS and self.kind == "bfloat16" and self.hidden % 2 == 0:
+        if HAS_PAIRS and self.kind == "bfloat16" and self.hidden_size % 2 == 0:
             self.kind = "bfloat16 pairs"
-        self.per = per = 2 if self.kind == "bfloat16 pairs" else 1
-        parts = [_linears(layer) for layer in stack]
-
-        def qkv(part: dict[str, Any], name: str) -> Tensor:
-            return torch.cat([getattr(part[f"{one}_proj"], name).detach() for one in "qkv"])
-
-        def gate_up(part: dict[str, Any], name: str) -> Tensor:
-            gate, up = (getattr(part[f"{one}_proj"], name).detach() for one in ("gate", "up"))
-            return interleaved(gate, up) if gate.ndim == 2 else interleaved(gate[:, None], up[:, None])[:, 0]
-
-        self.qkv = torch.stack([panelled(qkv(part, "weight"), per=per) for part in parts])
-        self.out = torch.stack([panelled(part["o_proj"].weight.detach(), per=per) for part in parts])
-        self.gate_up = torch.stack([panelled(gate_up(part, "weight"), per=per) for part in parts])
-        self.down = torch.stack([panelled(part["down_proj"].weight.detach(), self.inner, per) for part in parts])
-        self.head = panelled(module.lm_head.weight.detach(), per=per)
-        held = (self.qkv, self.out, self.gate_up, self.down, self.head)
-        self.products = sum(weight.numel() for weight in held)
-        self.scales: dict[str, Tensor] = {}
-        if self.kind == "int8":
-            self.scales = {
-                "qkv": torch.stack([_row(qkv(part, "scales")) for part in parts]),
-                "out": torch.stack([_row(part["o_proj"].scales) for part in parts]),
-                "gate_up": torch.stack([_row(gate_up(part, "scales")) for part in parts]),
-                "down": torch.stack([_row(part["down_proj"].scales) for part in parts]),
-                "head": _row(module.lm_head.scales),
-            }
-        self.biased = any(part["o_proj"].bias is not None for part in parts)
-        self.qkv_bias = torch.stack([_row(*(_bias(part[f"{one}_proj"]) for one in "qkv")) for part in parts])
-        self.out_bias = torch.stack([_row(_bias(part["o_proj"])) for part in parts])
-        self.enter = _floats(layer.input_layernorm for layer in stack)
-        self.leave = _floats(layer.post_attention_layernorm for layer in stack)
-        self.last = _floats([module.model.norm])[0]
-        self.normed = hasattr(stack[0].self_attn, "q_norm")
-        self.q_norm = _floats(layer.self_attn.q_norm for layer in stack) if self.normed else torch.empty(0)
-        self.k_norm = _floats(layer.self_attn.k_norm for layer in stack) if self.normed else torch.empty(0)
+        self.per = TYPES[self.kind].per
+        self.linears = self._pack([_linears(layer) for layer in layers], module.lm_head)
+        self.lm_head = self.linears["lm_head"]
+        self.products = sum(linear.weight.numel() for linear in self.linears.values())
+        self.tensors = _norms_and_biases(module, layers) | {
+            "embed_tokens": module.model.embed_tokens.weight.detach().contiguous(),
+            "sliding_windows": torch.tensor([window or 0 for window in windows]),
+        }
+        self._eps: float = config.rms_norm_eps
         self._rotary = module.model.rotary_emb
         self.cos = self.sin = torch.empty(0, self.head_dim)
+
+    def _pack(self, parts: list[dict[str, Any]], head: Any) -> dict[str, Linear]:
+        def packed(linears: list[list[Any]], join: Any, inputs: int) -> Linear:
+            """Of each layer, linear layers that are joined to one."""
+            scales = None
+            if self.kind == "int8":
+                scales = [join(*(one.scales[:, None] for one in layer))[:, 0] for layer in linears]
+            return Linear(
+                (join(*(one.weight.detach() for one in layer)) for layer in linears), scales, inputs, self.per
+            )
+
+        def together(*weights: Tensor) -> Tensor:
+            return torch.cat(weights)
+
+        hidden, heads = self.hidden_size, self.num_heads * self.head_dim
+        qkv = [[part[f"{one}_proj"] for one in "qkv"] for part in parts]
+        gate_up = [[part["gate_proj"], part["up_proj"]] for part in parts]
+        return {
+            "qkv_proj": packed(qkv, together, hidden),
+            "o_proj": packed([[part["o_proj"]] for part in parts], together, heads),
+            "gate_up_proj": packed(gate_up, interleave, hidden),
+            "down_proj": packed([[part["down_proj"]] for part in parts], together, self.intermediate_size),
+            "lm_head": packed([[head]], together, hidden),
+        }
+
+    def arguments(self) -> dict[str, Any]:
+        """What compiled code is told of the model (`arguments.ARGUMENTS`)."""
+        sizes = "num_layers hidden_size num_heads num_kv_heads head_dim value_dim intermediate_size vocab_size"
+        return (
+            {name: getattr(self, name) for name in sizes.split()}
+            | {name: linear.argument() for name, linear in self.linears.items()}
+            | self.tensors
+            | {"rms_norm_eps": self._eps}
+        )
 
     @staticmethod
     def slots(longest: int, context: int) -> int:
@@ -157,7 +184,7 @@ class CpuWeights:
     def cache_bytes(self, tokens: int, context: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens."""
         wide = self.head_dim + self.value_dim
-        return int(self.dtype.itemsize * self.layers * self.kv_heads * wide * self.slots(tokens, context))
+        return int(self.dtype.itemsize * self.num_layers * self.num_kv_heads * wide * self.slots(tokens, context))
 
     def reach(self, positions: int) -> None:
         """Makes the rotary tables long enough."""
@@ -168,9 +195,26 @@ class CpuWeights:
                 self.cos, self.sin = cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous()
 
 
-def _floats(norms: Iterable[Any]) -> Tensor:
-    """The weights of norms, one row each: float32."""
-    return torch.stack([norm.weight.detach().float() for norm in norms])
+def _norms_and_biases(module: Any, layers: list[Any]) -> dict[str, Tensor]:
+    """float32, of all layers one after another; those that a model does not have are left out."""
+    tensors = {
+        "input_layernorm": _stacked(layer.input_layernorm.weight for layer in layers),
+        "post_attention_layernorm": _stacked(layer.post_attention_layernorm.weight for layer in layers),
+        "norm": _stacked([module.model.norm.weight]),
+        "qkv_bias": torch.stack(
+            [_padded(*(_bias(getattr(layer.self_attn, f"{one}_proj")) for one in "qkv")) for layer in layers]
+        ),
+    }
+    attention = [layer.self_attn for layer in layers]
+    if hasattr(attention[0], "q_norm"):
+        tensors |= {name: _stacked(getattr(one, name).weight for one in attention) for name in ("q_norm", "k_norm")}
+    if any(one.o_proj.bias is not None for one in attention):
+        tensors["o_bias"] = torch.stack([_padded(_bias(one.o_proj)) for one in attention])
+    return tensors
+
+
+def _stacked(weights: Iterable[Tensor]) -> Tensor:
+    return torch.stack([weight.detach().float() for weight in weights])
 
 
 def _bias(linear: Any) -> Tensor:
@@ -178,7 +222,7 @@ def _bias(linear: Any) -> Tensor:
     return torch.zeros(len(linear.weight)) if bias is None else bias
 
 
-def _row(*parts: Tensor) -> Tensor:
+def _padded(*parts: Tensor) -> Tensor:
     """Numbers of outputs, one after another, filled up to whole panels: float32."""
     joined = torch.cat([part.detach().float() for part in parts])
     return torch.nn.functional.pad(joined, (0, -len(joined) % PANEL))

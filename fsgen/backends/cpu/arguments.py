@@ -1,0 +1,83 @@
+"""What the compiled forward pass is given, by name; and how its numbers lie in memory."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fsgen.backends.cpu.memory import BFLOAT16, BFLOAT16_PAIR, FLOAT32, INT8, fields
+
+MAX_TOKENS = 256  # of one pass: with more, what lies between two products would not stay in a core's own cache
+BLOCK = 32  # slots of the cache whose keys lie together, [head_dim, BLOCK]
+QUERIES = 8  # that attention takes at a time
+
+
+class Types(NamedTuple):
+    """What numbers there are of each kind, by one of them.
+
+    Attributes:
+        weight: of linear layers, as products read them.
+        cache: of embeddings, keys and values; cache_read: of the latter, as products read them.
+        activation: of what else goes into products, as it is written; activation_read: as it is read.
+        per: numbers that a product reads as one: 2 where the processor multiplies pairs.
+    """
+
+    weight: Any
+    cache: Any
+    cache_read: Any
+    activation: Any
+    activation_read: Any
+    per: int
+
+
+TYPES = {
+    "float32": Types(FLOAT32, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1),
+    "bfloat16": Types(BFLOAT16, BFLOAT16, BFLOAT16, FLOAT32, FLOAT32, 1),
+    "bfloat16 pairs": Types(BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, 2),
+    "int8": Types(INT8, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1),
+}
+
+
+# The weights of a linear layer, of all layers one after another, in panels of 32 columns; scales of int8 ones.
+LINEAR = np.dtype(fields("weight scales inputs panels"), align=True)
+
+# New tokens of one row of the session.
+CHUNK = np.dtype(
+    [
+        *fields("row first_token num_tokens position"),  # its first token: among those of the pass, and of its text
+        *fields("prefix_row prefix_length"),  # where it reads the beginning of its text: tokens, in whole blocks
+        # Where it writes: tokens that are left, the line of its last logits, which tokens end its text (the address of
+        # [vocab_size], 0: none), and the chance that all it has written will be accepted.
+        *fields("remaining logits_line end_mask"),
+        ("acceptance", np.float32),
+    ],
+    align=True,
+)
+
+# All else; what is no number is an address.
+ARGUMENTS = np.dtype(
+    [
+        # The model; layers one after another, bias and norms of queries and keys 0 where there are none.
+        *fields("num_layers hidden_size num_heads num_kv_heads head_dim intermediate_size vocab_size"),
+        ("rms_norm_eps", np.float32),
+        *fields("qkv_proj o_proj gate_up_proj down_proj lm_head", LINEAR),
+        *fields("embed_tokens input_layernorm post_attention_layernorm norm q_norm k_norm qkv_bias o_bias"),
+        *fields("sliding_windows rope_cos rope_sin"),
+        # Keys and values: rows, slots of each, numbers of a value (a head, filled up to whole vectors).
+        *fields("cache_rows cache_slots value_dim key_cache value_cache"),
+        # The tokens of a pass; logits are computed of some of them.
+        *fields("num_tokens num_chunks num_logits logits"),
+        ("input_ids", np.int64, (MAX_TOKENS,)),
+        ("logits_to_keep", np.int64, (MAX_TOKENS,)),
+        ("chunks", CHUNK, (MAX_TOKENS,)),
+        # What lies between products, for each token; and what attention needs, for each thread.
+        *fields("hidden_states normed qkv attention_out gate_up activated zeros"),
+        *fields("queries scores probs context groups"),
+        # Where rows write on: steps to do (0: none) and done, rows at first; of each step and row, logits of the token
+        # written before, tokens, their probabilities; and when to end: lines of acceptance (bins), and the least sum.
+        *fields("max_steps steps batch_size further_logits tokens token_probs num_bins acceptance_lines"),
+        ("least_acceptance", np.float32),
+    ],
+    align=True,
+)

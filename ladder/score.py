@@ -1,0 +1,114 @@
+"""Accuracy of a model on the tasks, by greedy decoding, and the signs of texts that went wrong."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fsgen import tasks
+from fsgen.types import Example
+from ladder import mix
+from ladder.corpus import Document
+from ladder.sizes import END_OF_TEXT_ID
+from ladder.stream import IGNORED
+
+GRADED = tuple(mix.GRADED)
+LEVELS = {"chains": "steps", "facts": "rank", "lookup": "pairs", "tiny_python": "operations"}
+_LOOP = re.compile(r"(.{2,80}?)\1{3,}\Z", re.DOTALL)  # the text ends in four times the same
+_BATCH_TOKENS = 12_000
+
+
+@dataclass(frozen=True)
+class Text:
+    """A completion, and whether it came to an end before the limit."""
+
+    text: str
+    ended: bool
+
+
+@torch.inference_mode()
+def write(model: Any, prompts: Sequence[str], max_tokens: int, stop: Sequence[str] = ()) -> list[Text]:
+    """Greedy completions, each up to the end of text or the first stop string."""
+    encoder = mix.encoder()
+    encoded = [encoder.encode(prompt).ids for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
+    texts: dict[int, Text] = {}
+    while order:
+        size = max(1, _BATCH_TOKENS // (len(encoded[order[-1]]) + max_tokens))
+        chosen, order = order[-size:], order[:-size]
+        width = len(encoded[chosen[-1]])
+        ids = torch.tensor([[END_OF_TEXT_ID] * (width - len(encoded[i])) + encoded[i] for i in chosen])
+        mask = torch.tensor([[0] * (width - len(encoded[i])) + [1] * len(encoded[i]) for i in chosen])
+        output = model.generate(
+            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=max_tokens,
+            eos_token_id=END_OF_TEXT_ID, pad_token_id=END_OF_TEXT_ID,
+        )  # fmt: skip
+        for index, row in zip(chosen, output[:, width:].tolist(), strict=True):
+            ended = END_OF_TEXT_ID in row
+            text = encoder.decode(row[: row.index(END_OF_TEXT_ID)] if ended else row)
+            at = min((text.find(mark) for mark in stop if mark in text), default=-1)
+            texts[index] = Text(text[:at] if at >= 0 else text, ended or at >= 0)
+    return [texts[index] for index in range(len(prompts))]
+
+
+def level(task: str, example: Example) -> int:
+    """How hard a problem is by construction, from 0 to 4."""
+    found = example.metadata
+    if task == "chains":
+        return int((len(found["steps"]) - 1) // 2)
+    if task == "facts":
+        return sum(found["rank"] > rank for rank in (10, 30, 70, 130))
+    if task == "lookup":
+        return sum((found["pairs"], found["steps"]) > low for low in ((3, 9), (4, 1), (8, 1), (12, 9)))
+    return int(found.get("operations", 1)) - 1
+
+
+def score_texts(name: str, examples: Sequence[Example], texts: Sequence[Text]) -> dict[str, Any]:
+    """Accuracy in all and by level, and the shares of texts without an answer, cut at the limit, and in loops."""
+    task = tasks.get(name)
+    scores = [task.score(example, written.text) for example, written in zip(examples, texts, strict=True)]
+    right = [int(score.value or 0) for score in scores]
+    found: dict[str, Any] = {
+        "problems": len(examples),
+        "accuracy": sum(right) / len(right),
+        "right": "".join(map(str, right)),  # in the order of the task
+        "no_answer": sum(score.answer is None for score in scores) / len(scores),
+        "cut": sum(not written.ended for written in texts) / len(texts),
+        "loops": sum(bool(_LOOP.search(written.text)) for written in texts) / len(texts),
+    }
+    if name in GRADED:
+        by_level: dict[int, list[int]] = {}
+        for example, value in zip(examples, right, strict=True):
+            by_level.setdefault(level(name, example), []).append(value)
+        found["by_level"] = {str(key): sum(by_level[key]) / len(by_level[key]) for key in sorted(by_level)}
+    return found
+
+
+def measure_task(model: Any, name: str, limit: int | None = None) -> tuple[dict[str, Any], list[Text]]:
+    """Score and texts of a model on one task."""
+    task = tasks.get(name)
+    examples = task.load(limit)
+    texts = write(model, [example.prompt for example in examples], task.max_tokens, task.stop)
+    return score_texts(name, examples, texts), texts
+
+
+@torch.inference_mode()
+def held_out_loss(model: Any, documents: Sequence[Document], context: int = 1024) -> float:
+    """Mean cross-entropy (nats) of the tokens that training counts."""
+    total, count = 0.0, 0
+    for document in documents:
+        all_ids, all_labels = mix.encode(document)
+        for start in range(0, len(all_ids), context):
+            ids = torch.tensor([all_ids[start : start + context]])
+            labels = torch.tensor(all_labels[start + 1 : start + context])
+            if not len(labels):
+                continue
+            logits = model(input_ids=ids, use_cache=False).logits[0, : len(labels)].float()
+            total += float(F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED))
+            count += int((labels != IGNORED).sum())
+    return total / count
