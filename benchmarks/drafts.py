@@ -30,8 +30,8 @@ from fsgen import SamplingParams, tasks
 from fsgen.backends import Model
 from fsgen.backends.int8 import quantise
 from fsgen.backends.transformers.model import TransformersModel
-from fsgen.engine.replay import replay
 from fsgen.metrics import Counts
+from fsgen.replay import replay
 
 TARGET = "pocket-8m"
 DRAFTS = ("pocket-0.25m", "pocket-0.25m-distilled", "pocket-0.6m", "pocket-0.6m-distilled")

@@ -25,7 +25,7 @@ from transformers import DynamicCache
 import fsgen
 from fsgen import SamplingParams, tasks
 from fsgen.backends import Members
-from fsgen.engine.replay import replay
+from fsgen.replay import replay
 
 LADDER = ("pocket-0.1m", "pocket-0.25m", "pocket-0.6m", "pocket-1.5m", "pocket-4m")
 TARGET = "pocket-8m"

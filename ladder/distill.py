@@ -16,8 +16,8 @@ from transformers import AutoTokenizer
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends.transformers.model import TransformersModel
-from fsgen.engine.replay import replay
 from fsgen.metrics import Counts
+from fsgen.replay import replay
 from ladder import stream, tokenizer
 from ladder.corpus import read_documents
 from ladder.evaluate import inference_copy

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence as List
 
@@ -36,12 +35,13 @@ class Group:
         sampling = [one.sampling for one in self.sequences]
         self.transforms = Transforms(sampling, batch.device)
         self.seeds = np.array([params.seed for params in sampling], np.uint64)
-        self._index = None if len(rows) == len(batch) else torch.tensor(rows, device=batch.device)
+        self._index = None if len(rows) == batch.rows else torch.tensor(rows, device=batch.device)
         self.adaptive: AdaptiveDraftLength | None = None
-        self.most, self._size = method.draft_tokens, size_class(sum(one.active for one in self.sequences))
+        self.most, self._active = method.draft_tokens, sum(one.active for one in self.sequences)
         if method.adaptive and (verifier.couples or self.transforms.all_greedy):
             new, known = AdaptiveDraftLength(least=int(not method.adds_bonus)), batch.members.draft_lengths
-            self.most, self.adaptive = MAX_ADAPTIVE, known.setdefault((method, verifier.name, self._size), new)
+            size = (2 * self._active // 3).bit_length()  # as many rows, or about as many
+            self.most, self.adaptive = MAX_ADAPTIVE, known.setdefault((method, verifier.name, size), new)
 
     def of(self, x: Tensor) -> Tensor:
         """The rows of this group of a tensor of all rows."""
@@ -61,11 +61,10 @@ class Group:
         for one in sequences:
             one.drafts = one.open and not one.flagged and one.drafted < self.most
         able = [one for one in sequences if one.drafts]
-        if self.adaptive is not None and not self.adaptive.goes_on(step, [one.acceptance for one in able]):
-            for one in able:
-                one.drafts = False
-            return False
-        return bool(able)
+        going = self.adaptive is None or self.adaptive.goes_on(step, [one.acceptance for one in able])
+        for one in able if not going else ():
+            one.drafts = False
+        return going and bool(able)
 
     def append(self, one: Sequence, token: int, prob: float) -> None:
         """A drafted token, and its probability."""
@@ -87,25 +86,17 @@ class Group:
         """Learns what a round has taken."""
         if self.adaptive is not None:
             tokens = [one.fresh for one in self.sequences if one.fresh]
-            usual = not reads_prompts and size_class(len(tokens)) == self._size
+            usual = not reads_prompts and 4 * len(tokens) >= 3 * self._active
             calls = 0 if self.method.ngram else max(len(one.draft_probs) for one in self.sequences)
             self.adaptive.end_round(seconds, sum(tokens), calls, usual, draft_seconds)
-
-
-def size_class(rows: int) -> int:
-    """Rounds of about as many rows take about as long."""
-    return round(math.log2(max(1, rows)))
 
 
 class Batch:
     """The rows of an engine. A text that has ended keeps its row, idle, until another one takes it.
 
-    Args:
-        members: the models, by role.
-        rows: how many texts are written at a time.
-        roles, longest: the members, and the tokens of a row, that there is room for.
-
     Attributes:
+        members, rows: the models, by role; how many texts are written at a time.
+        roles, longest: the members, and the tokens of a row, that there is room for.
         sequences: of each row; None where nobody has had it yet.
         groups: the rows by what they share.
         traces: completes their records.
@@ -114,7 +105,7 @@ class Batch:
     """
 
     def __init__(self, members: Members, rows: int, roles: set[str], longest: int) -> None:
-        self.members, self.roles, self.longest = members, roles, longest
+        self.members, self.rows, self.roles, self.longest = members, rows, roles, longest
         self.sequences: list[Sequence | None] = [None] * rows
         self.groups: list[Group] = []
         self.traces = TraceBuffer()
@@ -125,17 +116,6 @@ class Batch:
         assert lead is not None
         self.device, self.vocab = lead.device, members.vocab_size
         self._sessions: dict[str, Session] = {}
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    @property
-    def occupied(self) -> list[Sequence]:
-        return [one for one in self.sequences if one is not None and one.occupied]
-
-    @property
-    def free_rows(self) -> list[int]:
-        return [row for row, one in enumerate(self.sequences) if one is None or not one.occupied]
 
     def join(self, row: int, sequence: Sequence) -> None:
         """A text takes a free row."""
@@ -163,18 +143,16 @@ class Batch:
             group.end_round(models + min(models, elapsed - models), self.spent["draft"], self.reads_prompts)
         self.reads_prompts = False
 
-    # ---- the members
-
     def session(self, role: str) -> Session:
         """The session of a member, made when it is first needed."""
         if role not in self._sessions:
-            self._sessions[role] = self.members.session(role, len(self))
+            self._sessions[role] = self.members.session(role, self.rows)
         return self._sessions[role]
 
     def give_back(self) -> None:
         """The sessions go back to the members, which keep them for a next turn where that is wanted."""
         for role, session in self._sessions.items():
-            self.members.give_back(role, len(self), session)
+            self.members.give_back(role, self.rows, session)
         self._sessions = {}
 
     def score(self, role: str, sequences: List[TokenIds | None], last: List[int]) -> Tensor:

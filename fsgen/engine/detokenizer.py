@@ -54,7 +54,9 @@ class Detokenizer:
         context_text, before = self._decode(tokens), len(self.text)  # decoding may raise: only now anything changes
         self.text += grown[len(self._context_text) :]
         self._context, self._context_text, self._unsettled = tokens, context_text, ()
-        self._find_stop(before)
+        found = [index for stop in self._stop if (index := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0]
+        if found:
+            self.text, self.stopped = self.text[: min(found)], True
         return len(self.text)
 
     def restarted(self, tokens: Sequence[int]) -> Detokenizer:
@@ -66,18 +68,8 @@ class Detokenizer:
 
     def settled(self) -> int:
         """How many characters can no longer be cut off by a stop string that has begun."""
-        held = 0
-        for stop in self._stop if not self.stopped else ():
-            for length in range(min(len(stop) - 1, len(self.text)), held, -1):
-                if self.text.endswith(stop[:length]):
-                    held = length
-                    break
-        return len(self.text) - held
+        begun = [n for stop in self._stop for n in range(1, len(stop)) if self.text.endswith(stop[:n])]
+        return len(self.text) - max(begun, default=0) if not self.stopped else len(self.text)
 
     def _decode(self, ids: tuple[int, ...]) -> str:
         return (decoded if len(ids) <= SHORT else decoded.__wrapped__)(self._tokenizer, ids)
-
-    def _find_stop(self, before: int) -> None:
-        found = [index for stop in self._stop if (index := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0]
-        if found:
-            self.text, self.stopped = self.text[: min(found)], True

@@ -86,37 +86,27 @@ class LatencyModel:
 
 
 class Rate:
-    """Seconds a token over the recent rounds of one way to write: to draft, or not to.
-
-    Attributes:
-        rounds: that say something about it.
-        seconds: a token; infinite while there is no such round.
-        all_rounds, all_tokens, all_seconds: of all rounds since the last trial, or of the trial.
-    """
+    """Seconds a token over the recent rounds of one way to write: to draft, or not to."""
 
     def __init__(self) -> None:
-        self.rounds, self.seconds = 0, math.inf
-        self.all_rounds, self.all_tokens, self.all_seconds = 0, 0, 0.0
-        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)  # seconds and tokens of each
-        self._extra: deque[float] = deque(maxlen=RECENT)  # seconds that were taken between them
+        self.rounds, self.seconds = 0, math.inf  # rounds that say something; seconds a token
+        self.all_rounds, self.all_tokens, self.all_seconds = 0, 0, 0.0  # of any kind; the seconds since the last trial
+        self._recent: deque[tuple[float, int]] = deque(maxlen=RECENT)  # seconds and tokens of those that say something
+        self._extra: deque[float] = deque(maxlen=RECENT)  # seconds after each of them
 
     def learn(self, seconds: float, tokens: int) -> None:
-        """From a round that says something."""
         self.rounds += 1
         self._recent.append((seconds, tokens))
         self._extra.append(0.0)
-        self._average()
+        self.add(0.0)
 
-    def add(self, seconds: float) -> None:
-        """Seconds that belong to no round in particular."""
-        if self._extra:
-            self._extra[-1] += seconds
-            self._average()
-
-    def _average(self) -> None:
-        most = OUTLIER * statistics.median(seconds for seconds, _ in self._recent)
-        spent = sum(min(seconds, most) for seconds, _ in self._recent) + sum(self._extra)
-        self.seconds = spent / max(1, sum(tokens for _, tokens in self._recent))
+    def add(self, extra: float) -> None:
+        """Seconds that belong to no round."""
+        if self.rounds:
+            self._extra[-1] += extra
+            most = OUTLIER * statistics.median(seconds for seconds, _ in self._recent)
+            spent = sum(min(seconds, most) for seconds, _ in self._recent) + sum(self._extra)
+            self.seconds = spent / max(1, sum(tokens for _, tokens in self._recent))
 
 
 class AdaptiveDraftLength:
@@ -169,9 +159,8 @@ class AdaptiveDraftLength:
         """Learn what a round took, of all rows together.
 
         Args:
-            seconds: of the round; `draft_seconds`: those of the draft in it.
-            tokens: that it wrote.
-            drafted: calls of the draft.
+            seconds: of the round; tokens: that it wrote.
+            drafted: calls of the draft; draft_seconds: that these took.
             usual: it read no prompts, and about as many rows took part as there can be.
         """
         rate, ready = self._trial or self._rate, self.caught_up or not drafted

@@ -11,8 +11,8 @@ accepts, stops and ends by itself; texts join and leave between two rounds.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Container
+from contextlib import suppress
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from fsgen.engine.batch import Batch, Group
 from fsgen.engine.proposers import ModelProposer, NgramProposer
 from fsgen.engine.round import commit, decide
 from fsgen.engine.sequence import Sequence
+from fsgen.engine.trace import HOLD
 from fsgen.methods.check import check
 from fsgen.types import Token
 
@@ -48,7 +49,7 @@ class Engine:
         if rows < 1:
             raise ValueError(f"rows={rows} is impossible: at least 1")
         self._members, self._rows, self._every_round, self._budget = members, rows, every_round, cache_bytes
-        self._waiting: deque[Sequence] = deque()
+        self._waiting: dict[int, Sequence] = {}
         self._running: dict[int, Sequence] = {}
         self._batch: Batch | None = None
         self._added = 0
@@ -70,26 +71,23 @@ class Engine:
         self._members.rows_within(method.roles, sequence.longest, 1, self._budget)
         self._added += 1
         sequence.number = self._added
-        self._waiting.append(sequence)
-        return sequence.number
+        self._waiting[self._added] = sequence
+        return self._added
 
     def cancel(self, number: int) -> None:
         """Ends a text where it is; its row is free in the next round. Raises ValueError for an unknown id."""
-        sequence = self._running.pop(number, None)
+        sequence = self._waiting.pop(number, None) or self._running.pop(number, None)
         if sequence is None:
-            sequence = next((one for one in self._waiting if one.number == number), None)
-            if sequence is None:
-                raise ValueError(f"no text with the id {number} is waiting or running")
-            self._waiting.remove(sequence)
+            raise ValueError(f"no text with the id {number} is waiting or running")
         sequence.cancel()
 
     def close(self) -> None:
         """The sessions go back to the members. What is still waiting or running is cancelled."""
-        for number in [*(one.number for one in self._waiting), *self._running]:
+        for number in [*self._waiting, *self._running]:
             self.cancel(number)
         if self._batch is not None:
             self._batch.give_back()
-            self._batch = None
+        self._batch = None
 
     @property
     def idle(self) -> bool:
@@ -103,10 +101,11 @@ class Engine:
         """
         with self._members.lock, torch.inference_mode():
             started = time.perf_counter()
-            self._admit()
-            batch = self._batch
-            if batch is None or not (occupied := batch.occupied):
-                return self._give()
+            batch = self._admit()
+            if batch is None:
+                return []
+            if not (occupied := [one for one in batch.sequences if one is not None and one.occupied]):
+                return self._give(batch)
             try:
                 batch.begin_round()
                 p = self._propose(batch)
@@ -118,7 +117,7 @@ class Engine:
                     one.forget_draft()
                 raise
             ended = not all(one.active for one in occupied)
-            given = self._give() if self._every_round or ended or batch.traces.full else []
+            given = self._give(batch) if self._every_round or ended or batch.traces.held > HOLD else []
             elapsed, share = time.perf_counter() - started, 1.0 / len(occupied)
             for one in occupied:
                 one.draft_seconds += share * batch.spent["draft"]
@@ -135,64 +134,60 @@ class Engine:
                 found.append((p, groups))
         if len(found) < 2:
             return found[0][0] if found else None
-        both = torch.zeros(len(batch), max(p.shape[1] for p, _ in found), batch.vocab, device=batch.device)
+        both = torch.zeros(batch.rows, max(p.shape[1] for p, _ in found), batch.vocab, device=batch.device)
         for p, groups in found:
-            rows = [row for group in groups for row in group.rows]
-            both[rows, : p.shape[1]] = p[rows]
+            for group in groups:
+                both[group.rows, : p.shape[1]] = p[group.rows]
         return both
 
-    def _give(self) -> list[tuple[int, Token]]:
+    def _give(self, batch: Batch) -> list[tuple[int, Token]]:
         """The records that nothing can change any more."""
-        if self._batch is not None:
-            self._batch.traces.settle()
+        batch.traces.settle()
         given = [(number, token) for number, sequence in self._running.items() for token in sequence.give()]
         self._running = {number: one for number, one in self._running.items() if not one.finished}
         return given
 
     # ---- who has a row
 
-    def _admit(self) -> None:
+    def _admit(self) -> Batch | None:
         """Texts that wait get the free rows, as far as there is room for their keys and values."""
-        if not self._waiting:
-            return
-        if not self._running:
+        if self._waiting and not self._running:
             self._make_batch()
         batch = self._batch
-        assert batch is not None
-        for row in batch.free_rows:
-            if not self._waiting or not self._fits(batch, self._waiting[0]):
-                break
-            batch.join(row, self._waiting[0])
-            sequence = self._waiting.popleft()
-            self._running[sequence.number] = sequence
+        if batch is not None and self._waiting:
+            free = [row for row, one in enumerate(batch.sequences) if one is None or not one.occupied]
+            for row, one in zip(free, list(islice(self._waiting.values(), len(free))), strict=False):
+                if not self._fits(batch, one):
+                    break
+                batch.join(row, one)
+                self._running[one.number] = self._waiting.pop(one.number)
+        return batch
 
     def _make_batch(self) -> None:
         """Rows for all that wait, or else for the first one; those at hand if they are long enough, and not too few."""
-        roles = {role for one in self._waiting for role in one.method.roles}
-        longest, batch = max(one.longest for one in self._waiting), self._batch
+        texts, batch = list(self._waiting.values()), self._batch
+        roles, longest = {role for one in texts for role in one.method.roles}, max(one.longest for one in texts)
         if batch is not None:
-            too_few = len(batch) < self._rows and 2 * longest <= batch.longest
+            too_few = batch.rows < self._rows and 2 * longest <= batch.longest
             if roles <= batch.roles and longest <= batch.longest and not too_few:
                 return
             batch.give_back()
             self._batch = None
-        rows = self._room(roles, longest, self._rows)
-        if not rows:
-            roles, longest = set(self._waiting[0].method.roles), self._waiting[0].longest
+        try:
+            rows = self._members.rows_within(roles, longest, self._rows, self._budget)
+        except ValueError:  # each has room alone, but no row has room for any of them
+            roles, longest = set(texts[0].method.roles), texts[0].longest
             rows = self._members.rows_within(roles, longest, self._rows, self._budget)
         self._batch = Batch(self._members, rows, roles, longest)
 
     def _fits(self, batch: Batch, sequence: Sequence) -> bool:
         """Whether a text has room beside those that run: a longer one, or another member, takes it in every row."""
         roles, longest = batch.roles.union(sequence.method.roles), max(batch.longest, sequence.longest)
-        if (roles, longest) != (batch.roles, batch.longest) and self._room(roles, longest, len(batch)) < len(batch):
-            return False
-        batch.roles, batch.longest = roles, longest
+        if (roles, longest) != (batch.roles, batch.longest):
+            rows = 0
+            with suppress(ValueError):  # not even one
+                rows = self._members.rows_within(roles, longest, batch.rows, self._budget)
+            if rows < batch.rows:
+                return False
+            batch.roles, batch.longest = roles, longest
         return True
-
-    def _room(self, roles: Container[str], longest: int, rows: int) -> int:
-        """How many rows of so many tokens there is room for, at most as many as wanted; 0 if not even for one."""
-        try:
-            return self._members.rows_within(roles, longest, rows, self._budget)
-        except ValueError:
-            return 0

@@ -51,8 +51,8 @@ class ModelProposer(Proposer):
 
     def _call(self, batch: Batch, groups: list[Group]) -> Tensor:
         """One call for all rows that draft, or that end with a bonus token: p's logits at the next token."""
-        sequences: list[TokenIds | None] = [None] * len(batch)
-        last = [1] * len(batch)
+        sequences: list[TokenIds | None] = [None] * batch.rows
+        last = [1] * batch.rows
         for row, one in enumerate(batch.sequences):
             if one is not None and one.drafts:
                 sequences[row], last[row] = one.ids, 1 + (one.pending_bonus is not None)
@@ -92,12 +92,17 @@ class NgramProposer(Proposer):
 
     def propose(self, batch: Batch, groups: list[Group]) -> Tensor | None:
         for group in groups:
-            started = time.perf_counter()
-            steps = self._draft(group)
+            started, step = time.perf_counter(), 0
+            found = {one: self.continuation(one, group.most) for one in group.sequences if one.active}
+            while group.choose(step, [one for one, tokens in found.items() if tokens]):
+                for one, tokens in found.items():
+                    if one.drafts:
+                        group.append(one, tokens[step], 1.0)
+                step += 1
             seconds = time.perf_counter() - started
             batch.spent["draft"] += seconds
-            if group.adaptive is not None and steps and not batch.reads_prompts:
-                group.adaptive.draft_call.learn(1, seconds / steps)
+            if group.adaptive is not None and step and not batch.reads_prompts:
+                group.adaptive.draft_call.learn(1, seconds / step)
         drafted = [[] if one is None or not one.method.ngram else one.draft for one in batch.sequences]
         if not any(drafted):
             return None
@@ -105,16 +110,6 @@ class NgramProposer(Proposer):
         ids = torch.tensor([tokens + [0] * (most - len(tokens)) for tokens in drafted], device=batch.device)
         p = torch.full((*ids.shape, batch.vocab), -torch.inf, device=batch.device)
         return p.scatter_(-1, ids[..., None], 0.0)
-
-    def _draft(self, group: Group) -> int:
-        """Extends the texts of a group; by how many tokens, at most."""
-        step, found = 0, {one: self.continuation(one, min(group.most, one.remaining)) for one in group.sequences}
-        while group.choose(step, [one for one, tokens in found.items() if tokens]):
-            for one, tokens in found.items():
-                if one.drafts:
-                    group.append(one, tokens[step], 1.0)
-            step += 1
-        return step
 
     def continuation(self, one: Sequence, count: int) -> list[int]:
         """The next `count` tokens by the latest of the longest matches of a text's last tokens; [] if there is none."""

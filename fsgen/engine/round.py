@@ -16,7 +16,9 @@ from fsgen.engine.batch import Batch, Group
 from fsgen.engine.draft_length import AdaptiveDraftLength
 from fsgen.engine.sequence import Sequence
 from fsgen.engine.trace import Trace, TraceBuffer
+from fsgen.methods.verifiers import Verdict
 from fsgen.probs import ACCEPT, DECIDE, Transforms, left_aligned, sample, total_variation, uniforms, window
+from fsgen.types import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,36 +47,31 @@ class RoundResult:
 
 
 def decide(batch: Batch, p: Tensor | None) -> list[tuple[Group, Sequence, RoundResult]]:
-    """Consults System 2 where the methods want it, in one call of each member, and verifies the drafted tokens.
+    """Consults System 2 in one call of each member, and verifies the drafted tokens: a result for every active row.
 
     Args:
         batch: whose sequences end with their drafted tokens.
         p: the draft's logits at these, [rows, n, vocab], left-aligned; None where nothing was drafted.
-
-    Returns:
-        the result of every active row.
     """
-    wanted = [0 if one is None else one.to_verify + one.wants_bonus for one in batch.sequences]  # positions of each row
+    # At how many positions q is wanted in each row: at the tokens to verify, and after them for a bonus token.
+    wanted = [0 if one is None else one.to_verify + one.wants_bonus for one in batch.sequences]
     scores = _consult(batch, wanted) if any(wanted) else None
-    return [
-        found for group in batch.groups for found in _results(group, [wanted[row] for row in group.rows], scores, p)
-    ]
+    return [found for group in batch.groups for found in _results(group, wanted, scores, p)]
 
 
 def _consult(batch: Batch, wanted: list[int]) -> tuple[Tensor, Tensor | None]:
     """One call of each member: the logits of the target and of the base, [rows, most, vocab], right-aligned."""
-    sequences: list[TokenIds | None] = [None] * len(batch)
+    sequences: list[TokenIds | None] = [None] * batch.rows
     of_base = list(sequences)
     last = [max(1, n) for n in wanted]
     for row, one in enumerate(batch.sequences):
-        if one is None or not wanted[row]:
-            continue
-        # The last drafted token itself is run through System 2 only where its successor is wanted too.
-        sequences[row] = one.ids if one.wants_bonus else one.ids[:-1]
-        if one.method.fusion.reads_base:
-            of_base[row] = sequences[row]
-        if one.method.rollback is not None:
-            last[row] += one.trusted + one.drafted - one.to_verify
+        if one is not None and wanted[row]:
+            # The last drafted token itself is run through System 2 only where its successor is wanted too.
+            sequences[row] = one.ids if one.wants_bonus else one.ids[:-1]
+            if one.method.fusion.reads_base:
+                of_base[row] = sequences[row]
+            if one.method.rollback is not None:
+                last[row] += one.trusted + one.drafted - one.to_verify
     target = batch.score("target", sequences, last)
     base = batch.score("base", of_base, last) if any(ids is not None for ids in of_base) else None
     for group in batch.groups:
@@ -87,70 +84,53 @@ def _results(
     group: Group, wanted: list[int], scores: tuple[Tensor, Tensor | None] | None, p: Tensor | None
 ) -> Iterator[tuple[Group, Sequence, RoundResult]]:
     """Fuses and verifies the rows of a group."""
-    verify = [one.to_verify for one in group.sequences]
+    wanted, verify = [wanted[row] for row in group.rows], [one.to_verify for one in group.sequences]
     p = None if p is None else group.of(p)
     if scores is not None and any(wanted):
         target, base = group.of(scores[0]), None
-        if scores[1] is not None and group.method.fusion.reads_base:
-            base = group.of(scores[1])
         last = [n or max(wanted) for n in wanted]
-        starts = [one.drafted - n for one, n in zip(group.sequences, verify, strict=True)]
+        if group.method.fusion.reads_base and scores[1] is not None:
+            base = left_aligned(group.of(scores[1]), last)
         z = left_aligned(target, last)
-        z_draft = z[:, :0] if p is None else window(p, starts, max(verify))
-        q = group.method.fusion(z, z_draft, None if base is None else left_aligned(base, last))
-        accepted, own, distances = _verify(group, q, z_draft, verify)
+        trusted = [one.drafted - n for one, n in zip(group.sequences, verify, strict=True)]
+        z_draft = z[:, :0] if p is None else window(p, trusted, max(verify))
+        q = group.method.fusion(z, z_draft, base)
+        (accepted, own), distances = _verify(group, q, z_draft, verify)
     for i, one in enumerate(group.sequences):
-        if not one.active:
-            continue
-        result = RoundResult(
-            drafted=one.ids[len(one.ids) - one.drafted :],
-            p=None if p is None else p[i],
-            trusted=one.drafted - verify[i],
-        )
-        if wanted[i]:
-            result = replace(
-                result,
-                q=q[i],
-                accepted=accepted[i],
-                token=own[i] if accepted[i] < wanted[i] else None,
-                distances=None if distances is None else distances[i],
-            )
-            if one.method.rollback is not None:
-                result = _recheck(one, result, target[i], one.method.rollback)
-        yield group, one, result
+        if one.active:
+            result = RoundResult(one.draft, None if p is None else p[i], one.drafted - verify[i])
+            if wanted[i]:
+                token = own[i] if accepted[i] < wanted[i] else None
+                result = replace(result, q=q[i], accepted=accepted[i], token=token, distances=distances[i])
+                if one.method.rollback is not None:
+                    result = _recheck(one, result, target[i], one.method.rollback)
+            yield group, one, result
 
 
-def _verify(
-    group: Group, q: Tensor, p: Tensor, verify: list[int]
-) -> tuple[list[int], list[int], list[list[float]] | None]:
-    """Of each row: accepted tokens, System 2's own token after them, and total variations, where not taken later."""
-    n, transforms, verifier = p.shape[1], group.transforms, group.verifier
+def _verify(group: Group, q: Tensor, p: Tensor, verify: list[int]) -> tuple[Verdict, List[list[float] | None]]:
+    """Of each row: the accepted tokens, System 2's own after them; total variations, where not taken later."""
+    transforms, verifier = group.transforms, group.verifier
     drafted = [one.ids[len(one.ids) - k :] for one, k in zip(group.sequences, verify, strict=True)]
-    distances = None
+    distances: List[list[float] | None] = [None] * len(drafted)
     if not transforms.temperature_only:
         p_drawn, q_drawn = transforms.measured(p), transforms.measured(q)
-        distances = total_variation(p_drawn, q_drawn[:, :n]).tolist()
+        distances = total_variation(p_drawn, q_drawn[:, : p.shape[1]]).tolist()
     if not verifier.draws:
-        return *verifier.verify(drafted, p, q, q, q), distances
-    first = [one.written + one.drafted - k for one, k in zip(group.sequences, verify, strict=True)]
-    positions = np.array(first)[:, None] + np.arange(q.shape[1])
+        return verifier.verify(drafted, p, q, q, q), distances
+    positions = group.positions() - np.array(verify)[:, None] + np.arange(q.shape[1])
     if verifier.couples:
         choices = transforms.race(q, group.seeds, positions)
-        return *verifier.verify(drafted, p, q, choices, choices), distances
+        return verifier.verify(drafted, p, q, choices, choices), distances
     if transforms.temperature_only or transforms.any_greedy:  # greedy rows are measured as no one-hot ones
         p_drawn, q_drawn = transforms.drawn(p), transforms.drawn(q)
     accept, decision = group.uniforms(positions, ACCEPT), group.uniforms(positions, DECIDE)
-    return *verifier.verify(drafted, p_drawn, q_drawn, accept, decision), distances
+    return verifier.verify(drafted, p_drawn, q_drawn, accept, decision), distances
 
 
 def _recheck(one: Sequence, result: RoundResult, target: Tensor, rollback: float) -> RoundResult:
     """Takes back the first trusted token that System 2 finds too unlikely, and those after it (Kim 2302.07863).
 
-    Args:
-        one: the text.
-        result: of the round, which stands if no token is too unlikely.
-        target: logits [n, vocab], the last ones at the tokens trusted since the last consultation, and one more.
-        rollback: a token is too unlikely below so many times the probability of the most likely one.
+    `target`: logits [n, vocab], the last ones at the tokens trusted since the last consultation, and one more.
     """
     trusted = one.ids[len(one.ids) - one.trusted - one.drafted : len(one.ids) - one.to_verify]
     z = target[-1 - len(trusted) : -1]
@@ -158,40 +138,38 @@ def _recheck(one: Sequence, result: RoundResult, target: Tensor, rollback: float
     unlikely = (log_ratio < math.log(rollback)).nonzero()[:, 0].tolist()
     if not unlikely:
         return result
-    first = unlikely[0]
-    q, position = z[first : first + 1], one.written - one.trusted + first
+    q, position = z[unlikely[0] :][:1], one.written - one.trusted + unlikely[0]
     draw = torch.from_numpy(uniforms(np.array([one.sampling.seed], np.uint64), np.array([position]), DECIDE))
     token = sample(Transforms([one.sampling], q.device).drawn(q[None])[0], draw.to(q.device))
-    return replace(result, q=q, token=int(token), taken_back=len(trusted) - first)
+    return replace(result, q=q, accepted=0, token=int(token), taken_back=len(trusted) - unlikely[0])
 
 
-def commit(
-    one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: AdaptiveDraftLength | None = None
-) -> None:
+def commit(one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: AdaptiveDraftLength | None) -> None:
     """Writes what a round found into its text.
 
     Args:
         one: the text, whose `ids` end with the drafted tokens.
         result: of the round.
         traces: completes the records.
-        adaptive: learns which drafted tokens were accepted.
+        adaptive: learns which drafted tokens were accepted; None where nobody does.
     """
     one.forget_draft()
-    traces.hold(result.p, result.q)
-    tokens = result.drafted[: result.trusted + (0 if result.taken_back else result.accepted)]
+    traces.held += sum(x.numel() for x in (result.p, result.q) if x is not None)
+    tokens = result.drafted[: result.trusted + result.accepted]
     if result.token is not None and not result.taken_back:
         tokens.append(result.token)
     for j, token in enumerate(tokens):
         if one.active:
             _write(one, result, j, token, traces)
-    if result.taken_back and one.active:
-        _replace(one, result, traces)
+    if result.taken_back and one.active and result.q is not None and result.token is not None:
+        trace = one.take_back(result.taken_back)
+        traces.add(trace, "target", result.q, 0, one.candidates)
+        one.write(result.token, "recovered", trace)
     if adaptive is not None:
         for j, prob in enumerate(one.draft_probs[: result.accepted + 1]):
             adaptive.acceptance.learn(prob, j < result.accepted)
-        # The draft is not called for what it would have chosen alone, only where it goes on drafting anyway.
         if not (result.drafted and one.active):
-            one.pending_bonus = None
+            one.pending_bonus = None  # the draft is called for it only where it goes on drafting anyway
     one.rounds += 1
 
 
@@ -199,7 +177,7 @@ def _write(one: Sequence, result: RoundResult, j: int, token: int, traces: Trace
     """Writes the token in the place of the j-th drafted one, or after the last of them."""
     trace: Trace = {}
     p = result.p if j < len(result.drafted) else None
-    q, place = (result.q, j - result.trusted) if j >= result.trusted else (None, 0)
+    q, place = result.q if j >= result.trusted else None, j - result.trusted
     if p is not None:
         traces.add(trace, "draft", p, j, one.candidates)
     if q is not None:
@@ -211,23 +189,10 @@ def _write(one: Sequence, result: RoundResult, j: int, token: int, traces: Trace
             traces.compare(trace, p, j, q, place, one.sampling.temperature or 1.0)
         else:
             trace["total_variation"] = result.distances[place]
-    if p is None:
-        one.write(token, "bonus", trace)
-        one.pending_bonus = q[place] if q is not None and "draft" in one.method.roles else None
-    elif q is None:
-        one.write(token, "trusted", trace)
-    else:
-        one.write(token, "accepted" if place < result.accepted else "recovered", trace)
-
-
-def _replace(one: Sequence, result: RoundResult, traces: TraceBuffer) -> None:
-    """System 2's token replaces the trusted ones that it takes back."""
-    assert result.q is not None
-    assert result.token is not None
-    trace = one.held[-result.taken_back]
-    one.take_back(result.taken_back)
-    traces.add(trace, "target", result.q, 0, one.candidates)
-    one.write(result.token, "recovered", trace)
+    decided: Source = "accepted" if place < result.accepted else "recovered" if p is not None else "bonus"
+    one.write(token, "trusted" if q is None else decided, trace)
+    if p is None and q is not None and "draft" in one.method.roles:
+        one.pending_bonus = q[place]
 
 
 def complete_bonus(one: Sequence, p: Tensor, place: int, traces: TraceBuffer, transforms: Transforms) -> None:

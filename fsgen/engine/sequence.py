@@ -44,8 +44,9 @@ class Sequence:
         self.prompt_ids, self.method, self.sampling = [int(token) for token in prompt_ids], parse(method), sampling
         self.candidates, self.keep_logits = candidates, keep_logits
         self.number = 0  # its id, which the engine gives it
-        self.ids = list(self.prompt_ids)
-        self.prompt_length, self.written, self.rounds = len(self.ids), 0, 0
+        self.ids, self.prompt_length = list(self.prompt_ids), len(self.prompt_ids)
+        self.longest = self.prompt_length + sampling.max_tokens  # tokens that it can have at most
+        self.written = self.rounds = 0
         self.stop_reason: StopReason | None = None
         self.ends: frozenset[int] = frozenset()  # tokens that end the text
         self.text: Detokenizer
@@ -61,26 +62,10 @@ class Sequence:
         self.draft_seconds = self.system2_seconds = self.seconds = 0.0
         self.begin_round()
 
-    def begin_round(self) -> None:
-        """Nothing is drafted yet, and nothing written."""
-        self.drafted = self.fresh = 0  # drafted tokens, at the end of `ids`; tokens that the round has written
-        self.drafts = self.flagged = False  # whether it drafts another token; whether the router flags the last one
-        self.draft_probs: list[float] = []  # of the drafted tokens, where draft lengths are adaptive
-        self.acceptance = 1.0  # the chance that all of them are accepted
-
     def start(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
         """It gets a row."""
         self.ends = frozenset(self.sampling.stop_tokens) | (frozenset() if self.sampling.ignore_eos else eos_ids)
         self.text = Detokenizer(tokenizer, self.sampling.stop)
-
-    @property
-    def longest(self) -> int:
-        """Tokens that it can have at most, its prompt included."""
-        return self.prompt_length + self.sampling.max_tokens
-
-    @property
-    def remaining(self) -> int:
-        return self.sampling.max_tokens - self.written
 
     @property
     def active(self) -> bool:
@@ -97,35 +82,40 @@ class Sequence:
         """It has ended, and all its records are given out."""
         return self.stop_reason is not None and not self.held
 
+    def begin_round(self) -> None:
+        self.drafted = self.fresh = 0  # drafted tokens, at the end of `ids`; tokens that the round has written
+        self.drafts = self.flagged = False  # whether it drafts another token; whether the router flags the last one
+        self.draft_probs: list[float] = []  # of the drafted tokens, where draft lengths are adaptive
+        self.acceptance = 1.0  # the chance that all of them are accepted
+
     @property
     def draft(self) -> list[int]:
         """The drafted tokens."""
         return self.ids[len(self.ids) - self.drafted :]
 
+    def forget_draft(self) -> None:
+        del self.ids[len(self.ids) - self.drafted :]
+        self.drafted = 0
+
     @property
     def open(self) -> bool:
         """The text goes on after the drafted tokens."""
-        ended = self.drafted > 0 and self.ids[-1] in self.ends
-        return self.stop_reason is None and self.drafted < self.remaining and not ended
-
-    @property
-    def to_verify(self) -> int:
-        """Drafted tokens that System 2 verifies, the last ones; those before are trusted."""
-        return int(self.flagged) if self.method.skips_verification else self.drafted
+        room = self.stop_reason is None and self.written + self.drafted < self.sampling.max_tokens
+        return room and not (self.drafted and self.ids[-1] in self.ends)
 
     @property
     def wants_bonus(self) -> bool:
         """Whether System 2 adds a token after them, if it accepts them all."""
         return self.method.adds_bonus and self.open
 
-    def forget_draft(self) -> None:
-        """Takes the drafted tokens off `ids`."""
-        del self.ids[len(self.ids) - self.drafted :]
-        self.drafted = 0
+    @property
+    def to_verify(self) -> int:
+        """Drafted tokens that System 2 verifies, the last ones; those before are trusted."""
+        return int(self.flagged) if self.method.skips_verification else self.drafted
 
     def write(self, token: int, source: Source, trace: Trace) -> None:
         """The next token; the rest of its record is added to its trace."""
-        ended, last = token in self.ends, self.remaining == 1
+        ended, last = token in self.ends, self.written + 1 == self.sampling.max_tokens
         end = self.text.close() if ended else self.text.push(token, last=last)
         self.ids.append(token)
         # Plain values in a plain dict, which Python's garbage collector need not look through.
@@ -138,6 +128,14 @@ class Sequence:
         elif self.text.stopped or last:
             self._end("stop" if self.text.stopped else "length")
 
+    def take_back(self, count: int) -> Trace:
+        """Removes the last tokens, none of which was given out; the record of the first of them."""
+        trace = self.held[-count]
+        del self.ids[-count:], self.held[-count:]
+        self.written, self.trusted = self.written - count, self.trusted - count
+        self.text = self.text.restarted(self.ids[self.prompt_length :])  # rare, so it is decoded again
+        return trace
+
     def cancel(self) -> None:
         """Ends it where it is; records that were not given out never are."""
         self._end("cancelled")
@@ -147,13 +145,6 @@ class Sequence:
     def _end(self, reason: StopReason) -> None:
         self.stop_reason = reason
         self.ngrams = {}  # its row may keep it for long
-
-    def take_back(self, count: int) -> None:
-        """Removes the last tokens, none of which was given out. Rare, so the text is decoded again."""
-        del self.ids[-count:], self.held[-count:]
-        self.written -= count
-        self.trusted -= count
-        self.text = self.text.restarted(self.ids[self.prompt_length :])
 
     def give(self) -> list[Token]:
         """The records that nothing can change any more: no stop string, no rollback, no draft call to come."""

@@ -27,19 +27,10 @@ class TraceBuffer:
         self._clear()
 
     def _clear(self) -> None:
-        self._held = 0
+        self.held = 0  # logits that wait, of drafted tokens that were not written too
         # By side, draft or target, and number of candidates: the records, and the logits of each.
         self._sides = defaultdict[tuple[str, int], tuple[list[Trace], Lines]](lambda: ([], Lines()))
-        self._compared, self._p, self._q = list[Trace](), Lines(), Lines()
-        self._temperatures: list[float] = []
-
-    def hold(self, *logits: Tensor | None) -> None:
-        """Count the logits of a round, to some of which records refer."""
-        self._held += sum(x.numel() for x in logits if x is not None)
-
-    @property
-    def full(self) -> bool:
-        return self._held > HOLD
+        self._compared, self._p, self._q, self._temperatures = list[Trace](), Lines(), Lines(), list[float]()
 
     def add(self, trace: Trace, side: str, logits: Tensor, place: int, candidates: int) -> None:
         """A record's logits of p (`draft`) or q (`target`): logits[place], [vocab]."""

@@ -241,6 +241,6 @@ def _number(method: str, key: str, given: Mapping[str, str]) -> float:
 
 def _whole(method: str, key: str, given: Mapping[str, str]) -> int:
     number = _number(method, key, given)
-    if number != int(number):
+    if not number.is_integer():
         raise ValueError(f"method {method!r}: {key}={given[key]!r} is not a whole number")
     return int(number)

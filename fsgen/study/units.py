@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from fsgen.engine.replay import replayable
+from fsgen.replay import replayable
 from fsgen.study.cells import Cell, LoadedTask
 from fsgen.study.plan import Plan
 

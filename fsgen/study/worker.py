@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 
 from fsgen.api import generate
 from fsgen.backends import Members
-from fsgen.engine.replay import replay
 from fsgen.generation import Generation
+from fsgen.replay import replay
 from fsgen.study.cells import LoadedTask, Prompt
 from fsgen.study.records import StoredText, Text
 from fsgen.study.units import Unit

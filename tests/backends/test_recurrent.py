@@ -19,7 +19,7 @@ from fsgen.backends.transformers.model import TransformersModel
 from fsgen.backends.transformers.recurrent import LEAST, SNAPSHOTS, RecurrentSession
 from fsgen.backends.transformers.slots import Slots
 from fsgen.backends.transformers.states import EMPTY, Step
-from fsgen.engine.replay import replay
+from fsgen.replay import replay
 from fsgen.verify import verify
 from tests.backends.scripts import LONG, alone, edited
 from tests.tiny import RECURRENT, save_tiny, tiny_config, tiny_member, tiny_model

@@ -13,8 +13,8 @@ from torch import Tensor
 import fsgen
 from fsgen import SamplingParams, generate, tasks
 from fsgen.backends import Members
-from fsgen.engine.replay import replay
 from fsgen.methods.fusions import FUSIONS
+from fsgen.replay import replay
 from tests.engine import reference
 
 DRAFT, TUNED, TARGET, LARGEST = "pocket-0.25m", "pocket-0.25m-tuned", "pocket-1.5m", "pocket-8m"

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import SamplingParams, generate, stream
-from fsgen.engine.replay import replay
 from fsgen.generation import encode
+from fsgen.replay import replay
 from tests.doubles import Letters, Table, group, trio
 from tests.engine import reference
 
