@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fsgen.backends.cpu.memory import BFLOAT16, BFLOAT16_PAIR, FLOAT32, INT8, fields
+from fsgen.backends.cpu.threads import HEADER
 
 MAX_TOKENS = 256  # of one pass: with more, what lies between two products would not stay in a core's own cache
 BLOCK = 32  # slots of the cache whose keys lie together, [head_dim, BLOCK]
@@ -58,6 +59,7 @@ CHUNK = np.dtype(
 # All else; what is no number is an address.
 ARGUMENTS = np.dtype(
     [
+        *HEADER,
         # The model; layers one after another, bias and norms of queries and keys 0 where there are none.
         *fields("num_layers hidden_size num_heads num_kv_heads head_dim intermediate_size vocab_size"),
         ("rms_norm_eps", np.float32),

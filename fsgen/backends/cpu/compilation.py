@@ -66,14 +66,6 @@ def _say(text: str) -> None:
     print(f"fsgen: {text}", file=sys.stderr, flush=True)
 
 
-def record(kind: np.dtype[Any], **fields: int | float | NDArray[Any] | Tensor) -> NDArray[Any]:
-    """One record [1] for compiled code; of arrays and tensors, it has the addresses."""
-    made = np.zeros(1, kind)
-    for name, value in fields.items():
-        made[name] = address(value) if isinstance(value, (np.ndarray, Tensor)) else value
-    return made
-
-
 def address(numbers: NDArray[Any] | Tensor) -> int:
     """Where the first one lies."""
     return numbers.data_ptr() if isinstance(numbers, Tensor) else numbers.ctypes.data

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fsgen.backends.cpu import arguments, kernels
-from fsgen.backends.cpu.arguments import ARGUMENTS, BLOCK, MAX_TOKENS, QUERIES
+from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
 from fsgen.backends.cpu.attention import GROUPS_ROOM
-from fsgen.backends.cpu.compilation import address, record
+from fsgen.backends.cpu.compilation import address
 from fsgen.backends.cpu.gemm import LANES, PANEL
 from fsgen.backends.cpu.weights import CpuWeights
 from fsgen.backends.forward import Work
@@ -58,7 +58,7 @@ class CpuForward:
         self._scratch = torch.empty(0)
         self._groups = np.zeros((0, 0), np.int64)
         self._tokens = self._threads = 0  # that the scratch has room for
-        self._arguments = record(ARGUMENTS, cache_rows=rows, **weights.arguments())
+        self._arguments = self._function.record(cache_rows=rows, **weights.arguments())
         self._a = self._arguments[0]
 
     def reserve(self, longest: int) -> None:

@@ -18,7 +18,7 @@ from fsgen.backends.cpu.arithmetic import ONE, ZERO, argmax, exp, narrow, rms_no
 from fsgen.backends.cpu.attention import attention
 from fsgen.backends.cpu.compilation import source
 from fsgen.backends.cpu.gemm import LANES, PANEL, STILL, WHOLE, WIDTH, Columns, Rows, gemm
-from fsgen.backends.cpu.memory import FLOAT32, INT8, INT64, at, pointer, stage, view
+from fsgen.backends.cpu.memory import FLOAT32, INT8, INT64, address_of, at, pointer, stage, view
 from fsgen.backends.cpu.threads import Parallel, Thread, barrier, share
 
 
@@ -233,8 +233,8 @@ def forward(kind: str) -> Parallel:
     """
     t, state = TYPES[kind], source()
 
-    def forward(arguments, number, team, words):
+    def forward(arguments, number, team):
         state  # noqa: B018 - other code is another function
-        run(carray(arguments, 1)[0], t, Thread(number, team, words))
+        run(carray(arguments, 1)[0], t, Thread(number, team, address_of(arguments)))
 
     return Parallel(forward, ARGUMENTS)

@@ -38,6 +38,16 @@ def pointer(context: Any, address: Any, like: Any) -> Any:
 
 
 @intrinsic
+def address_of(context: Any, start: Any) -> Any:
+    """What a pointer points to, as a number."""
+
+    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        return builder.ptrtoint(arguments[0], ir.IntType(64))
+
+    return types.int64(start), code
+
+
+@intrinsic
 def at(context: Any, start: Any, offset: Any) -> Any:
     """A pointer, so many numbers further on."""
 

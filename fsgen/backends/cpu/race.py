@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsgen.backends.cpu.arithmetic import ZERO, argmax, exp
-from fsgen.backends.cpu.compilation import record, source
-from fsgen.backends.cpu.memory import FLOAT32, INT64, at, fields, inlined, pointer, stage, view
-from fsgen.backends.cpu.threads import FEW, Parallel, Thread, share
+from fsgen.backends.cpu.compilation import source
+from fsgen.backends.cpu.memory import FLOAT32, INT64, address_of, at, fields, inlined, pointer, stage, view
+from fsgen.backends.cpu.threads import FEW, HEADER, Parallel, Thread, share
 
 # What the function is given: numbers, and the addresses of arrays.
-RACE = np.dtype(fields("n vocab given keys scales tokens room"))
+RACE = np.dtype([*HEADER, *fields("n vocab given keys scales tokens room")])
 CHUNK = 256  # tokens that are looked at together
 KEY = np.uint64(0)  # what an address of keys is of
 
@@ -77,9 +77,9 @@ def race_rows(args, me):
 def _race() -> Parallel:
     state = source()
 
-    def forward(arguments, number, team, words):
+    def forward(arguments, number, team):
         state  # noqa: B018 - other code is another function
-        race_rows(carray(arguments, 1)[0], Thread(number, team, words))
+        race_rows(carray(arguments, 1)[0], Thread(number, team, address_of(arguments)))
 
     return Parallel(forward, RACE)
 
@@ -93,7 +93,7 @@ def race(given: Tensor, keys: NDArray[np.uint64], scales: NDArray[np.float32] | 
     """See `fsgen.probs.Compiled`."""
     n, vocab = given.shape
     given, tokens = given.contiguous(), np.empty(n, np.int64)
-    arguments = record(RACE, n=n, vocab=vocab, given=given, keys=keys, tokens=tokens)
+    arguments = _race().record(n=n, vocab=vocab, given=given, keys=keys, tokens=tokens)
     if scales is not None:
         room = np.empty((n, CHUNK), np.float32)
         arguments["scales"], arguments["room"] = scales.ctypes.data, room.ctypes.data

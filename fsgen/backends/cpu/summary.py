@@ -16,16 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fsgen.backends.cpu.arithmetic import ONE, ZERO, all_are_numbers, argmax, exp, highest
-from fsgen.backends.cpu.compilation import record, source
-from fsgen.backends.cpu.memory import FLOAT32, INT64, fields, inlined, pointer, stage, view
-from fsgen.backends.cpu.threads import FEW, Parallel, Thread, share
+from fsgen.backends.cpu.compilation import source
+from fsgen.backends.cpu.memory import FLOAT32, INT64, address_of, fields, inlined, pointer, stage, view
+from fsgen.backends.cpu.threads import FEW, HEADER, Parallel, Thread, share
 from fsgen.probs import Lines, Summary
 
 # What the functions are given: numbers, and the addresses of arrays. p and q: [n] addresses of logits [vocab].
-SUMMARIZE = np.dtype(
-    [(name, np.int64) for name in ["n", "vocab", "top", "p", "tokens", "found", "top_ids", "top_probs"]]
-)
-VARIATION = np.dtype(fields("n vocab p q scales found"))
+SUMMARIZE = np.dtype([*HEADER, *fields("n vocab top p tokens found top_ids top_probs")])
+VARIATION = np.dtype([*HEADER, *fields("n vocab p q scales found")])
 LOWEST = np.float32(-1000)  # e to the power of this is as good as 0, and times it still is
 SPAN = 1024  # numbers that are summed in float32, and such sums in float64
 
@@ -126,9 +124,9 @@ def compare_rows(args, me):
 def _summarize() -> Parallel:
     state = source()
 
-    def forward(arguments, number, team, words):
+    def forward(arguments, number, team):
         state  # noqa: B018 - other code is another function
-        summarize_rows(carray(arguments, 1)[0], Thread(number, team, words))
+        summarize_rows(carray(arguments, 1)[0], Thread(number, team, address_of(arguments)))
 
     return Parallel(forward, SUMMARIZE)
 
@@ -137,9 +135,9 @@ def _summarize() -> Parallel:
 def _variation() -> Parallel:
     state = source()
 
-    def forward(arguments, number, team, words):
+    def forward(arguments, number, team):
         state  # noqa: B018
-        compare_rows(carray(arguments, 1)[0], Thread(number, team, words))
+        compare_rows(carray(arguments, 1)[0], Thread(number, team, address_of(arguments)))
 
     return Parallel(forward, VARIATION)
 
@@ -156,8 +154,8 @@ def summarize(logits: Tensor | Lines, top: int) -> Summary:
     n, most = len(rows), min(top, vocab)
     tokens, found = np.empty(n, np.int64), np.empty((3, n), np.float32)
     ids, probs = np.empty((n, most), np.int64), np.empty((n, most), np.float32)
-    given = record(
-        SUMMARIZE, n=n, vocab=vocab, top=most, p=rows, tokens=tokens, found=found, top_ids=ids, top_probs=probs
+    given = _summarize().record(
+        n=n, vocab=vocab, top=most, p=rows, tokens=tokens, found=found, top_ids=ids, top_probs=probs
     )
     _summarize()(given, alone=n < FEW)
     return Summary(*map(torch.from_numpy, (tokens, *found, ids, probs)))
@@ -167,7 +165,7 @@ def variation(p: Tensor | Lines, q: Tensor | Lines, temperatures: Sequence[float
     """See `fsgen.probs.variation`; logits [n, vocab]."""
     n, found, rows = len(p), np.empty(len(p), np.float32), (_addresses(p), _addresses(q))
     scales = np.ones(n, np.float32) if temperatures is None else (1 / np.array(temperatures)).astype(np.float32)
-    given = record(VARIATION, n=n, vocab=p.shape[-1], p=rows[0], q=rows[1], scales=scales, found=found)
+    given = _variation().record(n=n, vocab=p.shape[-1], p=rows[0], q=rows[1], scales=scales, found=found)
     _variation()(given, alone=n < FEW)
     return torch.from_numpy(found)
 

@@ -1,17 +1,17 @@
-"""Compiled functions on several threads, which wait for each other without keeping others from the processor.
+"""Compiled functions on torch's own threads, which do not keep others from the processor where they wait.
 
-A thread that waits looks a few times whether it may go on, and then gives way (`sched_yield`) between two looks: where
-other processes want the processor too, what it waits for would else not get it. For the same reason these are threads
-of our own: torch's wait for their next work spinning for milliseconds.
+A second pool would fight the first one for the cores, since torch's threads wait for their next work spinning. So
+compiled code runs on these, by the OpenMP runtime that torch has loaded; where there is none, on one thread. Within a
+function, a thread that waits for the others looks a few times whether it may go on, and then gives way (`sched_yield`)
+between two looks: where other processes want the processor too, what it waits for would else not get it. And where they
+have waited for each other for a good part of the time, one thread goes on alone for a while.
 """
 
 from __future__ import annotations
 
-import atexit
 import ctypes
 import os
 import platform
-import threading
 import time
 from collections.abc import Callable
 from functools import cache
@@ -21,30 +21,32 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import njit, types
+from numba.core import cgutils
 from numba.extending import intrinsic
+from numpy.typing import NDArray
+from torch import Tensor
 
 from fsgen.backends.cpu.compilation import address, compiled, source
-from fsgen.backends.cpu.memory import OPTIONS, inlined
+from fsgen.backends.cpu.memory import OPTIONS, fields, inlined
 
-SPIN = 60  # looks before a thread gives way: about two microseconds
-IDLE = 4000  # looks of a worker for its next call, before it goes to sleep: about a millisecond
-WAKING = 2000  # looks for a worker that was asleep, before the others go on without it
-MOST_WORKERS = 127
+SPIN = 1000  # looks before a thread gives way: some 25 microseconds
 FEW = 8  # positions that one thread has done before two have met
+# Seconds that are judged together; the share of them that threads may wait for each other; and seconds that one goes on
+# alone if it was more, and if it was more again and again.
+JUDGED, WAITING, ALONE, ALONE_MOST = 0.02, 1 / 3, 0.02, 0.2
 
-# Of a worker: what it does, and its next call. Where each word is, in bytes; workers are far enough apart.
-STATE, FUNCTION, ARGUMENTS, NUMBER, COUNT, _APART = 0, 8, 16, 24, 32, 128
-ASLEEP, READY, CLAIMED, WORKING = range(4)
-# Of all who run a function: how many have come to a barrier, barriers passed, how many are done.
-ARRIVED, PASSED, DONE, _ALL = 0, 128, 256, 384
+# What a record begins with: the function; the runtime's functions that tell threads apart; and words by which threads
+# meet, in lines of the cache of their own: how many have come to a barrier, barriers passed, nanoseconds waited.
+HEADER = [*fields("function thread_number team_size"), *fields("arrived passed waited", (np.int64, (8,)))]
+FUNCTION, THREAD_NUMBER, TEAM_SIZE, ARRIVED, PASSED, WAITED = 0, 8, 16, 24, 88, 152
 
 
 class Thread(NamedTuple):
-    """One of the threads that run a function: its number, how many there are, and the words by which they meet."""
+    """One of the threads that run a function: its number, how many there are, and where their record is."""
 
     number: int
     team: int
-    words: int
+    record: int
 
 
 @intrinsic
@@ -76,17 +78,6 @@ def add(context: Any, address: Any, number: Any) -> Any:
     return types.int64(types.int64, types.int64), code
 
 
-@intrinsic
-def replace(context: Any, address: Any, old: Any, new: Any) -> Any:
-    """Replaces a word where it is still the old one, and tells whether it was."""
-
-    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        place = _place(builder, arguments)
-        return builder.extract_value(builder.cmpxchg(place, arguments[1], arguments[2], "seq_cst", "seq_cst"), 1)
-
-    return types.boolean(types.int64, types.int64, types.int64), code
-
-
 def _place(builder: Any, arguments: Any) -> Any:
     return builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
 
@@ -97,37 +88,56 @@ def relax(context: Any) -> Any:
 
     def code(context: Any, builder: Any, _: Any, __: Any) -> Any:
         if platform.machine() in ("x86_64", "AMD64"):
-            name = "llvm.x86.sse2.pause"
-            known = builder.module.globals.get(name)
-            builder.call(known or ir.Function(builder.module, ir.FunctionType(ir.VoidType(), []), name), [])
+            builder.call(_function(builder, "llvm.x86.sse2.pause", ir.VoidType()), [])
         return context.get_dummy_value()
 
     return types.void(), code
 
 
 @intrinsic
-def invoke(context: Any, function: Any, arguments: Any, number: Any, count: Any, words: Any) -> Any:
+def clock(context: Any) -> Any:
+    """Nanoseconds, from some time on."""
+
+    def code(_: Any, builder: Any, __: Any, ___: Any) -> Any:
+        small, whole = ir.IntType(32), ir.IntType(64)
+        found = cgutils.alloca_once(builder, whole, 2)
+        read = _function(builder, "clock_gettime", small, small, whole.as_pointer())
+        builder.call(read, [small(time.CLOCK_MONOTONIC), found])
+        seconds, rest = (builder.load(builder.gep(found, [small(i)])) for i in range(2))
+        return builder.add(builder.mul(seconds, whole(10**9)), rest)
+
+    return types.int64(), code
+
+
+@intrinsic
+def tell(context: Any, function: Any) -> Any:
+    """Calls a function of no arguments by its address, which gives a small number."""
+
+    def code(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.IntType(32), [])
+        return builder.sext(builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), []), ir.IntType(64))
+
+    return types.int64(types.int64), code
+
+
+@intrinsic
+def invoke(context: Any, function: Any, record: Any, number: Any, team: Any) -> Any:
     """Calls a function by its address."""
 
     def code(context: Any, builder: Any, _: Any, given: Any) -> Any:
-        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 4)
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 3)
         builder.call(builder.inttoptr(given[0], kind.as_pointer()), given[1:])
         return context.get_dummy_value()
 
-    return types.void(*[types.int64] * 5), code
+    return types.void(*[types.int64] * 4), code
 
 
-give_way = types.ExternalFunction("sched_yield", types.int32()) if os.name == "posix" else relax
+def _function(builder: Any, name: str, gives: Any, *takes: Any) -> Any:
+    known = builder.module.globals.get(name)
+    return known or ir.Function(builder.module, ir.FunctionType(gives, takes), name)
 
 
-@inlined
-def pause(looks):
-    """Between two looks at what is waited for; counts them."""
-    if looks < SPIN:
-        relax()
-    else:
-        give_way()
-    return looks + 1
+give_way = types.ExternalFunction("sched_yield", types.int32())
 
 
 @njit(**OPTIONS)
@@ -135,13 +145,19 @@ def barrier(me):
     """Returns once all threads have come here."""
     if me.team == 1:
         return
-    passed, looks = load(me.words + PASSED), 0
-    if add(me.words + ARRIVED, 1) == me.team - 1:
-        store(me.words + ARRIVED, 0)
-        add(me.words + PASSED, 1)
+    passed = load(me.record + PASSED)
+    if add(me.record + ARRIVED, 1) == me.team - 1:
+        store(me.record + ARRIVED, 0)
+        add(me.record + PASSED, 1)
         return
-    while load(me.words + PASSED) == passed:
-        looks = pause(looks)
+    for _ in range(SPIN):
+        if load(me.record + PASSED) != passed:
+            return
+        relax()
+    began = clock()
+    while load(me.record + PASSED) == passed:
+        give_way()
+    add(me.record + WAITED, clock() - began)
 
 
 @inlined
@@ -151,139 +167,85 @@ def share(me, things):
 
 
 @cache
-def _serve() -> Any:
-    """A worker takes one call after the other, until it has waited in vain for a while."""
+def _enter() -> Any:
+    """What each thread of the runtime calls."""
     state = source()
 
-    def serve(worker, words):
+    def enter(record):
         state  # noqa: B018 - other code is another function
-        store(worker + STATE, READY)
-        looks = 0
-        while looks < IDLE or not replace(worker + STATE, READY, ASLEEP):
-            if load(worker + STATE) == WORKING:
-                number, count = load(worker + NUMBER), load(worker + COUNT)
-                invoke(load(worker + FUNCTION), load(worker + ARGUMENTS), number, count, words)
-                store(worker + STATE, READY)
-                add(words + DONE, 1)
-                looks = 0
-            looks = pause(looks)
+        number, team = tell(load(record + THREAD_NUMBER)), tell(load(record + TEAM_SIZE))
+        invoke(load(record + FUNCTION), record, number, team)
+        barrier(Thread(number, team, record))  # so that nobody waits for long in the runtime's own one
 
-    return compiled(serve, types.int64, types.int64)
+    return compiled(enter, types.int64)
 
 
-@cache
-def _lead() -> Any:
-    """Calls a function on this thread, and on as many workers as are wanted and ready."""
-    state = source()
-
-    def lead(function, arguments, workers, wanted, words):
-        state  # noqa: B018
-        count = 1
-        for worker in range(workers, workers + wanted * _APART, _APART):
-            looks = 0
-            while looks < WAKING and load(worker + STATE) == ASLEEP:
-                looks = pause(looks)
-            if replace(worker + STATE, READY, CLAIMED):
-                store(worker + NUMBER, count)
-                count += 1
-        store(words + DONE, 0)
-        for worker in range(workers, workers + wanted * _APART, _APART):
-            if load(worker + STATE) == CLAIMED:
-                store(worker + FUNCTION, function)
-                store(worker + ARGUMENTS, arguments)
-                store(worker + COUNT, count)
-                store(worker + STATE, WORKING)
-        invoke(function, arguments, 0, count, words)
-        looks = 0
-        while load(words + DONE) < count - 1:
-            looks = pause(looks)
-
-    return compiled(lead, *[types.int64] * 5)
-
-
-class _Workers:
-    """Threads beside the one that calls: started when they are first wanted, asleep where nothing is called."""
+class _Stalls:
+    """Whether threads have waited for each other, of late, for so long that one is quicker alone."""
 
     def __init__(self) -> None:
-        self._lead = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 5)(_lead().address)
-        self._serve = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 2)(_serve().address)
-        self._most = MOST_WORKERS
-        self._memory = np.zeros((_ALL + _APART * self._most) // 8, np.int64)
-        self._words = address(self._memory)
-        self._states = self._memory[_ALL // 8 :: _APART // 8]
-        self._alarms: list[threading.Event] = []
-        self._taken = threading.Lock()
-        atexit.register(self._rest)
+        self._seconds = self._waited = self._until = 0.0
+        self._pause = ALONE
 
-    def run(self, function: int, arguments: int, threads: int) -> bool:
-        """Calls a function on so many threads, or on fewer; not where another call has them."""
-        if not self._taken.acquire(blocking=False):
-            return False
-        try:
-            wanted = self._wake(threads - 1)
-            self._lead(function, arguments, self._words + _ALL, wanted, self._words)
-        finally:
-            self._taken.release()
-        return True
+    def alone(self, now: float) -> bool:
+        return now < self._until
 
-    def _wake(self, wanted: int) -> int:
-        while len(self._alarms) < min(wanted, self._most):
-            self._start()
-        for alarm, state in zip(self._alarms[:wanted], self._states[:wanted].tolist(), strict=False):
-            if state == ASLEEP:
-                alarm.set()
-        return min(wanted, self._most)
-
-    def _start(self) -> None:
-        worker, alarm = self._words + _ALL + _APART * len(self._alarms), threading.Event()
-
-        def work() -> None:
-            while alarm.wait():
-                alarm.clear()
-                self._serve(worker, self._words)
-
-        try:
-            threading.Thread(target=work, name="fsgen", daemon=True).start()
-        except RuntimeError:  # no more can be started
-            self._most = len(self._alarms)
+    def learn(self, now: float, seconds: float, waited: float) -> None:
+        """Judges calls of so many seconds in all, in which each thread waited for so many, on average."""
+        self._seconds += seconds
+        self._waited += waited
+        if self._seconds < JUDGED:
+            return
+        if self._waited > WAITING * self._seconds:
+            self._until = now + self._pause
+            self._pause = min(2 * self._pause, ALONE_MOST)
         else:
-            self._alarms.append(alarm)
-
-    def _rest(self) -> None:
-        """Waits until none runs compiled code, which goes when the process ends."""
-        for _ in range(100):
-            if not self._states.any():
-                return
-            time.sleep(0.001)
+            self._pause = ALONE
+        self._seconds = self._waited = 0.0
 
 
-@cache
-def workers() -> _Workers:
-    """Those of this process."""
-    return _Workers()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=workers.cache_clear)
+_stalls = _Stalls()
 
 
 class Parallel:
     """A compiled function, called on every thread that torch would use.
 
     Args:
-        function: of a record, and of a `Thread`: its number, how many there are, and the words by which they meet.
-        record: the type of its record.
+        function: of a record, its address, and the number of a thread and of all of them.
+        kind: the type of its record, which begins with `HEADER`.
     """
 
-    def __init__(self, function: Callable[..., None], record: np.dtype[Any]) -> None:
-        workers()
-        self._function = compiled(function, record, *[types.int64] * 3)  # which holds the code
-        self._address: int = self._function.address
-        self._alone = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(self._address)
+    def __init__(self, function: Callable[..., None], kind: np.dtype[Any]) -> None:
+        self._kind = kind
+        self._compiled = compiled(function, kind, types.int64, types.int64)  # which holds the code
+        self._alone = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(self._compiled.address)
+        runtime = ctypes.CDLL(None) if os.name == "posix" else None
+        names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+        found = [getattr(runtime, name) for name in names if hasattr(runtime, name)]
+        self._parallel = found[0] if len(found) == len(names) else None
+        if self._parallel is not None:
+            self._enter = ctypes.c_void_p(_enter().address)
+            self._tellers = [ctypes.cast(one, ctypes.c_void_p).value for one in found[1:]]
 
-    def __call__(self, arguments: np.ndarray[Any, Any], alone: bool = False) -> None:
-        """Calls it with a record [1]; `alone`: on this thread only."""
-        threads = 1 if alone else torch.get_num_threads()
-        given = arguments.ctypes.data
-        if threads == 1 or not workers().run(self._address, given, threads):
-            self._alone(given, 0, 1, 0)
+    def record(self, **values: int | float | NDArray[Any] | Tensor) -> NDArray[Any]:
+        """A record [1] to call it with; of arrays and tensors it has the addresses, and does not hold them."""
+        made = np.zeros(1, self._kind)
+        made["function"] = self._compiled.address
+        if self._parallel is not None:
+            made["thread_number"], made["team_size"] = self._tellers
+        for name, value in values.items():
+            made[name] = address(value) if isinstance(value, (np.ndarray, Tensor)) else value
+        return made
+
+    def __call__(self, record: NDArray[Any], alone: bool = False) -> None:
+        """Calls it; `alone`: on this thread only."""
+        threads = 1 if alone or self._parallel is None else torch.get_num_threads()
+        began = time.perf_counter()
+        if threads == 1 or _stalls.alone(began):
+            self._alone(record.ctypes.data, 0, 1)
+            return
+        assert self._parallel is not None
+        self._parallel(self._enter, ctypes.c_void_p(record.ctypes.data), threads, 0)
+        ended, waited = time.perf_counter(), record["waited"]
+        _stalls.learn(ended, ended - began, 1e-9 * float(waited[0, 0]) / (threads - 1))
+        waited[0, 0] = 0
