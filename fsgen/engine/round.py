@@ -182,8 +182,6 @@ def _write(one: Sequence, result: RoundResult, j: int, token: int, traces: Trace
         traces.add(trace, "draft", p, j, one.candidates)
     if q is not None:
         traces.add(trace, "target", q, place, one.candidates)
-        if one.keep_logits:
-            one.logits.append(q[place])
     if p is not None and q is not None:
         if result.distances is None:
             traces.compare(trace, p, j, q, place, one.sampling.temperature or 1.0)
@@ -191,6 +189,8 @@ def _write(one: Sequence, result: RoundResult, j: int, token: int, traces: Trace
             trace["total_variation"] = result.distances[place]
     decided: Source = "accepted" if place < result.accepted else "recovered" if p is not None else "bonus"
     one.write(token, "trusted" if q is None else decided, trace)
+    if q is not None and one.keep_logits:
+        one.logits.append(q[place])
     if p is None and q is not None and "draft" in one.method.roles:
         one.pending_bonus = q[place]
 

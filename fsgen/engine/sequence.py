@@ -130,10 +130,10 @@ class Sequence:
 
     def take_back(self, count: int) -> Trace:
         """Removes the last tokens, none of which was given out; the record of the first of them."""
-        trace = self.held[-count]
+        text = self.text.restarted(self.ids[self.prompt_length : -count])  # rare, so it is decoded again
+        trace, self.text = self.held[-count], text
         del self.ids[-count:], self.held[-count:]
         self.written, self.trusted = self.written - count, self.trusted - count
-        self.text = self.text.restarted(self.ids[self.prompt_length :])  # rare, so it is decoded again
         return trace
 
     def cancel(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as List
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -18,7 +19,7 @@ from fsgen import SamplingParams, generate, load, stream
 from fsgen.backends import Members
 from fsgen.engine import Engine, Sequence
 from fsgen.types import Token
-from tests.doubles import Table, TableSession, group, trio
+from tests.doubles import Letters, Table, TableSession, group, trio
 
 METHODS = [
     "plain",
@@ -227,6 +228,44 @@ def test_a_round_that_raised_is_tried_again(method: str, role: str) -> None:
         except MemoryError:
             continue
     assert list(tokens.values()) == [text.token_ids for text in expected]
+
+
+class _FailingLetters(Letters):
+    """A tokenizer that raises at some of its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = random.Random(3)
+
+    def decode(self, ids: List[int], skip_special_tokens: bool = False) -> str:
+        if self.dice.random() < 0.2:
+            raise UnicodeError("no text")
+        return super().decode(ids, skip_special_tokens)
+
+
+@pytest.mark.parametrize("method", ["oracle", "plain", "speculative:draft_tokens=3", "route:rollback=0.9"])
+def test_a_text_that_cannot_be_decoded_for_a_moment_loses_and_repeats_nothing(method: str) -> None:
+    def table(seed: int, tokenizer: Letters) -> Table:
+        return Table(seed=seed, near=Table(), noise=0.6, tokenizer=tokenizer)
+
+    sampling = SamplingParams(40, ignore_eos=True)
+    expected = generate(group(table(1, Letters()), table(2, Letters())), [[1, 2]], method, sampling=sampling)
+    letters = _FailingLetters()
+    engine = Engine(group(table(1, letters), table(2, letters)), 2)
+    one = Sequence([1, 2], method, sampling, keep_logits=not method.startswith("route"))
+    engine.add(one)
+    tokens: list[Token] = []
+    failures = 0
+    while not engine.idle:
+        try:
+            tokens += [token for _, token in engine.step()]
+        except UnicodeError:
+            failures += 1
+    assert failures
+    assert [token.id for token in tokens] == expected[0].token_ids
+    assert "".join(token.text for token in tokens) == expected[0].text
+    assert [token.position for token in tokens] == list(range(len(tokens)))
+    assert len(one.logits) in (0, len(tokens))
 
 
 def test_a_stream_that_is_dropped_half_way_leaves_the_members_usable() -> None:
