@@ -79,6 +79,10 @@ class Method:
         for found, fault in faults:
             if found:
                 raise ValueError(fault)
+        try:
+            hash(self)  # texts of equal methods are decoded together
+        except TypeError as error:
+            raise ValueError(f"{name} needs a fusion and a router that are frozen dataclasses: {error}") from None
         if self.rollback is not None:
             self._check_rollback(self.rollback)
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from fsgen.methods.fusions import FUSIONS
 from fsgen.methods.method import PRESETS, parse, parse_router
-from fsgen.methods.routers import ROUTERS
+from fsgen.methods.routers import ROUTERS, Router
 from fsgen.types import SamplingParams
 from tests.engine import reference
 
@@ -95,6 +98,18 @@ def test_bad_methods_are_named_with_what_exists(text: str, message: str) -> None
 def test_bad_routers_are_named_with_what_exists(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_router(text)
+
+
+def test_a_router_that_cannot_be_a_key_is_refused() -> None:
+    @dataclass
+    class Often(Router):
+        name = "often"
+
+        def consult(self, logits: torch.Tensor, positions: Any, seeds: Any) -> list[bool]:
+            return [True] * len(logits)
+
+    with pytest.raises(ValueError, match="'speculative' needs a fusion and a router that are frozen dataclasses"):
+        replace(PRESETS["speculative"], router=Often())
 
 
 def test_a_router_without_a_draft_is_refused() -> None:
