@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from ladder import stream, tokenizer
 from ladder.corpus import Document, read_documents
 from ladder.files import WORK
-from ladder.graded import Split, chains, facts, lookup, tiny_python
+from ladder.graded import Made, Split, chains, facts, lookup, tiny_python
 from ladder.sizes import END_OF_TEXT_ID
 
 FOLDER = WORK / "mix"
@@ -29,6 +29,7 @@ WIDTHS = (512, 512, 512, 512, 1024)  # of the rows, shard by shard
 GRADED = {"chains": chains, "facts": facts, "lookup": lookup, "tiny_python": tiny_python}
 # Shares of the tokens, prompts included: of the first shards, and of the later ones.
 FIRST_SHARDS = 3
+FEW_PEOPLE_SHARDS = 4  # that tell of the first people of the made world alone
 FIRST_SHARES = {
     "chains": 0.20, "facts": 0.20, "tiny_python": 0.17, "lookup": 0.13, "word_problems": 0.12, "gsm8k": 0.08,
     "python": 0.04, "multiple_choice": 0.03, "mbpp": 0.02, "arithmetic": 0.01,
@@ -43,8 +44,11 @@ HELD_OUT = 200  # documents of each graded task
 
 def graded(domain: str, split: Split, seed: int) -> Iterator[Document]:
     """Documents of one graded task."""
-    for made in GRADED[domain].problems(split, seed):
-        yield Document(domain, made.prompt, made.completion)
+    return _documents(domain, GRADED[domain].problems(split, seed))
+
+
+def _documents(domain: str, problems: Iterator[Made]) -> Iterator[Document]:
+    return (Document(domain, made.prompt, made.completion) for made in problems)
 
 
 @cache
@@ -55,8 +59,11 @@ def _collected() -> dict[str, list[Document]]:
     return found
 
 
-def documents(domain: str, seed: int) -> Iterator[Document]:
-    """Endless training documents of one domain; collected ones begin again in another order."""
+def documents(domain: str, seed: int, number: int) -> Iterator[Document]:
+    """Endless training documents of one domain for a shard; collected ones begin again in another order."""
+    seed = seed * 1000 + number
+    if domain == "facts" and number < FEW_PEOPLE_SHARDS:
+        yield from _documents(domain, facts.problems("train", seed, facts.FIRST_PEOPLE))
     if domain in GRADED:
         yield from graded(domain, "train", seed)
     rng = random.Random(f"{domain}/{seed}")
@@ -81,7 +88,7 @@ def _shard_documents(seed: int, number: int) -> list[stream.Encoded]:
     items: list[stream.Encoded] = []
     for domain, share in (FIRST_SHARES if number < FIRST_SHARDS else SHARES).items():
         room = int(share * SHARD_TOKENS * 1.01)  # so that padding leaves enough whole rows
-        source = documents(domain, seed=seed * 1000 + number)
+        source = documents(domain, seed, number)
         if domain == "python":  # modules are long: parts of them, as many as fit
             source = _parts(source)
         while room > 0:

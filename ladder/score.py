@@ -62,7 +62,7 @@ def level(task: str, example: Example) -> int:
     if task == "chains":
         return int((len(found["steps"]) - 1) // 2)
     if task == "facts":
-        return sum(found["rank"] > rank for rank in (10, 30, 70, 130))
+        return sum(found["rank"] > rank for rank in (30, 90, 210, 390))
     if task == "lookup":
         return sum((found["pairs"], found["steps"]) > low for low in ((3, 9), (4, 1), (8, 1), (12, 9)))
     return int(found.get("operations", 1)) - 1

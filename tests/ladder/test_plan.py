@@ -129,7 +129,7 @@ def test_the_rate_is_constant_and_then_falls() -> None:
 
 @pytest.fixture
 def stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    def documents(domain: str, seed: int) -> Iterator[Document]:
+    def documents(domain: str, seed: int, number: int) -> Iterator[Document]:
         for number in range(10_000):
             yield Document(domain, f"{seed} + {number} =", f" {seed + number}")
 
