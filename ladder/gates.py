@@ -121,7 +121,7 @@ def lines(models: Sequence[Measured]) -> Iterator[str]:
         yield f"| `{model['name']}` | {model['parameters']:,} | " + " | ".join(cells) + " |"
     yield ""
     domains = list(sizes[0][0]["held_out_loss"])
-    yield "| held-out loss | " + " | ".join(domain.replace("_", " ") for domain in domains) + " |"
+    yield "| loss | " + " | ".join(domain.replace("_", " ") for domain in domains) + " |"
     yield "|---|" + "---:|" * len(domains)
     for group in sizes:
         cells = [f"{_mean([model['held_out_loss'][domain] for model in group]):.4f}" for domain in domains]
