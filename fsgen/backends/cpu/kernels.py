@@ -14,11 +14,11 @@ from functools import cache
 from numba import carray
 
 from fsgen.backends.cpu.arguments import ARGUMENTS, TYPES
-from fsgen.backends.cpu.arithmetic import ONE, ZERO, argmax, exp, narrow, rms_norm, silu, widen
+from fsgen.backends.cpu.arithmetic import narrow, rms_norm, silu, widen
 from fsgen.backends.cpu.attention import attention
 from fsgen.backends.cpu.compilation import source
 from fsgen.backends.cpu.gemm import LANES, PANEL, STILL, WHOLE, WIDTH, Columns, Rows, gemm
-from fsgen.backends.cpu.memory import FLOAT32, INT8, INT64, address_of, at, pointer, stage, view
+from fsgen.backends.cpu.memory import FLOAT32, address_of, at, pointer, stage, view
 from fsgen.backends.cpu.threads import Parallel, Thread, barrier, share
 
 
@@ -154,77 +154,6 @@ def forward_pass(args, t, me):
         logits(args, t, me)
 
 
-@stage
-def choose(args, me):
-    """Each row's most likely token becomes its next one, and its probability is written down."""
-    vocab_size, line = args.vocab_size, args.lm_head.panels * WIDTH
-    written = args.steps * args.batch_size
-    tokens, probs = at(pointer(args.tokens, INT64), written), at(pointer(args.token_probs, FLOAT32), written)
-    begin, end = share(me, args.num_chunks)
-    for i in range(begin, end):
-        here = view(pointer(args.logits, FLOAT32), args.chunks[i].logits_line * line, vocab_size)
-        top, token = argmax(here)
-        total = ZERO
-        for k in range(vocab_size):
-            total += exp(here[k] - top)
-        args.input_ids[i], tokens[i], probs[i] = token, token, ONE / total
-
-
-@stage
-def expected_acceptance(args):
-    """How many rows' tokens are all likely to be accepted, by their probabilities: a sum of chances."""
-    bins, expected = args.num_bins, ZERO
-    lines = pointer(args.acceptance_lines, FLOAT32)  # for each bin of probabilities: a + b * probability
-    for i in range(args.num_chunks):
-        chunk, prob = args.chunks[i], pointer(args.token_probs, FLOAT32)[args.steps * args.batch_size + i]
-        line = 2 * min(bins - 1, int(prob * bins))
-        chunk.acceptance *= lines[line] + lines[line + 1] * prob
-        expected += chunk.acceptance if chunk.remaining > 0 else ZERO
-    return expected
-
-
-@stage
-def advance(args):
-    """On to each row's next token.
-
-    Rows that have written all they were to, or the end of their text, drop out if they are the last ones; and all do
-    where few more tokens would be accepted.
-    """
-    rows = args.num_chunks
-    for i in range(rows):
-        chunk = args.chunks[i]
-        ended = chunk.end_mask != 0 and pointer(chunk.end_mask, INT8)[args.input_ids[i]] != 0
-        chunk.remaining = 0 if ended else chunk.remaining - 1
-    if args.num_bins and expected_acceptance(args) <= args.least_acceptance:
-        rows = 0
-    while rows > 0 and args.chunks[rows - 1].remaining <= 0:
-        rows -= 1
-    for i in range(rows):
-        chunk = args.chunks[i]
-        chunk.position += chunk.num_tokens
-        chunk.num_tokens, chunk.first_token, chunk.logits_line, args.logits_to_keep[i] = 1, i, i, i
-    args.logits = args.further_logits + 4 * args.steps * args.batch_size * args.lm_head.panels * WIDTH
-    args.num_tokens = args.num_chunks = args.num_logits = rows
-    args.steps += 1
-
-
-@stage
-def run(args, t, me):
-    """One pass; or as many as there are steps, each row's most likely token going into the next one."""
-    for _ in range(max(1, args.max_steps)):
-        forward_pass(args, t, me)
-        if args.max_steps == 0:
-            break
-        barrier(me)
-        choose(args, me)
-        barrier(me)
-        if me.number == 0:
-            advance(args)
-        barrier(me)
-        if args.num_chunks == 0:
-            break
-
-
 @cache
 def forward(kind: str) -> Parallel:
     """The compiled forward pass for weights of a kind (`arguments.TYPES`).
@@ -235,6 +164,6 @@ def forward(kind: str) -> Parallel:
 
     def forward(arguments, number, team):
         state  # noqa: B018 - other code is another function
-        run(carray(arguments, 1)[0], t, Thread(number, team, address_of(arguments)))
+        forward_pass(carray(arguments, 1)[0], t, Thread(number, team, address_of(arguments)))
 
     return Parallel(forward, ARGUMENTS)
