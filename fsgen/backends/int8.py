@@ -36,10 +36,8 @@ class Int8Linear(nn.Module):
     @classmethod
     def rounding(cls, layer: nn.Linear) -> Int8Linear:
         """The layer with its weights rounded."""
-        weight = layer.weight.detach().float()
-        scales = _scales(weight)
         bias = None if layer.bias is None else layer.bias.detach().float()
-        return cls((weight / scales).round_().to(torch.int8), scales.squeeze(1), bias)
+        return cls(*rounded(layer.weight.detach()), bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """float32 [..., inputs] to float32 [..., outputs]."""
@@ -48,6 +46,13 @@ class Int8Linear(nn.Module):
         sums = torch._int_mm((rows / scales).round_().to(torch.int8), self.weight.t())  # int32
         product: torch.Tensor = (sums * scales).mul_(self.scales).view(*x.shape[:-1], -1)
         return product if self.bias is None else product.add_(self.bias)
+
+
+def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A weight [outputs, inputs] as int8, and float32 [outputs], what one step of it stands for."""
+    weight = weight.float()
+    scales = _scales(weight)
+    return (weight / scales).round_().to(torch.int8), scales.squeeze(1)
 
 
 def _scales(rows: torch.Tensor) -> torch.Tensor:

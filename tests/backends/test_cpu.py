@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import ModelInfo, int8
-from fsgen.backends.cpu import arguments, arithmetic, forward, gemm, memory, weights
+from fsgen.backends.cpu import arguments, arithmetic, forward, gemm, memory, modules, weights
 from fsgen.backends.cpu.gemm import HAS_PAIRS
+from fsgen.backends.cpu.modules import weights_of
 from fsgen.backends.cpu.session import CpuSession
-from fsgen.backends.cpu.weights import interleave, pack, supports
+from fsgen.backends.cpu.weights import interleave, pack
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.types import Limit, as_dict
@@ -220,23 +221,23 @@ def test_packed_weights() -> None:
 )
 def test_other_models_run_as_transformers_has_them(kind: str, sizes: dict[str, Any]) -> None:
     module = tiny_model(kind, **sizes)
-    assert not supports(module)
+    assert not weights_of(module)
     text = list(range(2, 40))
     assert (TransformersModel(module).session(1).score([text], 3)[0] - alone(module, text, 3)).abs().max() < 1e-4
 
 
 def test_what_is_too_large_or_of_another_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model("llama")
-    assert supports(module)
-    assert not supports(tiny_model("llama").to(torch.float16))
+    assert weights_of(module)
+    assert not weights_of(tiny_model("llama").to(torch.float16))
     mixed = tiny_model("llama")
     mixed.lm_head.to(torch.bfloat16)
-    assert not supports(mixed)
+    assert not weights_of(mixed)
     partly = tiny_model("llama")
     partly.lm_head = int8.Int8Linear.rounding(partly.lm_head)
-    assert not supports(partly)
-    monkeypatch.setattr(weights, "LARGEST", 10_000)
-    assert not supports(module)
+    assert not weights_of(partly)
+    monkeypatch.setattr(modules, "LARGEST", 10_000)
+    assert not weights_of(module)
 
 
 def test_eight_bits_hang_on_no_neighbour_either() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import Model, ModelInfo, int8, load
-from fsgen.backends.cpu.weights import supports
+from fsgen.backends.cpu.modules import weights_of
 from fsgen.backends.transformers.checkpoint import open_checkpoint
 from fsgen.backends.transformers.model import TransformersModel, load_weights
 from fsgen.metrics import Counts
@@ -83,7 +83,7 @@ def test_a_model_is_near_the_one_that_it_rounds(architecture: str) -> None:
 def test_the_lean_forward_reads_the_rounded_weights(architecture: str) -> None:
     module = tiny_model(architecture, attention_bias=True) if architecture != "qwen2" else tiny_model(architecture)
     int8.quantise(module, architecture)
-    assert supports(module)
+    assert weights_of(module)
     texts = [[5, 9, 30, 31, 7], [12, 40]]
     info = ModelInfo(architecture, "", architecture, 1, 1)
     lean = TransformersModel(module, tiny_tokenizer(), architecture, info=info).session(2).score(texts, 1)[:, 0]

@@ -1,4 +1,4 @@
-"""Puts a model on the compiled forward pass."""
+"""A model on the compiled forward pass."""
 
 from __future__ import annotations
 
@@ -10,41 +10,50 @@ from fsgen.backends.cpu import kernels, race, summary
 from fsgen.backends.cpu.compilation import announced
 from fsgen.backends.cpu.forward import CpuForward
 from fsgen.backends.cpu.session import CpuSession
-from fsgen.backends.cpu.weights import CpuWeights, supports
+from fsgen.backends.cpu.weights import CpuWeights
+from fsgen.backends.protocol import Capabilities
 from fsgen.probs import Compiled, use_compiled
+from fsgen.types import ModelInfo
 
 COMPILED = Compiled(summary.summarize, summary.variation, race.race)
 
 
 class CpuModel:
-    """A model on the compiled forward pass.
+    """A model on the compiled forward pass (see `fsgen.backends.protocol.Model`).
 
     Whatever it needs is compiled now. From the first one on, what traces keep and what shared noise draws is computed
     by compiled code too.
 
     Args:
-        module: of `transformers`, one that is supported (`weights.supports`).
-        windows: of each layer, positions that a query sees; None for all.
+        weights: in the order in which it reads them.
+        info, tokenizer, context, eos_ids: as in `Model`.
     """
 
-    def __init__(self, module: Any, windows: list[int | None]) -> None:
-        self._weights = CpuWeights(module, windows)
+    capabilities = Capabilities(bit_exact=True)
+    device = torch.device("cpu")
+
+    def __init__(
+        self, weights: CpuWeights, info: ModelInfo, tokenizer: Any, context: int, eos_ids: frozenset[int]
+    ) -> None:
+        self.info, self.tokenizer, self.context, self.eos_ids = info, tokenizer, context, eos_ids
+        self.vocab_size = weights.vocab_size
+        self._weights = weights
         with announced():
-            kernels.forward(self._weights.kind)
+            kernels.forward(weights.kind)
             summary.compile()
             race.compile()
         use_compiled(COMPILED)
 
-    @classmethod
-    def of(cls, module: Any, windows: list[int | None]) -> CpuModel | None:
-        """The model on this backend; None where the backend cannot compute it."""
-        return cls(module, windows) if supports(module) else None
+    def __repr__(self) -> str:
+        return f"CpuModel({self.info.name!r})"
 
-    def session(self, rows: int, name: str, vocab_size: int, context: int) -> CpuSession:
-        """An empty session."""
-        forward = CpuForward(self._weights, rows, context)
-        return CpuSession(forward, name, vocab_size, context, torch.device("cpu"))
+    def session(self, batch_size: int) -> CpuSession:
+        """An empty session of `batch_size` rows."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
+        forward = CpuForward(self._weights, batch_size, self.context)
+        return CpuSession(forward, self.info.name, self.vocab_size, self.context, self.device)
 
-    def cache_bytes(self, tokens: int, context: int) -> int:
+    def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens."""
-        return self._weights.cache_bytes(tokens, context)
+        return self._weights.cache_bytes(tokens, self.context)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,45 +11,10 @@ from torch import Tensor
 from fsgen.backends.cpu.arguments import BLOCK, TYPES
 from fsgen.backends.cpu.compilation import address
 from fsgen.backends.cpu.gemm import HAS_PAIRS, LANES, PANEL
-from fsgen.backends.int8 import Int8Linear
+from fsgen.backends.cpu.shape import Shape
+from fsgen.backends.int8 import rounded
 
-FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
-ROTARY = frozenset({"default", "linear", "llama3", "yarn"})  # whose tables do not depend on how long a text is
 DTYPES = frozenset({torch.float32, torch.bfloat16})
-# The weights are held a second time, in another order. For models of more bytes this is too dear.
-LARGEST = 2 * 2**30
-
-
-def supports(module: Any) -> bool:
-    """Whether the compiled forward pass computes what this `transformers` model does."""
-    config = module.config
-    if config.model_type not in FAMILIES or getattr(config, "hidden_act", None) != "silu":
-        return False
-    weights = list(module.parameters())
-    if any(weight.device.type != "cpu" or weight.dtype not in DTYPES for weight in weights):
-        return False
-    if len({weight.dtype for weight in weights}) > 1 or sum(weight.nbytes for weight in weights) > LARGEST:
-        return False
-    try:
-        layers = module.model.layers
-        linears = [linear for layer in layers for linear in _linears(layer).values()] + [module.lm_head]
-        return (
-            len({type(linear) for linear in linears}) == 1
-            and type(linears[0]) in (torch.nn.Linear, Int8Linear)
-            and all(getattr(part, "bias", None) is None for layer in layers for part in layer.mlp.children())
-            and module.lm_head.bias is None
-            and module.model.rotary_emb.rope_type in ROTARY
-        )
-    except AttributeError:
-        return False
-
-
-def _linears(layer: Any) -> dict[str, Any]:
-    attention, mlp = layer.self_attn, layer.mlp
-    names = ("q_proj", "k_proj", "v_proj", "o_proj")
-    return {name: getattr(attention, name) for name in names} | {
-        name: getattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj")
-    }
 
 
 def pack(weight: Tensor, inputs: int | None = None, per: int = 1) -> Tensor:
@@ -73,21 +38,34 @@ def interleave(gate: Tensor, up: Tensor) -> Tensor:
     return both.view(-1, LANES, 2, inputs).transpose(1, 2).reshape(-1, inputs)
 
 
+def together(*weights: Tensor) -> Tensor:
+    """Weights [m, inputs] as one, one after another."""
+    return torch.cat(weights)
+
+
 class Linear:
     """The same linear layer of all layers of a model.
 
     Args:
-        weights: of each layer, [outputs, inputs].
-        scales: of each layer, float32 [outputs] of int8 weights.
+        parts: of each layer the weight, [outputs, inputs], and float32 [outputs] the scales where it is int8.
+        count: of layers.
         inputs: to fill them up to.
+        per: neighbouring inputs that lie together.
 
     Attributes:
-        weight: [layers, panels, inputs / per, PANEL, per]; scales: [layers, panels * PANEL].
+        weight: [layers, panels, inputs / per, PANEL, per]; scales: [layers, panels * PANEL], None where there are none.
     """
 
-    def __init__(self, weights: Iterable[Tensor], scales: list[Tensor] | None, inputs: int, per: int) -> None:
-        self.weight = torch.stack([pack(weight, inputs, per) for weight in weights])
-        self.scales = None if scales is None else torch.stack([_padded(one) for one in scales])
+    def __init__(self, parts: Iterable[tuple[Tensor, Tensor | None]], count: int, inputs: int, per: int) -> None:
+        scales: list[Tensor] = []
+        for number, (weight, scale) in enumerate(parts):  # one after another: nothing is held twice
+            packed = pack(weight, inputs, per)
+            if not number:
+                self.weight = packed[None] if count == 1 else packed.new_empty(count, *packed.shape)
+            if count > 1:
+                self.weight[number] = packed
+            scales += [] if scale is None else [_padded(scale)]
+        self.scales = torch.stack(scales) if scales else None
         self.inputs = inputs
 
     @property
@@ -103,8 +81,10 @@ class CpuWeights:
     """What all sessions of one model share.
 
     Args:
-        module: that is supported.
-        windows: of each layer, positions that a query sees; None for all.
+        shape: of the model.
+        tensors: by name, as a checkpoint has them; linear weights may be int8, with `scales` beside each.
+        dtype: float32 or bfloat16: of the embedding, the cache and the linear layers.
+        int8: linear layers have eight bits instead; then `dtype` is float32.
 
     Attributes:
         kind: of the weights: float32, bfloat16, bfloat16 pairs, or int8 (`arguments.TYPES`).
@@ -115,56 +95,81 @@ class CpuWeights:
         cos, sin: [positions, head_dim / 2], as far as they have been needed.
     """
 
-    def __init__(self, module: Any, windows: list[int | None]) -> None:
-        config = module.config
-        layers: list[Any] = list(module.model.layers)
-        self.num_layers = len(layers)
-        self.hidden_size: int = config.hidden_size
-        self.num_heads: int = config.num_attention_heads
-        self.num_kv_heads: int = config.num_key_value_heads
-        self.head_dim: int = getattr(config, "head_dim", None) or self.hidden_size // self.num_heads
+    def __init__(
+        self, shape: Shape, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, int8: bool = False
+    ) -> None:
+        self.num_layers, self.hidden_size, self.vocab_size = shape.num_layers, shape.hidden_size, shape.vocab_size
+        self.num_heads, self.num_kv_heads, self.head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
         self.value_dim = -(-self.head_dim // LANES) * LANES
-        self.intermediate_size = -(-config.intermediate_size // LANES) * LANES
-        self.vocab_size: int = module.lm_head.weight.shape[0]
-        self.dtype: torch.dtype = module.dtype
-        self.kind = "int8" if isinstance(module.lm_head, Int8Linear) else str(self.dtype).removeprefix("torch.")
+        self.intermediate_size = -(-shape.intermediate_size // LANES) * LANES
+        self.dtype, self.kind = dtype, "int8" if int8 else str(dtype).removeprefix("torch.")
         if HAS_PAIRS and self.kind == "bfloat16" and self.hidden_size % 2 == 0:
             self.kind = "bfloat16 pairs"
         self.per = TYPES[self.kind].per
-        self.linears = self._pack([_linears(layer) for layer in layers], module.lm_head)
+        self._shape, self._source = shape, tensors
+        self._layers = [f"model.layers.{number}." for number in range(shape.num_layers)]
+        self.linears = self._linears()
         self.lm_head = self.linears["lm_head"]
         self.products = sum(linear.weight.numel() for linear in self.linears.values())
-        self.tensors = _norms_and_biases(module, layers) | {
-            "embed_tokens": module.model.embed_tokens.weight.detach().contiguous(),
-            "sliding_windows": torch.tensor([window or 0 for window in windows]),
+        self.tensors = self._norms_and_biases() | {
+            "embed_tokens": tensors["model.embed_tokens.weight"].to(dtype).contiguous(),
+            "sliding_windows": torch.tensor([window or 0 for window in shape.windows]),
         }
-        self._eps: float = config.rms_norm_eps
-        self._rotary = module.model.rotary_emb
+        self._source = {}  # what was read of it is here
         self.cos = self.sin = torch.empty(0, self.head_dim)
 
-    def _pack(self, parts: list[dict[str, Any]], head: Any) -> dict[str, Linear]:
-        def packed(linears: list[list[Any]], join: Any, inputs: int) -> Linear:
-            """Of each layer, linear layers that are joined to one."""
-            scales = None
-            if self.kind == "int8":
-                scales = [join(*(one.scales[:, None] for one in layer))[:, 0] for layer in linears]
-            return Linear(
-                (join(*(one.weight.detach() for one in layer)) for layer in linears), scales, inputs, self.per
-            )
-
-        def together(*weights: Tensor) -> Tensor:
-            return torch.cat(weights)
-
-        hidden, heads = self.hidden_size, self.num_heads * self.head_dim
-        qkv = [[part[f"{one}_proj"] for one in "qkv"] for part in parts]
-        gate_up = [[part["gate_proj"], part["up_proj"]] for part in parts]
+    def _linears(self) -> dict[str, Linear]:
+        attention = [f"{layer}self_attn." for layer in self._layers]
+        mlp = [f"{layer}mlp." for layer in self._layers]
+        heads = self.num_heads * self.head_dim
+        tied = self._shape.tied and "lm_head.scales" not in self._source
+        head = "model.embed_tokens" if tied else "lm_head"
         return {
-            "qkv_proj": packed(qkv, together, hidden),
-            "o_proj": packed([[part["o_proj"]] for part in parts], together, heads),
-            "gate_up_proj": packed(gate_up, interleave, hidden),
-            "down_proj": packed([[part["down_proj"]] for part in parts], together, self.intermediate_size),
-            "lm_head": packed([[head]], together, hidden),
+            "qkv_proj": self._linear(attention, ("q_proj", "k_proj", "v_proj"), together, self.hidden_size),
+            "o_proj": self._linear(attention, ("o_proj",), together, heads),
+            "gate_up_proj": self._linear(mlp, ("gate_proj", "up_proj"), interleave, self.hidden_size),
+            "down_proj": self._linear(mlp, ("down_proj",), together, self.intermediate_size),
+            "lm_head": self._linear([""], (head,), together, self.hidden_size),
         }
+
+    def _linear(
+        self, prefixes: list[str], names: tuple[str, ...], join: Callable[..., Tensor], inputs: int
+    ) -> Linear:
+        """Of each layer, linear layers that are joined to one."""
+
+        def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
+            for prefix in prefixes:
+                weights, scales = zip(*(self._weight(prefix + name) for name in names), strict=True)
+                yield join(*weights), join(*(one[:, None] for one in scales))[:, 0] if self.kind == "int8" else None
+
+        return Linear(parts(), len(prefixes), inputs, self.per)
+
+    def _weight(self, name: str) -> tuple[Tensor, Tensor | None]:
+        weight = self._source[f"{name}.weight"]
+        if self.kind != "int8":
+            return weight.to(self.dtype), None
+        return (weight, self._source[f"{name}.scales"]) if weight.dtype == torch.int8 else rounded(weight)
+
+    def _norms_and_biases(self) -> dict[str, Tensor]:
+        """float32, of all layers one after another; those that a model does not have are left out."""
+        layers = self._layers
+        norms = ["input_layernorm", "post_attention_layernorm"]
+        norms += ["self_attn.q_norm", "self_attn.k_norm"] if self._shape.head_norms else []
+        tensors = {
+            name.rpartition(".")[2]: torch.stack([self._source[f"{layer}{name}.weight"].float() for layer in layers])
+            for name in norms
+        }
+        tensors["norm"] = self._source["model.norm.weight"].float()
+        biases = {"qkv_bias": ("q_proj", "k_proj", "v_proj"), "o_bias": ("o_proj",)}
+        for name, parts in biases.items():
+            rows = [_padded(*(self._bias(f"{layer}self_attn.{part}") for part in parts)) for layer in layers]
+            if name == "qkv_bias" or any(row.any() for row in rows):
+                tensors[name] = torch.stack(rows)
+        return tensors
+
+    def _bias(self, name: str) -> Tensor:
+        given = self._source.get(f"{name}.bias")
+        return torch.zeros(self._shape.weights()[f"{name}.weight"][0]) if given is None else given
 
     def arguments(self) -> dict[str, Any]:
         """What compiled code is told of the model (`arguments.ARGUMENTS`)."""
@@ -173,7 +178,7 @@ class CpuWeights:
             {name: getattr(self, name) for name in sizes.split()}
             | {name: linear.argument() for name, linear in self.linears.items()}
             | self.tensors
-            | {"rms_norm_eps": self._eps}
+            | {"rms_norm_eps": self._shape.rms_norm_eps}
         )
 
     @staticmethod
@@ -189,40 +194,10 @@ class CpuWeights:
     def reach(self, positions: int) -> None:
         """Makes the rotary tables long enough."""
         if len(self.cos) < positions:
-            with torch.inference_mode():
-                cos, sin = self._rotary(torch.empty(0, dtype=torch.float32), torch.arange(positions)[None])
-                half = self.head_dim // 2  # the other half is the same
-                self.cos, self.sin = cos[0, :, :half].float().contiguous(), sin[0, :, :half].float().contiguous()
-
-
-def _norms_and_biases(module: Any, layers: list[Any]) -> dict[str, Tensor]:
-    """float32, of all layers one after another; those that a model does not have are left out."""
-    tensors = {
-        "input_layernorm": _stacked(layer.input_layernorm.weight for layer in layers),
-        "post_attention_layernorm": _stacked(layer.post_attention_layernorm.weight for layer in layers),
-        "norm": _stacked([module.model.norm.weight]),
-        "qkv_bias": torch.stack(
-            [_padded(*(_bias(getattr(layer.self_attn, f"{one}_proj")) for one in "qkv")) for layer in layers]
-        ),
-    }
-    attention = [layer.self_attn for layer in layers]
-    if hasattr(attention[0], "q_norm"):
-        tensors |= {name: _stacked(getattr(one, name).weight for one in attention) for name in ("q_norm", "k_norm")}
-    if any(one.o_proj.bias is not None for one in attention):
-        tensors["o_bias"] = torch.stack([_padded(_bias(one.o_proj)) for one in attention])
-    return tensors
-
-
-def _stacked(weights: Iterable[Tensor]) -> Tensor:
-    return torch.stack([weight.detach().float() for weight in weights])
-
-
-def _bias(linear: Any) -> Tensor:
-    bias: Tensor | None = linear.bias
-    return torch.zeros(len(linear.weight)) if bias is None else bias
+            self.cos, self.sin = self._shape.rope.tables(positions)
 
 
 def _padded(*parts: Tensor) -> Tensor:
     """Numbers of outputs, one after another, filled up to whole panels: float32."""
-    joined = torch.cat([part.detach().float() for part in parts])
+    joined = torch.cat([part.float() for part in parts])
     return torch.nn.functional.pad(joined, (0, -len(joined) % PANEL))

@@ -113,7 +113,7 @@ class TransformersModel:
         self.eos_ids = _eos_ids(model, tokenizer)
         self.architecture = Architecture.of(model, self.context, self.vocab_size)
         self.device = self.architecture.device
-        self._cpu = _on_cpu_backend(self.architecture)
+        self._cpu = self._on_cpu_backend()
         for self.continuation in ways:
             try:
                 if config.model_type not in PROVEN:
@@ -140,8 +140,18 @@ class TransformersModel:
         if self.continuation is not Continuation.REWOUND:
             return RecurrentSession(StateForward(self.architecture, batch_size), self.continuation, batch_size, *about)
         if self._cpu is not None:
-            return self._cpu.session(batch_size, self.info.name, self.vocab_size, self.context)
+            return self._cpu.session(batch_size)
         return CachedSession(TransformersForward(self.architecture, batch_size), *about)
+
+    def _on_cpu_backend(self) -> CpuModel | None:
+        """The model on the compiled forward pass, None where that cannot compute it."""
+        if self.device.type != "cpu":
+            return None
+        from fsgen.backends.cpu.model import CpuModel  # here, for it imports numba
+        from fsgen.backends.cpu.modules import weights_of
+
+        weights = weights_of(self.module)
+        return None if weights is None else CpuModel(weights, self.info, self.tokenizer, self.context, self.eos_ids)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.
@@ -149,7 +159,7 @@ class TransformersModel:
         Snapshots of recurrent states have a budget of their own (`fsgen.backends.transformers.recurrent`).
         """
         if self._cpu is not None:
-            return self._cpu.cache_bytes(tokens, self.context)
+            return self._cpu.cache_bytes(tokens)
         config = text_config(self.module.config)
         queries = getattr(config, "num_attention_heads", None) or 0
         heads: int = getattr(config, "num_key_value_heads", None) or queries
@@ -167,15 +177,6 @@ def _info(model: Any, name: str, path: str) -> ModelInfo:
     if head is not None and head.weight is not inputs.weight:
         embedding += head.weight.numel()
     return ModelInfo(name, path, model.config.model_type, parameters, parameters - embedding)
-
-
-def _on_cpu_backend(architecture: Architecture) -> CpuModel | None:
-    """The model on the compiled forward pass, None where that cannot compute it."""
-    if architecture.device.type != "cpu":
-        return None
-    from fsgen.backends.cpu.model import CpuModel  # here, for it imports numba
-
-    return CpuModel.of(architecture.module, [architecture.windows[kind] for kind in architecture.layers])
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
