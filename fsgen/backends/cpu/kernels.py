@@ -17,7 +17,7 @@ from fsgen.backends.cpu.arguments import ARGUMENTS, TYPES
 from fsgen.backends.cpu.arithmetic import narrow, rms_norm, silu, widen
 from fsgen.backends.cpu.attention import attention
 from fsgen.backends.cpu.compilation import source
-from fsgen.backends.cpu.gemm import LANES, PANEL, STILL, WHOLE, WIDTH, Columns, Rows, gemm
+from fsgen.backends.cpu.gemm import ADD_LAST, BROADCAST, LANES, PANEL, WIDTH, Columns, Rows, gemm
 from fsgen.backends.cpu.memory import FLOAT32, address_of, at, pointer, stage, view
 from fsgen.backends.cpu.threads import Parallel, Thread, barrier, share
 
@@ -30,13 +30,13 @@ def linear(t, me, num_tokens, x, weights, layer, add, out):
     panel = inputs * WIDTH
     weight = at(pointer(weights.weight, t.weight), layer * weights.panels * panel)
     scales = at(pointer(weights.scales, FLOAT32), layer * weights.panels * WIDTH)
-    # Few tokens have all panels in one go; else each stays in the core's cache while the tokens pass by.
+    # Few tokens take all panels at once; with more, one panel stays in the core's cache for all of them.
     step = max(1, end - begin) if num_tokens <= 8 else 1
     for number in range(begin, end, step):
         column = number * WIDTH
         columns = Columns(at(weight, number * panel), WIDTH, panel, at(scales, column))
         add_to, into = Rows(at(add.data, column), add.stride), Rows(at(out.data, column), out.stride)
-        gemm(num_tokens, inputs, step * PANEL // LANES, Rows(x, inputs), columns, add_to, into, WHOLE)
+        gemm(num_tokens, inputs, step * PANEL // LANES, Rows(x, inputs), columns, add_to, into, ADD_LAST)
 
 
 @stage
@@ -46,8 +46,8 @@ def residual_stream(args):
 
 
 @stage
-def nothing(args):
-    return Rows(pointer(args.zeros, FLOAT32), STILL)
+def zeros(args):
+    return Rows(pointer(args.zeros, FLOAT32), BROADCAST)
 
 
 @stage
@@ -78,7 +78,7 @@ def norm(args, t, me, weight, layer):
 @stage
 def qkv_proj(args, t, me, layer):
     columns = args.qkv_proj.panels * WIDTH
-    bias = Rows(at(pointer(args.qkv_bias, FLOAT32), layer * columns), STILL)
+    bias = Rows(at(pointer(args.qkv_bias, FLOAT32), layer * columns), BROADCAST)
     out = Rows(pointer(args.qkv, FLOAT32), columns)
     normed = pointer(args.normed, t.activation_read)
     linear(t, me, args.num_tokens, normed, args.qkv_proj, layer, bias, out)
@@ -106,7 +106,7 @@ def o_proj(args, t, me, layer):
 def mlp(args, t, me, layer):
     tokens, inner, gate_up = args.num_tokens, args.intermediate_size, args.gate_up_proj.panels * WIDTH
     out, normed = Rows(pointer(args.gate_up, FLOAT32), gate_up), pointer(args.normed, t.activation_read)
-    linear(t, me, tokens, normed, args.gate_up_proj, layer, nothing(args), out)
+    linear(t, me, tokens, normed, args.gate_up_proj, layer, zeros(args), out)
     begin, end = share(me, args.gate_up_proj.panels)
     for token in range(tokens):
         for number in range(begin, end):  # a panel has 16 columns of each
@@ -128,7 +128,7 @@ def logits(args, t, me):
         norm_token(args, t, args.norm, 0, args.logits_to_keep[i], i)
     barrier(me)
     normed, out = pointer(args.normed, t.activation_read), pointer(args.logits, FLOAT32)
-    linear(t, me, count, normed, args.lm_head, 0, nothing(args), Rows(out, args.lm_head.panels * WIDTH))
+    linear(t, me, count, normed, args.lm_head, 0, zeros(args), Rows(out, args.lm_head.panels * WIDTH))
 
 
 @stage
@@ -158,7 +158,7 @@ def forward_pass(args, t, me):
 def forward(kind: str) -> Parallel:
     """The compiled forward pass for weights of a kind (`arguments.TYPES`).
 
-    What is kept is told by these variables, which all have to be plain values.
+    Its variables from outside are plain values, by which numba finds it in its cache.
     """
     t, state = TYPES[kind], source()
 
