@@ -17,7 +17,7 @@ from fsgen import Members, SamplingParams, generate, load
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.verify import verify
 from tests.conftest import Finished
-from tests.tiny import save_tiny, tiny_member, tiny_model, tiny_tokenizer
+from tests.tiny import save_tiny, tiny_member, tiny_model
 
 UP = "model.layers.1.mlp.up_proj.weight"
 ROPE = {"rope_type": "default", "rope_theta": 1e4}
@@ -192,7 +192,7 @@ def test_models_at_hand_have_finite_epsilons(name: str, value: float) -> None:
 def test_models_at_hand_have_finite_positions() -> None:
     module = tiny_model("llama")
     module.model.rotary_emb.inv_freq[1] = math.nan
-    with pytest.raises(ValueError, match="rotary_emb.inv_freq holds numbers that are not finite"):
+    with pytest.raises(ValueError, match=r"rotary_emb\.inv_freq holds numbers that are not finite"):
         TransformersModel(module, name="odd")
 
 

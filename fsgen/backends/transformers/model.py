@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+
 from fsgen.backends.int8 import quantise
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.session import CachedSession

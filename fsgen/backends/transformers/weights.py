@@ -130,4 +130,5 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     if values.dtype.itemsize == 1:  # eight bits, for which little is computed
         values = values.float()
     least, most = values.aminmax()
-    return math.isfinite(most) and (math.isfinite(least) or (least == -math.inf and not tensor.requires_grad))
+    masks = not tensor.requires_grad and float(least) == -math.inf
+    return math.isfinite(most) and (masks or math.isfinite(least))
