@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,9 +22,13 @@ class TraceBuffer:
 
     A summary of a few positions takes as long as one of a hundred. So the loop hands over p and q of each token with
     the record they belong to, and they are filled in later: after so many logits, or when somebody wants to read them.
+
+    Args:
+        names: of the models by role, for messages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str] | None = None) -> None:
+        self._names = names or {}
         self._clear()
 
     def _clear(self) -> None:
@@ -46,10 +51,17 @@ class TraceBuffer:
         self._temperatures.append(temperature)
 
     def settle(self) -> None:
-        """Complete all records."""
+        """Complete all records.
+
+        Raises:
+            ValueError: a model gave logits that are not finite; names it and the position.
+        """
+        fault: str | None = None
         for (side, candidates), (traces, lines) in self._sides.items():
             for part in _parts(lines):
                 columns = _columns(lines[part], side, candidates)
+                if fault is None and not math.isfinite(sum(columns[f"{side}_prob"])):
+                    fault = self._fault(side, traces[part], columns[f"{side}_prob"])
                 for trace, values in zip(traces[part], zip(*columns.values(), strict=True), strict=True):
                     trace.update(zip(columns, values, strict=True))
         for part in _parts(self._p):
@@ -57,6 +69,14 @@ class TraceBuffer:
             for trace, distance in zip(self._compared[part], distances, strict=True):
                 trace["total_variation"] = distance
         self._clear()
+        if fault is not None:
+            raise ValueError(fault)
+
+    def _fault(self, side: str, traces: list[Trace], probs: list[float]) -> str:
+        """Which model gave logits that are not finite, and where, in words."""
+        trace = next(trace for trace, prob in zip(traces, probs, strict=True) if not math.isfinite(prob))
+        place = f"at token {trace['position']} of a text" if "position" in trace else "in a text"
+        return f"the logits of {' '.join(filter(None, ('the', side, self._names.get(side))))} are not finite {place}"
 
 
 def _parts(lines: Lines) -> Iterator[slice]:

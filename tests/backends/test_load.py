@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 
 import fsgen.models.bundled as registry
 from fsgen.backends import Members, load
@@ -28,7 +29,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 def save_without_weights(folder: Path, config: Any = None, tokenizer: Any = None) -> Path:
     (config or tiny_config("llama")).save_pretrained(folder)
     (tokenizer or tiny_tokenizer()).save_pretrained(folder)
-    (folder / "model.safetensors").touch()
+    save_file({}, folder / "model.safetensors")
     return folder
 
 
@@ -205,9 +206,11 @@ def test_auto_takes_one_gpu_where_the_model_fits_and_spreads_it_otherwise(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda gpu: (free[gpu.index], 9000))
     folder = save_without_weights(tmp_path / "one")
-    (folder / "model.safetensors").write_bytes(bytes(3000))
+    weights = folder / "model.safetensors"
+    save_file({"some": torch.zeros(3000 - 72, dtype=torch.uint8)}, weights)
+    assert weights.stat().st_size == 3000
     assert place(open_checkpoint(folder), "auto") == "cuda:1"
-    (folder / "model.safetensors").write_bytes(bytes(4500))
+    save_file({"some": torch.zeros(4500 - 72, dtype=torch.uint8)}, weights)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="accelerate"):
         place(open_checkpoint(folder), "auto")

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from fsgen.backends.budget import free_bytes
 from fsgen.backends.int8 import check_products
 from fsgen.backends.transformers.continuation import text_config, ways_to_continue
-from fsgen.models.bundled import bundled_names, bundled_path
+from fsgen.backends.transformers.settings import check_buildable, check_generation, read_config, reason
+from fsgen.backends.transformers.weights import check_files
+from fsgen.models.bundled import bundled_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 INT8 = "int8"  # linear layers of eight bits, the rest in float32; on a CPU only
@@ -67,36 +69,17 @@ def open_checkpoint(name: str | Path) -> Checkpoint:
         elif folder.exists() or isinstance(name, Path) or shown.startswith(("/", ".", "~")) or shown.count("/") > 1:
             raise ValueError(f"no model at {shown!r}: there is no such folder with a config.json in it")
     if local is not None:
-        _check_weights_format(shown, local)
+        check_files(shown, local)
+        check_generation(shown, local)
     path = str(local) if local is not None else shown
-    try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(
-            f"no model {shown!r} can be opened: {first_line(error)}. A model is a local folder, a name on the "
-            f"Hugging Face hub, or a bundled one: {bundled_names()}"
-        ) from error
+    config = read_config(shown, path)
     ways_to_continue(config, shown)
+    check_buildable(shown, config)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
     except Exception as error:  # many kinds, by tokenizer and by what is wrong with its files
-        raise ValueError(f"the tokenizer of {shown!r} cannot be read: {first_line(error)}") from error
+        raise ValueError(f"the tokenizer of {shown!r} cannot be read: {reason(error)}") from error
     return Checkpoint(shown, path, local, config, tokenizer)
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _check_weights_format(name: str, folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if pickled := sorted([*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth")]):
-        raise ValueError(
-            f"{name!r} has its weights only as a pickle ({pickled[0].name}), which could run code when it is opened: "
-            "convert them to safetensors"
-        )
-    raise ValueError(f"{name!r} has no weights in the safetensors format in {folder}")
 
 
 def context_of(config: Any, tokenizer: Any = None) -> int:

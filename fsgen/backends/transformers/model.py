@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoModelForCausalLM
 
 from fsgen.backends.int8 import quantise
 from fsgen.backends.protocol import Capabilities
@@ -19,7 +18,6 @@ from fsgen.backends.transformers.checkpoint import (
     check_int8,
     check_weights,
     context_of,
-    first_line,
     place,
 )
 from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, Continuation, text_config, ways_to_continue
@@ -28,6 +26,7 @@ from fsgen.backends.transformers.proof import check_exact
 from fsgen.backends.transformers.recurrent import RecurrentSession
 from fsgen.backends.transformers.slots import room
 from fsgen.backends.transformers.states import StateForward
+from fsgen.backends.transformers.weights import check_finite, load_module
 from fsgen.models.bundled import model_info
 from fsgen.types import ModelInfo
 
@@ -63,24 +62,14 @@ def load_weights(checkpoint: Checkpoint, dtype: str = "auto", device: str = "aut
         kind = "auto"  # rounded from what the checkpoint holds
     else:
         kind = DTYPES[dtype]
-    spread = {"device_map": "auto"} if where == "auto" else {}
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            checkpoint.path,
-            config=checkpoint.config,
-            dtype=kind,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **spread,
-        )
-    except OSError as error:
-        raise ValueError(f"the weights of {checkpoint.name!r} cannot be loaded: {first_line(error)}") from error
+    model = load_module(checkpoint.name, checkpoint.path, checkpoint.config, kind, spread=where == "auto")
     if where not in ("cpu", "auto"):
         model = model.to(where)
     info = None
     if checkpoint.local is not None and (checkpoint.local / "pocket.json").is_file():
         info = model_info(checkpoint.local)
     if dtype == INT8:
+        check_finite(checkpoint.name, model)
         info = info or _info(model, checkpoint.name, checkpoint.path)  # which counts the weights as they were
         quantise(model, checkpoint.name)
     return TransformersModel(model, checkpoint.tokenizer, checkpoint.name, checkpoint.path, info)
@@ -105,6 +94,7 @@ class TransformersModel:
         config = model.config
         name = name or getattr(config, "name_or_path", "") or type(model).__name__
         ways = ways_to_continue(config, name, type(model))
+        check_finite(name, model)
         self.module = model.eval()
         self.tokenizer = tokenizer
         self.info = info or _info(model, name, path)

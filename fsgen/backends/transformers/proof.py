@@ -10,9 +10,9 @@ from torch import Tensor
 
 from fsgen.backends.int8 import Int8Linear
 from fsgen.backends.protocol import Model
-from fsgen.backends.transformers.checkpoint import first_line
 from fsgen.backends.transformers.continuation import Continuation
 from fsgen.backends.transformers.recurrent import RecurrentSession
+from fsgen.backends.transformers.settings import reason
 
 # How far logits may be off. Of keys and values: relative to the largest logit.
 ROUNDING = 1e-3
@@ -38,7 +38,7 @@ def check_exact(model: Model, module: Any, continuation: Continuation) -> None:
     try:
         difference = _Check(model, module, continuation).difference()
     except (TypeError, ValueError, AttributeError, KeyError, IndexError, RuntimeError) as error:
-        raise ValueError(f"{refusal}its forward pass fails on a state it is given ({first_line(error)})") from error
+        raise ValueError(f"{refusal}its forward pass fails on a state it is given ({reason(error)})") from error
     if difference:
         raise ValueError(f"{refusal}{difference}")
 
