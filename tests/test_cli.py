@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import fsgen
-from fsgen.backends.transformers import model as loading
-from fsgen.backends.transformers.checkpoint import Checkpoint
+from fsgen.backends.cpu.checkpoint import CpuCheckpoint
+from fsgen.backends.cpu.model import CpuModel
 from fsgen.cli import main
 from fsgen.cli.options import DRAFT, TARGET, TUNED
 from fsgen.methods.method import PRESETS
@@ -122,13 +122,13 @@ def test_only_models_that_the_method_calls_are_loaded(
     run: Any, pair: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded: list[str] = []
-    load = loading.load_weights
+    load = CpuCheckpoint.load
 
-    def watched(checkpoint: Checkpoint, *arguments: Any) -> loading.TransformersModel:
+    def watched(checkpoint: CpuCheckpoint, *arguments: Any) -> CpuModel:
         loaded.append(Path(checkpoint.name).name)
         return load(checkpoint, *arguments)
 
-    monkeypatch.setattr(loading, "load_weights", watched)
+    monkeypatch.setattr(CpuCheckpoint, "load", watched)
     assert run("generate", PROMPT, *pair, "--method", "plain").status == 0
     assert loaded == ["target"]
     assert run("generate", PROMPT, *pair, "--method", "route", "--router", "never").status == 0

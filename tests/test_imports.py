@@ -46,9 +46,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 # Libraries that live in one place.
 HOMES = {
     "transformers": "backends/transformers",
-    "tokenizers": "backends/transformers",
-    "safetensors": "backends/transformers",
-    "huggingface_hub": "backends/transformers",
+    "tokenizers": "backends/tokenizer.py",
+    "safetensors": "backends",
+    "huggingface_hub": "backends",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",

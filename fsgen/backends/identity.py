@@ -46,8 +46,7 @@ def identity(model: Any) -> Identity:
     if digest is None and path and Path(path).is_dir():
         digest = folder_digest(Path(path))
     if digest is None:
-        config = getattr(model, "config", None) or getattr(getattr(model, "module", None), "config", None)
-        digest = getattr(config, "_commit_hash", None)
+        digest = getattr(model, "revision", None)
     tokenizer = getattr(model, "tokenizer", None)
     return Identity(name, digest, _tokenizer_digest(tokenizer) if hasattr(tokenizer, "get_vocab") else None)
 

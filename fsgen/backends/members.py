@@ -8,15 +8,13 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fsgen.backends.alignment import first_difference
 from fsgen.backends.budget import rows_within
+from fsgen.backends.checkpoint import Checkpoint
 from fsgen.backends.identity import Identity, identity
 from fsgen.backends.protocol import Model, Session
-
-if TYPE_CHECKING:
-    from fsgen.backends.transformers.checkpoint import Checkpoint
 
 ROLES = ("draft", "target", "base")
 USUAL_NGRAM = 3  # tokens of a match, at most
@@ -168,9 +166,6 @@ class Plan:
 
     def load(self, roles: Container[str] = ROLES) -> Members:
         """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""
-        from fsgen.backends.transformers import model as hf
-        from fsgen.backends.transformers.checkpoint import Checkpoint
-
         loaded: dict[tuple[str, str], Model] = {}
         models: dict[str, Model | None] = {}
         for role in ROLES:
@@ -181,7 +176,7 @@ class Plan:
             where = str(member.local.resolve()) if member.local else member.path
             dtype = self.draft_weights if role == "draft" and self.draft_weights != "auto" else self.dtype
             if (where, dtype) not in loaded:
-                loaded[where, dtype] = hf.load_weights(member, dtype, self.device)
+                loaded[where, dtype] = member.load(dtype, self.device)
             models[role] = loaded[where, dtype]
         return replace(Members.of(**models), ngram=self.ngram)
 
@@ -195,15 +190,14 @@ def plan(
     draft_weights: str = "auto",
 ) -> Plan:
     """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
-    from fsgen.backends.transformers import (
-        checkpoint as checkpoints,  # here, because it imports transformers, which takes seconds
-    )
+    from fsgen.backends import places  # here, for they import torch
+    from fsgen.backends.opening import open_checkpoint
 
     ngram = _ngram(draft)
     draft = None if ngram else draft
-    checkpoints.check_dtype(dtype)
-    checkpoints.check_device(device)
-    checkpoints.check_weights(draft_weights)
+    places.check_dtype(dtype)
+    places.check_device(device)
+    places.check_weights(draft_weights)
     if draft_weights != "auto" and not isinstance(draft, (str, Path)):
         held = "no draft is named" if draft is None else f"the draft {draft.info.name} is loaded already"
         raise ValueError(f"draft_weights={draft_weights!r} changes nothing: {held}")
@@ -213,7 +207,7 @@ def plan(
     opened: dict[str, Checkpoint] = {}
     for member in given.values():
         if isinstance(member, (str, Path)) and str(member) not in opened:
-            opened[str(member)] = checkpoints.open_checkpoint(member)
+            opened[str(member)] = open_checkpoint(member, dtype, device)
 
     checked: list[tuple[str, Any, int]] = []
     for member in given.values():
@@ -224,9 +218,9 @@ def plan(
             checked.append((member.info.name, member.tokenizer, member.vocab_size))
     _check_tokenizers(checked)
     for checkpoint in opened.values():
-        checkpoints.place(checkpoint, device, dtype)
-    if draft_weights == checkpoints.INT8:
-        checkpoints.check_int8(opened[str(draft)], device)
+        places.place(checkpoint, device, dtype)
+    if draft_weights == places.INT8:
+        places.check_int8(opened[str(draft)], device)
     members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
     return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights, ngram=ngram)
 

@@ -38,7 +38,8 @@ class Tokenizer:
         self.model_max_length: int | None = settings.get("model_max_length")
         names = {name: _content(settings[name]) for name in _NAMED if settings.get(name) is not None}
         self.eos_token_id: int | None = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None
-        self.all_special_ids = sorted({backend.token_to_id(name) for name in names.values()})
+        ids = (backend.token_to_id(name) for name in names.values())
+        self.all_special_ids = sorted({one for one in ids if one is not None})
 
     def __repr__(self) -> str:
         return f"Tokenizer({str(self._folder)!r})"

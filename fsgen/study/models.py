@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from fsgen.backends import Members, Model, ModelInfo, load
+from fsgen.backends import Members, Model, ModelInfo, load, places
 from fsgen.backends.identity import folder_digest
+from fsgen.backends.opening import open_checkpoint
 from fsgen.backends.protocol import Capabilities, Session
 from fsgen.models.bundled import model_info
 from fsgen.study.config import StudyConfig
@@ -50,16 +51,14 @@ class UnloadedModel:
 
 def open_model(name: str, config: StudyConfig) -> UnloadedModel:
     """Read a model without its weights. Raises ValueError: there is none of this name, or it cannot be used here."""
-    from fsgen.backends.transformers import checkpoint as checkpoints  # here: it imports transformers, which is slow
-
-    checkpoint = checkpoints.open_checkpoint(name)
-    checkpoints.place(checkpoint, config.device, config.dtype)
+    checkpoint = open_checkpoint(name, config.dtype, config.device)
+    places.place(checkpoint, config.device, config.dtype)
     if checkpoint.local is not None:
         digest = folder_digest(checkpoint.local)
         info = replace(model_info(checkpoint.local), name=name)
     else:
-        digest = str(getattr(checkpoint.config, "_commit_hash", None))
-        info = ModelInfo(name, name, str(checkpoint.config.model_type), 0, 0)
+        digest = str(checkpoint.revision)
+        info = ModelInfo(name, name, checkpoint.model_type, 0, 0)
     return UnloadedModel(
         info=info,
         digest=digest,
@@ -71,20 +70,15 @@ def open_model(name: str, config: StudyConfig) -> UnloadedModel:
 
 def check_device(device: str) -> None:
     """Raises ValueError for a device that does not exist here."""
-    from fsgen.backends.transformers import checkpoint as checkpoints
-
-    checkpoints.check_device(device)
+    places.check_device(device)
 
 
 def resolve_dtype(dtype: str, device: str) -> str:
     """The type of the weights as keys have it; `checkpoint` where each model has its own. Raises ValueError."""
-    from fsgen.backends.transformers import checkpoint as checkpoints
-
-    checkpoints.check_dtype(dtype)
+    places.check_dtype(dtype)
     if dtype != "auto":
         return dtype
-    on_cpu = device == "cpu" or (device == "auto" and not torch.cuda.is_available())
-    return "float32" if on_cpu else "checkpoint"
+    return "float32" if places.on_cpu(device) else "checkpoint"
 
 
 class LoadedModels:

@@ -13,8 +13,8 @@ import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import Model, ModelInfo, int8, load
 from fsgen.backends.cpu.modules import weights_of
-from fsgen.backends.transformers.checkpoint import open_checkpoint
-from fsgen.backends.transformers.model import TransformersModel, load_weights
+from fsgen.backends.transformers.checkpoint import open_with_transformers
+from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -154,8 +154,8 @@ def test_a_draft_in_another_type(weights: str, expected: torch.dtype) -> None:
 def test_a_half_precision_checkpoint_counts_its_weights_as_they_were(tmp_path: Path) -> None:
     tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
     tiny_tokenizer().save_pretrained(tmp_path)
-    checkpoint = open_checkpoint(tmp_path)
-    plain, rounded = (load_weights(checkpoint, kind) for kind in ("float32", "int8"))
+    checkpoint = open_with_transformers(tmp_path)
+    plain, rounded = (checkpoint.load(kind) for kind in ("float32", "int8"))
     assert rounded.info == plain.info
     assert {weight.dtype for weight in rounded.module.parameters()} == {torch.float32}
 
@@ -180,7 +180,7 @@ def test_a_draft_at_hand_keeps_its_weights(target: Model) -> None:
 
 
 def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fsgen.backends.transformers.checkpoint.check_device", lambda device: None)
+    monkeypatch.setattr("fsgen.backends.places.check_device", lambda device: None)
     with pytest.raises(ValueError, match=r"int8 weights are for a CPU, and 'pocket-0.6m' would go to cuda:0"):
         load(draft=DRAFT, target=TARGET, device="cuda:0", draft_weights="int8")
 

@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 import fsgen.models.bundled as registry
 from fsgen.backends import Members, load
 from fsgen.backends.alignment import first_difference
-from fsgen.backends.transformers.checkpoint import check_device, open_checkpoint, place
+from fsgen.backends.opening import open_checkpoint
+from fsgen.backends.places import check_device, place
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.models.bundled import bundled
 from tests.tiny import save_tiny, tiny_config, tiny_model, tiny_tokenizer

@@ -12,7 +12,7 @@ import transformers
 from fsgen.backends.forward import Work
 from fsgen.backends.protocol import Capabilities, Model
 from fsgen.backends.session import CachedSession, common_prefix
-from fsgen.backends.transformers.checkpoint import context_of
+from fsgen.backends.transformers.context import context_of
 from fsgen.backends.transformers.continuation import ways_to_continue
 from fsgen.backends.transformers.forward import TransformersForward
 from fsgen.backends.transformers.model import PROVEN, TransformersModel

@@ -8,7 +8,7 @@ import pytest
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-from fsgen.backends.transformers.checkpoint import open_checkpoint
+from fsgen.backends.opening import open_checkpoint
 from fsgen.backends.vocabulary import vocabulary
 from fsgen.models.bundled import bundled
 from tests.study.ladder import byte_tokenizer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
-from fsgen.backends.transformers.checkpoint import context_of
+from fsgen.backends.transformers.context import context_of
 from fsgen.models.bundled import ladder
 from ladder import export, families
 from ladder.files import PACKAGE, RESULTS

@@ -27,15 +27,23 @@ class CpuModel:
     Args:
         weights: in the order in which it reads them.
         info, tokenizer, context, eos_ids: as in `Model`.
+        digest: what identifies it, where its folder does not: the commit of a model of the hub.
     """
 
     capabilities = Capabilities(bit_exact=True)
     device = torch.device("cpu")
 
     def __init__(
-        self, weights: CpuWeights, info: ModelInfo, tokenizer: Any, context: int, eos_ids: frozenset[int]
+        self,
+        weights: CpuWeights,
+        info: ModelInfo,
+        tokenizer: Any,
+        context: int,
+        eos_ids: frozenset[int],
+        digest: str | None = None,
     ) -> None:
         self.info, self.tokenizer, self.context, self.eos_ids = info, tokenizer, context, eos_ids
+        self.digest = digest
         self.vocab_size = weights.vocab_size
         self._weights = weights
         with announced():

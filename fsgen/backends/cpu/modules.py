@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from fsgen.backends.cpu.files import check
+from fsgen.backends.cpu.files import fits
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.cpu.weights import DTYPES, CpuWeights
 
@@ -24,9 +24,10 @@ def weights_of(module: Any) -> CpuWeights | None:
     linears = [name for name, size in shape.weights().items() if len(size) == 2 and "embed" not in name]
     if scales and len(scales) != len(linears) + shape.tied:
         return None
-    try:
-        check(shape, {name: tuple(x.shape) for name, x in tensors.items() if name not in scales}, "")
-    except ValueError:  # another class under a known name, or one with more to it
+    shapes = {name: tuple(x.shape) for name, x in tensors.items() if name not in scales}
+    if shape.tied:
+        shapes.pop("lm_head.weight", None)
+    if not fits(shape, shapes):  # another class under a known name, or one with more to it
         return None
     return CpuWeights(shape, tensors, torch.float32 if scales else module.dtype, int8=bool(scales))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,9 +38,10 @@ class Rope:
         if not math.isfinite(theta) or theta <= 1:
             return None
         try:
-            return _KINDS[kind](cls._plain(float(theta), head_dim), float(theta), context, **given)
-        except TypeError:  # a parameter that is missing, of another type, or unknown
+            found = _KINDS[kind](cls._plain(float(theta), head_dim), float(theta), context, **given)
+        except (TypeError, ValueError, ArithmeticError):  # a parameter that is missing, odd, or unknown
             return None
+        return found if bool(torch.isfinite(found.inverse_frequencies).all()) else None
 
     @staticmethod
     def _plain(theta: float, head_dim: int) -> Tensor:
@@ -104,4 +105,4 @@ def _mscale(factor: float, by: float) -> float:
     return 0.1 * by * math.log(factor) + 1.0 if factor > 1 else 1.0
 
 
-_KINDS = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}
+_KINDS: dict[str, Callable[..., Rope]] = {"default": _default, "linear": _linear, "llama3": _llama3, "yarn": _yarn}

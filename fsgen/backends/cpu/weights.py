@@ -132,9 +132,7 @@ class CpuWeights:
             "lm_head": self._linear([""], (head,), together, self.hidden_size),
         }
 
-    def _linear(
-        self, prefixes: list[str], names: tuple[str, ...], join: Callable[..., Tensor], inputs: int
-    ) -> Linear:
+    def _linear(self, prefixes: list[str], names: tuple[str, ...], join: Callable[..., Tensor], inputs: int) -> Linear:
         """Of each layer, linear layers that are joined to one."""
 
         def parts() -> Iterator[tuple[Tensor, Tensor | None]]:

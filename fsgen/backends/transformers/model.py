@@ -4,30 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from fsgen.backends.int8 import quantise
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.session import CachedSession
 from fsgen.backends.transformers.architecture import Architecture
-from fsgen.backends.transformers.checkpoint import (
-    DTYPES,
-    INT8,
-    Checkpoint,
-    check_device,
-    check_int8,
-    check_weights,
-    context_of,
-    place,
-)
+from fsgen.backends.transformers.context import context_of
 from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, Continuation, text_config, ways_to_continue
 from fsgen.backends.transformers.forward import TransformersForward
 from fsgen.backends.transformers.proof import check_exact
 from fsgen.backends.transformers.recurrent import RecurrentSession
 from fsgen.backends.transformers.slots import room
 from fsgen.backends.transformers.states import StateForward
-from fsgen.backends.transformers.weights import check_finite, load_module
-from fsgen.models.bundled import model_info
+from fsgen.backends.transformers.weights import check_finite
 from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -38,41 +25,6 @@ if TYPE_CHECKING:
 PROVEN = frozenset(
     {"llama", "qwen2", "qwen3", "mistral", "gpt_neox", "gpt2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"}
 )
-
-
-def load_weights(checkpoint: Checkpoint, dtype: str = "auto", device: str = "auto") -> TransformersModel:
-    """Loads what `open_checkpoint` found.
-
-    Args:
-        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16, float16, or int8 (on a
-            CPU, `fsgen.backends.int8`).
-        device: auto (the GPUs if there are any, else the CPU), cpu, cuda or cuda:N.
-
-    Raises:
-        ValueError: an unknown dtype or device, no safetensors weights, a model that turns out not to continue its
-            cached state exactly, or one that cannot have int8 weights.
-    """
-    check_weights(dtype)
-    check_device(device)
-    where = place(checkpoint, device, dtype)
-    if dtype == "auto":
-        kind: torch.dtype | str = torch.float32 if where == "cpu" else "auto"
-    elif dtype == INT8:
-        check_int8(checkpoint, device)
-        kind = "auto"  # rounded from what the checkpoint holds
-    else:
-        kind = DTYPES[dtype]
-    model = load_module(checkpoint.name, checkpoint.path, checkpoint.config, kind, spread=where == "auto")
-    if where not in ("cpu", "auto"):
-        model = model.to(where)
-    info = None
-    if checkpoint.local is not None and (checkpoint.local / "pocket.json").is_file():
-        info = model_info(checkpoint.local)
-    if dtype == INT8:
-        check_finite(checkpoint.name, model)
-        info = info or _info(model, checkpoint.name, checkpoint.path)  # which counts the weights as they were
-        quantise(model, checkpoint.name)
-    return TransformersModel(model, checkpoint.tokenizer, checkpoint.name, checkpoint.path, info)
 
 
 class TransformersModel:
@@ -97,7 +49,8 @@ class TransformersModel:
         check_finite(name, model)
         self.module = model.eval()
         self.tokenizer = tokenizer
-        self.info = info or _info(model, name, path)
+        self.digest: str | None = getattr(config, "_commit_hash", None)
+        self.info = info or model_facts(model, name, path)
         self.vocab_size = int(text_config(config).vocab_size)
         self.context = context_of(config, tokenizer)
         self.eos_ids = _eos_ids(model, tokenizer)
@@ -160,7 +113,8 @@ class TransformersModel:
         return 2 * attending * heads * width * size * room(tokens, self.context)
 
 
-def _info(model: Any, name: str, path: str) -> ModelInfo:
+def model_facts(model: Any, name: str, path: str) -> ModelInfo:
+    """A loaded model as lists show it."""
     parameters = sum(tensor.numel() for tensor in model.parameters())  # a tied head counts once
     inputs, head = model.get_input_embeddings(), model.get_output_embeddings()
     embedding = inputs.weight.numel()

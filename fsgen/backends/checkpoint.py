@@ -1,0 +1,72 @@
+"""A model before its weights."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsgen.models.bundled import bundled_path
+
+if TYPE_CHECKING:
+    from fsgen.backends.protocol import Model
+
+
+@dataclass(frozen=True)
+class Checkpoint(ABC):
+    """A model of which only the configuration and the tokenizer have been read.
+
+    Attributes:
+        name: as the user gave it, or the short name of a bundled model.
+        path: local folder or hub name.
+        local: the folder, None for a model of the hub.
+        tokenizer: with the interface of `transformers`.
+    """
+
+    name: str
+    path: str
+    local: Path | None
+    tokenizer: Any
+
+    @property
+    @abstractmethod
+    def model_type(self) -> str:
+        """Its family, as `transformers` calls it."""
+
+    @property
+    @abstractmethod
+    def revision(self) -> str | None:
+        """The commit of a model of the hub."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Rows of the logits, padding rows included."""
+
+    @property
+    @abstractmethod
+    def context(self) -> int:
+        """The longest sequence that the model can score, in tokens."""
+
+    @abstractmethod
+    def load(self, dtype: str = "auto", device: str = "auto") -> Model:
+        """The model with its weights; `dtype` may be int8 too, on a CPU. Raises ValueError where it cannot be used."""
+
+
+def locate(name: str | Path) -> Path | None:
+    """The folder of a bundled or local model, None for a name on the hub.
+
+    Raises:
+        ValueError: a folder that is not there, or is none of a model.
+    """
+    shown = str(name)
+    local = bundled_path(shown) if isinstance(name, str) else None
+    if local is not None:
+        return local
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    if folder.exists() or isinstance(name, Path) or shown.startswith(("/", ".", "~")) or shown.count("/") > 1:
+        raise ValueError(f"no model at {shown!r}: there is no such folder with a config.json in it")
+    return None

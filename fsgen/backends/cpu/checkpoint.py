@@ -1,0 +1,145 @@
+"""Models that go straight from their files onto the compiled forward pass, without `transformers`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fsgen.backends.checkpoint import Checkpoint
+from fsgen.backends.cpu.files import Tensors, fits
+from fsgen.backends.cpu.shape import Shape
+from fsgen.backends.places import DTYPES, INT8, check_int8, check_weights
+from fsgen.backends.tokenizer import plain_tokenizer
+from fsgen.models.bundled import model_info
+from fsgen.types import ModelInfo
+
+if TYPE_CHECKING:
+    from fsgen.backends.cpu.model import CpuModel
+
+_SETTINGS = ["*.json", "*.jinja", "tokenizer*"]  # of a model of the hub
+
+
+@dataclass(frozen=True)
+class CpuCheckpoint(Checkpoint):
+    """A model for the compiled forward pass.
+
+    Attributes:
+        folder: of its files; of a model of the hub, where they were put.
+        shape: what its configuration says.
+        eos_ids: the tokens that end a text.
+    """
+
+    folder: Path
+    shape: Shape
+    eos_ids: frozenset[int]
+
+    @property
+    def model_type(self) -> str:
+        return self.shape.model_type
+
+    @property
+    def revision(self) -> str | None:
+        return None if self.local is not None else self.folder.name
+
+    @property
+    def vocab_size(self) -> int:
+        return self.shape.vocab_size
+
+    @property
+    def context(self) -> int:
+        return min(self.shape.context, 2**20)
+
+    def load(self, dtype: str = "auto", device: str = "auto") -> CpuModel:
+        import torch
+
+        from fsgen.backends.cpu.model import CpuModel  # here: it imports numba
+        from fsgen.backends.cpu.weights import CpuWeights
+
+        check_weights(dtype)
+        if dtype == INT8:
+            check_int8(self, device)
+        kind = torch.float32 if dtype in ("auto", INT8) else DTYPES[dtype]
+        tensors = Tensors(self.name, self.folder)
+        weights = CpuWeights(self.shape, tensors, kind, int8=dtype == INT8)
+        return CpuModel(weights, self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
+
+    def _info(self, tensors: Tensors) -> ModelInfo:
+        if self.local is not None and (self.local / "pocket.json").is_file():
+            return model_info(self.local)
+        counts = {name: math.prod(shape) for name, shape in tensors.shapes.items()}
+        outside = {"model.embed_tokens.weight", "lm_head.weight"}
+        total, inside = sum(counts.values()), sum(n for name, n in counts.items() if name not in outside)
+        return ModelInfo(self.name, self.path, self.model_type, total, inside)
+
+
+def open_for_cpu(name: str, local: Path | None) -> CpuCheckpoint | None:
+    """Opens a model for the compiled forward pass.
+
+    Args:
+        name: as the user gave it.
+        local: its folder, None for a model of the hub.
+
+    Returns:
+        None where this is no model for it, or anything about its files is odd: `transformers` runs it, or says what is
+        wrong.
+    """
+    folder = local or _fetched(name)
+    config = _read(folder / "config.json") if folder is not None else None
+    shape = Shape.of(config) if config is not None else None
+    if folder is None or config is None or shape is None:
+        return None
+    eos = _eos_ids(folder, config)
+    tensors = _headers(name, folder)
+    if eos is None or tensors is None or not fits(shape, tensors.shapes):
+        return None
+    tokenizer: Any = plain_tokenizer(folder)
+    if tokenizer is None:
+        from fsgen.backends.transformers.tokenizers import open_tokenizer
+
+        tokenizer = open_tokenizer(folder, name)
+    if tokenizer.eos_token_id is not None:
+        eos |= {tokenizer.eos_token_id}
+    return CpuCheckpoint(name, name if local is None else str(local), local, tokenizer, folder, shape, eos)
+
+
+def _headers(name: str, folder: Path) -> Tensors | None:
+    try:
+        return Tensors(name, folder)
+    except ValueError:
+        return None
+
+
+def _fetched(name: str) -> Path | None:
+    """The folder of a model of the hub, whose files are fetched where they are not here yet; None if there is none."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        settings = Path(snapshot_download(name, allow_patterns=_SETTINGS))
+        config = _read(settings / "config.json")
+        if config is None or Shape.of(config) is None:
+            return None
+        return Path(snapshot_download(name, allow_patterns=[*_SETTINGS, "*.safetensors"]))
+    except Exception:  # no such model, no network, no right to it: the other way tells
+        return None
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _eos_ids(folder: Path, config: dict[str, Any]) -> frozenset[int] | None:
+    """The tokens that end a text; None where the files are odd about it."""
+    file = folder / "generation_config.json"
+    settings = _read(file) if file.is_file() else config
+    if settings is None:
+        return None
+    found = settings.get("eos_token_id")
+    ids = [] if found is None else found if isinstance(found, list) else [found]
+    return frozenset(ids) if all(type(one) is int and one >= 0 for one in ids) else None

@@ -1,0 +1,98 @@
+"""Where a model goes, and in which type its weights are held."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+import torch
+
+from fsgen.backends.budget import free_bytes
+from fsgen.backends.int8 import check_products
+
+if TYPE_CHECKING:
+    from fsgen.backends.checkpoint import Checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+INT8 = "int8"  # linear layers of eight bits, the rest in float32; on a CPU only
+
+# Room that a model needs on a GPU beside its weights, for the cache and the activations.
+HEADROOM = 1.25
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises ValueError for a type that no weights are loaded in."""
+    if dtype != "auto" and dtype not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown: choose auto, {', '.join(DTYPES)}")
+
+
+def check_weights(weights: str) -> None:
+    """Raises ValueError for a type that no single model's weights are held in."""
+    if weights not in ("auto", INT8, *DTYPES):
+        raise ValueError(f"draft_weights={weights!r} is unknown: choose auto, {', '.join(DTYPES)} or {INT8}")
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError for a device that does not exist here."""
+    kind, _, number = device.partition(":")
+    if device in ("auto", "cpu"):
+        return
+    if kind != "cuda" or (number and not number.isdecimal()) or device.endswith(":"):
+        raise ValueError(f"device={device!r} is unknown: choose auto, cpu, cuda, or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if int(number or 0) >= count:
+        raise ValueError(f"device={device!r} is not there: this machine has {count or 'no'} GPU(s) that torch can use")
+
+
+def on_cpu(device: str) -> bool:
+    """Whether a model goes to the CPU."""
+    return device == "cpu" or (device == "auto" and not torch.cuda.is_available())
+
+
+def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
+    """Where a model goes: the device that was named; for `auto` the CPU, one GPU, or "auto" for all GPUs.
+
+    Raises:
+        ValueError: it has to be spread, and `accelerate`, which does that, is not installed.
+    """
+    if device != "auto":
+        return device
+    if not torch.cuda.is_available():
+        return "cpu"
+    free = [free_bytes(torch.device("cuda", gpu)) or 0 for gpu in range(torch.cuda.device_count())]
+    best = max(range(len(free)), key=free.__getitem__)
+    size = _weight_bytes(checkpoint)
+    if size is not None and dtype == "float32":
+        size *= 2  # most checkpoints are in half precision
+    if len(free) == 1 or (size is not None and size * HEADROOM <= free[best]):
+        return f"cuda:{best}"
+    if importlib.util.find_spec("accelerate") is None:
+        raise ValueError(
+            f"{checkpoint.name!r} may not fit on one GPU, and spreading a model over several needs the package "
+            "accelerate: pip install 'fsgen[multi-gpu]', or name one device (cuda:0)"
+        )
+    return "auto"
+
+
+def check_int8(checkpoint: Checkpoint, device: str) -> None:
+    """Raises ValueError where a model cannot have int8 weights: off the CPU, or on one whose products are not exact."""
+    where = place(checkpoint, device)
+    if where != "cpu":
+        raise ValueError(
+            f"int8 weights are for a CPU, and {checkpoint.name!r} would go to {where}: choose device='cpu', or another "
+            "type of weights"
+        )
+    check_products()
+
+
+def _weight_bytes(checkpoint: Checkpoint) -> int | None:
+    """Bytes of the weight files, None where that is not known before they are fetched."""
+    if checkpoint.local is not None:
+        return sum(file.stat().st_size for file in checkpoint.local.glob("*.safetensors"))
+    from huggingface_hub import get_safetensors_metadata
+
+    try:
+        files = get_safetensors_metadata(checkpoint.path).files_metadata.values()
+    except Exception:  # offline, or a hub that does not say: then the size is not known, and that is all
+        return None
+    return sum(max(tensor.data_offsets[1] for tensor in file.tensors.values()) for file in files)
