@@ -41,13 +41,13 @@ def chat(members: Members, method: str, turns: int = 3) -> list[list[int]]:
 def tokens_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each forward pass runs from now on."""
     seen: list[int] = []
-    prepare = CachedSession._prepare
+    run = CachedSession._run
 
-    def counted(self: CachedSession, work: Any, longest: int) -> None:
+    def counted(self: CachedSession, work: Any, keep: int) -> Any:
         seen.append(sum(item.new for item in work))
-        prepare(self, work, longest)
+        return run(self, work, keep)
 
-    monkeypatch.setattr(CachedSession, "_prepare", counted)
+    monkeypatch.setattr(CachedSession, "_run", counted)
     return seen
 
 
