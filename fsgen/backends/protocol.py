@@ -1,4 +1,4 @@
-"""What the decode loop asks of a model: a session that scores whole sequences.
+"""What the decode loop needs of a model: a session that scores whole sequences.
 
 The caller hands over the *whole* sequence of each row, every time. The session keeps what it computed before, finds
 the longest common prefix, runs only the rest, in one forward call for all rows, and forgets what no longer holds. So

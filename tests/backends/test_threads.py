@@ -54,7 +54,7 @@ def meet(count: int, stall: float = 0.0) -> list[int]:
     rounds()(record)
     assert not mistakes.any()
     assert record["arrived"][0, 0] == record["waited"][0, 0] == 0  # ready for the next call
-    found = teams[teams > 0].tolist()
+    found: list[int] = teams[teams > 0].tolist()
     assert progress[progress > 0].tolist() == [count] * len(found)
     return found
 

@@ -16,6 +16,7 @@ import torch
 
 import fsgen
 from fsgen.backends import Members, plan
+from fsgen.backends.cpu.checkpoint import CpuCheckpoint
 from fsgen.backends.identity import folder_digest, identity
 from fsgen.methods.check import check
 from fsgen.methods.learned.features import features, rounded
@@ -135,7 +136,7 @@ def test_its_identity_is_its_content(members: Members, tmp_path: Path) -> None:
 def test_another_draft_is_refused_before_weights_load(
     folders: dict[str, Path], members: Members, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fsgen.backends.cpu.checkpoint.CpuCheckpoint.load", lambda *_: pytest.fail("weights are loaded"))
+    monkeypatch.setattr(CpuCheckpoint, "load", lambda *_: pytest.fail("weights are loaded"))
     method = parse("route", f"learned:{file}")
     check(plan(draft=folders["draft"], target=folders["target"]), method, [[5]], [GREEDY])
     with pytest.raises(ValueError, match=r"learned on the draft .*draft \(weights .*this draft is .*other"):

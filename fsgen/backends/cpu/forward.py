@@ -84,7 +84,7 @@ class CpuForward:
             cache[:, destination, :, part] = cache[:, source, :, part]
 
     def run(self, work: list[Work], keep: int) -> Tensor:
-        """Logits [rows, keep, vocab_size], float32; 0 where nobody wanted any."""
+        """Logits [rows, keep, vocab_size], float32; 0 where none are wanted."""
         logits, done = torch.empty(sum(item.wanted for item in work) + 1, self._line), 0
         for chunks in _passes(work):
             done += self._run_pass(chunks, logits[done:])

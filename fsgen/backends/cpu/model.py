@@ -28,6 +28,9 @@ class CpuModel:
         weights: in the order in which it reads them.
         info, tokenizer, context, eos_ids: as in `Model`.
         digest: what identifies it, where its folder does not: the commit of a model of the hub.
+
+    Attributes:
+        kind: of its weights: float32, bfloat16, bfloat16 pairs (where the processor multiplies these), or int8.
     """
 
     capabilities = Capabilities(bit_exact=True)
@@ -44,7 +47,7 @@ class CpuModel:
     ) -> None:
         self.info, self.tokenizer, self.context, self.eos_ids = info, tokenizer, context, eos_ids
         self.digest = digest
-        self.vocab_size = weights.vocab_size
+        self.vocab_size, self.kind = weights.vocab_size, weights.kind
         self._weights = weights
         with announced():
             kernels.forward(weights.kind)

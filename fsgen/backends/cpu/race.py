@@ -93,9 +93,9 @@ def race(given: Tensor, keys: NDArray[np.uint64], scales: NDArray[np.float32] | 
     """See `fsgen.probs.Compiled`."""
     n, vocab = given.shape
     given, tokens = given.contiguous(), np.empty(n, np.int64)
-    arguments = _race().record(n=n, vocab=vocab, given=given, keys=keys, tokens=tokens)
-    if scales is not None:
-        room = np.empty((n, CHUNK), np.float32)
-        arguments["scales"], arguments["room"] = scales.ctypes.data, room.ctypes.data
-    _race()(arguments, alone=n < FEW)
+    room = np.empty((n, CHUNK), np.float32)
+    record = _race().record(
+        n=n, vocab=vocab, given=given, keys=keys, scales=0 if scales is None else scales, tokens=tokens, room=room
+    )
+    _race()(record, alone=n < FEW)
     return torch.from_numpy(tokens)

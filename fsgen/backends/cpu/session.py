@@ -28,7 +28,7 @@ class CpuSession(CachedSession):
     def __init__(self, forward: CpuForward, name: str, vocab_size: int, context: int, device: torch.device) -> None:
         super().__init__(forward, name, vocab_size, context, device)
         self._cpu = forward
-        # Where each row reads its prefix, and of how many tokens; None where that is to be found out.
+        # Where each row reads its prefix, and of how many tokens; None where that is not known yet.
         self._prefixes: list[tuple[int, int] | None] = [None] * self.rows
         self._missing = [0] * self.rows  # tokens of these that it does not hold itself
         self._lent = [0] * self.rows  # tokens of each row that others read there
@@ -45,7 +45,7 @@ class CpuSession(CachedSession):
         self._stable = [len(known) for known in self._known]
         for item in work:
             self._stable[item.row] = item.start
-        for item in work:  # a prefix that is about to change is read by nobody any more
+        for item in work:  # a prefix that is about to change is no longer shared
             prefix = self._prefixes[item.row]
             if prefix is not None and item.start < prefix[1]:
                 self._detach(item.row)

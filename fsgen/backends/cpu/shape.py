@@ -9,6 +9,7 @@ from typing import Any
 from fsgen.backends.cpu.rope import Rope
 
 FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_TYPES = {None, "auto", "float32", "float16", "bfloat16"}
 _SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size")
 
 
@@ -46,7 +47,7 @@ class Shape:
         """
         if config.get("model_type") not in FAMILIES or config.get("hidden_act") != "silu":
             return None
-        if config.get("mlp_bias") or config.get("quantization_config") is not None:
+        if config.get("mlp_bias") or config.get("quantization_config") is not None or not _is_plain(config):
             return None
         heads = config.get("num_attention_heads")
         sizes = {name: config.get(name) for name in _SIZES} | {
@@ -103,6 +104,20 @@ class Shape:
         }
 
 
+def _is_plain(config: Mapping[str, Any]) -> bool:
+    """Whether what the compiled pass does not read is what it nearly always is."""
+    vocab: Any = config.get("vocab_size")
+    end = config.get("eos_token_id")
+    ids = [config.get("bos_token_id"), config.get("pad_token_id"), *(end if isinstance(end, list) else [end])]
+    if not _is_size(vocab) or not all(one is None or (type(one) is int and one in range(-1, vocab)) for one in ids):
+        return False
+    kinds = config.get("layer_types")
+    if kinds is not None and not (isinstance(kinds, list) and len(kinds) == config.get("num_hidden_layers")):
+        return False
+    types = (config.get("dtype"), config.get("torch_dtype"))
+    return set(types) <= _TYPES and config.get("_attn_implementation") in (None, "eager", "sdpa")
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
@@ -118,10 +133,9 @@ def _windows(config: Mapping[str, Any]) -> tuple[int | None, ...] | None:
     if not _is_size(layers) or not (window is None or _is_size(window)):
         return None
     assert isinstance(layers, int)
-    if family == "llama":
-        return (None,) * layers
-    if family == "mistral":
-        return (window,) * layers
+    if family in ("llama", "mistral"):
+        plain = kinds is None or set(kinds) == {"full_attention"}
+        return (window if family == "mistral" else None,) * layers if plain else None
     if not config.get("use_sliding_window"):
         window = None
     if kinds is None:
