@@ -14,7 +14,7 @@ _PLAIN = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
 _NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Settings that change what `tokenizer.json` says.
 _CHANGES = (
-    "add_bos_token", "add_eos_token", "add_prefix_space", "split_special_tokens", "clean_up_tokenization_spaces",
+    "add_prefix_space", "split_special_tokens", "clean_up_tokenization_spaces",
     "fix_mistral_regex", "additional_special_tokens", "extra_special_tokens",
 )  # fmt: skip
 
@@ -97,6 +97,7 @@ def _says_all(backend: Backend, settings: dict[str, Any]) -> bool:
     length = settings.get("model_max_length")
     return (
         settings.get("tokenizer_class") in _PLAIN
+        and not {"add_bos_token", "add_eos_token"} & settings.keys()  # which, if only False, replace its last step
         and not any(settings.get(name) for name in _CHANGES)
         and all(name in added and added[name].special for name in named)
         and all(name in added for name in listed)
