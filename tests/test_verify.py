@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fsgen.api import generate
 from fsgen.backends import Members
+from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.backends.transformers.uncached import UncachedModel
 from fsgen.methods.fusions import FUSIONS, Contrastive
@@ -399,12 +400,12 @@ def test_json(check: Any, tmp_path: Path) -> None:
 
 
 def test_a_fault_is_shown_and_sets_the_exit_status(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    session = TransformersModel.session
+    session = CpuModel.session
 
     def lift(logits: Tensor, tokens: int) -> None:
         logits[40] += 1000.0 * (tokens % 5 == 0)
 
-    monkeypatch.setattr(TransformersModel, "session", lambda self, rows: Changed(session(self, rows), lift, many=True))
+    monkeypatch.setattr(CpuModel, "session", lambda self, rows: Changed(session(self, rows), lift, many=True))
     status, out, _ = check(*SMALL)
     assert status == 1
     assert "expected gap" in out

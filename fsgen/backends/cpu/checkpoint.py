@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,14 @@ class CpuCheckpoint(Checkpoint):
         kind = torch.float32 if dtype in ("auto", INT8) else DTYPES[dtype]
         tensors = Tensors(self.name, self.folder)
         weights = CpuWeights(self.shape, tensors, kind, int8=dtype == INT8)
-        return CpuModel(weights, self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
+        about = (self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
+        return CpuModel(weights, *about, partial(self._module, dtype))
+
+    def _module(self, dtype: str) -> Any:
+        """The weights as a `transformers` model."""
+        from fsgen.backends.transformers.checkpoint import open_with_transformers
+
+        return open_with_transformers(self.folder).load(dtype, "cpu", compiled=False).module
 
     def _info(self, tensors: Tensors) -> ModelInfo:
         if self.local is not None and (self.local / "pocket.json").is_file():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -29,6 +31,8 @@ class CpuModel:
         info, tokenizer, context, eos_ids: as in `Model`.
         digest: what identifies it, where its folder does not: the commit of a model of the hub.
 
+        load_module: loads the same weights as a `transformers` model.
+
     Attributes:
         kind: of its weights: float32, bfloat16, bfloat16 pairs (where the processor multiplies these), or int8.
     """
@@ -44,9 +48,10 @@ class CpuModel:
         context: int,
         eos_ids: frozenset[int],
         digest: str | None = None,
+        load_module: Callable[[], Any] | None = None,
     ) -> None:
         self.info, self.tokenizer, self.context, self.eos_ids = info, tokenizer, context, eos_ids
-        self.digest = digest
+        self.digest, self._load_module = digest, load_module
         self.vocab_size, self.kind = weights.vocab_size, weights.kind
         self._weights = weights
         with announced():
@@ -57,6 +62,11 @@ class CpuModel:
 
     def __repr__(self) -> str:
         return f"CpuModel({self.info.name!r})"
+
+    @cached_property
+    def module(self) -> Any:
+        """The same weights as a `transformers` model, loaded when it is first used, to compare with; None without."""
+        return self._load_module() if self._load_module is not None else None
 
     def session(self, batch_size: int) -> CpuSession:
         """An empty session of `batch_size` rows."""

@@ -43,10 +43,11 @@ class TransformersCheckpoint(Checkpoint):
     def context(self) -> int:
         return context_of(self.config, self.tokenizer)
 
-    def load(self, dtype: str = "auto", device: str = "auto") -> TransformersModel:
+    def load(self, dtype: str = "auto", device: str = "auto", *, compiled: bool = True) -> TransformersModel:
         """The model with its weights.
 
         Args:
+            compiled: it may run on the compiled forward pass.
             dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16, float16, or int8 (on
                 a CPU, `fsgen.backends.int8`).
             device: auto (the GPUs if there are any, else the CPU), cpu, cuda or cuda:N.
@@ -68,14 +69,14 @@ class TransformersCheckpoint(Checkpoint):
         model = load_module(self.name, self.path, self.config, kind, spread=where == "auto")
         if where not in ("cpu", "auto"):
             model = model.to(where)
-        info = None
         if self.local is not None and (self.local / "pocket.json").is_file():
             info = model_info(self.local)
+        else:
+            info = model_facts(model, self.name, self.path)  # before they are rounded
         if dtype == INT8:
             check_finite(self.name, model)
-            info = info or model_facts(model, self.name, self.path)  # which counts the weights as they were
             quantise(model, self.name)
-        return TransformersModel(model, self.tokenizer, self.name, self.path, info)
+        return TransformersModel(model, self.tokenizer, self.name, self.path, info, compiled=compiled)
 
 
 def open_with_transformers(name: str | Path) -> TransformersCheckpoint:

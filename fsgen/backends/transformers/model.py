@@ -35,13 +35,21 @@ class TransformersModel:
         tokenizer: its tokenizer.
         name, path: how lists and records call it.
         info: all of that, where it is known already.
+        compiled: it may run on the compiled forward pass, where that computes it.
 
     Raises:
         ValueError: a model whose state no session can keep, or that turns out not to continue it exactly.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any = None, name: str = "", path: str = "", info: ModelInfo | None = None
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        name: str = "",
+        path: str = "",
+        info: ModelInfo | None = None,
+        *,
+        compiled: bool = True,
     ) -> None:
         config = model.config
         name = name or getattr(config, "name_or_path", "") or type(model).__name__
@@ -56,7 +64,7 @@ class TransformersModel:
         self.eos_ids = _eos_ids(model, tokenizer)
         self.architecture = Architecture.of(model, self.context, self.vocab_size)
         self.device = self.architecture.device
-        self._cpu = self._on_cpu_backend()
+        self._cpu = self._on_cpu_backend() if compiled else None
         for self.continuation in ways:
             try:
                 if config.model_type not in PROVEN:
