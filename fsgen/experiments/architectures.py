@@ -16,14 +16,15 @@ import polars as pl
 from pydantic import Field
 from scipy import stats
 
-from fsgen.analysis.answers import Answer, Point, Row, below, verdict
+from fsgen.analysis.answers import Answer, Point, Row, below
 from fsgen.analysis.frequency import total_counts
-from fsgen.analysis.intervals import Estimate, Floats, draws
+from fsgen.analysis.intervals import Estimate, Floats, draws, of_draws
 from fsgen.analysis.labels import short_name, task_label
+from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import oracle_cells
+from fsgen.experiments.cells import labelled, oracle_cells
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
-from fsgen.experiments.sums import Sums, of_draws
 from fsgen.study.config import Keys
 from fsgen.study.plan import Plan
 
@@ -113,20 +114,17 @@ def check(lab: Lab, options: Options) -> None:
     Design.of(_pairs(plan), _families(plan, options))
 
 
-def measure(
-    lab: Lab, options: Options
-) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], pl.DataFrame, pl.DataFrame]:
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], list[Row], list[Row]]:
     """All pairs of the study, each model's own loss, and what rewinding costs; see `estimate`."""
     study = lab.study()
     counts = []
     for row in study.rows:
-        about = {"task": pl.lit(task_label(row)), "draft": pl.lit(row.draft), "target": pl.lit(row.target)}
         sums = study.texts(row.run).group_by("example").agg(pl.col("differing", "known").sum().cast(pl.Int64))
-        counts.append(sums.with_columns(**about))
+        counts.append(labelled(sums, task=task_label(row), draft=row.draft, target=row.target))
     families = _families(study.plan, options)
     losses = {name: _loss(lab, study.plan, name) for name in families}
-    rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else pl.DataFrame()
-    return pl.concat(counts), families, losses, _alone(study, families, losses), rewinding
+    rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else ()
+    return pl.concat(counts), families, losses, list(_alone(study, families, losses)), list(rewinding)
 
 
 def _pairs(plan: Plan) -> list[Pair]:
@@ -161,29 +159,27 @@ def _loss(lab: Lab, plan: Plan, name: str) -> float:
     return float(lab.table("losses", key, make)["loss"][0])
 
 
-def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> pl.DataFrame:
+def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> Iterator[Row]:
     """What each model costs where it writes alone, over all tasks."""
     runs: dict[str, set[str]] = {name: set() for name in families}
     for cell in study.cells:
         for role, run in study.alone[cell.key].items():
             runs[cell.members[role]].add(run)
-    rows = []
-    for name in sorted(runs, key=lambda name: (families[name], study.plan.models[name].info.parameters)):
+    parameters = {name: study.plan.models[name].info.parameters for name in families}
+    for name in sorted(runs, key=lambda name: (families[name], parameters[name])):
         if found := sorted(runs[name]):
             one = total_counts(pl.concat(study.texts(run) for run in found))
-            read, ms = (one.target_tokens / one.tokens, 1e3 * one.seconds / one.tokens) if one.tokens else (None, None)
-            parameters = study.plan.models[name].info.parameters
-            about = {
+            yield {
                 "model": short_name(name),
                 "family": families[name],
-                "parameters": parameters,
+                "parameters": parameters[name],
                 "loss": losses[name],
+                "tokens run / token": one.target_tokens / one.tokens if one.tokens else None,
+                "ms a token": 1e3 * one.seconds / one.tokens if one.tokens else None,
             }
-            rows.append({**about, "tokens run / token": read, "ms a token": ms})
-    return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapping[str, str]) -> pl.DataFrame:
+def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapping[str, str]) -> Iterator[Row]:
     """What drafts and targets read where they write speculatively, and whether the texts are the target's."""
     first: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
@@ -199,31 +195,27 @@ def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapp
             grids=None,
         )
     )
-    rows = []
     for row in study.rows:
         texts, alone = study.texts(row.run), study.texts(study.alone[row.run]["target"])
         both = texts.join(alone, on=["example", "turn"], suffix="_alone")
         same, counts = both["text"].eq_missing(both["text_alone"]).sum(), total_counts(texts)
-        rows.append(
-            {
-                "draft": short_name(row.draft),
-                "target": short_name(row.target),
-                "texts": len(texts),
-                "as the target alone": same,
-                "tokens a target call": row.mean_accepted_length,
-                "run through the target / token": row.target_tokens_per_token,
-                "run through the draft / token": counts.draft_tokens / counts.tokens,
-            }
-        )
-    return pl.DataFrame(rows)
+        yield {
+            "draft": short_name(row.draft),
+            "target": short_name(row.target),
+            "texts": len(texts),
+            "as the target alone": same,
+            "tokens a target call": row.mean_accepted_length,
+            "run through the target / token": row.target_tokens_per_token,
+            "run through the draft / token": counts.draft_tokens / counts.tokens,
+        }
 
 
 def estimate(
     counts: pl.DataFrame,
     families: Mapping[str, str],
     losses: Mapping[str, float],
-    alone: pl.DataFrame,
-    rewinding: pl.DataFrame,
+    alone: Sequence[Row],
+    rewinding: Sequence[Row],
 ) -> Answer:
     """The answer from counts of positions.
 
@@ -231,7 +223,7 @@ def estimate(
         counts: `task`, `draft`, `target`, `example`, `differing`, `known`, one row an example of a pair.
         families: of each model.
         losses: of each model on its own, nats a token.
-        alone, rewinding: costs, rows and columns as they are shown; may be empty.
+        alone, rewinding: costs, as their tables show them; may be empty.
 
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
@@ -248,24 +240,24 @@ def estimate(
     own = design.by_family(logs)
     each = [] if own is None else [of_draws(drawn) for drawn in np.exp(own).T]
     by_family = {f"{family} with {family}": number for family, number in zip(design.names, each, strict=False)}
-    holds = less if (less := below(ratio, 1.0)) == below(spread, 1.0) else None
-    verb = verdict(holds, "agrees more often than", "agrees less often than", "may or may not agree more often than")
-    over = "" if ends is None else f", [{spread.low:.3f}, {spread.high:.3f}] by the spread of the pairs"
-    beside = "; ".join(f"{name} {number}" for name, number in by_family.items())
+    less = below(ratio, 1.0)
     tasks = zip(counts["task"].unique(maintain_order=True), np.exp(design.effect(np.log(frequencies))).T, strict=True)
     return Answer.of(
-        statement=f"A pair of one family {verb} a pair of two with the same draft and the same target: its "
-        f"collaboration frequency is {ratio} times as high over examples{over}."
-        + (f" By family: {beside}." if beside else ""),
-        holds=holds,
+        words("architectures"),
+        holds=less if less == below(spread, 1.0) else None,
         numbers={"one family over two": ratio, "the same over pairs": spread, **by_family},
         charts={"losses": _by_loss(means, pairs, families, losses), "families": _by_families(design, logs)},
         tables={
             "tasks": ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks),
             "pairs": _pair_rows(means, np.exp(design.rest @ logs[0]), pairs, families, losses),
-            "alone": alone.iter_rows(named=True),
-            "rewinding": rewinding.iter_rows(named=True),
+            "alone": alone,
+            "rewinding": rewinding,
         },
+        ratio=ratio,
+        spread=spread,
+        over=ends is not None,
+        each=bool(by_family),
+        beside="; ".join(f"{name} {number}" for name, number in by_family.items()),
         length=_LENGTH,
     )
 
@@ -277,7 +269,7 @@ def _frequencies(counts: pl.DataFrame, pairs: Sequence[Pair]) -> Floats:
     """
     found = []
     for seed, (_, task) in enumerate(counts.group_by("task", maintain_order=True)):
-        sums = Sums.of(task, ("draft", "target"), pairs, "differing", "known")
+        sums = Sums.of(task, ("draft", "target"), ("differing", "known"), pairs)
         for pair, texts in zip(pairs, sums.sums["texts"].sum(0), strict=True):
             if not texts:
                 raise ValueError(f"{pair.draft} with {pair.target} lacks a task that other pairs have")

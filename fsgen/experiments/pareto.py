@@ -10,13 +10,14 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, verdict
+from fsgen.analysis.answers import Answer, Point, Row
 from fsgen.analysis.frequency import SummaryRow, read_run
 from fsgen.analysis.intervals import Estimate, Floats, draws
 from fsgen.analysis.labels import method_label, short_name
+from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.sums import Sums
 from fsgen.study.config import Keys
 
 COSTS = {"target_calls": "calls of the target", "operations": "operations", "price": "price", "seconds": "seconds"}
@@ -118,7 +119,7 @@ class Settings:
         if len(common) < 2:
             raise ValueError(f"all settings have {len(common)} examples in common; two are needed at least")
         shared = texts.join(common.select("example"), on="example", maintain_order="left")
-        self.sums = Sums.of(shared, by, names, "score", *COSTS)
+        self.sums = Sums.of(shared, by, ("score", *COSTS), names)
         self.accuracies = self.sums.each("score", "texts")
 
     def means(self, drawn: Floats, cost: str) -> tuple[Floats, Floats]:
@@ -190,32 +191,26 @@ def estimate(texts: pl.DataFrame) -> Answer:
     gains = {cost: settings.best_over_mix(cost) for cost in COSTS}
     often = {cost: on_frontier(*settings.means(draws(len(settings.sums)), cost)) for cost in COSTS}
     above = [gains[cost][0].above(0.0) for cost in COUNTED]
-    holds = True if all(above) else False if False in above else None
     shares = {
         kind: {cost: float(often[cost][:, [k == kind for k in settings.kinds]].any(axis=1).mean()) for cost in COSTS}
         for kind in dict.fromkeys(settings.kinds)
         if kind != ALONE
     }
     never = [kind for kind, each in shares.items() if max(each[cost] for cost in COUNTED) < _NEVER]
-    said = verdict(
-        holds,
-        "Working together beats a random mix of the models alone at every counted cost",
-        "Working together does not beat a random mix of the models alone at every counted cost",
-        "Working together is not clearly better than a random mix of the models alone at every counted cost",
-    )
-    by = "; ".join(f"{gain} by {COSTS[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
-    lost = f"Never on a frontier: {', '.join(never)}." if never else "Every method is on a frontier now and then."
+    by = (f"{gain} by {COSTS[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
     return Answer.of(
-        statement=f"{said}: the best setting, chosen on one half of the texts and judged on the other, has this much "
-        f"more accuracy than giving texts to the draft or the target at random for the same cost: {by}. {lost}",
-        holds=holds,
+        words("pareto"),
+        holds=True if all(above) else False if False in above else None,
         numbers={f"best over a random mix, by {name}": gains[cost][0] for cost, name in COSTS.items()},
         charts={"costs": _all_points(settings), "frontiers": _frontier_points(settings)},
         tables={
             "settings": _rows(settings, often),
             "methods": ({"method": kind, **{COSTS[c]: each[c] for c in COSTS}} for kind, each in shares.items()),
         },
-        never=_NEVER,
+        by="; ".join(by),
+        never=", ".join(never),
+        some=bool(never),
+        below=_NEVER,
     )
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from itertools import product
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, below, shown, verdict
-from fsgen.analysis.intervals import Estimate, Floats
+from fsgen.analysis.answers import Answer, Point, Row, below
+from fsgen.analysis.intervals import Estimate, Floats, Measure, mean_of
 from fsgen.analysis.learning import Positions, positions, threshold
-from fsgen.analysis.rates import in_points
+from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import check_tasks, halves, oracle_cells, pair_label, routed
+from fsgen.experiments.cells import (
+    DRAFT,
+    TARGET,
+    alone,
+    check_tasks,
+    halves,
+    labelled,
+    oracle_cells,
+    pair_label,
+    routed,
+)
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
-from fsgen.experiments.sums import Measure, Sums, mean_of
 from fsgen.methods.method import parse_router
 from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
@@ -27,7 +36,6 @@ from fsgen.types import shortest
 
 TOLERANCE = 0.05
 """A threshold carries where its calls on other tasks are off by less than this share of the positions, on average."""
-DRAFT, TARGET = "draft alone", "target alone"
 CHOOSING, JUDGING = "choosing", "judging"
 _RESAMPLES = 1000
 
@@ -77,44 +85,23 @@ def _carried(study: Study, options: Options) -> pl.DataFrame:
         score = own.scores[router]
         value = threshold(score, own.differs, calls=options.calls)
         missed = own.differs & (score <= value)
-        promised = {"promised_calls": float((score > value).mean()), "promised_missed": float(missed.mean())}
+        promised = {"promised_consulted": float((score > value).mean()), "promised_missed": float(missed.mean())}
+        about = {"router": router, "source": source, "threshold": abs(value), **promised}
         for task, (_, other) in parts.items():
-            consulted = other.scores[router] > value
-            counts = pl.DataFrame(
-                {
-                    "example": np.array(other.names)[other.example],
-                    "consulted": consulted.astype(np.int64),
-                    "missed": (other.differs & ~consulted).astype(np.int64),
-                    "tokens": np.ones(len(other), dtype=np.int64),
-                }
-            )
-            about = {"router": router, "source": source, "task": task, "threshold": abs(value), **promised}
-            tables.append(counts.group_by("example").sum().with_columns(pl.lit(v).alias(k) for k, v in about.items()))
+            tables.append(labelled(other.counts(other.scores[router] > value), task=task, **about))
     return pl.concat(tables)
 
 
 def _written(lab: Lab, study: Study, cell: Cell, options: Options) -> pl.DataFrame:
     """The texts of both models alone, and of each router at each threshold; see `estimate`."""
     chosen = [example.id for example in halves(cell, options.judged)[0]]
-    draft, target = (study.texts(study.alone[cell.key][role]) for role in ("draft", "target"))
-    found = [
-        (DRAFT, None, draft.with_columns(consulted=pl.lit(0))),
-        (TARGET, None, target.with_columns(consulted="tokens")),
-        *(
-            (router, value, routed(lab, cell, cell.task.examples, f"{router}:{shortest(value)}"))
-            for router, values in options.thresholds.items()
-            for value in values
-        ),
-    ]
+    tables = [labelled(texts, router=name, threshold=None) for name, texts in alone(study, cell).items()]
+    for router, values in options.thresholds.items():
+        for value in values:
+            texts = routed(lab, cell, cell.task.examples, f"{router}:{shortest(value)}")
+            tables.append(labelled(texts, router=router, threshold=value))
     half = pl.when(pl.col("example").is_in(chosen)).then(pl.lit(CHOOSING)).otherwise(pl.lit(JUDGING))
-    return pl.concat(
-        texts.select(
-            *(pl.lit(pair_label(cell)).alias("label"), pl.lit(router).alias("router")),
-            *(pl.lit(value, pl.Float64).alias("threshold"), half.alias("half"), "example", "score"),
-            *(pl.col("tokens", "consulted").cast(pl.Int64), "seconds"),
-        )
-        for router, value, texts in found
-    )
+    return labelled(pl.concat(tables, how="vertical_relaxed").with_columns(half=half), label=pair_label(cell))
 
 
 def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer:
@@ -123,7 +110,7 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     Args:
         carried: a row for each `router`, `source` (the task on which its `threshold` was chosen), `task` and `example`
             that judges there, with the positions `consulted`, the mismatches `missed`, the `tokens`; and with what the
-            threshold does on the examples that chose it, `promised_calls` and `promised_missed`, both by token.
+            threshold does on the examples that chose it, `promised_consulted` and `promised_missed`, both by token.
         texts: a row a text, with `label` (task and pair), `router` (also `DRAFT`, `TARGET`), `threshold`, `half`
             (`CHOOSING` or `JUDGING`), `example`, `score`, `tokens`, `consulted`, `seconds`. The router that is answered
             for is the first one that is neither.
@@ -134,30 +121,20 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     main = routers[0]
     labels = texts["label"].unique(maintain_order=True).to_list()
     curves = [_Curve(texts.filter(label=label), label, router) for label, router in product(labels, routers)]
-    moved = {router: _Moved.of(carried.filter(router=router)) for router in routers}
+    moved = {router: _Moved(carried.filter(router=router)) for router in routers}
     mine, knee = moved[main], curves[0]
-    numbers = {f"knee of {main}: {name}": number for name, number in knee.numbers.items()}
-    numbers |= {
-        f"calls of {main} on other tasks, off by": mine.away,
-        f"calls of {main} on its own task, off by": mine.home,
-        f"misses of {main} on other tasks, off by": mine.misses,
-    }
-    holds = below(mine.away, TOLERANCE)
-    verb = verdict(holds, "keeps its calls", "does not keep its calls", "may or may not keep its calls")
-    there = [place for place in mine.calls if place[0] != place[1]]
-    rates, missed = [mine.calls[place].value for place in there], [mine.missed[place] for place in there]
-    place, often, accuracy, seconds = knee.numbers.values()
+    away, home, misses = mine.off("consulted"), mine.off("consulted", own=True), mine.off("missed")
+    there = [place for place in mine.sums if place[0] != place[1]]
+    rates, missed = ([100 * mine.share(column, place) for place in there] for column in ("consulted", "missed"))
     return Answer.of(
-        statement=f"A {main} threshold that was chosen for {100 * calls:g} % of the positions of one task {verb} on "
-        f"others: it consults at {100 * min(rates):.1f} % to {100 * max(rates):.1f} % there, off by "
-        f"{shown(mine.away, '.1f', 100)} points on average, and at home by {shown(mine.home, '.1f', 100)}; it misses "
-        f"mismatches at {100 * min(missed):.1f} % to {100 * max(missed):.1f} % of the positions, off by "
-        f"{shown(mine.misses, '.1f', 100)} points. On {labels[0]} the knee of {main} is at {shown(place, '.3g')}: on "
-        f"examples that did not choose it, it consults at {shown(often, '.1f', 100)} % of the positions, its accuracy "
-        f"is {in_points(accuracy)} points beside the target's, and a token takes {shown(seconds, '.3g')} times as long "
-        "as with the target alone.",
-        holds=holds,
-        numbers=numbers,
+        words("threshold"),
+        holds=below(away, TOLERANCE),
+        numbers={
+            **{f"knee of {main}: {name}": number for name, number in knee.numbers.items()},
+            f"calls of {main} on other tasks, off by": away,
+            f"calls of {main} on its own task, off by": home,
+            f"misses of {main} on other tasks, off by": misses,
+        },
         charts={
             "curve": (point for curve in curves for point in curve.points()),
             "seconds": (point for curve in curves for point in curve.points(seconds=True)),
@@ -167,7 +144,19 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
                 for (source, task), calls in found.calls.items()
             ),
         },
-        tables={"knees": (curve.row() for curve in curves), "carried-misses": _carried_rows(carried, moved)},
+        tables={
+            "knees": (curve.row() for curve in curves),
+            "carried-misses": (row for router, found in moved.items() for row in found.rows(router)),
+        },
+        main=main,
+        promised=100 * calls,
+        rates=(min(rates), max(rates)),
+        missed=(min(missed), max(missed)),
+        away=away,
+        home=home,
+        misses=misses,
+        label=labels[0],
+        knee=list(knee.numbers.values()),
         tolerance=100 * TOLERANCE,
     )
 
@@ -185,32 +174,28 @@ class _Curve:
         conditions = [(DRAFT, None), *((router, value) for value in values.tolist()), (TARGET, None)]
         columns = ("consulted", "tokens", "score", "seconds")
         chosen, judged = (
-            Sums.of(mine.filter(half=half), ("router", "threshold"), conditions, *columns)
+            Sums.of(mine.filter(half=half), ("router", "threshold"), columns, conditions)
             for half in (CHOOSING, JUDGING)
         )
         self.judged, self.label, self.router = judged, label, router
         at = 1 + int(_heights(chosen, chosen.once).argmax())
-
-        def judge(measure: Measure) -> Estimate:
-            return judged.estimate(measure, _RESAMPLES)
-
+        measures: dict[str, Measure] = {
+            "calls": lambda weights: judged.ratio("consulted", "tokens", weights)[:, at],
+            "accuracy beside the target's": lambda weights: np.diff(
+                judged.ratio("score", "texts", weights, [-1, at]), axis=1
+            )[:, 0],
+            "seconds beside the target's": partial(self._seconds, at),
+        }
         self.numbers = {
             "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)], _RESAMPLES),
-            "calls": judge(lambda weights: judged.ratio("consulted", "tokens", weights)[:, at]),
-            "accuracy beside the target's": judge(partial(self._beside, at)),
-            "seconds beside the target's": judge(partial(self._seconds, at)),
+            **{name: judged.estimate(measure, _RESAMPLES) for name, measure in measures.items()},
         }
-        self.height = judge(lambda weights: _heights(judged, weights)[:, at - 1])
-
-    def _beside(self, at: int, weights: Floats) -> Floats:
-        """The accuracy less the target's."""
-        accuracy = self.judged.ratio("score", "texts", weights)
-        return np.asarray(accuracy[:, at] - accuracy[:, -1])
+        self.height = judged.estimate(lambda weights: _heights(judged, weights)[:, at - 1], _RESAMPLES)
 
     def _seconds(self, at: int, weights: Floats) -> Floats:
         """Seconds a token over the target's."""
-        seconds = self.judged.ratio("seconds", "tokens", weights)
-        return np.asarray(seconds[:, at] / seconds[:, -1])
+        seconds = self.judged.ratio("seconds", "tokens", weights, [at, -1])
+        return np.asarray(seconds[:, 0] / seconds[:, 1])
 
     def points(self, seconds: bool = False) -> Iterator[Point]:
         """Accuracy, or seconds a token over the target's, by calls, on the judging examples."""
@@ -232,60 +217,50 @@ def _heights(sums: Sums, weights: Floats) -> Floats:
     return np.asarray((accuracy - first - (last - first) * calls)[:, 1:-1])
 
 
-@dataclass(frozen=True)
 class _Moved:
-    """The thresholds of a router on all tasks.
+    """The thresholds of a router, by the task on which each was chosen and the task on which it is used."""
 
-    Attributes:
-        away, home: by how much its calls are off what they were where the threshold was chosen, on average over other
-            tasks, and over its own.
-        misses: by how much the share of positions at which it misses a mismatch is off, on other tasks.
-        calls: with an interval, of each source and task; `missed` likewise, as numbers.
-    """
+    def __init__(self, carried: pl.DataFrame) -> None:
+        parts = carried.sort("example").partition_by("source", "task", maintain_order=True, as_dict=True)
+        self.sums = {
+            place: Sums.of(rows, ("task",), ("consulted", "missed", "tokens")) for place, rows in parts.items()
+        }
+        self.chosen = {place: rows.row(0, named=True) for place, rows in parts.items()}
+        self.calls = {
+            place: sums.estimate(partial(self._shares, "consulted", place), _RESAMPLES)
+            for place, sums in self.sums.items()
+        }
 
-    away: Estimate
-    home: Estimate
-    misses: Estimate
-    calls: dict[tuple[str, str], Estimate]
-    missed: dict[tuple[str, str], float]
+    def _shares(self, column: str, place: tuple[Any, ...], weights: Floats) -> Floats:
+        return self.sums[place].ratio(column, "tokens", weights)[:, 0]
 
-    @classmethod
-    def of(cls, carried: pl.DataFrame) -> _Moved:
-        """From a row for each source, task and example."""
-        sums: dict[tuple[str, str], Sums] = {}
-        promised: dict[tuple[str, str], dict[str, float]] = {}
-        for (source, task), rows in carried.sort("example").group_by("source", "task", maintain_order=True):
-            place = str(source), str(task)
-            sums[place] = Sums.of(rows, ("task",), [(task,)], "consulted", "missed", "tokens")
-            promised[place] = {"consulted": rows["promised_calls"][0], "missed": rows["promised_missed"][0]}
+    def share(self, column: str, place: tuple[Any, ...]) -> float:
+        """The share of the positions that are `consulted`, or `missed`."""
+        return float(self._shares(column, place, self.sums[place].once)[0])
 
-        def share(place: tuple[str, str], column: str) -> Measure:
-            return lambda weights: sums[place].ratio(column, "tokens", weights)[:, 0]
+    def off(self, column: str, own: bool = False) -> Estimate:
+        """By how much a share is off what it was where the threshold was chosen, on average over other tasks or own."""
 
-        def off(own: bool, column: str) -> Estimate:
-            def one(place: tuple[str, str]) -> Measure:
-                return lambda weights: np.abs(share(place, column)(weights) - promised[place][column])
+        def away(place: tuple[Any, ...], weights: Floats) -> Floats:
+            return np.abs(self._shares(column, place, weights) - self.chosen[place][f"promised_{column}"])
 
-            places = [place for place in sums if (place[0] == place[1]) is own]
-            return mean_of([(one(place), len(sums[place])) for place in places], _RESAMPLES)
+        places = [place for place in self.sums if (place[0] == place[1]) is own]
+        return mean_of([(partial(away, place), len(self.sums[place])) for place in places], _RESAMPLES)
 
-        calls = {place: one.estimate(share(place, "consulted"), _RESAMPLES) for place, one in sums.items()}
-        missed = {place: float(share(place, "missed")(one.once)[0]) for place, one in sums.items()}
-        return cls(off(False, "consulted"), off(True, "consulted"), off(False, "missed"), calls, missed)
-
-
-def _carried_rows(carried: pl.DataFrame, moved: Mapping[str, _Moved]) -> Iterator[Row]:
-    for row in carried.group_by("router", "source", maintain_order=True).first().iter_rows(named=True):
-        found, source = moved[row["router"]], row["source"]
-        for place, calls in found.calls.items():
-            if place[0] == source:
-                yield {"router": row["router"], "chosen on": source, "threshold": row["threshold"]} | {
-                    "calls promised": row["promised_calls"],
-                    "misses promised": row["promised_missed"],
-                    "used on": place[1],
-                    "calls": calls,
-                    "misses": found.missed[place],
-                }
+    def rows(self, router: str) -> Iterator[Row]:
+        """What each threshold promised, and what it does."""
+        for place, calls in self.calls.items():
+            chosen = self.chosen[place]
+            yield {
+                "router": router,
+                "chosen on": place[0],
+                "threshold": chosen["threshold"],
+                "calls promised": chosen["promised_consulted"],
+                "misses promised": chosen["promised_missed"],
+                "used on": place[1],
+                "calls": calls,
+                "misses": self.share("missed", place),
+            }
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

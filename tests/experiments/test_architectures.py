@@ -26,7 +26,6 @@ TARGETS = {f"{family}-l": family for family in FAMILIES}
 DRAFT = {"llama": 0.0, "neox": 0.25, "mamba": 0.6}
 TARGET = {"llama": 0.1, "neox": 0.0, "mamba": -0.4}
 LOSSES = {name: 2.0 + DRAFT[family] for name, family in (DRAFTS | TARGETS).items()}
-NOTHING = pl.DataFrame()
 
 
 def made(
@@ -49,7 +48,7 @@ def made(
 
 
 def estimated(counts: pl.DataFrame) -> Answer:
-    return estimate(counts, DRAFTS | TARGETS, LOSSES, NOTHING, NOTHING)
+    return estimate(counts, DRAFTS | TARGETS, LOSSES, [], [])
 
 
 def test_what_one_family_adds_is_found() -> None:
