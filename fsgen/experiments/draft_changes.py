@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.answers import Point, Row, verdict
+from fsgen.analysis.answers import Point, Row
 from fsgen.analysis.causes import mean, predicted_rise, rate, separation
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.rates import in_points
 
 KEPT = ("temperature", "evened", "shaken")  # what keeps the first choice
 _NONE, _SWAPPED = ("none", 0.0), ("swapped", 1.0)
@@ -52,35 +51,28 @@ class Changes:
             "the first minus the second": rest,
         }
 
-    def finding(self, pair: str) -> str:
-        """In a few sentences."""
-        said = [f"With {pair}, {self._rates[_NONE]} of the positions are mismatches."]
-        if self._kept:
-            bits = [self._bits[key] for key in self._kept]
-            rejected = [self._rejections[key].value for key in self._kept]
-            said.append(
-                f"Changing the draft's mean entropy from {self._bits[_NONE]:.2f} to between {min(bits):.2f} and "
-                f"{max(bits):.2f} bits with its first choice kept changes {self._moved or 'none'} of them, but takes "
-                f"rejections when sampling from {self._rejections[_NONE].value:.3f} to between {min(rejected):.3f} and "
-                f"{max(rejected):.3f}."
-            )
-        if _SWAPPED in self._rates:
-            said.append(f"Swapping its first two choices at the same entropy makes {self._rates[_SWAPPED]} mismatches.")
-        rise, predicted, rest = self._rises[self._most_blurred]
-        beyond = verdict(rest.above(0.0), "more than", "less than", "not discernibly other than")
-        said.append(
-            f"Replacing {100 * self._most_blurred[1]:.0f} % of the prompt for the draft alone raises them by "
-            f"{in_points(rise)} points, {beyond} the {in_points(predicted)} that its entropy predicted."
-        )
-        return " ".join(said)
-
     @property
     def values(self) -> dict[str, Any]:
-        """For the words of the charts and the table."""
+        """For the words of the answer."""
+        kept = [(self._bits[key], self._rejections[key].value) for key in self._kept]
+        bits, rejected = zip(*kept, strict=True) if kept else ((0.0,), (0.0,))
+        rise, predicted, rest = self._rises[self._most_blurred]
         least, most = (edge(self._rejections, key=lambda key: self._rejections[key].value) for edge in (min, max))
         return {
+            "real": self._rates[_NONE],
+            "kept": bool(kept),
+            "bits": (self._bits[_NONE], min(bits), max(bits)),
+            "rejected": (self._rejections[_NONE].value, min(rejected), max(rejected)),
+            "moved": self._moved,
+            "some": self._moved > 0,
+            "none": self._moved > 0,
+            "swaps": _SWAPPED in self._rates,
+            "swapped": self._rates.get(_SWAPPED),
+            "blurred": 100 * self._most_blurred[1],
+            "rise": rise,
+            "predicted": predicted,
+            "beyond": rest.above(0.0),
             "threshold": self._threshold,
-            "moved": self._moved or "no",
             "least": f"{self._rejections[least]} of the positions after {least[0]} {least[1]:g}",
             "most": f"{self._rejections[most]} after {most[0]} {most[1]:g}",
         }

@@ -19,9 +19,11 @@ from fsgen.backends.reader import Reader
 from fsgen.experiments import interventions
 from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment
+from fsgen.experiments.cells import labelled
+from fsgen.experiments.config import words
 from fsgen.experiments.draft_changes import Changes
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.made_effects import HIGH, LOW, Causes, charts, slots_of, tables
+from fsgen.experiments.made_effects import COMMON, HIGH, LOW, NARROW, RARE, WIDE, causes, charts, slots_of, tables
 from fsgen.probs import summarize, total_variation
 from fsgen.study.config import Keys
 
@@ -60,7 +62,7 @@ def check(lab: Lab, options: Options) -> None:
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float, str]:
     """What pairs of models say in the made language, and what becomes of a draft that is changed; see `estimate`."""
     spoken = [
-        _made_table(lab, group).with_columns(twins=pl.lit(same))
+        labelled(_made_table(lab, group), twins=same)
         for groups, same in zip(_speakers(lab, options), (False, True), strict=True)
         for group in groups
     ]
@@ -182,19 +184,27 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         ValueError: slots without the contrasts that the rule needs, or changes of different positions.
     """
     sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
-    causes, changes = Causes.of(sizes), Changes(changed, consulted)
-    holds = effect(causes.entropy, MATTERS)
-    numbers = causes.numbers
+    set_apart, changes = causes(sizes), Changes(changed, consulted)
+    _, entropy, gap, training, own, area = set_apart.values()
     if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
-        numbers["mismatches of two models of one size"] = rate(twins)
-        numbers["the same change of entropy, between these"] = between
+        set_apart["mismatches of two models of one size"] = rate(twins)
+        set_apart["the same change of entropy, between these"] = between
     return Answer.of(
-        statement=f"{causes.finding(holds)} {changes.finding(pair)}",
-        holds=holds,
-        numbers=numbers | changes.numbers,
+        words("uncertainty"),
+        holds=effect(entropy, MATTERS),
+        numbers=set_apart | changes.numbers,
         charts=charts(sizes, twins) | changes.charts(),
         tables=tables(spoken, sizes) | {"changes": changes.rows()},
-        **causes.values,
+        entropy=entropy,
+        gap=gap,
+        training=training,
+        own=own,
+        area=area,
+        related=bool(area.above(0.5)),
+        bits_set=(LOW, HIGH),
+        gap_set=(WIDE, NARROW),
+        times=COMMON / RARE,
+        pair=pair,
         **changes.values,
     )
 
