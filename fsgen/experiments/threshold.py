@@ -221,6 +221,7 @@ class _Moved:
     """The thresholds of a router, by the task on which each was chosen and the task on which it is used."""
 
     def __init__(self, carried: pl.DataFrame) -> None:
+        self.sources = carried["source"].unique(maintain_order=True).to_list()
         parts = carried.sort("example").partition_by("source", "task", maintain_order=True, as_dict=True)
         self.sums = {
             place: Sums.of(rows, ("task",), ("consulted", "missed", "tokens")) for place, rows in parts.items()
@@ -249,7 +250,7 @@ class _Moved:
 
     def rows(self, router: str) -> Iterator[Row]:
         """What each threshold promised, and what it does."""
-        for place, calls in self.calls.items():
+        for place, calls in sorted(self.calls.items(), key=lambda item: self.sources.index(item[0][0])):
             chosen = self.chosen[place]
             yield {
                 "router": router,
