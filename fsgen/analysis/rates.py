@@ -22,15 +22,18 @@ class Sums:
     Attributes:
         conditions: their names, tuples of what distinguishes them.
         sums: by column, [examples or groups of them, conditions].
+        resamples: how often examples are drawn for an interval.
     """
 
     conditions: Sequence[tuple[Any, ...]]
     sums: dict[str, Floats]
+    resamples: int = RESAMPLES
 
     @classmethod
     def of(
         cls, texts: pl.DataFrame, by: Sequence[str], columns: Sequence[str],
         conditions: Sequence[tuple[Any, ...]] | None = None, example: Sequence[str] = ("example",),
+        resamples: int = RESAMPLES,
     ) -> Self:  # fmt: skip
         """The sums of a table.
 
@@ -40,6 +43,7 @@ class Sums:
             columns: what is summed; `texts` counts the rows.
             conditions: in their order; None for that of the rows.
             example: columns that tell the examples.
+            resamples: as above.
         """
         texts = texts.with_columns(texts=pl.lit(1), number=pl.struct(example).rank("dense") - 1)
         found = texts.select(by).rows()
@@ -51,7 +55,7 @@ class Sums:
             total = np.zeros((int(where[0].max()) + 1, len(conditions)), order="F")  # a condition's examples together
             np.add.at(total, where, texts[column].cast(pl.Float64).to_numpy())
             sums[column] = grouped(total)
-        return cls(conditions, sums)
+        return cls(conditions, sums, resamples)
 
     def __len__(self) -> int:
         return len(self.sums["texts"])
@@ -66,15 +70,15 @@ class Sums:
         found: Floats = (weights @ self.sums[part][:, at]) / (weights @ self.sums[whole][:, at])
         return found
 
-    def estimate(self, measure: Measure, resamples: int = RESAMPLES, comparisons: int = 1) -> Estimate:
+    def estimate(self, measure: Measure, comparisons: int = 1) -> Estimate:
         """A number with its interval over the examples; `comparisons` as in `resampled`."""
-        return resampled(measure, len(self), comparisons, resamples)
+        return resampled(measure, len(self), comparisons, self.resamples)
 
-    def each(self, part: str, whole: str, resamples: int = RESAMPLES) -> list[Estimate]:
+    def each(self, part: str, whole: str) -> list[Estimate]:
         """The ratio of two columns under each condition."""
 
         def of(place: int) -> Estimate:
-            return self.estimate(lambda weights: self.ratio(part, whole, weights)[:, place], resamples)
+            return self.estimate(lambda weights: self.ratio(part, whole, weights)[:, place])
 
         return [of(place) for place in range(len(self.conditions))]
 
@@ -113,7 +117,7 @@ class Rates:
 
     def measured(self, measure: Measure, comparisons: int = 1) -> Estimate:
         """Anything that is made of what `of` gives."""
-        return self._sums.estimate(measure, comparisons=comparisons)
+        return self._sums.estimate(measure, comparisons)
 
     def estimate(self, name: object, comparisons: int = 1) -> Estimate:
         """The ratio under a condition; `comparisons` as in `resampled`."""

@@ -18,9 +18,8 @@ from fsgen.study.plan import Plan
 from fsgen.types import Example, SamplingParams
 
 DRAFT, TARGET = "draft alone", "target alone"
-_TEXT: dict[str, type[pl.DataType]] = {
-    "example": pl.String, "score": pl.Float64, "tokens": pl.Int64, "consulted": pl.Int64, "seconds": pl.Float64,
-}  # fmt: skip
+_COUNTS = {"tokens": pl.Int64, "consulted": pl.Int64, "seconds": pl.Float64}
+_TEXT = pl.Schema({"example": pl.String, "score": pl.Float64, **_COUNTS})
 
 
 def oracle_cells(plan: Plan, least: int = 1, sampled: bool = False) -> list[Cell]:
@@ -109,5 +108,5 @@ def write(
         batch_size=lab.config.batch_size,
     )
     scores = [cell.task.task.score(example, text.text).value for example, text in zip(examples, texts, strict=True)]
-    counts = {name: [getattr(text.stats, name) for text in texts] for name in ("tokens", "consulted", "seconds")}
+    counts = {name: [getattr(text.stats, name) for text in texts] for name in _COUNTS}
     return pl.DataFrame({"example": [example.id for example in examples], "score": scores, **counts}, schema=_TEXT)

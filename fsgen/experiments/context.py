@@ -56,7 +56,8 @@ def check(lab: Lab, options: Options) -> None:
 
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | None, int]:
     """Let every pair write with each number of few-shot examples, and cut the draft's context; see `estimate`."""
-    more, less = [], []
+    more: list[pl.DataFrame] = []
+    less: list[pl.DataFrame] = []
     for count, config in _studies(lab, options).items():
         study = lab.study(config)
         for cell in study.cells:
@@ -134,7 +135,7 @@ def _cut(lab: Lab, study: Study, cell: Cell, tokens: pl.DataFrame, window: int, 
         chosen = dict([*study.tokens(cell.key).items()][: options.window_examples])
         choices = windowed(group.draft, [*chosen.values()], window, group.vocab_size)
         columns = {"example": [*chosen], "position": [range(len(one)) for one in choices], "choice": choices}
-        schema = {"example": pl.String, "position": pl.List(pl.UInt32), "choice": pl.List(pl.Int64)}
+        schema = pl.Schema({"example": pl.String(), "position": pl.List(pl.UInt32), "choice": pl.List(pl.Int64)})
         return pl.DataFrame(columns, schema=schema).explode("position", "choice")
 
     key = {"run": cell.key, "window": window, "examples": options.window_examples}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fsgen.analysis.answers import Answer, Point, Row, effect
-from fsgen.analysis.intervals import Estimate, Floats, Measure, mean_of, resampled
+from fsgen.analysis.intervals import Estimate, Floats, mean_of
 from fsgen.analysis.learning import Positions, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import RESAMPLES, Ranking
 from fsgen.analysis.rates import Sums
@@ -78,19 +78,9 @@ class Measured:
     @cached_property
     def ranked(self) -> dict[str, dict[str, Estimate]]:
         """Of each router there: AUROC, gain, and gain less that of max-prob."""
-
-        def over(each: Ranking, drawn: Floats) -> Floats:
-            return each.gain(drawn) - self.rankings[MAX_PROB].gain(drawn)
-
-        def gain(measure: Measure, each: Ranking) -> Estimate:
-            return resampled(measure, each.groups, resamples=RESAMPLES)
-
+        usual = self.rankings[MAX_PROB]
         return {
-            name: {
-                "AUROC": each.auroc(),
-                "gain": gain(each.gain, each),
-                "over max-prob": gain(partial(over, each), each),
-            }
+            name: {"AUROC": each.auroc(), "gain": each.estimate(each.gain), "over max-prob": each.gain_over(usual)}
             for name, each in self.rankings.items()
         }
 
@@ -240,8 +230,8 @@ class _Texts:
         by = ("router", "budget")
         self.conditions = sorted(set(texts.select(by).rows()))
         self.routers = list(dict.fromkeys(name for name, _ in self.conditions))
-        self.sums = Sums.of(texts, by, ("consulted", "tokens", "score"), self.conditions)
-        self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts", RESAMPLES), strict=True))
+        self.sums = Sums.of(texts, by, ("consulted", "tokens", "score"), self.conditions, resamples=RESAMPLES)
+        self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts"), strict=True))
 
     def rates(self, router: str, weights: Floats) -> tuple[Floats, Floats]:
         """Calls and accuracy of a router at its budgets, never and always included, [resamples, budgets] each."""
@@ -308,8 +298,7 @@ def _written_rows(wrote: Sequence[_Texts]) -> list[Row]:
     for one in wrote:
         for router in (name for name in one.routers if name not in (NEVER, ALWAYS, PERFECT)):
             over, less = (
-                one.sums.estimate(partial(measure, router), RESAMPLES)
-                for measure in (one.over_max_prob, one.below_perfect)
+                one.sums.estimate(partial(measure, router)) for measure in (one.over_max_prob, one.below_perfect)
             )
             over = Estimate(0.0) if router == MAX_PROB else over
             rows.append({"pair": one.measured.label, "router": router, "over max-prob": over, "over perfect": less})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -205,12 +205,11 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
         less_greedy[f"{width} beams"] = replaced.minus(width, replaced.of(1), comparisons)
     gaps = counted.filter(pl.col("strategy").is_in(drawn)).with_columns(more=pl.col("rejected") - pl.col("variation"))
     runs = {name: list(Rates(gaps, "strategy", "more").each(name)) for name in drawn}
-    together = Rates(labelled(gaps, all=True), "all", "more").estimate(True)
-    each = [gap.above(0.0) is None for found in runs.values() for _, gap in found]
+    beside = _beside_expected(gaps, [gap for found in runs.values() for _, gap in found])
     errors = {text: _errors(expected, text, others) for text in texts if (others := [n for n in drawn if n != text])}
     rates = {name: expected.estimate((OWN, name)) for name in written}
     numbers = rates | {f"{name}, less greedy": gap for name, gap in less_greedy.items()}
-    numbers["counted less expected rejections, all sampled runs"] = together
+    numbers["counted less expected rejections, all sampled runs"] = beside["together"]
     numbers |= {f"read from the {text} text, mean error": error for text, (error, _) in errors.items()}
     numbers |= {
         f"{width} beams, {kind} ({score} scores)": rate.estimate(width)
@@ -237,17 +236,10 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
         searched=bool(widths),
         beams=[rate.estimate(widths[-1]) for rate in searched.values()],
         width=max(widths, default=1),
-        rounding=_EXACT,
-        exact=not gaps["off"].sum(),
-        off=gaps["off"].sum(),
-        positions=gaps["tokens"].sum(),
-        apart=gaps["apart"].to_numpy().max(),
-        together=together,
-        within=sum(each),
-        runs=len(each),
         read=bool(errors),
         errors=", ".join(off),
         comparisons=comparisons,
+        **beside,
     )
 
 
@@ -257,6 +249,20 @@ def decide(against: Iterable[Estimate]) -> bool | None:
     if any(gap.above(0.0) is not None for gap in against):
         return True
     return False if all(gap.above(-MATTERS) and gap.above(MATTERS) is False for gap in against) else None
+
+
+def _beside_expected(gaps: pl.DataFrame, runs: Sequence[Estimate]) -> dict[str, Any]:
+    """The rejections that the loop counted, beside those that were to be expected, for the words of the answer."""
+    return {
+        "rounding": _EXACT,
+        "exact": not gaps["off"].sum(),
+        "off": gaps["off"].sum(),
+        "positions": gaps["tokens"].sum(),
+        "apart": gaps["apart"].to_numpy().max(),
+        "together": Rates(labelled(gaps, all=True), "all", "more").estimate(True),
+        "within": sum(gap.above(0.0) is None for gap in runs),
+        "runs": len(runs),
+    }
 
 
 def _ways(less_greedy: Mapping[str, Estimate]) -> str:

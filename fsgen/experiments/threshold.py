@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import polars as pl
@@ -121,11 +121,16 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     main = routers[0]
     labels = texts["label"].unique(maintain_order=True).to_list()
     curves = [_Curve(texts.filter(label=label), label, router) for label, router in product(labels, routers)]
-    moved = {router: _Moved(carried.filter(router=router)) for router in routers}
-    mine, knee = moved[main], curves[0]
-    away, home, misses = mine.off("consulted"), mine.off("consulted", own=True), mine.off("missed")
-    there = [place for place in mine.sums if place[0] != place[1]]
-    rates, missed = ([100 * mine.share(column, place) for place in there] for column in ("consulted", "missed"))
+    order = [*product(routers, carried["source"].unique(maintain_order=True))]
+    examples = carried.sort("example").partition_by("router", "source", "task", maintain_order=True)
+    places = sorted(map(_Carried, examples), key=lambda place: routers.index(place.router))
+    mine, knee = [place for place in places if place.router == main], curves[0]
+    others = [place for place in mine if place.source != place.task]
+    away, misses = _off(others, "consulted"), _off(others, "missed")
+    home = _off([place for place in mine if place.source == place.task], "consulted")
+    rates, missed = (
+        [100 * float(place.share(column, place.sums.once)[0]) for place in others] for column in ("consulted", "missed")
+    )
     return Answer.of(
         words("threshold"),
         holds=below(away, TOLERANCE),
@@ -138,15 +143,13 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
         charts={
             "curve": (point for curve in curves for point in curve.points()),
             "seconds": (point for curve in curves for point in curve.points(seconds=True)),
-            "carried": (
-                Point.of(task, calls, source, router)
-                for router, found in moved.items()
-                for (source, task), calls in found.calls.items()
-            ),
+            "carried": (Point.of(place.task, place.calls, place.source, place.router) for place in places),
         },
         tables={
             "knees": (curve.row() for curve in curves),
-            "carried-misses": (row for router, found in moved.items() for row in found.rows(router)),
+            "carried-misses": (
+                place.row() for place in sorted(places, key=lambda place: order.index((place.router, place.source)))
+            ),
         },
         main=main,
         promised=100 * calls,
@@ -174,7 +177,7 @@ class _Curve:
         conditions = [(DRAFT, None), *((router, value) for value in values.tolist()), (TARGET, None)]
         columns = ("consulted", "tokens", "score", "seconds")
         chosen, judged = (
-            Sums.of(mine.filter(half=half), ("router", "threshold"), columns, conditions)
+            Sums.of(mine.filter(half=half), ("router", "threshold"), columns, conditions, resamples=_RESAMPLES)
             for half in (CHOOSING, JUDGING)
         )
         self.judged, self.label, self.router = judged, label, router
@@ -187,10 +190,10 @@ class _Curve:
             "seconds beside the target's": partial(self._seconds, at),
         }
         self.numbers = {
-            "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)], _RESAMPLES),
-            **{name: judged.estimate(measure, _RESAMPLES) for name, measure in measures.items()},
+            "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)]),
+            **{name: judged.estimate(measure) for name, measure in measures.items()},
         }
-        self.height = judged.estimate(lambda weights: _heights(judged, weights)[:, at - 1], _RESAMPLES)
+        self.height = judged.estimate(lambda weights: _heights(judged, weights)[:, at - 1])
 
     def _seconds(self, at: int, weights: Floats) -> Floats:
         """Seconds a token over the target's."""
@@ -199,9 +202,9 @@ class _Curve:
 
     def points(self, seconds: bool = False) -> Iterator[Point]:
         """Accuracy, or seconds a token over the target's, by calls, on the judging examples."""
-        every = self.judged.each("score", "texts", _RESAMPLES)
+        every = self.judged.each("score", "texts")
         for at, calls in enumerate(self.judged.ratio("consulted", "tokens", self.judged.once)[0]):
-            y = self.judged.estimate(partial(self._seconds, at), _RESAMPLES) if seconds else every[at]
+            y = self.judged.estimate(partial(self._seconds, at)) if seconds else every[at]
             yield Point.of(float(calls), y, self.router, self.label)
 
     def row(self) -> Row:
@@ -217,51 +220,39 @@ def _heights(sums: Sums, weights: Floats) -> Floats:
     return np.asarray((accuracy - first - (last - first) * calls)[:, 1:-1])
 
 
-class _Moved:
-    """The thresholds of a router, by the task on which each was chosen and the task on which it is used."""
+class _Carried:
+    """A threshold on the judging examples of a task; `source` is the task on which it was chosen."""
 
-    def __init__(self, carried: pl.DataFrame) -> None:
-        self.sources = carried["source"].unique(maintain_order=True).to_list()
-        parts = carried.sort("example").partition_by("source", "task", maintain_order=True, as_dict=True)
-        self.sums = {
-            place: Sums.of(rows, ("task",), ("consulted", "missed", "tokens")) for place, rows in parts.items()
-        }
-        self.chosen = {place: rows.row(0, named=True) for place, rows in parts.items()}
-        self.calls = {
-            place: sums.estimate(partial(self._shares, "consulted", place), _RESAMPLES)
-            for place, sums in self.sums.items()
-        }
+    def __init__(self, examples: pl.DataFrame) -> None:
+        self.about = examples.row(0, named=True)
+        self.router, self.source, self.task = (str(self.about[name]) for name in ("router", "source", "task"))
+        self.sums = Sums.of(examples, ("task",), ("consulted", "missed", "tokens"), resamples=_RESAMPLES)
+        self.calls = self.sums.estimate(partial(self.share, "consulted"))
 
-    def _shares(self, column: str, place: tuple[Any, ...], weights: Floats) -> Floats:
-        return self.sums[place].ratio(column, "tokens", weights)[:, 0]
-
-    def share(self, column: str, place: tuple[Any, ...]) -> float:
+    def share(self, column: str, weights: Floats) -> Floats:
         """The share of the positions that are `consulted`, or `missed`."""
-        return float(self._shares(column, place, self.sums[place].once)[0])
+        return self.sums.ratio(column, "tokens", weights)[:, 0]
 
-    def off(self, column: str, own: bool = False) -> Estimate:
-        """By how much a share is off what it was where the threshold was chosen, on average over other tasks or own."""
+    def off(self, column: str, weights: Floats) -> Floats:
+        """By how much a share is off what was promised."""
+        return np.abs(self.share(column, weights) - float(self.about[f"promised_{column}"]))
 
-        def away(place: tuple[Any, ...], weights: Floats) -> Floats:
-            return np.abs(self._shares(column, place, weights) - self.chosen[place][f"promised_{column}"])
+    def row(self) -> Row:
+        return {
+            "router": self.router,
+            "chosen on": self.source,
+            "threshold": self.about["threshold"],
+            "calls promised": self.about["promised_consulted"],
+            "misses promised": self.about["promised_missed"],
+            "used on": self.task,
+            "calls": self.calls,
+            "misses": float(self.share("missed", self.sums.once)[0]),
+        }
 
-        places = [place for place in self.sums if (place[0] == place[1]) is own]
-        return mean_of([(partial(away, place), len(self.sums[place])) for place in places], _RESAMPLES)
 
-    def rows(self, router: str) -> Iterator[Row]:
-        """What each threshold promised, and what it does."""
-        for place, calls in sorted(self.calls.items(), key=lambda item: self.sources.index(item[0][0])):
-            chosen = self.chosen[place]
-            yield {
-                "router": router,
-                "chosen on": place[0],
-                "threshold": chosen["threshold"],
-                "calls promised": chosen["promised_consulted"],
-                "misses promised": chosen["promised_missed"],
-                "used on": place[1],
-                "calls": calls,
-                "misses": self.share("missed", place),
-            }
+def _off(places: Sequence[_Carried], column: str) -> Estimate:
+    """By how much a share is off, on average."""
+    return mean_of([(partial(place.off, column), len(place.sums)) for place in places], _RESAMPLES)
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

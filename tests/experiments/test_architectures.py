@@ -14,8 +14,9 @@ import polars as pl
 import pytest
 
 from fsgen.analysis.answers import Answer, Value
+from fsgen.analysis.design import Design, Pair
 from fsgen.experiments import ExperimentConfig, configured
-from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, estimate
+from fsgen.experiments.architectures import EXPERIMENT, estimate
 from fsgen.models.bundled import bundled
 from tests.experiments.conftest import Ask, Run
 
