@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import polars as pl
-import torch
 from pydantic import Field
 
 from fsgen import tasks
@@ -17,6 +16,7 @@ from fsgen.analysis.answers import Answer, Point, Row, Value
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.rates import Rates
 from fsgen.backends import Model
+from fsgen.backends.reader import Reader
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled, names, oracle_cells
 from fsgen.experiments.config import words
@@ -165,22 +165,22 @@ def windowed(
     """
     head = list(model.tokenizer.encode(""))
     found: list[list[int | None]] = [[None] * len(completion) for _, completion in texts]
-    wanted: list[tuple[int, int, list[int]]] = []
+    places: list[tuple[int, int]] = []
+    sequences: list[list[int]] = []
     for number, (prompt, completion) in enumerate(texts):
         ids = [*prompt, *completion]
         kept = head if ids[: len(head)] == head and len(head) < window else []
         for position in range(len(completion)):
             end = len(prompt) + position
             if end > window:
-                wanted.append((number, position, [*kept, *ids[end - window + len(kept) : end]]))
-    session = model.session(min(_ROWS, max(1, len(wanted))))
-    with torch.inference_mode():
-        for start in range(0, len(wanted), _ROWS):
-            some = wanted[start : start + _ROWS]
-            idle = len(session.usage) - len(some)
-            logits = session.score([*(ids for _, _, ids in some), *[None] * idle], 1)[: len(some), -1, :vocab]
-            for (number, position, _), choice in zip(some, logits.argmax(-1).tolist(), strict=True):
-                found[number][position] = choice
+                places.append((number, position))
+                sequences.append([*kept, *ids[end - window + len(kept) : end]])
+    reader = Reader(model, sequences, [1] * len(sequences), vocab)
+    for start in range(0, len(places), _ROWS):
+        batch = [*range(len(places))][start : start + _ROWS]
+        for i, choice in zip(batch, reader.read(batch)[0].argmax(-1).tolist(), strict=True):
+            number, position = places[i]
+            found[number][position] = choice
     return found
 
 

@@ -21,6 +21,13 @@ _UNITS = {
     "own": "one bit more of the draft's own entropy",
     "excess": "one bit more of the draft's entropy than the language has",
 }
+# By name the column of a cause, its values from and to, and the columns that are held.
+_CAUSES = {
+    f"entropy from {LOW:g} to {HIGH:g} bits, the rest held": ("bits", LOW, HIGH, ["gap", "exposure"]),
+    f"gap from {WIDE:g} to {NARROW:g}, the rest held": ("gap", WIDE, NARROW, ["bits", "exposure"]),
+    f"met {COMMON / RARE:g} times less in training, the rest held": ("exposure", COMMON, RARE, ["bits", "gap"]),
+    "draft's own entropy from its lowest to its highest fifth, the language's held": ("fifth", 0, 4, ["bits"]),
+}
 _MODELS = (("bits",), ("halvings",), ("own",), ("bits", "halvings", "rarer"), ("bits", "halvings", "excess"))
 
 
@@ -43,19 +50,8 @@ def causes(slots: pl.DataFrame) -> dict[str, Estimate]:
     Raises:
         ValueError: the slots lack a value of a cause, or all of their choices match.
     """
-    found = {
-        f"entropy from {LOW:g} to {HIGH:g} bits, the rest held": contrast(
-            slots, "bits", LOW, HIGH, ["gap", "exposure"]
-        ),
-        f"gap from {WIDE:g} to {NARROW:g}, the rest held": contrast(slots, "gap", WIDE, NARROW, ["bits", "exposure"]),
-        f"met {COMMON / RARE:g} times less in training, the rest held": contrast(
-            slots, "exposure", COMMON, RARE, ["bits", "gap"]
-        ),
-        "draft's own entropy from its lowest to its highest fifth, the language's held": contrast(
-            slots, "fifth", 0, 4, ["bits"]
-        ),
-        "AUROC of the draft's own entropy": separation(slots, "draft_bits"),
-    }
+    found = {name: contrast(slots, *how) for name, how in _CAUSES.items()}
+    found["AUROC of the draft's own entropy"] = separation(slots, "draft_bits")
     known = {name: estimate for name, estimate in found.items() if estimate is not None}
     if len(known) < len(found):
         raise ValueError("the slots do not hold matches and mismatches at every entropy, gap and exposure")
@@ -99,13 +95,11 @@ def tables(spoken: pl.DataFrame, sizes: pl.DataFrame) -> dict[str, Iterable[Row]
 
 
 def _contrasts(sizes: pl.DataFrame) -> Iterator[Row]:
-    for cause, low, high, other, values in (
-        ("bits", LOW, HIGH, "gap", _ALL_GAPS),
-        ("gap", WIDE, NARROW, "bits", _ALL_BITS),
+    for cause, low, high, change, other, values, at in (
+        ("bits", LOW, HIGH, "entropy from {:g} to {:g} bits", "gap", _ALL_GAPS, "a gap of {:g}"),
+        ("gap", WIDE, NARROW, "gap from {:g} to {:g}", "bits", _ALL_BITS, "{:g} bits of entropy"),
     ):
         for value in values:
             found = contrast(sizes.filter(pl.col(other) == value), cause, low, high, ["exposure"])
-            change = f"entropy from {low:g} to {high:g} bits" if cause == "bits" else f"gap from {low:g} to {high:g}"
-            at = f"a gap of {value:g}" if other == "gap" else f"{value:g} bits of entropy"
             if found is not None:
-                yield {"cause": change, "at": at, "change": found}
+                yield {"cause": change.format(low, high), "at": at.format(value), "change": found}

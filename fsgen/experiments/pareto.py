@@ -17,6 +17,7 @@ from fsgen.analysis.intervals import Estimate, Floats, draws
 from fsgen.analysis.labels import method_label, short_name
 from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
+from fsgen.experiments.cells import labelled
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
 from fsgen.study.config import Keys
@@ -57,13 +58,12 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
         for role, run in study.alone[row.run].items():
             [member] = read_run(lab.folder, run)["members"].values()
             texts = _priced(study.texts(run), {role: member}, row, options, ALONE)
-            found.setdefault(run, texts.with_columns(setting=pl.lit(f"{short_name(member['name'])} alone")))
+            found.setdefault(run, labelled(texts, setting=f"{short_name(member['name'])} alone"))
+    several = len({row.draft for row in study.rows if row.base is None and row.draft is not None}) > 1
     for row in study.rows:
         if row.draft is not None:
-            several = len({one.draft for one in study.rows if one.base is None and one.draft is not None}) > 1
-            label = method_label(row) + f", {short_name(row.draft)}" * several
             texts = _priced(study.texts(row.run), read_run(lab.folder, row.run)["members"], row, options, _kind(row))
-            found[row.run] = texts.with_columns(setting=pl.lit(label))
+            found[row.run] = labelled(texts, setting=method_label(row) + f", {short_name(row.draft)}" * several)
     return (pl.concat(found.values()),)
 
 
@@ -103,7 +103,7 @@ def _priced(
         price=pl.sum_horizontal(price),
     )
     means = costs.group_by("example").agg(pl.col("score").mean(), pl.col(*COSTS).sum().cast(pl.Float64))
-    return means.with_columns(kind=pl.lit(kind))
+    return labelled(means, kind=kind)
 
 
 class Settings:

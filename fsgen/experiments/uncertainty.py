@@ -16,12 +16,11 @@ from fsgen.analysis.causes import contrast, rate
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, Model
 from fsgen.backends.reader import Reader
-from fsgen.experiments import interventions
+from fsgen.experiments import draft_changes
 from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled
 from fsgen.experiments.config import words
-from fsgen.experiments.draft_changes import Changes
 from fsgen.experiments.lab import Lab
 from fsgen.experiments.made_effects import COMMON, HIGH, LOW, NARROW, RARE, WIDE, causes, charts, slots_of, tables
 from fsgen.probs import summarize, total_variation
@@ -153,13 +152,13 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
     def changes() -> Iterator[tuple[str, float, torch.Tensor]]:
         yield "none", 0.0, p
         for temperature in options.temperatures:
-            yield "temperature", temperature, interventions.tempered(p, temperature)
+            yield "temperature", temperature, draft_changes.tempered(p, temperature)
         for share in options.evened:
-            yield "evened", share, interventions.evened(p, share)
-        yield "shaken", options.shaken, interventions.shaken(p, options.shaken, _SEED)
-        yield "swapped", 1.0, interventions.swapped(p)
+            yield "evened", share, draft_changes.evened(p, share)
+        yield "shaken", options.shaken, draft_changes.shaken(p, options.shaken, _SEED)
+        yield "swapped", 1.0, draft_changes.swapped(p)
         for share in options.blurred:
-            yield "blurred", share, logits(group.draft, interventions.blurred(prompts, share, _SEED))
+            yield "blurred", share, logits(group.draft, draft_changes.blurred(prompts, share, _SEED))
 
     return pl.concat(
         pl.DataFrame({"cluster": cluster, "change": [change] * len(cluster), "level": level, **_said(changed, q)})
@@ -184,7 +183,7 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         ValueError: slots without the contrasts that the rule needs, or changes of different positions.
     """
     sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
-    set_apart, changes = causes(sizes), Changes(changed, consulted)
+    set_apart, changes = causes(sizes), draft_changes.Changes(changed, consulted)
     _, entropy, gap, training, own, area = set_apart.values()
     if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
         set_apart["mismatches of two models of one size"] = rate(twins)

@@ -16,7 +16,7 @@ from torch import Tensor
 from fsgen.analysis.answers import Answer, Point, Row
 from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import DRAFT, TARGET, alone, labelled, names, oracle_cells, write
+from fsgen.experiments.cells import DRAFT, TARGET, alone, labelled, oracle_cells, write
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
 from fsgen.methods.routers import MaxProb, Router
@@ -88,11 +88,6 @@ def budgets(lengths: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return np.asarray(np.maximum(1, np.rint(share * lengths)), dtype=np.int64)
 
 
-def check(lab: Lab, options: Options) -> None:
-    """Refuse other methods, sampled texts and too few examples."""
-    oracle_cells(lab.plan(), least=3)
-
-
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
     """Let the models write alone, plan the consultations of each text by that, and write with them."""
     study = lab.study()
@@ -107,7 +102,7 @@ def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Iterator[pl.D
     order = pl.DataFrame({"example": [example.id for example in judged]})
 
     def named(texts: pl.DataFrame, where: str, budget: float = 0.0, place: float | None = None) -> pl.DataFrame:
-        return labelled(texts, **(names(cell) | cell.members), where=where, budget=budget, place=place)
+        return labelled(texts, task=cell.task.task.name, **cell.members, where=where, budget=budget, place=place)
 
     own, target = (order.join(texts, on="example", maintain_order="left") for texts in alone(study, cell).values())
     yield named(own, DRAFT)
@@ -235,4 +230,4 @@ def _rows(texts: pl.DataFrame) -> Iterator[Row]:
         }
 
 
-EXPERIMENT = Experiment(Options, measure, estimate, check)
+EXPERIMENT = Experiment(Options, measure, estimate, lambda lab, options: oracle_cells(lab.plan(), least=3))
