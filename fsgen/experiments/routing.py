@@ -233,40 +233,37 @@ class _Texts:
         self.sums = Sums.of(texts, by, ("consulted", "tokens", "score"), self.conditions, resamples=RESAMPLES)
         self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts"), strict=True))
 
-    def rates(self, router: str, weights: Floats) -> tuple[Floats, Floats]:
-        """Calls and accuracy of a router at its budgets, never and always included, [resamples, budgets] each."""
-        ends = (NEVER, ALWAYS) if router not in (PERFECT, NEVER, ALWAYS) else ()
-        chosen = [i for i, (name, _) in enumerate(self.conditions) if name == router or name in ends]
-        calls, accuracy = self.sums.ratio("consulted", "tokens", weights), self.sums.ratio("score", "texts", weights)
-        return calls[:, chosen], accuracy[:, chosen]
+    def rates(self, weights: Floats, *routers: str) -> tuple[Floats, Floats]:
+        """Calls and accuracy of some routers at their budgets, [resamples, budgets] each."""
+        at = [i for i, (name, _) in enumerate(self.conditions) if name in routers]
+        return self.sums.ratio("consulted", "tokens", weights, at), self.sums.ratio("score", "texts", weights, at)
 
     def at(self, router: str, calls: Floats, weights: Floats) -> Floats:
-        """Its accuracy where it makes so many calls, [resamples, n], straight between its budgets."""
-        x, y = self.rates(router, weights)
+        """Its accuracy where it makes so many calls, [resamples, n], straight between its budgets, never and always."""
+        x, y = self.rates(weights, router, NEVER, ALWAYS)
         order = np.argsort(x, axis=1)
         x, y = np.take_along_axis(x, order, 1), np.take_along_axis(y, order, 1)
         return np.stack([np.interp(wanted, xs, ys) for wanted, xs, ys in zip(calls, x, y, strict=True)])
 
     def over_max_prob(self, router: str, weights: Floats) -> Floats:
         """Its accuracy less that of max-prob at the calls of max-prob, as a mean over the budgets."""
-        names = [name for name, _ in self.conditions if name in (MAX_PROB, NEVER, ALWAYS)]
-        calls, accuracy = (rates[:, [name == MAX_PROB for name in names]] for rates in self.rates(MAX_PROB, weights))
+        calls, accuracy = self.rates(weights, MAX_PROB)
         return np.asarray((self.at(router, calls, weights) - accuracy).mean(1))
 
     def below_perfect(self, router: str, weights: Floats) -> Floats:
         """Its accuracy where it consults as often as a perfect router, less that router's."""
-        calls, accuracy = self.rates(PERFECT, weights)
+        calls, accuracy = self.rates(weights, PERFECT)
         return np.asarray((self.at(router, calls, weights) - accuracy)[:, 0])
 
     def needed(self, weights: Floats) -> Floats:
         """The least calls with which max-prob is within `MARGIN` of the target's accuracy, straight between budgets."""
         grid = np.linspace(0, 1, 1001)
         reached = self.at(MAX_PROB, np.tile(grid, (len(weights), 1)), weights)
-        return np.asarray(grid[(reached >= self.rates(ALWAYS, weights)[1] - MARGIN).argmax(1)])
+        return np.asarray(grid[(reached >= self.rates(weights, ALWAYS)[1] - MARGIN).argmax(1)])
 
     def perfect_calls(self, weights: Floats) -> Floats:
         """How often a perfect router consults."""
-        return self.rates(PERFECT, weights)[0][:, 0]
+        return self.rates(weights, PERFECT)[0][:, 0]
 
 
 def _accuracies(wrote: Sequence[_Texts]) -> Iterator[Point]:

@@ -222,8 +222,8 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
         holds=decide(less_greedy.values()),
         numbers=numbers,
         charts={
-            "frequency": (mark for name in written for mark in _marks(_label(name), expected.each((OWN, name)))),
-            "counted": (mark for name, found in runs.items() for mark in _marks(_label(name), found)),
+            "frequency": (mark for name in written for mark in _marks(name, expected.each((OWN, name)))),
+            "counted": (mark for name, found in runs.items() for mark in _marks(name, found)),
             "temperature": _sweeps(read, texts),
             "beams": _by_width(beams, widths),
         },
@@ -285,13 +285,9 @@ def _errors(rates: Rates, text: str, names: Sequence[str]) -> tuple[Estimate, Es
     return rates.measured(mean), max(gaps, key=lambda gap: abs(gap.value))
 
 
-def _label(strategy: str) -> str:
-    """A strategy as short as an axis needs it."""
-    return strategy.removeprefix("temperature=1,")
-
-
 def _marks(x: float | str, found: Iterable[tuple[Place, Estimate]], panel: str = "") -> list[Point]:
-    """A mark for each draft, in a panel for each task where no other is named."""
+    """A mark for each draft, in a panel for each task where no other is named; x as short as an axis needs it."""
+    x = x.removeprefix("temperature=1,") if isinstance(x, str) else x
     return [Point.of(x, rate, draft, panel or task) for (task, draft, _), rate in found]
 
 
