@@ -158,7 +158,7 @@ def _start(
     files_mb: float,
 ) -> SandboxResult:
     token = secrets.token_hex(16)
-    folder = tempfile.mkdtemp(prefix="fsgen-sandbox-")
+    folder = os.path.realpath(tempfile.mkdtemp(prefix="fsgen-sandbox-"))
     report, report_end = os.pipe()
     try:
         # -S and a scrubbed environment instead of -I, which would ignore the fixed hash seed.
@@ -173,8 +173,9 @@ def _start(
             start_new_session=True,
         )
         job = {
-            "mode": mode, "parent": os.getpid(), "folder": folder, "report": report_end, "token": token,
-            "program": program, "seconds": seconds, "memory_mb": int(memory_mb), "processes": int(processes),
+            "mode": mode, "parent": os.getpid(), "report": report_end, "token": token, "program": program,
+            "folder": os.fsencode(folder).decode("utf-8", "surrogateescape"),  # as the child encodes it
+            "seconds": seconds, "memory_mb": int(memory_mb), "processes": int(processes),
             "files_mb": int(files_mb),
         }  # fmt: skip
         os.close(report_end)

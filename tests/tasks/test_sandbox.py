@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -246,6 +247,30 @@ class TestIsolation:
                 assert not place.exists()
             finally:
                 place.unlink(missing_ok=True)
+
+    @pytest.mark.parametrize("name", ["é", "a b", "a\\b", "a\\040b", "a\nb\tc", "#", "\udcff", "link"])
+    def test_nothing_is_writable_whatever_the_folder_is_called(
+        self, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        outside = tmp_path / name
+        if name == "link":
+            (tmp_path / "real").mkdir()
+            outside.symlink_to("real")
+        else:
+            outside.mkdir()
+        monkeypatch.setattr(tempfile, "tempdir", str(outside))
+        program = (
+            "import os, sys\nopen('own', 'w').write('x')\n"
+            "for path in ('/', os.path.dirname(os.__file__), '/usr', '..', *sys.path):\n"
+            "    place = os.path.join(path, f'fsgen-{os.getpid()}')\n"
+            "    try: open(place, 'w').close()\n    except OSError: pass\n"
+            "    else: raise AssertionError(place)\n"
+        )
+        if sandbox.isolation() == "namespaces":  # as root the program is another user, so the mounts are looked at too
+            program += "    assert not os.path.exists(path) or os.statvfs(path).f_flag & os.ST_RDONLY, path"
+        result = sandbox.run(program)
+        assert result.passed, result.error
+        assert not list(outside.iterdir())
 
     def test_changing_what_is_there(self, tmp_path: Path) -> None:
         kept = tmp_path / "kept"
