@@ -18,14 +18,16 @@ Where neither can be had, `run` refuses with `SandboxUnavailable`. With the envi
 held back.
 
 The memory limit holds for each process, so a program can use `processes` times as much, plus its files, which live in
-memory under `namespaces`. A program that searches the interpreter's memory for the secret of the report could claim a
-pass that it did not earn; it would still reach nothing outside.
+memory under `namespaces`.
+
+Tests are not judged by the process that runs the program, which can forge whatever that process says: it makes the
+calls and gives their values as plain data, and they are compared elsewhere (`fsgen.tasks.assertions`). So a program
+passes only with the right values. It sees the calls, all of them, but never what is expected of them.
 """
 
 import contextlib
 import json
 import os
-import secrets
 import selectors
 import shutil
 import signal
@@ -34,9 +36,13 @@ import sys
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
+
+from fsgen.tasks import assertions
+from fsgen.tasks.assertions import Assertion
 
 Limit = Literal["time", "memory", "processes", "output", "network", "files"]
 Isolation = Literal["namespaces", "landlock", "none"]
@@ -44,7 +50,7 @@ Isolation = Literal["namespaces", "landlock", "none"]
 _CHILD = Path(__file__).parent / "_sandbox_child" / "__main__.py"
 _UNAVAILABLE = 125  # the child's exit status where the isolation cannot be had
 _START_SECONDS = 60.0  # for the interpreter to start, on a machine however busy
-_REPORT_BYTES = 1 << 16
+_REPORT_BYTES = 1 << 18
 
 
 class SandboxUnavailable(RuntimeError):  # noqa: N818  # a state of the machine
@@ -56,11 +62,13 @@ class SandboxResult:
     """What became of one program.
 
     Attributes:
-        passed: The program ran to its end without an exception, within all limits.
+        passed: The program ran to its end without an exception, within all limits, and all tests hold. Without tests
+            this is only what the program's own process says.
         limit: The limit that stopped it, None where none did.
         error: One line that says what went wrong, empty where it passed.
         stdout: What it printed (standard output, then standard error), cut at the limit.
         seconds: Wall-clock time of the program itself, without the start of the interpreter.
+        values: What the calls in the tests returned, as plain data.
     """
 
     passed: bool
@@ -68,11 +76,14 @@ class SandboxResult:
     error: str
     stdout: str
     seconds: float
+    values: tuple[object, ...] = ()
 
 
 def run(
     program: str,
+    tests: Sequence[str] = (),
     *,
+    setup: str = "",
     seconds: float = 10.0,
     memory_mb: int = 512,
     processes: int = 8,
@@ -82,7 +93,9 @@ def run(
     """Run one Python program in isolation; may be called from several threads.
 
     Args:
-        program: Python source. It passes when it runs to its end without an exception.
+        program: Python source.
+        tests: Assert statements that call the program.
+        setup: Python source that runs after the program and before the tests.
         seconds: Wall-clock limit.
         memory_mb: Limit on the address space of each process, in MiB.
         processes: Limit on processes and threads at one time, the program itself included.
@@ -90,7 +103,7 @@ def run(
         files_mb: Limit on the files it writes, in MiB (each file; under `namespaces` all together).
 
     Raises:
-        ValueError: A limit is not positive.
+        ValueError: A limit is not positive, or a test cannot be taken apart, see `assertions.split`.
         SandboxUnavailable: No isolation can be had on this machine.
     """
     limits = {
@@ -100,7 +113,35 @@ def run(
     for name, value in limits.items():
         if not value > 0:
             raise ValueError(f"sandbox limit {name} must be positive, not {value!r}")
-    return _start(program, isolation(), **limits)
+    asserted = [assertions.split(test, setup) for test in tests]
+    calls = [call for assertion in asserted for call in assertion.calls]
+    result = _start(f"{program}\n{setup}" if setup else program, calls, isolation(), **limits)
+    if not result.passed:
+        return result
+    error, statements = _compare(asserted, result.values)
+    if statements and not error:  # more than comparing with literals: a second sandbox, with none of the program in it
+        second = _start("\n".join([assertions.imports(setup), *statements]), (), isolation(), **limits)
+        return replace(result, passed=second.passed, limit=second.limit, error=second.error)
+    return replace(result, passed=not error, error=error)
+
+
+def _compare(asserted: Sequence[Assertion], values: Sequence[object]) -> tuple[str, list[str]]:
+    """What is wrong with the first assertion that does not hold, and statements of those that need more to tell."""
+    statements = []
+    rest = iter(values)
+    for assertion in asserted:
+        own = [next(rest) for _ in assertion.calls]
+        holds = assertion.holds(own)
+        if holds is None:
+            statements.append(assertion.statement(own))
+        elif not holds:
+            return _line(f"AssertionError ({assertion.text[:300]}, not {own[0]!r})"), []
+    return "", statements
+
+
+def _line(text: str) -> str:
+    """Text of a program as one line that can be stored."""
+    return " ".join(text.encode("utf-8", "replace").decode().split())[:600]
 
 
 _MODES: tuple[Isolation, ...] = ("namespaces", "landlock")
@@ -137,7 +178,7 @@ def _probe() -> None:
     missing = []
     for mode in _MODES:
         try:
-            result = _start("pass", mode, _START_SECONDS, 512, 8, 1 << 16, 16)
+            result = _start("pass", (), mode, _START_SECONDS, 512, 8, 1 << 16, 16)
         except SandboxUnavailable as error:
             missing.append(f"{mode}: {error}")
             continue
@@ -150,6 +191,7 @@ def _probe() -> None:
 
 def _start(
     program: str,
+    calls: Sequence[str],
     mode: Isolation,
     seconds: float,
     memory_mb: float,
@@ -157,7 +199,6 @@ def _start(
     output_bytes: float,
     files_mb: float,
 ) -> SandboxResult:
-    token = secrets.token_hex(16)
     folder = os.path.realpath(tempfile.mkdtemp(prefix="fsgen-sandbox-"))
     report, report_end = os.pipe()
     try:
@@ -173,14 +214,14 @@ def _start(
             start_new_session=True,
         )
         job = {
-            "mode": mode, "parent": os.getpid(), "report": report_end, "token": token, "program": program,
+            "mode": mode, "parent": os.getpid(), "report": report_end, "program": program, "calls": [*calls],
             "folder": os.fsencode(folder).decode("utf-8", "surrogateescape"),  # as the child encodes it
             "seconds": seconds, "memory_mb": int(memory_mb), "processes": int(processes),
             "files_mb": int(files_mb),
         }  # fmt: skip
         os.close(report_end)
         report_end = -1
-        watch = _Watch(process, mode, report, token, seconds, int(output_bytes))
+        watch = _Watch(process, mode, report, len(calls), seconds, int(output_bytes))
         try:
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):
@@ -206,12 +247,12 @@ class _Watch:
         process: "subprocess.Popen[bytes]",
         mode: Isolation,
         report: int,
-        token: str,
+        calls: int,
         seconds: float,
         output_bytes: int,
     ) -> None:
         self._mode = mode
-        self._process, self._report, self._token = process, report, token
+        self._process, self._report, self._calls = process, report, calls
         self._seconds, self._output_bytes = seconds, output_bytes
         self._limit: Limit | None = None
         self._streams: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "report": bytearray()}
@@ -276,36 +317,52 @@ class _Watch:
                     pipe.close()
 
     def result(self) -> SandboxResult:
-        """The verdict, once the program is dead."""
-        records = []
-        for line in bytes(self._streams["report"]).split(b"\n"):
-            with contextlib.suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(record)
+        """What became of the program, once it is dead."""
         code = self._process.returncode
+        lines = bytes(self._streams["report"]).split(b"\n")
         if code == _UNAVAILABLE and not self._started:
-            raise SandboxUnavailable(next((str(r["unavailable"]) for r in records if "unavailable" in r), "no reason"))
-        verdict = next((r for r in records if r.get("token") == self._token), None)
+            reason = json.loads(lines[0])["unavailable"] if lines[0] else "no reason"
+            raise SandboxUnavailable(_line(str(reason)))
+        values: tuple[object, ...] | None = None
         limit, error = self._limit, ""
         if limit == "time":
             error = f"time limit ({self._seconds:g} s)"
         elif limit == "output":
             error = f"output limit ({self._output_bytes} bytes)"
-        elif verdict is not None:
-            limit, error = verdict["limit"], verdict["error"] or ""
-            if limit:
-                error = f"{limit} limit: {error}"
-        else:
+        elif len(lines) < 3:  # nothing after the line that says that it started
             limit, error = _explain(code)
+        else:
+            try:
+                values, limit, error = _read_outcome(lines[1:], self._calls)
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+                error = "the program's process gave no proper report"
         output = bytes(self._streams["stdout"] + self._streams["stderr"])[: self._output_bytes]
         return SandboxResult(
-            passed=verdict is not None and not error and limit is None,
+            passed=values is not None,
             limit=limit,
             error=error,
             stdout=output.decode("utf-8", "replace"),
             seconds=self._ended - self._began,
+            values=values or (),
         )
+
+
+def _read_outcome(lines: list[bytes], calls: int) -> tuple[tuple[object, ...] | None, Limit | None, str]:
+    """The values of the calls, None where the program failed, then the limit and the error; raises where malformed."""
+    line, end = lines
+    if end:
+        raise ValueError("a line without an end")
+    record = json.loads(line)
+    if record["passed"] is True:
+        values = assertions.read(record["values"])
+        if not isinstance(values, list) or len(values) != calls:
+            raise ValueError("not a value for each call")
+        return tuple(values), None, ""
+    if record["passed"] is not False or not isinstance(record["error"], str):
+        raise TypeError("neither passed nor failed")
+    limit: Limit | None = next((name for name in get_args(Limit) if name == record["limit"]), None)
+    error = _line(record["error"]) or "an error without a name"
+    return None, limit, f"{limit} limit: {error}" if limit else error
 
 
 def _explain(code: int) -> tuple[Limit | None, str]:

@@ -9,29 +9,11 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 
 from fsgen.tasks import sandbox
-
-Mode = Literal["namespaces", "landlock"]
-
-
-def _works(mode: Mode) -> bool:
-    try:
-        return sandbox._start("pass", mode, 30, 256, 4, 1 << 16, 16).passed
-    except sandbox.SandboxUnavailable:
-        return False
-
-
-@pytest.fixture(params=["namespaces", "landlock"])
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mode:
-    chosen: Mode = request.param
-    if not _works(chosen):
-        pytest.skip(f"no {chosen} on this machine")
-    monkeypatch.setattr(sandbox, "isolation", lambda: chosen)
-    return chosen
 
 
 def _outliving(patience: float = 10.0) -> dict[str, str]:
@@ -105,14 +87,6 @@ class TestVerdicts:
             "os._exit(0)"
         )
         assert not sandbox.run(program).passed
-
-    def test_the_frames_of_a_program_do_not_show_the_token(self) -> None:
-        program = (
-            "import sys\nframe, seen = sys._getframe(), []\n"
-            "while frame:\n    seen += [v for v in frame.f_locals.values() if isinstance(v, str) and len(v) == 32]\n"
-            "    frame = frame.f_back\nassert not seen, seen"
-        )
-        assert sandbox.run(program).passed
 
     def test_closed_outputs_do_no_harm(self) -> None:
         assert sandbox.run("import os, sys\nsys.stdout.close()\nos.close(2)").passed
@@ -193,8 +167,9 @@ class TestLimits:
 
     @pytest.mark.parametrize("name", ["seconds", "memory_mb", "processes", "output_bytes", "files_mb"])
     def test_limits_must_be_positive(self, name: str) -> None:
+        limits: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"sandbox limit {name} must be positive, not 0"):
-            sandbox.run("pass", **{name: 0})
+            sandbox.run("pass", **limits)
 
 
 @pytest.mark.usefixtures("mode")
@@ -288,14 +263,14 @@ class TestIsolation:
         assert not sandbox.run(program).passed
         assert not list(tmp_path.iterdir())
 
-    def test_the_folder_is_writable_and_gone_afterwards(self) -> None:
+    def test_the_folder_is_writable_and_gone_afterwards(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
         program = (
             "import os, tempfile\nopen('a', 'w').write('x')\nassert os.listdir('.') == ['a']\n"
             "tempfile.mkstemp()\nos.mkdir('d')\nprint(os.path.expanduser('~') == os.getcwd())"
         )
-        before = set(Path("/tmp").glob("fsgen-sandbox-*"))
         assert sandbox.run(program).stdout == "True\n"
-        assert set(Path("/tmp").glob("fsgen-sandbox-*")) <= before
+        assert not list(tmp_path.iterdir())
         assert sandbox.run("import os\nassert os.listdir('.') == []").passed
 
     def test_files_and_secrets_are_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,8 +22,8 @@ class Job:
         self.parent: int = values["parent"]
         self.folder: str = values["folder"]
         self.report: int = values["report"]
-        self.token: str = values["token"]
         self.program: str = values["program"]
+        self.calls: list[str] = values["calls"]
         self.seconds: float = values["seconds"]
         self.memory_mb: int = values["memory_mb"]
         self.files_mb: int = values["files_mb"]
@@ -98,33 +98,55 @@ def _describe(error: BaseException, source: str) -> str:
     return text[:600]
 
 
-def _execute(source: str) -> BaseException | None:
-    """Run the program; its frames see this one, which holds nothing of ours."""
+def _plain(value: object) -> object:
+    """A value as JSON, see `fsgen.tasks.assertions`."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": [[_plain(key), _plain(item)] for key, item in value.items()]}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": list(value)}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    for kind in (tuple, set, frozenset):
+        if isinstance(value, kind):
+            return {kind.__name__: [_plain(item) for item in value]}
+    raise TypeError(f"{type(value).__name__!r} is no plain data")
+
+
+def _execute(source: str, calls: list[str]) -> tuple[BaseException | None, list[object]]:
+    """Run the program and make the calls: what ended it, what the calls returned."""
     try:
-        code = compile(source, "<program>", "exec", dont_inherit=True)
-        exec(code, {"__name__": "__main__", "__builtins__": builtins})
+        names = {"__name__": "__main__", "__builtins__": builtins}
+        exec(compile(source, "<program>", "exec", dont_inherit=True), names)
+        return None, [_plain(eval(call, names)) for call in calls]
     except BaseException as error:  # whatever ends the program is its result
-        return error
-    return None
+        return error, []
+
+
+def _outcome(error: BaseException | None, values: list[object], source: str, folder: str) -> dict[str, object]:
+    if error is None:
+        return {"passed": True, "values": values}
+    if isinstance(error, SystemExit):
+        text = f"the program ended itself before its tests had finished (exit {error.code!r})"
+        return {"passed": False, "error": text, "limit": None}
+    limit = _which_limit(error, folder)
+    if limit == "memory":  # what the failed frames hold is needed to tell of it
+        return {"passed": False, "error": type(error.with_traceback(None)).__name__, "limit": limit}
+    return {"passed": False, "error": _describe(error, source), "limit": limit}
+
+
+def _tell(report: int, what: dict[str, object]) -> None:
+    data = json.dumps(what).encode() + b"\n"
+    while data:
+        data = data[os.write(report, data) :]
 
 
 def run_program(job: Job, folder: str, processes: int | None) -> NoReturn:
-    """Set the limits, run the program, report."""
-    report, token, source = job.report, job.token, job.program
+    """Set the limits, run the program, report; the program can forge all that is said from here on."""
     own = os.getpid()
-
-    def tell(**what: object) -> None:
-        os.write(report, json.dumps(what).encode() + b"\n")
-
-    def finish(error: str | None, limit: str | None, token: str = token) -> NoReturn:
-        if os.getpid() != own:
-            os._exit(0)  # a child of the program that ran on to the end: not its verdict to give
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # the program may have closed or replaced it
-                stream.flush()
-        tell(token=token, error=error, limit=limit)
-        os._exit(0)
-
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # what `site`, left out, would give
     os.environ.update(HOME=folder, TMPDIR=folder, PWD=folder)
     _limit(resource.RLIMIT_CORE, 0)
@@ -133,15 +155,13 @@ def run_program(job: Job, folder: str, processes: int | None) -> NoReturn:
     _limit(resource.RLIMIT_CPU, int(job.seconds) + 2)
     if processes is not None:
         _limit(resource.RLIMIT_NPROC, processes)
-    tell(started=True)
+    _tell(job.report, {"started": True})
     _limit(resource.RLIMIT_AS, job.memory_mb << 20)
-    del job, token
-    error = _execute(source)
-    if error is None:
-        finish(None, None)
-    if isinstance(error, SystemExit):
-        finish(f"the program ended itself before its tests had finished (exit {error.code!r})", None)
-    limit = _which_limit(error, folder)
-    if limit == "memory":  # what the failed frames hold is needed to tell of it
-        finish(type(error.with_traceback(None)).__name__, limit)
-    finish(_describe(error, source), limit)
+    error, values = _execute(job.program, job.calls)
+    if os.getpid() != own:
+        os._exit(0)  # a child of the program that ran on to the end: not its result to tell
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the program may have closed or replaced it
+            stream.flush()
+    _tell(job.report, _outcome(error, values, job.program, folder))
+    os._exit(0)
