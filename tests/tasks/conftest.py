@@ -4,14 +4,14 @@ from typing import Literal
 
 import pytest
 
-from fsgen.tasks import sandbox
+from fsgen.tasks import _sandbox_process, sandbox
 
 Mode = Literal["namespaces", "landlock"]
 
 
 def _works(mode: Mode) -> bool:
     try:
-        return sandbox._start("pass", (), mode, 30, 256, 4, 1 << 16, 16).passed
+        return _sandbox_process.start("pass", (), mode, 30, 256, 4, 1 << 16, 16).passed
     except sandbox.SandboxUnavailable:
         return False
 

@@ -62,7 +62,7 @@ def _enter_namespaces(job: Job) -> bool:
         raise Unavailable(f"unshare (user, mount, process, network namespaces): {reason}")
     if status not in (0, 10):
         raise Unavailable("the user map of a new user namespace cannot be written")
-    _build_root(job.folder, job.files_mb)
+    _build_root(job)
     return status == 10
 
 
@@ -89,14 +89,15 @@ def _map_users(launcher: int, uid: int, gid: int) -> int:
         return 1
 
 
-def _build_root(folder: str, files_mb: int) -> None:
+def _build_root(job: Job) -> None:
     """A new root that holds the standard library, read-only, and at its old place the folder, now in memory."""
-    root, inner = folder, folder + folder
+    root, inner = job.folder, job.folder + job.folder
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
-    paths = visible_paths()
+    paths, hidden = visible_paths(job.libraries)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
     os.makedirs(inner)
-    _mount("tmpfs", inner, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={files_mb}m,mode=777")
+    room = f"size={job.files_mb}m,nr_inodes={job.files_mb << 8},mode=777"  # an empty file takes memory too
+    _mount("tmpfs", inner, "tmpfs", _MS_NOSUID | _MS_NODEV, room)
     for path in [*paths, *(device for device in DEVICES if os.path.exists(device))]:
         target = root + path
         if os.path.isdir(path):
@@ -106,6 +107,8 @@ def _build_root(folder: str, files_mb: int) -> None:
             with open(target, "w"):
                 pass
         _mount(path, target, "", _MS_BIND | _MS_REC)
+    for path in hidden:
+        _mount("tmpfs", root + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
     try:
         with open("/proc/sys/user/max_user_namespaces", "w") as file:
             file.write("0")  # no namespaces inside this one
@@ -115,9 +118,9 @@ def _build_root(folder: str, files_mb: int) -> None:
     os.chdir(root)
     syscall("pivot_root", b".", b".")
     check(libc.umount2(b".", _MNT_DETACH), "umount of the old root")
-    _make_read_only(process, {os.fsencode(path) for path in (folder, *DEVICES)})
+    _make_read_only(process, {os.fsencode(path) for path in (job.folder, *DEVICES)})
     os.close(process)
-    os.chdir(folder)
+    os.chdir(job.folder)
 
 
 def _make_read_only(process: int, but: set[bytes]) -> None:

@@ -21,6 +21,7 @@ class Job:
         self.mode: str = values["mode"]
         self.parent: int = values["parent"]
         self.folder: str = values["folder"]
+        self.libraries: list[str] = values["libraries"]
         self.report: int = values["report"]
         self.program: str = values["program"]
         self.calls: list[str] = values["calls"]
@@ -30,17 +31,15 @@ class Job:
         self.processes: int = values["processes"]
 
 
-def visible_paths() -> list[str]:
-    """What the interpreter needs to import the standard library: shown read-only, and nothing else."""
-    wanted = [path for path in sys.path if path and os.path.isdir(path)]
-    wanted += [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
-    wanted += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/nix/store", "/etc/ld.so.cache"]
-    kept: list[str] = []
-    for path in sorted({os.path.abspath(path) for path in wanted}, key=len):
-        inside = any(path.startswith(other + "/") for other in kept)
-        if path != "/" and os.path.exists(path) and not inside:
-            kept.append(path)
-    return kept
+def visible_paths(libraries: list[str]) -> tuple[list[str], list[str]]:
+    """What is shown read-only, the standard library and its shared libraries, and folders in it that are not."""
+    folders = [path for path in sys.path if os.path.isdir(path)]
+    shown: list[str] = []
+    for path in sorted({*folders, *libraries, "/usr/share/zoneinfo", "/etc/ld.so.cache"}, key=len):
+        if os.path.exists(path) and not any(path.startswith(other + "/") for other in shown):
+            shown.append(path)
+    packages = [os.path.join(path, name) for path in folders for name in ("site-packages", "dist-packages")]
+    return shown, [path for path in packages if os.path.isdir(path)]
 
 
 def _limit(kind: int, value: int) -> None:
