@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import tempfile
 import time
 from collections.abc import Iterator
@@ -74,7 +75,8 @@ def _lock(path: Path) -> int | None:
 
 def _remove(path: Path) -> None:
     """Remove a folder, level by level, since a program can make it deeper than paths and recursion go."""
-    names = count()
+    names = (path / secrets.token_hex(16) for _ in count())  # that the program has not taken
+    path.chmod(0o700)
     while entries := list(path.iterdir()):
         for entry in entries:
             if entry.is_symlink() or not entry.is_dir():
@@ -82,6 +84,6 @@ def _remove(path: Path) -> None:
                 continue
             entry.chmod(0o700)
             for inner in entry.iterdir():
-                inner.rename(path / f".{next(names)}")
+                inner.rename(next(names))
             entry.rmdir()
     path.rmdir()

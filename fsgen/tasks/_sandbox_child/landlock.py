@@ -9,7 +9,7 @@ from fsgen.tasks._sandbox_child.calls import restrict_calls
 from fsgen.tasks._sandbox_child.kernel import Unavailable, drop_capabilities, syscall
 from fsgen.tasks._sandbox_child.program import DEVICES, Job, run_program, visible_paths
 
-_READ_FILE, _READ_DIR, _EXECUTE, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 0, 1 << 1
+_READ_FILE, _READ_DIR, _WRITE_FILE = 1 << 2, 1 << 3, 1 << 1
 _LANDLOCK_ALL = (1 << 15) - 1  # every file access of version 3
 _FIRST_WITH_TRUNCATE, _FIRST_WITH_SCOPES = 3, 6
 
@@ -31,12 +31,12 @@ def _restrict_files(job: Job) -> None:
     inside = [os.path.join(path, name) for path in parents for name in os.listdir(path)]
     names = [(path, _READ_DIR) for path in parents]
     whole = [path for path in [*shown, *inside] if path not in parents and path not in hidden and os.path.exists(path)]
-    read = [(path, _READ_FILE | _READ_DIR | _EXECUTE) for path in whole]
+    read = [(path, _READ_FILE | _READ_DIR) for path in whole]
     devices = [(path, _READ_FILE | _WRITE_FILE) for path in DEVICES if os.path.exists(path)]
     for path, access in [*names, *read, *devices, (job.folder, _LANDLOCK_ALL)]:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
         if not os.path.isdir(path):
-            access &= _READ_FILE | _EXECUTE | _WRITE_FILE
+            access &= _READ_FILE | _WRITE_FILE
         rule = struct.pack("=Qi", access, descriptor)
         syscall("landlock_add_rule", ctypes.c_int(ruleset), ctypes.c_int(1), rule, ctypes.c_uint(0))
         os.close(descriptor)
