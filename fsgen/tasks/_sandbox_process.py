@@ -210,6 +210,8 @@ class _Watch:
         limit, error = self._limit, ""
         if limit == "time":
             error = f"time limit ({self._seconds:g} s)"
+        elif len(self._streams["report"]) > _REPORT_BYTES:
+            error = f"output limit ({_REPORT_BYTES} bytes for what the calls return)"
         elif limit == "output":
             error = f"output limit ({self._output_bytes} bytes)"
         elif limit == "files":

@@ -49,9 +49,9 @@ PROGRAMS = {
         import sys
         frame = sys._getframe()
         while frame:
-            for name in ("_plain", "_outcome", "_tell", "_describe", "_which_limit"):
+            for name in ("_plain", "_tell", "_execute", "_describe", "_which_limit"):
                 if name in frame.f_globals:
-                    frame.f_globals[name] = lambda *a: {"passed": True, "values": [True, True]}
+                    frame.f_globals[name] = lambda *a: True
             frame = frame.f_back""",
     "variables of the report": """
         import sys
@@ -66,8 +66,8 @@ PROGRAMS = {
     "objects in memory": """
         import gc
         for thing in gc.get_objects():
-            if getattr(thing, "__name__", "") == "_outcome" and hasattr(thing, "__code__"):
-                thing.__code__ = (lambda e, v, s, f: {"passed": True, "values": [True, True]}).__code__""",
+            if getattr(thing, "__name__", "") == "_plain" and hasattr(thing, "__code__"):
+                thing.__code__ = (lambda value: True).__code__""",
     "built-in functions": "import builtins\nbuiltins.eval = lambda *a: True",
     "the exceptions": "import builtins\nbuiltins.AssertionError = builtins.BaseException = type('E', (), {})",
     "traces": "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)",
@@ -77,6 +77,8 @@ PROGRAMS = {
             __hash__ = int.__hash__
         def f(x): return A()""",
     "equality without data": "class A: __eq__ = lambda s, o: True\ndef f(x): return A()",
+    "a number without end": "def f(x): return 10 ** 9999",
+    "more than fits": "def f(x): return 'x' * (1 << 19)",
     "a list in itself": "def f(x):\n    a = []\n    a.append(a)\n    return a",
     "an exit": "import os\ndef f(x): os._exit(0)",
     "an exception without a name": "raise type('', (Exception,), {})",

@@ -115,30 +115,23 @@ def _plain(value: object) -> object:
     raise TypeError(f"{type(value).__name__!r} is no plain data")
 
 
-def _execute(source: str, calls: list[str]) -> tuple[BaseException | None, list[object]]:
-    """Run the program and make the calls: what ended it, what the calls returned."""
+def _execute(source: str, calls: list[str], folder: str) -> str:
+    """Run the program and make the calls: the report of what they returned, or of what ended the program."""
     try:
         names = {"__name__": "__main__", "__builtins__": builtins}
         exec(compile(source, "<program>", "exec", dont_inherit=True), names)
-        return None, [_plain(eval(call, names)) for call in calls]
+        return json.dumps({"passed": True, "values": [_plain(eval(call, names)) for call in calls]})
+    except SystemExit as error:
+        limit, text = None, f"the program ended itself before its tests had finished (exit {error.code!r})"
     except BaseException as error:  # whatever ends the program is its result
-        return error, []
+        limit = _which_limit(error, folder)
+        # What the failed frames hold is needed to tell of a lack of memory.
+        text = type(error.with_traceback(None)).__name__ if limit == "memory" else _describe(error, source)
+    return json.dumps({"passed": False, "error": text, "limit": limit})
 
 
-def _outcome(error: BaseException | None, values: list[object], source: str, folder: str) -> dict[str, object]:
-    if error is None:
-        return {"passed": True, "values": values}
-    if isinstance(error, SystemExit):
-        text = f"the program ended itself before its tests had finished (exit {error.code!r})"
-        return {"passed": False, "error": text, "limit": None}
-    limit = _which_limit(error, folder)
-    if limit == "memory":  # what the failed frames hold is needed to tell of it
-        return {"passed": False, "error": type(error.with_traceback(None)).__name__, "limit": limit}
-    return {"passed": False, "error": _describe(error, source), "limit": limit}
-
-
-def _tell(report: int, what: dict[str, object]) -> None:
-    data = json.dumps(what).encode() + b"\n"
+def _tell(report: int, text: str) -> None:
+    data = text.encode() + b"\n"
     while data:
         data = data[os.write(report, data) :]
 
@@ -149,18 +142,18 @@ def run_program(job: Job, folder: str, processes: int | None) -> NoReturn:
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # what `site`, left out, would give
     os.environ.update(HOME=folder, TMPDIR=folder, PWD=folder)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, 256)
+    _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_FSIZE, job.files_mb << 20)
     _limit(resource.RLIMIT_CPU, int(job.seconds) + 2)
     if processes is not None:
         _limit(resource.RLIMIT_NPROC, processes)
-    _tell(job.report, {"started": True})
+    _tell(job.report, '{"started": true}')
     _limit(resource.RLIMIT_AS, job.memory_mb << 20)
-    error, values = _execute(job.program, job.calls)
+    outcome = _execute(job.program, job.calls, folder)
     if os.getpid() != own:
         os._exit(0)  # a child of the program that ran on to the end: not its result to tell
     for stream in (sys.stdout, sys.stderr):
         with suppress(Exception):  # the program may have closed or replaced it
             stream.flush()
-    _tell(job.report, _outcome(error, values, job.program, folder))
+    _tell(job.report, outcome)
     os._exit(0)
