@@ -149,27 +149,24 @@ class _Watch:
             selector.register(self._process.stdout, selectors.EVENT_READ, "stdout")
             selector.register(self._process.stderr, selectors.EVENT_READ, "stderr")
             selector.register(self._report, selectors.EVENT_READ, "report")
-            while selector.get_map():
+            while selector.get_map() or self._process.poll() is None:  # a program may close all its pipes and run on
                 left = self._began + (self._seconds if self._started else START_SECONDS) - time.monotonic()
                 if left <= 0:
                     self._limit = "time"
                     break
-                events = selector.select(min(left, 0.05))
+                events = selector.select(min(left, 0.05)) if selector.get_map() else []
                 for key, _ in events:
                     data = os.read(key.fd, 1 << 16)
                     if not data:
                         selector.unregister(key.fileobj)
                     self._take(key.data, data)
+                if not selector.get_map():
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(min(left, 0.05))
                 if self._mode != "namespaces" and _sandbox_folder.is_over(self._folder, self._files_mb << 20):
                     self._limit = "files"
                 if self._limit or (not events and self._process.poll() is not None):
                     break  # without isolation, left-over children may hold the pipes open for ever
-            if self._limit is None:
-                # A program may close all its pipes and run on.
-                try:
-                    self._process.wait(max(0.1, self._began + self._seconds - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    self._limit = "time"
         self._ended = time.monotonic()
 
     def _take(self, stream: str, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Run a generated program where it can do no harm (Linux).
 
 A program runs in a separate process, in an empty temporary folder, with a scrubbed environment. It reaches no
-network, sees no files but the standard library (read-only) and its folder, and is held to limits on time, memory,
-processes, files and output. Whatever it started is dead when `run` returns.
+network, sees no files but the standard library with its shared libraries (read-only) and its folder, and is held to
+limits on time, memory, processes, files and output. Whatever it started is dead when `run` returns.
 
 Two ways of isolation are tried, in this order, once per process:
 
@@ -17,12 +17,11 @@ Where neither can be had, `run` refuses with `SandboxUnavailable`. With the envi
 `FSGEN_UNSAFE_SANDBOX=1` it then runs with resource limits only: network, files and detached children are **not**
 held back.
 
-The memory limit holds for each process, so a program can use `processes` times as much, plus its files, which live in
-memory under `namespaces`.
-
 Tests are not judged by the process that runs the program, which can forge whatever that process says: it makes the
 calls and gives their values as plain data, and they are compared elsewhere (`fsgen.tasks.assertions`). So a program
 passes only with the right values. It sees the calls, all of them, but never what is expected of them.
+
+`docs/security.md` says what each promise rests on, and what is not promised.
 """
 
 import os
@@ -59,7 +58,7 @@ def run(
         memory_mb: Limit on the address space of each process, in MiB.
         processes: Limit on processes and threads at one time, the program itself included.
         output_bytes: Limit on what it prints.
-        files_mb: Limit on the files it writes, in MiB (each file; under `namespaces` all together).
+        files_mb: Limit on the files it writes, in MiB.
 
     Raises:
         ValueError: A limit is not positive, or a test cannot be taken apart, see `assertions.split`.
