@@ -72,6 +72,12 @@ def start(
     with _sandbox_folder.folder() as folder:
         report, report_end = os.pipe()
         try:
+            job = {
+                "mode": mode, "parent": os.getpid(), "report": report_end, "program": program, "calls": [*calls],
+                "folder": os.fsencode(folder).decode("utf-8", "surrogateescape"),  # as the child encodes it
+                "libraries": libraries(), "seconds": seconds, "memory_mb": int(memory_mb),
+                "processes": int(processes), "files_mb": int(files_mb),
+            }  # fmt: skip
             process = subprocess.Popen(
                 [*_PYTHON, str(_CHILD / "__main__.py")],
                 stdin=subprocess.PIPE,
@@ -82,12 +88,6 @@ def start(
                 pass_fds=(report_end,),
                 start_new_session=True,
             )
-            job = {
-                "mode": mode, "parent": os.getpid(), "report": report_end, "program": program, "calls": [*calls],
-                "folder": os.fsencode(folder).decode("utf-8", "surrogateescape"),  # as the child encodes it
-                "libraries": libraries(), "seconds": seconds, "memory_mb": int(memory_mb),
-                "processes": int(processes), "files_mb": int(files_mb),
-            }  # fmt: skip
             os.close(report_end)
             report_end = -1
             watch = _Watch(process, mode, folder, report, len(calls), seconds, int(output_bytes), int(files_mb))

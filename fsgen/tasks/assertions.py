@@ -38,7 +38,7 @@ class Assertion:
             case ast.Compare(left=ast.Name(id="_0"), ops=[ast.Eq()], comparators=[other]):
                 try:
                     return bool(values[0] == ast.literal_eval(other))
-                except ValueError:
+                except (ValueError, TypeError):
                     return None
         return None
 
@@ -60,11 +60,15 @@ def split(test: str, setup: str = "") -> Assertion:
         ValueError: It is no single assert statement, or calls the program with a variable of a comprehension.
     """
     try:
-        statements = ast.parse(test.strip()).body
+        return _split(test.strip(), setup)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise ValueError(f"the test {test!r} is no Python: {error}") from error
+        raise ValueError(f"the test {test[:200]!r} or its set-up is no Python: {error}") from error
+
+
+def _split(test: str, setup: str) -> Assertion:
+    statements = ast.parse(test).body
     if len(statements) != 1 or not isinstance(statements[0], ast.Assert):
-        raise ValueError(f"a test must be one assert statement, not {test!r}")
+        raise ValueError(f"a test must be one assert statement, not {test[:200]!r}")
     condition = statements[0].test
     imported = {(name.asname or name.name).split(".")[0] for node in _imports(setup) for name in node.names}
     bound = _bound(condition)
@@ -75,8 +79,10 @@ def split(test: str, setup: str = "") -> Assertion:
             break
     for tree in map(ast.parse, calls.found):
         if _names(tree, ast.Load) & (bound - _bound(tree)):
-            raise ValueError(f"the test {test!r} calls the program with a variable of its own: {ast.unparse(tree)}")
-    return Assertion(test.strip(), tuple(calls.found), ast.unparse(condition))
+            raise ValueError(
+                f"the test {test[:200]!r} calls the program with a variable of its own: {ast.unparse(tree)}"
+            )
+    return Assertion(test, tuple(calls.found), ast.unparse(condition))
 
 
 def imports(source: str) -> str:
