@@ -44,7 +44,7 @@ class Assertion:
 
     def statement(self, values: Sequence[object]) -> str:
         """The assertion with these values, as one line of Python that runs alone."""
-        modules = _names(ast.parse(self.condition), ast.Load) & sys.stdlib_module_names
+        modules = _used(ast.parse(self.condition)) & sys.stdlib_module_names
         given = [f"_{number} = {value!r}" for number, value in enumerate(values)]
         return "; ".join(["from math import inf, nan", *(f"import {name}" for name in sorted(modules)), *given,
                           f"assert {self.condition}"])  # fmt: skip
@@ -77,8 +77,8 @@ def _split(test: str, setup: str) -> Assertion:
         condition = calls.visit(condition)
         if calls.found:
             break
-    for tree in map(ast.parse, calls.found):
-        if _names(tree, ast.Load) & (bound - _bound(tree)):
+    for tree in map(ast.parse, calls.found if bound else ()):
+        if _used(tree) & (bound - _bound(tree)):
             raise ValueError(
                 f"the test {test[:200]!r} calls the program with a variable of its own: {ast.unparse(tree)}"
             )
@@ -110,13 +110,16 @@ def _imports(source: str) -> list[ast.Import | ast.ImportFrom]:
     return [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
 
 
-def _names(tree: ast.AST, kind: type[ast.expr_context]) -> set[str]:
-    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
+def _used(tree: ast.AST) -> set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
 
 
 def _bound(tree: ast.AST) -> set[str]:
     """The variables of lambdas and comprehensions."""
-    return _names(tree, ast.Store) | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.Name | ast.arg)]
+    return {
+        n.arg if isinstance(n, ast.arg) else n.id for n in nodes if not isinstance(getattr(n, "ctx", None), ast.Load)
+    }
 
 
 class _Calls(ast.NodeTransformer):

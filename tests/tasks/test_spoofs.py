@@ -168,6 +168,7 @@ def test_a_spoof_scores_zero() -> None:
         ("assert bisect(2)", ("bisect(2)",), "_0"),
         ("assert Solution().f(2)[0] == x", ("Solution().f(2)[0]", "x"), "_0 == _1"),
         ("assert all(x > 0 for x in f(3))", ("f(3)",), "all((x > 0 for x in _0))"),
+        ("assert all(x for x in f(x=2))", ("f(x=2)",), "all((x for x in _0))"),
         ("assert 1", (), "1"),
     ],
 )
