@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from fsgen.backends.budget import free_bytes
 from fsgen.backends.int8 import check_products
-from fsgen.backends.transformers.continuation import text_config, ways_to_continue
+from fsgen.backends.transformers.continuation import position_offset, text_config, ways_to_continue
 from fsgen.backends.transformers.settings import check_buildable, check_generation, read_config, reason
 from fsgen.backends.transformers.weights import check_files
 from fsgen.models.bundled import bundled_path
@@ -88,7 +88,7 @@ def context_of(config: Any, tokenizer: Any = None) -> int:
     longest = getattr(text, "max_position_embeddings", None)
     if longest is None:
         longest = getattr(tokenizer, "model_max_length", None)
-    longest = min(int(longest), 2**20) if longest else 2**20
+    longest = min(int(longest) - position_offset(text), 2**20) if longest else 2**20
     rope = getattr(text, "rope_parameters", None) or {}
     for entry in [rope, *rope.values()]:
         # These encodings change for *all* positions once any row is longer: what is cached would no longer be valid.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +21,14 @@ from fsgen.backends.transformers.checkpoint import (
     context_of,
     place,
 )
-from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, Continuation, text_config, ways_to_continue
-from fsgen.backends.transformers.forward import TransformersForward
+from fsgen.backends.transformers.continuation import (
+    ATTENTION_LAYERS,
+    HYBRID_LAYERS,
+    Continuation,
+    text_config,
+    ways_to_continue,
+)
+from fsgen.backends.transformers.forward import RowForward, TransformersForward
 from fsgen.backends.transformers.proof import check_exact
 from fsgen.backends.transformers.recurrent import RecurrentSession
 from fsgen.backends.transformers.slots import room
@@ -106,14 +113,25 @@ class TransformersModel:
         self.architecture = Architecture.of(model, self.context, self.vocab_size)
         self.device = self.architecture.device
         self._cpu = _on_cpu_backend(self.architecture)
-        for self.continuation in ways:
+        self.continuation = self._proven(ways) if config.model_type not in PROVEN else ways[0]
+
+    def _proven(self, ways: tuple[Continuation, ...]) -> Continuation:
+        """The first way to continue that turns out to be exact."""
+        faults = []
+        for way in ways:
             try:
-                if config.model_type not in PROVEN:
-                    check_exact(self, model, self.continuation)
-                break
-            except ValueError:
-                if self.continuation is ways[-1]:
-                    raise
+                check_exact(
+                    self.info.name, self.architecture, way, lambda a, rows, way=way: self._session(a, way, rows)
+                )
+            except ValueError as error:
+                faults.append(error)
+                continue
+            if way is Continuation.ROWS:
+                print(
+                    f"fsgen: {self.info.name!r} runs one row a call: only so is it exact", file=sys.stderr, flush=True
+                )
+            return way
+        raise faults[0]
 
     def __repr__(self) -> str:
         return f"TransformersModel({self.info.name!r})"
@@ -129,12 +147,17 @@ class TransformersModel:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
+        return self._session(self.architecture, self.continuation, batch_size)
+
+    def _session(self, architecture: Architecture, way: Continuation, rows: int) -> CachedSession | RecurrentSession:
         about = (self.info.name, self.vocab_size, self.context, self.device)
-        if self.continuation is not Continuation.REWOUND:
-            return RecurrentSession(StateForward(self.architecture, batch_size), self.continuation, batch_size, *about)
+        if way is Continuation.ROWS:
+            return CachedSession(RowForward(architecture, rows), *about)
+        if way is not Continuation.REWOUND:
+            return RecurrentSession(StateForward(architecture, rows), way, rows, *about)
         if self._cpu is not None:
-            return self._cpu.session(batch_size, self.info.name, self.vocab_size, self.context)
-        return CachedSession(TransformersForward(self.architecture, batch_size), *about)
+            return self._cpu.session(rows, self.info.name, self.vocab_size, self.context)
+        return CachedSession(TransformersForward(architecture, rows), *about)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.
@@ -147,7 +170,7 @@ class TransformersModel:
         queries = getattr(config, "num_attention_heads", None) or 0
         heads: int = getattr(config, "num_key_value_heads", None) or queries
         width: int = getattr(config, "head_dim", None) or (config.hidden_size // queries if queries else 0)
-        attending = sum(kind in ATTENTION_LAYERS or kind == "hybrid" for kind in self.architecture.layers)
+        attending = sum(kind in ATTENTION_LAYERS | HYBRID_LAYERS for kind in self.architecture.layers)
         # A model that is spread over several devices counts as if all of it were on the first.
         size: int = self.module.dtype.itemsize
         return 2 * attending * heads * width * size * room(tokens, self.context)
