@@ -63,6 +63,8 @@ _QWEN4 = _INDEXER | {"indexer_compress_ratio": 2}
 _ASSISTANT = {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0, "num_kv_shared_layers": 4}
 SPECIAL: dict[str, dict[str, Any]] = {
     "bamba": _MAMBA | {"attn_layer_indices": [1]},
+    "big_bird": {"block_size": 64},  # shorter texts than a few blocks are read whole
+    "bigbird_pegasus": {"block_size": 64},
     "cohere_compass_text": {"rope_parameters": {"full_attention": {"rope_type": "default", "rope_theta": 1e4}}},
     "dbrx": {"attn_config": {"kv_n_heads": 2, "rope_theta": 1e4, "clip_qkv": 8.0}},
     "dots3_note": {

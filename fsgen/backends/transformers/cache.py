@@ -67,6 +67,13 @@ class SlotBuffers(CacheLayerMixin):  # type: ignore[misc]  # the base class is u
             grown.append(new.transpose(1, 2))
         self._hold(*grown)
 
+    @property
+    def slot_bytes(self) -> int:
+        """What one token of one row takes; 0 before the first call, and where it reads what another layer holds."""
+        if not self.is_initialized:
+            return 0
+        return (self.keys.nbytes + self.values.nbytes) // (len(self.keys) * self.capacity)
+
     def get_max_length(self) -> int:
         return -1
 
@@ -84,6 +91,11 @@ class SlotLayer(SlotBuffers):
         super().copy_row(source, destination, length)
         if self.index is not None:
             self.index.copy_row(source, destination, length)
+
+    @property
+    def slot_bytes(self) -> int:
+        """What one token of one row takes; see `SlotBuffers`."""
+        return super().slot_bytes + (self.index.slot_bytes if self.index is not None else 0)
 
     def grow(self, capacity: int) -> None:
         """Moves what is held into buffers of a new capacity."""

@@ -78,13 +78,17 @@ def ways_to_continue(config: Any, name: str, architecture: type | None = None) -
             "tokens, and needs keys and values by position, or a state that can be kept and given back"
         )
     if not stateful:
-        arguments = inspect.signature(architecture.forward).parameters  # type: ignore[attr-defined]
-        placed = all(argument in arguments for argument in PLACING_ARGUMENTS)
+        placed = all(argument in _arguments(architecture) for argument in PLACING_ARGUMENTS)
         # Positions that are added to the scores (ALiBi) are counted by the model's own code.
         batched = placed and not getattr(text_config(config), "alibi", False)
         return (Continuation.REWOUND, Continuation.ROWS) if batched else (Continuation.ROWS,)
     known = KNOWN.get(config.model_type)
     return (known,) if known is not None else (Continuation.SEVERAL, Continuation.SINGLE)
+
+
+def _arguments(architecture: Any) -> frozenset[str]:
+    """What the forward pass of a class takes."""
+    return frozenset(inspect.signature(architecture.forward).parameters)
 
 
 def _is_stateful(config: Any, architecture: type) -> bool:
@@ -98,7 +102,7 @@ def _why_not(config: Any, architecture: type, stateful: bool) -> str | None:
     text = text_config(config)
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder model"
-    arguments = inspect.signature(architecture.forward).parameters  # type: ignore[attr-defined]
+    arguments = _arguments(architecture)
     if stateful and "past_key_values" not in arguments and STATE_ARGUMENT not in arguments:
         return "it carries a recurrent state, which its forward pass does not take as a cache"
     try:

@@ -31,6 +31,11 @@ class TransformersForward(PaddedForward):
         for layer in self._cache.layers:
             layer.copy_row(source, destination, length)
 
+    @property
+    def slot_bytes(self) -> int:
+        """What the keys and values of one token of one row take; known after the first call."""
+        return sum(layer.slot_bytes for layer in self._cache.layers)
+
     def one_pass(self, call: Call) -> Tensor:
         self._cache.begin(call)
         # A single query sees everything there is, and a fresh start is plainly causal, unless a window is full.

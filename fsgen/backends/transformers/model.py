@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,8 +23,6 @@ from fsgen.backends.transformers.checkpoint import (
     place,
 )
 from fsgen.backends.transformers.continuation import (
-    ATTENTION_LAYERS,
-    HYBRID_LAYERS,
     Continuation,
     text_config,
     ways_to_continue,
@@ -113,6 +112,7 @@ class TransformersModel:
         self.architecture = Architecture.of(model, self.context, self.vocab_size)
         self.device = self.architecture.device
         self._cpu = _on_cpu_backend(self.architecture)
+        self._slot_bytes: int | None = None
         self.continuation = self._proven(ways) if config.model_type not in PROVEN else ways[0]
 
     def _proven(self, ways: tuple[Continuation, ...]) -> Continuation:
@@ -120,16 +120,13 @@ class TransformersModel:
         faults = []
         for way in ways:
             try:
-                check_exact(
-                    self.info.name, self.architecture, way, lambda a, rows, way=way: self._session(a, way, rows)
-                )
+                check_exact(self.info.name, self.architecture, way, partial(self._session, way))
             except ValueError as error:
                 faults.append(error)
                 continue
             if way is Continuation.ROWS:
-                print(
-                    f"fsgen: {self.info.name!r} runs one row a call: only so is it exact", file=sys.stderr, flush=True
-                )
+                said = f"fsgen: {self.info.name!r} runs one row a call: only so is it exact"
+                print(said, file=sys.stderr, flush=True)
             return way
         raise faults[0]
 
@@ -147,17 +144,21 @@ class TransformersModel:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
-        return self._session(self.architecture, self.continuation, batch_size)
+        return self._session(self.continuation, self.architecture, batch_size)
 
-    def _session(self, architecture: Architecture, way: Continuation, rows: int) -> CachedSession | RecurrentSession:
-        about = (self.info.name, self.vocab_size, self.context, self.device)
-        if way is Continuation.ROWS:
-            return CachedSession(RowForward(architecture, rows), *about)
-        if way is not Continuation.REWOUND:
-            return RecurrentSession(StateForward(architecture, rows), way, rows, *about)
+    def _session(self, way: Continuation, architecture: Architecture, rows: int) -> CachedSession | RecurrentSession:
         if self._cpu is not None:
-            return self._cpu.session(rows, self.info.name, self.vocab_size, self.context)
-        return CachedSession(TransformersForward(architecture, rows), *about)
+            compiled: CachedSession = self._cpu.session(rows, self.info.name, self.vocab_size, self.context)
+            return compiled
+        return self._session_on(_forward(architecture, way, rows), way)
+
+    def _session_on(
+        self, forward: TransformersForward | StateForward, way: Continuation
+    ) -> CachedSession | RecurrentSession:
+        about = (self.info.name, self.vocab_size, self.context, self.device)
+        if isinstance(forward, StateForward):
+            return RecurrentSession(forward, way, forward.rows, *about)
+        return CachedSession(forward, *about)
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens.
@@ -166,14 +167,17 @@ class TransformersModel:
         """
         if self._cpu is not None:
             return self._cpu.cache_bytes(tokens, self.context)
-        config = text_config(self.module.config)
-        queries = getattr(config, "num_attention_heads", None) or 0
-        heads: int = getattr(config, "num_key_value_heads", None) or queries
-        width: int = getattr(config, "head_dim", None) or (config.hidden_size // queries if queries else 0)
-        attending = sum(kind in ATTENTION_LAYERS | HYBRID_LAYERS for kind in self.architecture.layers)
-        # A model that is spread over several devices counts as if all of it were on the first.
-        size: int = self.module.dtype.itemsize
-        return 2 * attending * heads * width * size * room(tokens, self.context)
+        if self._slot_bytes is None:  # heads differ in number and width, from family to family and layer to layer
+            forward = _forward(self.architecture, self.continuation, 1)
+            self._session_on(forward, self.continuation).score([[0]], 1)
+            self._slot_bytes = forward.slot_bytes
+        return self._slot_bytes * room(tokens, self.context)
+
+
+def _forward(architecture: Architecture, way: Continuation, rows: int) -> TransformersForward | StateForward:
+    if way is Continuation.ROWS:
+        return RowForward(architecture, rows)
+    return TransformersForward(architecture, rows) if way is Continuation.REWOUND else StateForward(architecture, rows)
 
 
 def _info(model: Any, name: str, path: str) -> ModelInfo:

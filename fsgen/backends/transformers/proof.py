@@ -90,14 +90,9 @@ def _is_only_rounding(architecture: Architecture, continuation: Continuation, se
 
 
 def with_small_windows(architecture: Architecture) -> Architecture:
-    """The same model with the same weights, whose layers forget after WINDOW tokens; itself where none ever does.
-
-    Raises:
-        ValueError: no such copy can be made, and the windows are longer than the texts.
-    """
+    """The same model with the same weights, whose layers forget after WINDOW tokens; itself where none ever does."""
     module = architecture.module
-    config = copy.deepcopy(module.config)
-    found = False
+    config, found = copy.deepcopy(module.config), False
     for part in (config, text_config(config)):
         for key in WINDOWS:
             window = getattr(part, key, None)
@@ -108,6 +103,9 @@ def with_small_windows(architecture: Architecture) -> Architecture:
         return architecture
     with initialization.no_init_weights():  # memory that nothing touches is not taken
         small = type(module)(config)
+    for name, part in module.named_modules():
+        if isinstance(part, Int8Linear):
+            small.set_submodule(name, part)
     small.load_state_dict(module.state_dict(), assign=True)
     return Architecture.of(small.to(architecture.device).eval(), architecture.context, architecture.vocab_size)
 

@@ -108,6 +108,11 @@ class StateForward:
         """The size of one snapshot; 0 before the first call."""
         return sum(bank[0].numel() * bank.element_size() for layer in self._states for bank in layer.banks.values())
 
+    @property
+    def slot_bytes(self) -> int:
+        """What the keys and values of one token of one row take; known after the first call."""
+        return sum(layer.slot_bytes for layer in self._attention)
+
     def snapshot(self, place: int) -> list[Tensor]:
         """The states in a place."""
         return [bank[place] for layer in self._states for bank in layer.banks.values()]
