@@ -13,6 +13,7 @@ PROBES = (
     "価格は¥3,000です。 Привет, мир! 🙂👍🏽",
     "ALLCAPS camelCase snake_case 1e-10 <tag/> \\frac{1}{2}",
 )
+EMPTY = ("", None)  # what a prefix or a suffix is that there is none of
 SECTIONS = ("normalizer", "pre_tokenizer", "decoder")
 
 
@@ -60,7 +61,7 @@ def _rules_difference(one: Any, two: Any, names: tuple[str, str]) -> str | None:
     left_model, right_model = left_rules.get("model") or {}, right_rules.get("model") or {}
     for key in sorted((left_model.keys() | right_model.keys()) - {"vocab"}):
         left, right = left_model.get(key), right_model.get(key)
-        if left == right:
+        if left == right or (left in EMPTY and right in EMPTY):
             continue
         if isinstance(left, list) and isinstance(right, list):
             rank = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)

@@ -131,6 +131,15 @@ def test_differences_of_tokenizers() -> None:
     assert first_difference(chatty, other, names) == "id 96 is '<role>' in A and '<tool>' in B"
 
 
+def test_no_prefix_is_an_empty_prefix() -> None:
+    one, two = tiny_tokenizer(), tiny_tokenizer()
+    one.backend_tokenizer.model.continuing_subword_prefix = ""
+    assert one.backend_tokenizer.to_str() != two.backend_tokenizer.to_str()
+    assert first_difference(one, two, ("A", "B")) is None
+    one.backend_tokenizer.model.continuing_subword_prefix = "##"
+    assert "continuing_subword_prefix is '##' in A and None in B" in str(first_difference(one, two, ("A", "B")))
+
+
 def test_tokenizers_that_hide_their_rules_are_probed() -> None:
     class Hidden:
         def __init__(self, inner: Any) -> None:

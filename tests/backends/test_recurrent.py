@@ -59,7 +59,8 @@ def test_what_counts_as_known_is_what_is_tested() -> None:
 @pytest.mark.parametrize(
     ("kind", "ways"),
     [
-        ("LlamaConfig", [Continuation.REWOUND]),
+        ("LlamaConfig", [Continuation.REWOUND, Continuation.ROWS]),
+        ("BloomConfig", [Continuation.ROWS]),
         ("Mamba2Config", [Continuation.SEVERAL]),
         ("FalconH1Config", [Continuation.SEVERAL]),
         ("MambaConfig", [Continuation.SINGLE]),

@@ -253,10 +253,10 @@ def test_positions_that_depend_on_the_length_bound_the_context() -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("Llama4TextConfig", "chunked_attention"),
-        ("BloomConfig", "position_ids"),
+        ("DeepseekV4Config", "compressed_sparse_attention"),
+        ("XLNetConfig", "past_key_values"),
         ("BartConfig", "encoder-decoder"),
-        ("Gemma3nTextConfig", "share"),
+        ("XLMConfig", "past_key_values"),
     ],
 )
 def test_models_that_no_session_can_serve(kind: str, words: str) -> None:
@@ -284,7 +284,7 @@ def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyP
     wrong = TransformersModel(tiny_model("gemma3"))
     monkeypatch.setattr(TransformersForward, "_masks", lambda self, call: torch.ones(1, 1, 1, call.longest).bool())
     with pytest.raises(ValueError, match="does not give the logits"):
-        check_exact(wrong, wrong.module, wrong.continuation)
+        check_exact("wrong", wrong.architecture, wrong.continuation, lambda _, rows: wrong.session(rows))
 
 
 def test_common_prefix() -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fsgen.backends.transformers.continuation import layer_kinds
+from fsgen.backends.transformers.continuation import layer_kinds, position_offset, text_config
+
+CHUNKED = "chunked_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Architecture:
         device: where tokens go in and logits come back.
         layers: the kind of each layer (`full_attention`, `linear_attention` ...).
         windows: for each kind of layer its sliding window in tokens, None where it has none.
+        chunk: tokens of a chunk, beyond which its chunked layers see nothing; None where it has none.
+        offset: the position of the first token.
         arguments: what its forward pass takes.
         boolean_masks: its attention reads boolean masks; elsewhere a mask is added to the scores.
     """
@@ -34,6 +38,8 @@ class Architecture:
     device: torch.device
     layers: tuple[str, ...]
     windows: dict[str, int | None]
+    chunk: int | None
+    offset: int
     arguments: frozenset[str]
     boolean_masks: bool
 
@@ -50,14 +56,24 @@ class Architecture:
             device=module.get_input_embeddings().weight.device,
             layers=tuple(kind for kind, _ in layers),
             windows=windows,
+            chunk=getattr(text_config(module.config), "attention_chunk_size", None) if CHUNKED in windows else None,
+            offset=position_offset(module.config),
             arguments=frozenset(inspect.signature(type(module).forward).parameters),
             boolean_masks=module.config._attn_implementation == "sdpa",
         )
+
+    @property
+    def smallest_window(self) -> int:
+        """How long a text may be until some layer does not see all of it."""
+        bounds = [*self.windows.values(), self.chunk]
+        return min((bound for bound in bounds if bound is not None), default=self.context)
 
     def run(self, ids: Tensor, keep: int, **extra: Any) -> Tensor:
         """Logits [rows, keep, vocab] of the last columns of `ids`, float32; `extra` goes to the model's code."""
         if "logits_to_keep" in self.arguments:
             extra["logits_to_keep"] = keep
+        if self.offset and "position_ids" in extra:
+            extra["position_ids"] = extra["position_ids"] + self.offset
         logits: Tensor = self.module(input_ids=ids, use_cache=True, **extra).logits
         return logits[:, -keep:].to(self.device, torch.float32)
 
@@ -76,6 +92,8 @@ class Architecture:
             mask = causal
             if window is not None and len(slots) > window:
                 mask = causal & (slots > queries - window)
+            elif kind == CHUNKED and self.chunk is not None and len(slots) > self.chunk:
+                mask = causal & (slots // self.chunk == queries // self.chunk)
             if not self.boolean_masks:
                 dtype = self.module.dtype
                 mask = torch.zeros_like(mask, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)

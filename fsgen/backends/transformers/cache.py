@@ -50,6 +50,8 @@ class SlotBuffers(CacheLayerMixin):  # type: ignore[misc]  # the base class is u
 
     def copy_row(self, source: int, destination: int, length: int) -> None:
         """The keys and values of the first `length` tokens of a row become those of another."""
+        if not self.is_initialized:  # a layer that reads those of another one
+            return
         self.keys[destination, :, :length] = self.keys[source, :, :length]
         self.values[destination, :, :length] = self.values[source, :, :length]
 
@@ -65,6 +67,13 @@ class SlotBuffers(CacheLayerMixin):  # type: ignore[misc]  # the base class is u
             grown.append(new.transpose(1, 2))
         self._hold(*grown)
 
+    @property
+    def slot_bytes(self) -> int:
+        """What one token of one row takes; 0 before the first call, and where it reads what another layer holds."""
+        if not self.is_initialized:
+            return 0
+        return (self.keys.nbytes + self.values.nbytes) // (len(self.keys) * self.capacity)
+
     def get_max_length(self) -> int:
         return -1
 
@@ -75,6 +84,24 @@ class SlotLayer(SlotBuffers):
     def __init__(self, cache: SlotCache) -> None:
         super().__init__(cache)
         self.cache = cache
+        self.index: SlotLayer | None = None
+
+    def copy_row(self, source: int, destination: int, length: int) -> None:
+        """The keys and values of the first `length` tokens of a row become those of another."""
+        super().copy_row(source, destination, length)
+        if self.index is not None:
+            self.index.copy_row(source, destination, length)
+
+    @property
+    def slot_bytes(self) -> int:
+        """What one token of one row takes; see `SlotBuffers`."""
+        return super().slot_bytes + (self.index.slot_bytes if self.index is not None else 0)
+
+    def grow(self, capacity: int) -> None:
+        """Moves what is held into buffers of a new capacity."""
+        super().grow(capacity)
+        if self.index is not None:
+            self.index.grow(capacity)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Writes the new keys and values [rows, heads, new, head_dim]; returns all that a query may see."""
@@ -89,6 +116,14 @@ class SlotLayer(SlotBuffers):
         else:
             self.write_flat(self.cache.index_on(key_states.device), key_states, value_states)
         return keys.narrow(2, 0, longest), values.narrow(2, 0, longest)
+
+    def update_indexer(self, keys: Tensor) -> Tensor:
+        """Writes keys by which a layer chooses what it attends to, [rows, new, dim]; returns those of all tokens."""
+        if self.index is None:
+            self.index = SlotLayer(self.cache)
+            self.index.capacity = self.capacity
+        found, _ = self.index.update(keys[:, None], keys[:, None, :, :0])
+        return found[:, 0]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Length and offset of what `update` returns."""

@@ -18,6 +18,7 @@ class Continuation(Enum):
     """A way to continue."""
 
     REWOUND = "keys and values by position"
+    ROWS = "keys and values by position, one row a call"
     SEVERAL = "snapshots of its state, several tokens a call"
     SINGLE = "snapshots of its state, one token a call"
 
@@ -35,12 +36,18 @@ KNOWN = {
     "falcon_mamba": Continuation.SINGLE,
 }
 
-ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention"})
-STATE_LAYERS = frozenset({"linear_attention", "conv", "hybrid"})  # a hybrid one has keys and values as well
+ATTENTION_LAYERS = frozenset({"full_attention", "sliding_attention", "chunked_attention", "indexed_attention"})
+HYBRID_LAYERS = frozenset({"hybrid", "hybrid_sliding"})  # a state beside keys and values
+STATE_LAYERS = frozenset({"linear_attention", "conv"}) | HYBRID_LAYERS
 EMPTY_LAYERS = frozenset({"mlp", "moe"})  # hold nothing
 
-# What a session hands to a model's forward pass.
-NEEDED_ARGUMENTS = ("input_ids", "attention_mask", "position_ids", "past_key_values")
+# What a session hands to a model's forward pass; without the last two, a model runs one row a call.
+NEEDED_ARGUMENTS = ("input_ids", "past_key_values")
+PLACING_ARGUMENTS = ("attention_mask", "position_ids")
+# Their first token has the position after that of the padding token.
+AFTER_PADDING = frozenset(
+    {"camembert", "data2vec-text", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod"}
+)
 # How a model without attention calls its cache; it has no positions either.
 STATE_ARGUMENT = "cache_params"
 
@@ -71,9 +78,17 @@ def ways_to_continue(config: Any, name: str, architecture: type | None = None) -
             "tokens, and needs keys and values by position, or a state that can be kept and given back"
         )
     if not stateful:
-        return (Continuation.REWOUND,)
+        placed = all(argument in _arguments(architecture) for argument in PLACING_ARGUMENTS)
+        # Positions that are added to the scores (ALiBi) are counted by the model's own code.
+        batched = placed and not getattr(text_config(config), "alibi", False)
+        return (Continuation.REWOUND, Continuation.ROWS) if batched else (Continuation.ROWS,)
     known = KNOWN.get(config.model_type)
     return (known,) if known is not None else (Continuation.SEVERAL, Continuation.SINGLE)
+
+
+def _arguments(architecture: Any) -> frozenset[str]:
+    """What the forward pass of a class takes."""
+    return frozenset(inspect.signature(architecture.forward).parameters)
 
 
 def _is_stateful(config: Any, architecture: type) -> bool:
@@ -87,7 +102,7 @@ def _why_not(config: Any, architecture: type, stateful: bool) -> str | None:
     text = text_config(config)
     if getattr(config, "is_encoder_decoder", False):
         return "it is an encoder-decoder model"
-    arguments = inspect.signature(architecture.forward).parameters  # type: ignore[attr-defined]
+    arguments = _arguments(architecture)
     if stateful and "past_key_values" not in arguments and STATE_ARGUMENT not in arguments:
         return "it carries a recurrent state, which its forward pass does not take as a cache"
     try:
@@ -99,11 +114,12 @@ def _why_not(config: Any, architecture: type, stateful: bool) -> str | None:
         return f"it has layers of a type whose state cannot be rewound ({', '.join(odd)})"
     if stateful and kinds <= ATTENTION_LAYERS:
         return "it carries a recurrent state that its layers do not mention"
-    if getattr(text, "kv_sharing_modes", None) or getattr(text, "num_kv_shared_layers", None):
-        return "its layers share their keys and values"
-    if getattr(text, "alibi", False):
-        return "its positions (ALiBi) cannot be set from outside"
-    if getattr(text, "use_bidirectional_attention", False) or getattr(text, "is_causal", True) is False:
+    if getattr(text, "num_kv_shared_layers", None) == text.num_hidden_layers:
+        return "it reads the keys and values of another model"
+    if (
+        getattr(text, "use_bidirectional_attention", False) in (True, "all")
+        or getattr(text, "is_causal", True) is False
+    ):
         return "its attention is not causal"
     needed = ("input_ids", STATE_ARGUMENT) if stateful and STATE_ARGUMENT in arguments else NEEDED_ARGUMENTS
     missing = [argument for argument in needed if argument not in arguments]
@@ -117,10 +133,16 @@ def text_config(config: Any) -> Any:
     return config.get_text_config(decoder=True)
 
 
+def position_offset(config: Any) -> int:
+    """The position of a text's first token."""
+    text = text_config(config)
+    return int(text.pad_token_id or 0) + 1 if text.model_type in AFTER_PADDING else 0
+
+
 def layer_kinds(config: Any) -> list[tuple[str, int | None]]:
     """For each layer its type and, for a sliding layer, its window in tokens."""
     config = text_config(config)
-    window = getattr(config, "sliding_window", None)
+    window = getattr(config, "sliding_window", None) or getattr(config, "sliding_window_size", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         only = "full_attention"
@@ -129,4 +151,4 @@ def layer_kinds(config: Any) -> list[tuple[str, int | None]]:
         elif getattr(config, "attention_chunk_size", None) is not None:
             only = "chunked_attention"
         kinds = [only] * config.num_hidden_layers
-    return [(kind, window if kind == "sliding_attention" else None) for kind in kinds]
+    return [(kind, window if "sliding" in kind else None) for kind in kinds]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.session import CachedSession
 from fsgen.backends.transformers.architecture import Architecture
 from fsgen.backends.transformers.context import context_of
-from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, Continuation, text_config, ways_to_continue
-from fsgen.backends.transformers.forward import TransformersForward
+from fsgen.backends.transformers.continuation import Continuation, text_config, ways_to_continue
+from fsgen.backends.transformers.forward import RowForward, TransformersForward
 from fsgen.backends.transformers.proof import check_exact
 from fsgen.backends.transformers.recurrent import RecurrentSession
 from fsgen.backends.transformers.slots import room
@@ -65,14 +67,23 @@ class TransformersModel:
         self.architecture = Architecture.of(model, self.context, self.vocab_size)
         self.device = self.architecture.device
         self._cpu = self._on_cpu_backend() if compiled else None
-        for self.continuation in ways:
+        self._slot_bytes: int | None = None
+        self.continuation = self._proven(ways) if config.model_type not in PROVEN else ways[0]
+
+    def _proven(self, ways: tuple[Continuation, ...]) -> Continuation:
+        """The first way to continue that turns out to be exact."""
+        faults = []
+        for way in ways:
             try:
-                if config.model_type not in PROVEN:
-                    check_exact(self, model, self.continuation)
-                break
-            except ValueError:
-                if self.continuation is ways[-1]:
-                    raise
+                check_exact(self.info.name, self.architecture, way, partial(self._session, way))
+            except ValueError as error:
+                faults.append(error)
+                continue
+            if way is Continuation.ROWS:
+                said = f"fsgen: {self.info.name!r} runs one row a call: only so is it exact"
+                print(said, file=sys.stderr, flush=True)
+            return way
+        raise faults[0]
 
     def __repr__(self) -> str:
         return f"TransformersModel({self.info.name!r})"
@@ -87,12 +98,20 @@ class TransformersModel:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
-        about = (self.info.name, self.vocab_size, self.context, self.device)
-        if self.continuation is not Continuation.REWOUND:
-            return RecurrentSession(StateForward(self.architecture, batch_size), self.continuation, batch_size, *about)
+        return self._session(self.continuation, self.architecture, batch_size)
+
+    def _session(self, way: Continuation, architecture: Architecture, rows: int) -> CachedSession | RecurrentSession:
         if self._cpu is not None:
-            return self._cpu.session(batch_size)
-        return CachedSession(TransformersForward(self.architecture, batch_size), *about)
+            return self._cpu.session(rows)
+        return self._session_on(_forward(architecture, way, rows), way)
+
+    def _session_on(
+        self, forward: TransformersForward | StateForward, way: Continuation
+    ) -> CachedSession | RecurrentSession:
+        about = (self.info.name, self.vocab_size, self.context, self.device)
+        if isinstance(forward, StateForward):
+            return RecurrentSession(forward, way, forward.rows, *about)
+        return CachedSession(forward, *about)
 
     def _on_cpu_backend(self) -> CpuModel | None:
         """The model on the compiled forward pass, None where that cannot compute it."""
@@ -111,14 +130,17 @@ class TransformersModel:
         """
         if self._cpu is not None:
             return self._cpu.cache_bytes(tokens)
-        config = text_config(self.module.config)
-        queries = getattr(config, "num_attention_heads", None) or 0
-        heads: int = getattr(config, "num_key_value_heads", None) or queries
-        width: int = getattr(config, "head_dim", None) or (config.hidden_size // queries if queries else 0)
-        attending = sum(kind in ATTENTION_LAYERS or kind == "hybrid" for kind in self.architecture.layers)
-        # A model that is spread over several devices counts as if all of it were on the first.
-        size: int = self.module.dtype.itemsize
-        return 2 * attending * heads * width * size * room(tokens, self.context)
+        if self._slot_bytes is None:  # heads differ in number and width, from family to family and layer to layer
+            forward = _forward(self.architecture, self.continuation, 1)
+            self._session_on(forward, self.continuation).score([[0]], 1)
+            self._slot_bytes = forward.slot_bytes
+        return self._slot_bytes * room(tokens, self.context)
+
+
+def _forward(architecture: Architecture, way: Continuation, rows: int) -> TransformersForward | StateForward:
+    if way is Continuation.ROWS:
+        return RowForward(architecture, rows)
+    return TransformersForward(architecture, rows) if way is Continuation.REWOUND else StateForward(architecture, rows)
 
 
 def model_facts(model: Any, name: str, path: str) -> ModelInfo:

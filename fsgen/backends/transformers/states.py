@@ -21,7 +21,13 @@ from transformers.cache_utils import Cache, DummyLayer, LinearAttentionCacheLaye
 
 from fsgen.backends.transformers.architecture import Architecture
 from fsgen.backends.transformers.cache import SlotBuffers
-from fsgen.backends.transformers.continuation import ATTENTION_LAYERS, EMPTY_LAYERS, STATE_ARGUMENT, text_config
+from fsgen.backends.transformers.continuation import (
+    ATTENTION_LAYERS,
+    EMPTY_LAYERS,
+    HYBRID_LAYERS,
+    STATE_ARGUMENT,
+    text_config,
+)
 from fsgen.backends.transformers.slots import Slots
 
 # The places of the empty state, and of one that a beginning common to several rows has left.
@@ -74,11 +80,16 @@ class StateForward:
         self._attention = [layer for layer in layers if isinstance(layer, RowSlotLayer)]
         self._cache = Cache(layers=layers)
         windows = architecture.windows
-        self._windows = {kind: window for kind, window in windows.items() if kind in ATTENTION_LAYERS}
-        if "hybrid" in windows:
-            self._windows["full_attention"] = None
+        # Some models call the mask of a hybrid layer by what it attends to.
+        attends = {"hybrid": "full_attention", "hybrid_sliding": "sliding_attention"}
+        self._windows = {
+            name: window
+            for kind, window in windows.items()
+            for name in (kind, attends.get(kind, kind))
+            if kind in ATTENTION_LAYERS | HYBRID_LAYERS
+        }
         # Layers that read no keys get no mask: what they read has no pads that anything would see.
-        self._no_masks = dict.fromkeys({"linear_attention", *windows} - self._windows.keys())
+        self._no_masks = dict.fromkeys({"linear_attention", "conv", *windows} - self._windows.keys())
         self._cache_argument = STATE_ARGUMENT if STATE_ARGUMENT in architecture.arguments else "past_key_values"
         # Scans of several tokens are padded to whole chunks; how long these are changes nothing but the time.
         parts = architecture.module.modules()
@@ -90,12 +101,17 @@ class StateForward:
         if kind in ATTENTION_LAYERS:
             return RowSlotLayer(self)
         number = int(getattr(text_config(self._architecture.module.config), "number_of_conv_states", 1))
-        return HybridLayer(self, number) if kind == "hybrid" else StateLayer(number)
+        return HybridLayer(self, number) if kind in HYBRID_LAYERS else StateLayer(number)
 
     @property
     def state_bytes(self) -> int:
         """The size of one snapshot; 0 before the first call."""
         return sum(bank[0].numel() * bank.element_size() for layer in self._states for bank in layer.banks.values())
+
+    @property
+    def slot_bytes(self) -> int:
+        """What the keys and values of one token of one row take; known after the first call."""
+        return sum(layer.slot_bytes for layer in self._attention)
 
     def snapshot(self, place: int) -> list[Tensor]:
         """The states in a place."""

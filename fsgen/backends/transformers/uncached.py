@@ -68,7 +68,7 @@ class UncachedModel:
         if self._module is None or self._is_int8 or self.dtype == torch.float64:
             return None
         wide = torch.float64 if self.dtype == torch.float32 else torch.float32
-        if not _can_copy(self._module, wide.itemsize):
+        if not can_copy(self._module, wide.itemsize):
             return None
         return UncachedModel(self.model, copy.deepcopy(self._module).to(wide))
 
@@ -80,7 +80,7 @@ class UncachedModel:
         config = getattr(self._module, "config", None)
         if self._module is None or getattr(config, "_attn_implementation", "eager") == "eager" or self._is_int8:
             return None
-        if not _can_copy(self._module, self.dtype.itemsize):
+        if not can_copy(self._module, self.dtype.itemsize):
             return None
         module: Any = copy.deepcopy(self._module)
         module.set_attn_implementation("eager")
@@ -144,7 +144,7 @@ def rounding(model: UncachedModel, logits: Tensor) -> float:
     return math.sqrt(model.layers) * model.eps * float(logits.abs().max())
 
 
-def _can_copy(module: torch.nn.Module, itemsize: int) -> bool:
+def can_copy(module: torch.nn.Module, itemsize: int) -> bool:
     """Whether the weights are on one device that has room for them once more, in a type of so many bytes."""
     weights = [*module.parameters(), *module.buffers()]
     devices = {weight.device for weight in weights}
