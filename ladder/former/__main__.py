@@ -18,6 +18,8 @@ def run(step: str, size_name: str) -> None:
         table.table()
     else:
         make, sizes = (distill.train, distill.DISTILLED) if step == "distill" else (tune.train, tune.TUNED)
+        if size_name != "all" and size_name not in (size.name for size in sizes):
+            raise ValueError(f"no {step} for {size_name}; choose one of {', '.join(size.name for size in sizes)}")
         for size in reversed(sizes):
             if size_name in ("all", size.name):
                 make(size)

@@ -89,6 +89,8 @@ def test_what_is_exported(size: FamilySize, tmp_path: Path, monkeypatch: pytest.
 def test_steps_refuse_what_they_do_not_make() -> None:
     with pytest.raises(ValueError, match="unknown model 'pocket-9t'"):
         former_steps.run("export", "pocket-9t")
+    with pytest.raises(ValueError, match=r"no tune for pocket-4m; choose one of pocket-0\.25m, "):
+        former_steps.run("tune", "pocket-4m")
 
 
 def test_the_teacher_is_rounded_as_it_ships(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from ladder import mix, score, second_tokenizer, tokenizer
 from ladder.corpus import Document
-from ladder.sizes import Size
+from ladder.sizes import VOCAB_SIZE, Size
 from ladder.train import new_model
 
 _TINY = Size("pocket-test", hidden=32, layers=1, heads=2, ffn=48, vocab_size=300)
@@ -60,7 +60,7 @@ def test_the_second_tokenizer_reads_the_same_documents(stream: Path, monkeypatch
     monkeypatch.setattr(second_tokenizer, "SECOND_VOCAB_SIZE", 280)
     second_tokenizer.build()
     texts = []
-    for vocab_size in (mix.VOCAB_SIZE, 280):
+    for vocab_size in (VOCAB_SIZE, 280):
         ids, labels = mix.shard(0, 1, vocab_size)
         encoder = mix.encoder(vocab_size)
         texts.append(sorted(text for row in ids.tolist() for text in _texts_of(row, encoder)))
@@ -105,7 +105,7 @@ def test_a_model_begins_with_the_second_tokenizer() -> None:
 def test_losses_of_two_tokenizers_are_per_token_of_the_first(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tokenizer.save(tokenizer.train_tokenizer(["1"], 257), tokenizer.made_folder(257))
     documents = [Document("chains", "1 + 1 =", " 222222 = 222222")]
-    sizes = [replace(_TINY, vocab_size=mix.VOCAB_SIZE), replace(_TINY, vocab_size=257)]
+    sizes = [replace(_TINY, vocab_size=VOCAB_SIZE), replace(_TINY, vocab_size=257)]
     losses = []
     for size in sizes:
         model = new_model(size)
@@ -113,7 +113,7 @@ def test_losses_of_two_tokenizers_are_per_token_of_the_first(stream: Path, monke
             parameter.data.zero_()  # each token costs the logarithm of the vocabulary
         losses.append(score.held_out_loss(model, documents))
     counts = [sum(label != -100 for label in mix.encode(documents[0], size.vocab_size)[1]) for size in sizes]
-    assert losses[0] == pytest.approx(math.log(mix.VOCAB_SIZE))
+    assert losses[0] == pytest.approx(math.log(VOCAB_SIZE))
     assert losses[1] == pytest.approx(math.log(257) * counts[1] / counts[0])
 
 

@@ -13,7 +13,7 @@ from ladder import __main__ as steps
 from ladder import package, plan, queue, tokenizer
 from ladder.families import NeoXSize
 from ladder.plan import Job
-from ladder.sizes import Size
+from ladder.sizes import VOCAB_SIZE, Size
 from ladder.train import new_model
 
 _SMALL = Size("pocket-1m", hidden=32, layers=1, heads=2, ffn=32, vocab_size=300)
@@ -34,7 +34,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tokenizer, "FOLDER", tmp_path / "tokenizer"), (bundled, "ROOT", root),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
-    for vocab_size in (260, 300, tokenizer.VOCAB_SIZE):
+    for vocab_size in (260, 300, VOCAB_SIZE):
         made = tokenizer.train_tokenizer(["1 + 2 = 3"], min(vocab_size, 300))
         tokenizer.save(made, tokenizer.made_folder(vocab_size))
     for name in ("pocket-1m", "pocket-9m"):

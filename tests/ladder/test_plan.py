@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
-from ladder import distill, first_stage, mix, package, plan, queue, tokenizer, tune
+from ladder import distill, families, first_stage, mix, package, plan, queue, tokenizer, tune
 from ladder.plan import Job
 from ladder.sizes import Size
 from ladder.train import Trapezoid, new_model
@@ -130,7 +130,7 @@ def test_done_and_locked_trainings_are_left_alone(work: Path) -> None:
 
 def _finish(job: Job, millions: int, seed: int = 0) -> None:
     job.folder(millions).mkdir(parents=True, exist_ok=True)
-    state = {"model": new_model(job.size, seed).state_dict(), "step": 9, "tokens": 8, "seconds": 7.0}
+    state = {"model": families.new_model(job.size, seed).state_dict(), "step": 9, "tokens": 8, "seconds": 7.0}
     torch.save(state, job.folder(millions) / "final.pt")
 
 
