@@ -162,7 +162,8 @@ def test_the_bundled_models_are_a_ladder() -> None:
     listed = {info.name: info for info in bundled()}
     assert sum(info.tuned_from is None for info in listed.values()) >= 5
     assert all(info.tuned_from is None or info.tuned_from in listed for info in listed.values())
-    tokenizers = {(POCKET / name / "tokenizer.json").read_bytes() for name in listed}
+    shared = [name for name, info in listed.items() if "vocab" not in info.family]  # two drafts have another one
+    tokenizers = {(POCKET / name / "tokenizer.json").read_bytes() for name in shared}
     assert len(tokenizers) == 1
 
 
