@@ -145,13 +145,9 @@ def _recheck(one: Sequence, result: RoundResult, target: Tensor, rollback: float
 
 
 def commit(one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: AdaptiveDraftLength | None) -> None:
-    """Writes what a round found into its text.
+    """Writes what a round found into its text, whose `ids` end with the drafted tokens.
 
-    Args:
-        one: the text, whose `ids` end with the drafted tokens.
-        result: of the round.
-        traces: completes the records.
-        adaptive: learns which drafted tokens were accepted; None where nobody does.
+    `traces` completes the records; `adaptive`, where there is one, learns which drafted tokens were accepted.
     """
     one.forget_draft()
     traces.held += sum(x.numel() for x in (result.p, result.q) if x is not None)

@@ -29,8 +29,7 @@ class Sequence:
         ids: the prompt, the written tokens, and, within a round, the drafted ones.
         written: tokens written so far (with rollback, those trusted since the last consultation may be taken back).
         stop_reason: None while it is being written.
-        usage: by role, forward calls and tokens run.
-        draft_seconds, system2_seconds, seconds: its share of the batch's wall clock; `seconds` is all of it.
+        usage, draft_seconds, system2_seconds, seconds: forward calls and tokens by role; its share of the wall clock.
     """
 
     def __init__(
@@ -43,8 +42,8 @@ class Sequence:
     ) -> None:
         self.prompt_ids, self.method, self.sampling = [int(token) for token in prompt_ids], parse(method), sampling
         self.candidates, self.keep_logits = candidates, keep_logits
-        self.number = 0  # its id, which the engine gives it
         self.ids, self.prompt_length = list(self.prompt_ids), len(self.prompt_ids)
+        self.number = 0  # its id, which the engine gives it
         self.longest = self.prompt_length + sampling.max_tokens  # tokens that it can have at most
         self.written = self.rounds = 0
         self.stop_reason: StopReason | None = None
@@ -57,8 +56,7 @@ class Sequence:
         self.pending_bonus: Tensor | None = None
         self.ngrams: dict[tuple[int, ...], int] = {}  # see `NgramProposer`; they cover the first `indexed` tokens
         self.indexed = 0
-        self.logits: list[Tensor] = []
-        self.usage: dict[str, Usage] = {}
+        self.logits, self.usage = list[Tensor](), dict[str, Usage]()
         self.draft_seconds = self.system2_seconds = self.seconds = 0.0
         self.begin_round()
 

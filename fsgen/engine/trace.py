@@ -22,9 +22,7 @@ class TraceBuffer:
 
     A summary of a few positions takes as long as one of a hundred. So the loop hands over p and q of each token with
     the record they belong to, and they are filled in later: after so many logits, or when somebody wants to read them.
-
-    Args:
-        names: of the models by role, for messages.
+    `names`, of the models by role, are for messages.
     """
 
     def __init__(self, names: Mapping[str, str] | None = None) -> None:
@@ -51,32 +49,22 @@ class TraceBuffer:
         self._temperatures.append(temperature)
 
     def settle(self) -> None:
-        """Complete all records.
-
-        Raises:
-            ValueError: a model gave logits that are not finite; names it and the position.
-        """
-        fault: str | None = None
+        """Complete all records. Raises ValueError for logits that are not finite: the model, and the position."""
+        faults: list[tuple[str, Trace]] = []
         for (side, candidates), (traces, lines) in self._sides.items():
             for part in _parts(lines):
                 columns = _columns(lines[part], side, candidates)
-                if fault is None and not math.isfinite(sum(columns[f"{side}_prob"])):
-                    fault = self._fault(side, traces[part], columns[f"{side}_prob"])
                 for trace, values in zip(traces[part], zip(*columns.values(), strict=True), strict=True):
                     trace.update(zip(columns, values, strict=True))
+                faults += [(side, trace) for trace in traces[part] if not math.isfinite(trace[f"{side}_prob"])]
         for part in _parts(self._p):
             distances = variation(self._p[part], self._q[part], self._temperatures[part]).tolist()
             for trace, distance in zip(self._compared[part], distances, strict=True):
                 trace["total_variation"] = distance
         self._clear()
-        if fault is not None:
-            raise ValueError(fault)
-
-    def _fault(self, side: str, traces: list[Trace], probs: list[float]) -> str:
-        """Which model gave logits that are not finite, and where, in words."""
-        trace = next(trace for trace, prob in zip(traces, probs, strict=True) if not math.isfinite(prob))
-        place = f"at token {trace['position']} of a text" if "position" in trace else "in a text"
-        return f"the logits of {' '.join(filter(None, ('the', side, self._names.get(side))))} are not finite {place}"
+        for side, trace in faults:
+            place = f"at token {trace['position']} of a text" if "position" in trace else "in a text"
+            raise ValueError(f"the logits of the {side} {self._names.get(side, 'model')} are not finite {place}")
 
 
 def _parts(lines: Lines) -> Iterator[slice]:
