@@ -56,9 +56,16 @@ def embed(args, t, me):
     begin, end = share(me, args.num_tokens)
     for token in range(begin, end):
         state = view(x.data, token * x.stride, hidden_size)
-        row = view(pointer(args.embed_tokens, t.cache), args.input_ids[token] * hidden_size, hidden_size)
-        for i in range(hidden_size):
-            state[i] = widen(row[i])
+        token_id = args.input_ids[token]
+        if args.embed_tokens:
+            row = view(pointer(args.embed_tokens, t.cache), token_id * hidden_size, hidden_size)
+            for i in range(hidden_size):
+                state[i] = widen(row[i])
+        else:  # a column of the output head
+            panel = args.lm_head.inputs * WIDTH
+            columns = view(pointer(args.lm_head.weight, t.cache), token_id // WIDTH * panel, panel)
+            for i in range(hidden_size):
+                state[i] = widen(columns[(i // t.per * WIDTH + token_id % WIDTH) * t.per + i % t.per])
 
 
 @stage

@@ -63,6 +63,11 @@ class CpuModel:
     def __repr__(self) -> str:
         return f"CpuModel({self.info.name!r})"
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of weights that a call reads."""
+        return sum(linear.weight.nbytes for linear in self._weights.linears.values())
+
     @cached_property
     def module(self) -> Any:
         """The same weights as a `transformers` model, loaded when it is first used, to compare with; None without."""

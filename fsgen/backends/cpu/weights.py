@@ -91,7 +91,8 @@ class CpuWeights:
         per: numbers of a sum that lie together.
         linears: by name, queries, keys and values together, and gate and up; lm_head: as if of one layer.
         products: multiplications that a token takes, without its attention.
-        tensors: norms, biases, windows and the embedding, by name; of all layers one after another, float32.
+        tensors: norms, biases, windows and the embedding (where the head does not hold it too), by name; of all layers
+            one after another, float32.
         cos, sin: [positions, head_dim / 2], as far as they have been needed.
     """
 
@@ -112,9 +113,10 @@ class CpuWeights:
         self.lm_head = self.linears["lm_head"]
         self.products = sum(linear.weight.numel() for linear in self.linears.values())
         self.tensors = self._norms_and_biases() | {
-            "embed_tokens": tensors["model.embed_tokens.weight"].to(dtype).contiguous(),
             "sliding_windows": torch.tensor([window or 0 for window in shape.windows]),
         }
+        if int8 or not shape.tied:  # else it is read from the head
+            self.tensors["embed_tokens"] = tensors["model.embed_tokens.weight"].to(dtype).contiguous()
         self._source = {}  # what was read of it is here
         self.cos = self.sin = torch.empty(0, self.head_dim)
 
