@@ -1,8 +1,8 @@
 """How fast decoding is beside another busy process, as a share of its speed on a quiet machine.
 
-    python -m benchmarks.shared_machine [--turns 3] [--busy 1] [--batch-size 1]
+    python -m benchmarks.shared_machine [--repeats 3] [--busy 1] [--batch-size 1]
 
-Threads that wait for each other give way, so that one busy process on two cores takes its part and no more.
+Threads that wait for each other yield their core, so that one busy process on two cores takes its share and no more.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fsgen import SamplingParams, tasks
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--busy", type=int, default=1, help="busy processes beside it")
     parser.add_argument("--batch-size", type=int, default=1)
     given = parser.parse_args()
@@ -33,15 +33,15 @@ def main() -> None:
 
     rate()  # the first call warms up
     shares = []
-    for _ in range(given.turns):
+    for _ in range(given.repeats):
         quiet = rate()
-        others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(given.busy)]
+        busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(given.busy)]
         try:
             beside = rate()
         finally:
-            for other in others:
-                other.kill()
-                other.wait()
+            for process in busy:
+                process.kill()
+                process.wait()
         shares.append(beside / quiet)
         print(f"quiet {quiet:,.0f} tokens/s, beside {given.busy} busy {beside:,.0f}: {shares[-1]:.2f}", flush=True)
     print(f"median share: {statistics.median(shares):.2f}")

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal, get_args
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from typing import Any, Literal, get_args
 
 Source = Literal["trusted", "accepted", "recovered", "bonus"]
 StopReason = Literal["eos", "stop", "length", "cancelled"]
@@ -161,25 +157,3 @@ class Example:
 def as_dict(record: Any) -> dict[str, Any]:
     """The fields of a slotted dataclass as a plain dict, not recursing."""
     return {f.name: getattr(record, f.name) for f in fields(record)}
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """When writing ends: once fewer tokens than this can be expected to stand.
-
-    Attributes:
-        lines: for equal bins of a token's probability, the chance that it stands as a line a + b p: (a, b) each.
-        least: writing goes on while the chances that all of a row stands, over the rows, sum to more.
-    """
-
-    lines: tuple[tuple[float, float], ...]
-    least: float
-
-    def chance(self, probability: float) -> float:
-        """That a token of this probability stands."""
-        a, b = self.lines[min(len(self.lines) - 1, int(probability * len(self.lines)))]
-        return a + b * probability
-
-
-if TYPE_CHECKING:
-    Ends = NDArray[np.int8]  # [vocab], not 0 for a token that ends a text

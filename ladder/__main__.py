@@ -6,41 +6,39 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import Any
 
-STEPS = ("corpus", "tokenizer", "train", "distill", "tune", "families", "language", "export", "overlap", "page")
-GRADED_STEPS = ("queue", "table", "keep")  # of the graded ladder
+STEPS = ("corpus", "tokenizer", "train", "language", "overlap")
+GRADED_STEPS = ("queue", "table", "keep", "switch")  # of the second stage
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m ladder", description=__doc__)
     parser.add_argument("step", choices=(*STEPS, *GRADED_STEPS, "all"))
+    parser.add_argument("--size", default="all", help="the name of one size, for train and language")
     parser.add_argument(
-        "--size", default="all", help="the name of one size, for train, distill, tune, families and language"
-    )
-    parser.add_argument(
-        "--tokens", type=int, default=40, help="millions of tokens that each model of the graded ladder reads"
+        "--tokens", type=int, default=25, help="millions of tokens that each model reads in the second stage"
     )
     parser.add_argument("--threads", type=int, default=None, help="threads of torch; by default all cores")
     return parser
 
 
 def run_graded(step: str, millions: int) -> None:
-    """Run one step of the graded ladder."""
+    """Run one step of the second stage."""
     if step == "queue":
-        from ladder import plan
+        from ladder import queue
 
-        plan.work(millions)
-    elif step == "keep":
-        from ladder import plan
-
-        plan.keep(millions)
-    else:
+        queue.work(millions)
+    elif step == "table":
         from ladder import gates
 
         gates.table(millions)
+    else:
+        from ladder import package
+
+        {"keep": package.keep, "switch": package.switch}[step](millions)
 
 
 def run(step: str, size_name: str) -> None:
-    """Run one step."""
+    """Run one step of the first stage."""
     # Only what the step needs is imported: the corpus needs no torch, and training no reasoning-gym.
     if step == "corpus":
         from ladder import corpus
@@ -51,15 +49,16 @@ def run(step: str, size_name: str) -> None:
 
         tokenizer.build()
         stream.build()
-    elif step in ("train", "distill", "tune", "families", "language"):
-        from ladder import distill, families, made_language, train, tune
+    elif step == "overlap":
+        from ladder import overlap
+
+        overlap.report()
+    else:
+        from ladder import families, first_stage, made_language
         from ladder.sizes import SIZES
 
         makers: dict[str, tuple[Callable[[Any], None], Sequence[Any]]] = {
-            "train": (train.train, SIZES),
-            "distill": (distill.distill, distill.DISTILLED),
-            "tune": (tune.tune, tune.TUNED),
-            "families": (families.train, families.SIZES),
+            "train": (first_stage.train, (*families.SIZES, *SIZES)),
             "language": (made_language.build, made_language.SIZES),
         }
         make, sizes = makers[step]
@@ -68,22 +67,10 @@ def run(step: str, size_name: str) -> None:
         for size in reversed(sizes):
             if size_name in ("all", size.name):
                 make(size)
-    elif step == "export":
-        from ladder import export
-
-        export.export(size_name)
-    elif step == "overlap":
-        from ladder import overlap
-
-        overlap.report()
-    else:
-        from ladder import table
-
-        table.table()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the arguments and run the steps in order."""
+    """Parse the arguments and run the steps in order; `all` are those of the first stage."""
     options = _parser().parse_args(arguments)
     if options.threads is not None:
         import torch

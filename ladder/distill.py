@@ -1,16 +1,19 @@
 """Distilled drafts: a small model learns what the largest one would say next (DistillSpec, arXiv 2310.08461).
 
-The loss is KL(teacher || draft) over the whole vocabulary, on texts of the training stream and on what the teacher
+The loss is KL(teacher || draft) over the whole vocabulary, on steps of the training stream and on what the teacher
 itself wrote for training prompts: such texts are what a draft has to continue.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from transformers import AutoTokenizer
 
 import fsgen
@@ -18,89 +21,99 @@ from fsgen import SamplingParams
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
 from fsgen.replay import replay
-from ladder import stream, tokenizer
-from ladder.corpus import read_documents
-from ladder.evaluate import inference_copy
-from ladder.files import WORK, read_jsonl, write_jsonl
-from ladder.sizes import SIZES, Size
-from ladder.train import Loss, Schedule, fit, new_model
+from ladder import mix, stream, tokenizer
+from ladder.files import read_jsonl, write_jsonl
+from ladder.score import inference_copy
+from ladder.train import Loss, Schedule, fit
 
-TEACHER = SIZES[-1]
-DISTILLED = (SIZES[1], SIZES[2])
-SUFFIX = "-distilled"
 SCHEDULE = Schedule(matrix_rate=0.01, other_rate=3e-3)
 # Prompts that the teacher answers, by domain. Fewer where its answers are nearly always those of the stream.
-PROMPTS = {"gsm8k": 2_000, "multiple_choice": 700, "mbpp": 311, "word_problems": 500, "arithmetic": 300}
-HELD_OUT_PROMPTS = {"gsm8k": 48, "multiple_choice": 48, "mbpp": 32, "word_problems": 32}
+PROMPTS = {
+    "chains": 1_000, "facts": 1_200, "lookup": 700, "tiny_python": 1_000, "word_problems": 500, "gsm8k": 1_000,
+    "mbpp": 311, "multiple_choice": 500,
+}  # fmt: skip
+HELD_OUT_PROMPTS = 24  # of each of these domains
+PROMPT_SHARD = 900  # of seed 0: beyond those that are trained on
 WRITTEN_PASSES = 5  # how often the teacher's texts are read
-STREAM_STEPS = 280  # steps on the training stream beside them
+STREAM_STEPS = 560  # steps on the training stream beside them
+SEED = 11
 _BRIEF = SamplingParams(max_tokens=200)
 _BATCH = 32
-_SEED = 11
+
+Step = tuple[torch.Tensor, torch.Tensor]
+Loader = Callable[[str], Any]  # of a model in float32 with the attention of this name
+Prompts = Mapping[str, Sequence[str]]  # by domain
 
 
-def prompts_of(part: str, counts: dict[str, int]) -> dict[str, list[list[int]]]:
-    """By domain, token ids of a sample of the prompts of one part of the corpus."""
-    encoder, documents = tokenizer.load(), read_documents(part)
+def training_prompts() -> dict[str, list[str]]:
+    """Different prompts of the training split of the mix, by domain."""
     chosen = {}
-    for domain, count in counts.items():
-        prompts = [document.prompt for document in documents if document.domain == domain and document.prompt]
-        sample = random.Random(_SEED).sample(prompts, min(count, len(prompts)))
-        chosen[domain] = [encoder.encode(prompt).ids for prompt in sample]
+    for domain, count in PROMPTS.items():
+        documents = itertools.islice(mix.documents(domain, 0, PROMPT_SHARD), 4 * count)  # some come more than once
+        chosen[domain] = list(dict.fromkeys(document.prompt for document in documents if document.prompt))[:count]
     return chosen
+
+
+def held_out_prompts() -> dict[str, list[str]]:
+    """Prompts of the held-out documents of the same domains."""
+    documents = mix.held_out()
+    return {domain: [document.prompt for document in documents[domain][:HELD_OUT_PROMPTS]] for domain in PROMPTS}
+
+
+def stream_steps(millions: int) -> list[Step]:
+    """Steps at random of the first so many million tokens of the mix, in their order."""
+    batches = mix.Batches(0, millions * 1_000_000 // mix.STEP_TOKENS)
+    chosen = random.Random(SEED).sample(range(len(batches)), min(STREAM_STEPS, len(batches)))
+    return [batches[step] for step in sorted(chosen)]
 
 
 def member(model: Any) -> TransformersModel:
     """A model of the ladder as `fsgen` takes it."""
-    return TransformersModel(model, AutoTokenizer.from_pretrained(tokenizer.FOLDER), "ladder")
+    return TransformersModel(model, AutoTokenizer.from_pretrained(tokenizer.home()), "ladder")
 
 
-def load_teacher(attention: str = "ladder_blocks") -> Any:
-    """The largest model in float32, with its weights rounded as they ship."""
-    model = new_model(TEACHER, attention=attention)
-    state = torch.load(WORK / "runs" / TEACHER.name / "final.pt", weights_only=True)["model"]
-    model.load_state_dict({name: value.bfloat16() for name, value in state.items()})
-    return model.eval()
+def write_texts(load_teacher: Loader, prompts: Prompts, folder: Path) -> list[stream.Encoded]:
+    """(ids, labels) of what the teacher writes greedily for the prompts; only what it wrote counts.
 
-
-def write_texts() -> list[stream.Encoded]:
-    """(ids, labels) of what the teacher writes greedily for training prompts; only what it wrote counts.
-
-    Each domain is kept in a file when it is done.
+    Each domain is kept in a file of the folder when it is done; of several processes one writes it.
     """
     items: list[stream.Encoded] = []
-    for domain, prompts in prompts_of("train", PROMPTS).items():
-        path = WORK / "teacher" / f"{domain}.jsonl.gz"
-        if not path.exists():
-            alone = fsgen.Members.of(target=member(load_teacher(attention="sdpa")))
-            texts = fsgen.generate(alone, prompts, "plain", sampling=_BRIEF, batch_size=_BATCH)
-            rows = zip(prompts, texts, strict=True)
-            write_jsonl(path, ({"given": given, "written": text.token_ids} for given, text in rows))
-            print(f"distill: the teacher wrote {len(texts)} texts, {domain}", flush=True)
-        for row in read_jsonl(path):
-            given, written = row["given"], row["written"]
-            items.append((given + written, [stream.IGNORED] * len(given) + written))
+    folder.mkdir(parents=True, exist_ok=True)
+    for domain, given in prompts.items():
+        path = folder / f"{domain}.jsonl.gz"
+        with FileLock(folder / f"{domain}.lock"):
+            if not path.exists():
+                _write(path, load_teacher("sdpa"), given)
+        rows = [(row["given"], row["written"]) for row in read_jsonl(path)]
+        items += [(asked + written, [stream.IGNORED] * len(asked) + written) for asked, written in rows]
     return items
 
 
-def batches() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(ids, labels) of every step: the teacher's texts among those of the training stream."""
-    items = write_texts()
-    order = random.Random(_SEED)
-    steps: list[tuple[torch.Tensor, torch.Tensor]] = []
+def _write(path: Path, teacher: Any, prompts: Sequence[str]) -> None:
+    encoder = mix.encoder()
+    ids = [encoder.encode(prompt).ids for prompt in prompts]
+    alone = fsgen.Members.of(target=member(teacher))
+    texts = fsgen.generate(alone, ids, "plain", sampling=_BRIEF, batch_size=_BATCH)
+    rows = zip(ids, texts, strict=True)
+    write_jsonl(path, ({"given": given, "written": text.token_ids} for given, text in rows))
+    print(f"distill: the teacher wrote {len(texts)} texts, {path.name}", flush=True)
+
+
+def among(written: Sequence[stream.Encoded], steps: Sequence[Step], step_tokens: int = mix.STEP_TOKENS) -> list[Step]:
+    """(ids, labels) of every step: the teacher's texts, several times, among the steps of the training stream."""
+    order, items, found = random.Random(SEED), list(written), list(steps)
     for _ in range(WRITTEN_PASSES):
         order.shuffle(items)
-        steps += stream.in_steps(*stream.pack(items, stream.SHORT))
-    steps += order.sample(stream.batches(stream.STREAM), STREAM_STEPS)
-    order.shuffle(steps)
-    return steps
+        found += stream.in_steps(*stream.pack(items, stream.SHORT), step_tokens)
+    order.shuffle(found)
+    return found
 
 
 def divergence(teacher: Any) -> Loss:
     """The loss KL(teacher || draft) in nats, summed over the labels of rows [b, t] that count."""
 
     def loss(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16):
             with torch.no_grad():
                 wanted = teacher(input_ids=ids, use_cache=False).logits
             given = model(input_ids=ids, use_cache=False).logits
@@ -113,21 +126,21 @@ def divergence(teacher: Any) -> Loss:
     return loss
 
 
-def watch_frequency() -> Callable[[Any], dict[str, float]]:
-    """Measures, for the training log, the collaboration frequency of a draft on held-out training prompts."""
-    target = member(load_teacher(attention="sdpa"))
+def watch_frequency(teacher: Any, prompts: Prompts) -> Callable[[Any], dict[str, float]]:
+    """Measures, for the training log, the collaboration frequency of a draft on these prompts."""
+    target, encoder = member(teacher), mix.encoder()
     alone = fsgen.Members.of(target=target)
-    prompts = prompts_of("held_out", HELD_OUT_PROMPTS)
+    ids = {domain: [encoder.encode(prompt).ids for prompt in given] for domain, given in prompts.items()}
     texts = {
-        domain: fsgen.generate(alone, ids, "plain", sampling=_BRIEF, batch_size=_BATCH)
-        for domain, ids in prompts.items()
+        domain: fsgen.generate(alone, given, "plain", sampling=_BRIEF, batch_size=_BATCH)
+        for domain, given in ids.items()
     }
 
     def watch(model: Any) -> dict[str, float]:
         members = fsgen.Members.of(draft=member(inference_copy(model)), target=target)
         found: dict[str, float] = {}
-        for domain, ids in prompts.items():
-            [read] = replay([members], ids, texts[domain])
+        for domain, given in ids.items():
+            [read] = replay([members], given, texts[domain])
             frequency = Counts.total(text.stats for text in read).collaboration_frequency
             if frequency is not None:
                 found[f"frequency_{domain}"] = round(frequency, 4)
@@ -136,11 +149,10 @@ def watch_frequency() -> Callable[[Any], dict[str, float]]:
     return watch
 
 
-def distill(size: Size, compiled: bool = True) -> None:
-    """Continue training one size towards the teacher's distributions."""
-    model = new_model(size)
-    state = torch.load(WORK / "runs" / size.name / "final.pt", weights_only=True)
-    model.load_state_dict(state["model"])
-    folder = WORK / "runs" / (size.name + SUFFIX)
-    loss, watch = divergence(load_teacher()), watch_frequency()
-    fit(model, batches(), folder, SCHEDULE, loss=loss, compiled=compiled, watch=watch)
+def train(
+    model: Any, load_teacher: Loader, steps: Sequence[Step], watched: Prompts, folder: Path, compiled: bool = True
+) -> None:
+    """Continue training a model towards the teacher's distributions, watching how often they differ."""
+    loss = divergence(load_teacher("ladder_blocks"))
+    watch = watch_frequency(load_teacher("sdpa"), watched)
+    fit(model, steps, folder, SCHEDULE, loss=loss, compiled=compiled, watch=watch)

@@ -1,4 +1,4 @@
-"""Two more families beside the Llama-like ladder, by the same recipe on the same stream: GPT-NeoX and Mamba-2.
+"""Two more families beside the Llama-like ladder, by the same recipe: GPT-NeoX and Mamba-2.
 
 A model has the width, and about the parameters, of the Llama of its size: with and without the embedding.
 """
@@ -11,11 +11,8 @@ from typing import Any
 import torch
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM, Mamba2Config, Mamba2ForCausalLM
 
-from ladder import stream
-from ladder.files import WORK
-from ladder.scan import fast_scan
-from ladder.sizes import CONTEXT, END_OF_TEXT_ID, FAMILY, VOCAB_SIZE
-from ladder.train import Schedule, fit
+from ladder import train
+from ladder.sizes import CONTEXT, END_OF_TEXT_ID, FAMILY, VOCAB_SIZE, Size
 
 _IDS = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID, "pad_token_id": END_OF_TEXT_ID}
 _CHUNK = 32  # tokens that Mamba-2 computes at once; of the powers of two the fastest to train on a CPU
@@ -32,6 +29,7 @@ class NeoXSize:
     ffn: int
 
     family = f"{FAMILY}-neox"
+    vocab_size = VOCAB_SIZE
 
     @property
     def non_embedding_parameters(self) -> int:
@@ -67,6 +65,7 @@ class Mamba2Size:
     state: int
 
     family = f"{FAMILY}-mamba2"
+    vocab_size = VOCAB_SIZE
 
     @property
     def non_embedding_parameters(self) -> int:
@@ -106,9 +105,6 @@ FamilySize = NeoXSize | Mamba2Size
 SIZES: tuple[FamilySize, ...] = (*NEOX, *MAMBA2)
 
 
-def train(size: FamilySize) -> None:
-    """Train one size on the whole stream, as the sizes of the ladder are."""
-    from ladder.evaluate import watch_dev
-
-    with fast_scan():
-        fit(size.new_model(), stream.batches(stream.STREAM), WORK / "runs" / size.name, Schedule(), watch=watch_dev)
+def new_model(size: Size | FamilySize, seed: int = 0, attention: str = "ladder_blocks") -> Any:
+    """A fresh model of a size of any family, in float32."""
+    return train.new_model(size, seed, attention) if isinstance(size, Size) else size.new_model(seed, attention)

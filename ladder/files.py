@@ -1,4 +1,4 @@
-"""Where the recipe reads and writes, and JSON lines."""
+"""Where the recipe reads and writes, JSON lines, and the generated parts of the page."""
 
 from __future__ import annotations
 
@@ -34,3 +34,16 @@ def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
         for row in rows:
             out.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
     temporary.replace(path)
+
+
+def fill(parts: dict[str, str], page: Path = PAGE) -> None:
+    """Fill the generated parts of the page, between `<!-- NAME -->` and `<!-- end NAME -->`."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        opening, closing = f"<!-- {name} -->", f"<!-- end {name} -->"
+        if opening not in text or closing not in text:
+            raise ValueError(f"{page.name} lacks the markers {opening} and {closing}")
+        before, rest = text.split(opening, 1)
+        after = rest.split(closing, 1)[1]
+        text = f"{before}{opening}\n{part}\n{closing}{after}"
+    page.write_text(text, encoding="utf-8")

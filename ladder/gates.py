@@ -8,38 +8,27 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
-
 from ladder import mix, plan, score
-from ladder.evaluate import inference_copy
-from ladder.files import RESULTS
+from ladder.files import RESULTS, fill
 from ladder.plan import Job
 from ladder.sizes import FAMILY
-from ladder.table import fill
 
 GRADED_RESULTS = RESULTS.with_name("graded.json")
 TASKS = {"chains": None, "facts": None, "lookup": None, "tiny_python": None, "pocket_math": None, "gsm8k": 200}
 KEPT_TEXTS = 10
 RISE, LARGEST, FAULTS, TASKS_THAT_RISE = 0.30, 0.97, 0.02, 3
+GATES = ("rises", "apart", "open", "clean")
 
 Measured = Mapping[str, Any]
-
-
-def trained(job: Job, millions: int) -> tuple[Any, dict[str, Any]]:
-    """The trained model of a job in float32, its weights rounded as they ship, and the state of its training."""
-    model = job.new_model()
-    state: dict[str, Any] = torch.load(job.folder(millions) / "final.pt", weights_only=True, map_location="cpu")
-    model.load_state_dict({name: value.bfloat16() for name, value in state["model"].items()})
-    return inference_copy(model), state
 
 
 def measure(job: Job, millions: int) -> dict[str, Any]:
     """Losses and accuracies of one model; kept beside its weights, with the first texts of each task."""
     path = job.folder(millions) / "measured.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    model, state = trained(job, millions)
+    model, state = job.trained(millions), job.state(millions)
     found |= {"name": job.name, "size": job.size.name, "seed": job.seed, "parameters": job.size.parameters}
-    found["family"] = getattr(job.size, "family", FAMILY)
+    found |= {"family": job.size.family, "tuned_from": job.base.name if job.base else None}
     found |= {"non_embedding_parameters": job.size.non_embedding_parameters, "tokens": millions * 1_000_000}
     found |= {"predicted_tokens": state["tokens"], "training_seconds": round(state["seconds"])}
     if "held_out_loss" not in found:
@@ -56,8 +45,9 @@ def measure(job: Job, millions: int) -> dict[str, Any]:
     return found
 
 
-def _by_size(models: Sequence[Measured]) -> list[list[Measured]]:
-    """The models of each size, the smallest size first."""
+def by_size(models: Sequence[Measured]) -> list[list[Measured]]:
+    """The models of each size of the ladder, the smallest size first: neither tuned ones, nor those of others."""
+    models = [model for model in models if model["family"] == FAMILY and not model.get("tuned_from")]
     sizes = sorted({(model["parameters"], model["size"]) for model in models})
     return [[model for model in models if model["size"] == name] for _, name in sizes]
 
@@ -112,7 +102,7 @@ def _word(passed: bool) -> str:
 
 def lines(models: Sequence[Measured]) -> Iterator[str]:
     """The tables and the gates in Markdown."""
-    sizes = _by_size([model for model in models if model["family"] == FAMILY])
+    sizes = by_size(models)
     tasks = [task for task in TASKS if all(task in model["tasks"] for model in models)]
     yield "| model | parameters | " + " | ".join(f"`{task}`" for task in tasks) + " |"
     yield "|---|---:|" + "---:|" * len(tasks)
@@ -121,7 +111,7 @@ def lines(models: Sequence[Measured]) -> Iterator[str]:
         yield f"| `{model['name']}` | {model['parameters']:,} | " + " | ".join(cells) + " |"
     yield ""
     domains = list(sizes[0][0]["held_out_loss"])
-    yield "| held-out loss | " + " | ".join(domain.replace("_", " ") for domain in domains) + " |"
+    yield "| loss | " + " | ".join(domain.replace("_", " ") for domain in domains) + " |"
     yield "|---|" + "---:|" * len(domains)
     for group in sizes:
         cells = [f"{_mean([model['held_out_loss'][domain] for model in group]):.4f}" for domain in domains]
@@ -134,7 +124,7 @@ def lines(models: Sequence[Measured]) -> Iterator[str]:
         gate = task_gate(sizes, task)
         errors = ", ".join(f"{error:.1f}" for error in gate["errors"])
         faults = " | ".join(f"{gate[kind]:.1%}" for kind in ("no_answer", "cut", "loops"))
-        failed = [word for word in ("rises", "apart", "open", "clean") if not gate[word]]
+        failed = [word for word in GATES if not gate[word]]
         verdict = "yes" if not failed else "not: " + ", ".join(failed)
         yield f"| `{task}` | {gate['rise']:+.1%} | {errors} | {faults} | {verdict} |"
 

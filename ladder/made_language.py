@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fsgen.experiments.made_language import END, LANGUAGE_SEED, VOCAB_SIZE, Language, words
 from fsgen.models.bundled import MADE
-from ladder import export, tokenizer
+from ladder import package, tokenizer
 from ladder.files import WORK
 from ladder.sizes import Size
 from ladder.train import Schedule, fit, new_model
@@ -33,6 +33,7 @@ class MadeSize(Size):
 
     vocab_size: int = VOCAB_SIZE
     context: int = CONTEXT
+    family: str = "made"
     seed: int = 0
 
 
@@ -78,17 +79,17 @@ def ship(size: MadeSize) -> None:
     model.load_state_dict(state["model"])
     facts: dict[str, Any] = {
         "name": size.name,
-        "family": "made",
+        "family": size.family,
         "parameters": size.parameters,
         "non_embedding_parameters": size.non_embedding_parameters,
         "training_tokens": state["tokens"],
         "training_seconds": round(state["seconds"]),
         "tuned_from": None,
         "language_seed": LANGUAGE_SEED,
-        "recipe_version": export.RECIPE_VERSION,
+        "recipe_version": 1,
     }
     folder.parent.mkdir(parents=True, exist_ok=True)
-    export.write_model(model, folder, facts, FOLDER)
+    package.write_model(model, folder, facts, FOLDER)
     print(f"export {size.name}: {sum(file.stat().st_size for file in folder.iterdir()):,} bytes")
 
 

@@ -1,14 +1,15 @@
 """The training stream of the graded ladder: shards of a million tokens, made when they are needed and kept.
 
 A shard depends on its seed and number alone, so a longer training goes on where a shorter one ended. All sizes of one
-seed read the same shards in the same order.
+seed read the same shards in the same order. A model with the second tokenizer reads the same documents as ids of that
+one: they make as many tokens to a few percent, so all models take the same steps.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,8 @@ from safetensors.torch import load_file, save_file
 from ladder import stream, tokenizer
 from ladder.corpus import Document, read_documents
 from ladder.files import WORK
-from ladder.graded import Split, chains, facts, lookup, tiny_python
-from ladder.sizes import END_OF_TEXT_ID
+from ladder.graded import Made, Split, chains, facts, lookup, tiny_python
+from ladder.sizes import VOCAB_SIZE
 
 FOLDER = WORK / "mix"
 SHARD_TOKENS = 1_000_000
@@ -29,6 +30,7 @@ WIDTHS = (512, 512, 512, 512, 1024)  # of the rows, shard by shard
 GRADED = {"chains": chains, "facts": facts, "lookup": lookup, "tiny_python": tiny_python}
 # Shares of the tokens, prompts included: of the first shards, and of the later ones.
 FIRST_SHARDS = 3
+FEW_PEOPLE_SHARDS = 4  # that tell of the first people of the made world alone
 FIRST_SHARES = {
     "chains": 0.20, "facts": 0.20, "tiny_python": 0.17, "lookup": 0.13, "word_problems": 0.12, "gsm8k": 0.08,
     "python": 0.04, "multiple_choice": 0.03, "mbpp": 0.02, "arithmetic": 0.01,
@@ -43,8 +45,11 @@ HELD_OUT = 200  # documents of each graded task
 
 def graded(domain: str, split: Split, seed: int) -> Iterator[Document]:
     """Documents of one graded task."""
-    for made in GRADED[domain].problems(split, seed):
-        yield Document(domain, made.prompt, made.completion)
+    return _documents(domain, GRADED[domain].problems(split, seed))
+
+
+def _documents(domain: str, problems: Iterator[Made]) -> Iterator[Document]:
+    return (Document(domain, made.prompt, made.completion) for made in problems)
 
 
 @cache
@@ -55,8 +60,11 @@ def _collected() -> dict[str, list[Document]]:
     return found
 
 
-def documents(domain: str, seed: int) -> Iterator[Document]:
-    """Endless training documents of one domain; collected ones begin again in another order."""
+def documents(domain: str, seed: int, number: int) -> Iterator[Document]:
+    """Endless training documents of one domain for a shard; collected ones begin again in another order."""
+    seed = seed * 1000 + number
+    if domain == "facts" and number < FEW_PEOPLE_SHARDS:
+        yield from _documents(domain, facts.problems("train", seed, facts.FIRST_PEOPLE))
     if domain in GRADED:
         yield from graded(domain, "train", seed)
     rng = random.Random(f"{domain}/{seed}")
@@ -65,29 +73,29 @@ def documents(domain: str, seed: int) -> Iterator[Document]:
 
 
 @cache
-def encoder() -> Any:
-    """The tokenizer of the ladder."""
-    return tokenizer.load()
+def encoder(vocab_size: int = VOCAB_SIZE) -> Any:
+    """The tokenizer of so many entries."""
+    return tokenizer.load(vocab_size)
 
 
-def encode(document: Document) -> stream.Encoded:
-    """Ids and labels of a document with its end of text."""
-    ids = [*encoder().encode(document.text).ids, END_OF_TEXT_ID]
-    given = 0 if document.domain in WHOLE else len(encoder().encode(document.prompt).ids)
-    return ids, [stream.IGNORED] * given + ids[given:]
+def encode(document: Document, vocab_size: int = VOCAB_SIZE, whole: Collection[str] = WHOLE) -> stream.Encoded:
+    """Ids and labels of a document with its end of text; of the domains in `whole` the prompts count too."""
+    return stream.encode(encoder(vocab_size), document, document.domain in whole)
 
 
-def _shard_documents(seed: int, number: int) -> list[stream.Encoded]:
-    items: list[stream.Encoded] = []
+def shard_documents(seed: int, number: int) -> list[tuple[Document, stream.Encoded]]:
+    """The documents of a shard in their order, with their ids in the ladder's tokenizer."""
+    items: list[tuple[Document, stream.Encoded]] = []
     for domain, share in (FIRST_SHARES if number < FIRST_SHARDS else SHARES).items():
         room = int(share * SHARD_TOKENS * 1.01)  # so that padding leaves enough whole rows
-        source = documents(domain, seed=seed * 1000 + number)
+        source = documents(domain, seed, number)
         if domain == "python":  # modules are long: parts of them, as many as fit
             source = _parts(source)
         while room > 0:
-            item = encode(next(source))
-            items.append(item)
-            room -= len(item[0])
+            document = next(source)
+            encoded = encode(document)
+            items.append((document, encoded))
+            room -= len(encoded[0])
     random.Random(f"shard/{seed}/{number}").shuffle(items)
     return items
 
@@ -101,11 +109,16 @@ def _parts(source: Iterator[Document], characters: int = 4_000) -> Iterator[Docu
 
 
 @lru_cache(maxsize=1)
-def shard(seed: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+def shard(seed: int, number: int, vocab_size: int = VOCAB_SIZE) -> tuple[torch.Tensor, torch.Tensor]:
     """Rows of ids and labels, [n, width] both."""
-    path: Path = FOLDER / f"seed{seed}" / f"{number:04}.safetensors"
+    folder = f"seed{seed}" if vocab_size == VOCAB_SIZE else f"seed{seed}-vocab{vocab_size}"
+    path: Path = FOLDER / folder / f"{number:04}.safetensors"
     if not path.exists():
-        ids, labels = stream.pack(_shard_documents(seed, number), WIDTHS[number % len(WIDTHS)])
+        items = (
+            encoded if vocab_size == VOCAB_SIZE else encode(document, vocab_size)
+            for document, encoded in shard_documents(seed, number)
+        )
+        ids, labels = stream.pack(items, WIDTHS[number % len(WIDTHS)])
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".tmp{random.random()}")
         save_file({"ids": ids, "labels": labels}, temporary)
@@ -119,8 +132,8 @@ class Batches:
 
     PER_SHARD = SHARD_TOKENS // STEP_TOKENS  # whole steps; what is left over of a shard is not read
 
-    def __init__(self, seed: int, steps: int) -> None:
-        self._seed, self._steps = seed, steps
+    def __init__(self, seed: int, steps: int, vocab_size: int = VOCAB_SIZE) -> None:
+        self._seed, self._steps, self._vocab_size = seed, steps, vocab_size
 
     def __len__(self) -> int:
         """The number of steps."""
@@ -129,9 +142,11 @@ class Batches:
     def __getitem__(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(ids, labels) of one step."""
         number, place = divmod(step, self.PER_SHARD)
-        ids, labels = shard(self._seed, number)
+        ids, labels = shard(self._seed, number, self._vocab_size)
         rows = STEP_TOKENS // ids.shape[1]
-        return ids[place * rows : (place + 1) * rows], labels[place * rows : (place + 1) * rows]
+        # A shard of the second tokenizer may be short by a few steps: then it begins again.
+        chosen = torch.arange(place * rows, (place + 1) * rows) % len(ids)
+        return ids[chosen], labels[chosen]
 
 
 def held_out() -> dict[str, list[Document]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from fsgen import tasks
 from fsgen.types import Example
 from ladder import mix
 from ladder.corpus import Document
-from ladder.sizes import END_OF_TEXT_ID
+from ladder.sizes import END_OF_TEXT_ID, VOCAB_SIZE
 from ladder.stream import IGNORED
 
 GRADED = tuple(mix.GRADED)
@@ -34,7 +34,7 @@ class Text:
 @torch.inference_mode()
 def write(model: Any, prompts: Sequence[str], max_tokens: int, stop: Sequence[str] = ()) -> list[Text]:
     """Greedy completions, each up to the end of text or the first stop string."""
-    encoder = mix.encoder()
+    encoder = mix.encoder(model.config.vocab_size)
     encoded = [encoder.encode(prompt).ids for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
     texts: dict[int, Text] = {}
@@ -62,7 +62,7 @@ def level(task: str, example: Example) -> int:
     if task == "chains":
         return int((len(found["steps"]) - 1) // 2)
     if task == "facts":
-        return sum(found["rank"] > rank for rank in (10, 30, 70, 130))
+        return sum(found["rank"] > rank for rank in (30, 90, 210, 390))
     if task == "lookup":
         return sum((found["pairs"], found["steps"]) > low for low in ((3, 9), (4, 1), (8, 1), (12, 9)))
     return int(found.get("operations", 1)) - 1
@@ -97,18 +97,40 @@ def measure_task(model: Any, name: str, limit: int | None = None) -> tuple[dict[
     return score_texts(name, examples, texts), texts
 
 
+def _windows(
+    document: Document, vocab_size: int, whole: Collection[str], context: int
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids and the labels of the tokens that follow them, up to a whole context each."""
+    ids, labels = mix.encode(document, vocab_size, whole)
+    for start in range(0, len(ids) - 1, context):
+        if following := labels[start + 1 : start + context]:
+            yield ids[start : start + context], following
+
+
 @torch.inference_mode()
-def held_out_loss(model: Any, documents: Sequence[Document], context: int = 1024) -> float:
-    """Mean cross-entropy (nats) of the tokens that training counts."""
+def held_out_loss(
+    model: Any, documents: Sequence[Document], whole: Collection[str] = mix.WHOLE, context: int = 1024
+) -> float:
+    """Mean cross-entropy (nats) of what training counts, the prompts too in the domains of `whole`.
+
+    It is per token of the ladder's tokenizer, whatever that of the model, so that models of two can be compared.
+    """
     total, count = 0.0, 0
     for document in documents:
-        all_ids, all_labels = mix.encode(document)
-        for start in range(0, len(all_ids), context):
-            ids = torch.tensor([all_ids[start : start + context]])
-            labels = torch.tensor(all_labels[start + 1 : start + context])
-            if not len(labels):
-                continue
-            logits = model(input_ids=ids, use_cache=False).logits[0, : len(labels)].float()
+        for window, following in _windows(document, model.config.vocab_size, whole, context):
+            labels = torch.tensor(following)
+            logits = model(input_ids=torch.tensor([window]), use_cache=False).logits[0, : len(labels)].float()
             total += float(F.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORED))
-            count += int((labels != IGNORED).sum())
+        for _, following in _windows(document, VOCAB_SIZE, whole, context):
+            count += sum(label != IGNORED for label in following)
     return total / count
+
+
+def inference_copy(model: Any, attention: str = "sdpa") -> Any:
+    """A float32 copy of a model in training that decodes with the standard attention, or another."""
+    config = type(model.config).from_dict(model.config.to_dict())
+    if model._supports_sdpa:
+        config._attn_implementation = attention
+    copy = type(model)(config)
+    copy.load_state_dict(model.state_dict())
+    return copy.eval()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 FAMILY = "pocket"
 CONTEXT = 1024
 VOCAB_SIZE = 2048
+SECOND_VOCAB_SIZE = 1024  # of the second tokenizer, which two drafts have
 END_OF_TEXT_ID = 0
 
 
@@ -21,6 +22,7 @@ class Size:
     ffn: int
     vocab_size: int = VOCAB_SIZE
     context: int = CONTEXT
+    family: str = FAMILY
 
     @property
     def non_embedding_parameters(self) -> int:

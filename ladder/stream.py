@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -30,16 +32,11 @@ _SEED = 7
 Encoded = tuple[list[int], list[int]]  # ids, labels
 
 
-def encode(documents: Iterable[Document], completions_only: bool = False) -> Iterator[tuple[str, Encoded]]:
-    """(domain, (ids, labels)) of each document, with the end of text."""
-    encoder = tokenizer.load()
-    for document in documents:
-        ids = [*encoder.encode(document.text).ids, END_OF_TEXT_ID]
-        labels = list(ids)
-        if completions_only:
-            given = len(encoder.encode(document.prompt).ids)
-            labels[:given] = [IGNORED] * given
-        yield document.domain, (ids, labels)
+def encode(encoder: Any, document: Document, whole: bool) -> Encoded:
+    """Ids and labels of a document with its end of text; all count, or those of the completion."""
+    ids = [*encoder.encode(document.text).ids, END_OF_TEXT_ID]
+    given = 0 if whole else len(encoder.encode(document.prompt).ids)
+    return ids, [IGNORED] * given + ids[given:]
 
 
 def pack(documents: Iterable[Encoded], width: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -76,7 +73,7 @@ def pack(documents: Iterable[Encoded], width: int) -> tuple[torch.Tensor, torch.
 
 
 def _save(path: Path, tensors: dict[str, torch.Tensor], counts: dict[str, int]) -> None:
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".tmp{os.getpid()}")  # another process may make the same
     save_file(tensors, temporary, metadata={domain: str(tokens) for domain, tokens in counts.items()})
     temporary.replace(path)
 
@@ -91,9 +88,12 @@ def build() -> None:
     order.shuffle(documents)
     counts: dict[str, int] = {}
     encoded: list[Encoded] = []
-    for domain, item in encode(documents):
+    encoder = tokenizer.load()
+    for document in documents:
+        domain = document.domain
         if counts.get(domain, 0) >= CAPS.get(domain, 1 << 60):
             continue
+        item = encode(encoder, document, whole=True)
         repeats = EPOCHS.get(domain, 1)
         counts[domain] = counts.get(domain, 0) + len(item[0]) * repeats
         encoded += [item] * repeats
@@ -116,7 +116,8 @@ def build_tuning(documents: list[Document]) -> None:
         print("tuning stream: done already")
         return
     random.Random(_SEED).shuffle(documents)
-    items = [item for _, item in encode(documents, completions_only=True)]
+    encoder = tokenizer.load()
+    items = [encode(encoder, document, whole=False) for document in documents]
     short, short_labels = pack(items, SHORT)
     counts = {"tuning": sum(len(ids) for ids, _ in items)}
     _save(TUNING_STREAM, {"short": short, "short_labels": short_labels}, counts)
@@ -129,9 +130,11 @@ def stream_tokens() -> dict[str, int]:
         return {domain: int(tokens) for domain, tokens in opened.metadata().items()}
 
 
-def in_steps(ids: torch.Tensor, labels: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows [n, width] cut into steps of 8,192 tokens; what is left over is dropped."""
-    rows = STEP_TOKENS // ids.shape[1]
+def in_steps(
+    ids: torch.Tensor, labels: torch.Tensor, tokens: int = STEP_TOKENS
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows [n, width] cut into steps of so many tokens; what is left over is dropped."""
+    rows = tokens // ids.shape[1]
     return [(ids[i : i + rows], labels[i : i + rows]) for i in range(0, len(ids) - rows + 1, rows)]
 
 

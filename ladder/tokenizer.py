@@ -1,8 +1,9 @@
-"""The shared byte-level BPE tokenizer: every digit is a token of its own, decoding is exact."""
+"""The byte-level BPE tokenizers: every digit is a token of its own, decoding is exact."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,11 @@ from typing import Any
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ladder.corpus import read_documents
-from ladder.files import PACKAGE, WORK
+from ladder.files import PACKAGE, TRAINED, WORK
 from ladder.sizes import CONTEXT, VOCAB_SIZE
 
 END_OF_TEXT = "<|endoftext|>"
 FOLDER = WORK / "tokenizer"
-SHIPPED = PACKAGE / "pocket-0.6m"
 _SAMPLE = 2_500_000  # characters of each domain
 _CONFIG = {
     "tokenizer_class": "PreTrainedTokenizerFast",
@@ -49,15 +49,32 @@ def save(tokenizer: Any, folder: Path) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, for AutoTokenizer."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer_config.json").write_text(json.dumps(_CONFIG, indent=2) + "\n", encoding="utf-8")
-    temporary = folder / "tokenizer.tmp"
+    temporary = folder / f"tokenizer.tmp{os.getpid()}"
     tokenizer.save(str(temporary), pretty=False)
     temporary.replace(folder / "tokenizer.json")
 
 
-def load() -> Any:
-    """The trained tokenizer; as it ships where it was not trained here."""
-    made = FOLDER / "tokenizer.json"
-    return Tokenizer.from_file(str(made if made.exists() else SHIPPED / "tokenizer.json"))
+def made_folder(vocab_size: int = VOCAB_SIZE) -> Path:
+    """Where the tokenizer of so many entries is trained."""
+    return FOLDER if vocab_size == VOCAB_SIZE else FOLDER.with_name(f"tokenizer-{vocab_size}")
+
+
+def home(vocab_size: int = VOCAB_SIZE) -> Path:
+    """The folder of the tokenizer of so many entries: as it was trained here, as it ships, or as a model was kept.
+
+    Raises:
+        ValueError: there is none.
+    """
+    model = "pocket-0.6m" if vocab_size == VOCAB_SIZE else f"pocket-0.6m-vocab{vocab_size}"
+    for folder in (made_folder(vocab_size), PACKAGE / model, TRAINED / model):
+        if (folder / "tokenizer.json").exists():
+            return folder
+    raise ValueError(f"there is no tokenizer of {vocab_size} entries yet")
+
+
+def load(vocab_size: int = VOCAB_SIZE) -> Any:
+    """The trained tokenizer of so many entries."""
+    return Tokenizer.from_file(str(home(vocab_size) / "tokenizer.json"))
 
 
 def build() -> None:

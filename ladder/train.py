@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from transformers import AttentionInterface, LlamaConfig, LlamaForCausalLM
 
 from ladder import stream
-from ladder.files import WORK
 from ladder.sizes import END_OF_TEXT_ID, Size
 
 _MICRO_TOKENS = 4096  # what stays in the cache of a core
@@ -214,10 +213,3 @@ def fit(
             return
     state = snapshot(steps)
     _save(folder / "final.pt", {name: state[name] for name in ("model", "step", "tokens", "seconds")})
-
-
-def train(size: Size) -> None:
-    """Train one size on the whole stream."""
-    from ladder.evaluate import watch_dev
-
-    fit(new_model(size), stream.batches(stream.STREAM), WORK / "runs" / size.name, Schedule(), watch=watch_dev)

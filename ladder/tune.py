@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-
-import torch
+from typing import Any
 
 from ladder import stream
 from ladder.corpus import Document, read_documents
-from ladder.files import WORK
-from ladder.sizes import SIZES, Size
-from ladder.train import Schedule, fit, new_model
+from ladder.train import Schedule, fit
 
-# Proxy tuning needs a tuned and an untuned small model; the largest is the reference that it tries to reach.
-TUNED = (SIZES[1], SIZES[2], SIZES[-1])
-SUFFIX = "-tuned"
 SCHEDULE = Schedule(matrix_rate=0.004, other_rate=1e-3)
 _ENDING = re.compile(r"\n#### (-?[\d,.]+)\s*$")
 
@@ -36,16 +30,7 @@ def documents() -> list[Document]:
     ]
 
 
-def tune(size: Size, start: Path | None = None, folder: Path | None = None) -> None:
-    """Continue training one size on the tuned style; the loss is on the completions only.
-
-    Args:
-        size: what is tuned.
-        start: its state; where None, that of the first stage.
-        folder: where the tuned model goes; where None, beside it.
-    """
-    start = start or WORK / "runs" / size.name / "final.pt"
+def tune(model: Any, folder: Path, compiled: bool = True) -> None:
+    """Continue training a model on the tuned style; the loss is on the completions only."""
     stream.build_tuning(documents())
-    model = new_model(size)
-    model.load_state_dict(torch.load(start, weights_only=True, map_location="cpu")["model"])
-    fit(model, stream.batches(stream.TUNING_STREAM), folder or start.parent.with_name(size.name + SUFFIX), SCHEDULE)
+    fit(model, stream.batches(stream.TUNING_STREAM), folder, SCHEDULE, compiled=compiled)

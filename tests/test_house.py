@@ -127,8 +127,8 @@ def test_files_and_functions_are_short(file: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=shown)
 def test_lines_of_pages_are_readable(page: Path) -> None:
     lines = page.read_text(encoding="utf-8").splitlines()
-    # A row of a table cannot be broken, nor can an address.
-    wide = [n for n, line in enumerate(lines, 1) if len(line) > WIDEST_LINE and not re.match(r"\||.*https?://", line)]
+    # An address cannot be broken.
+    wide = [n for n, line in enumerate(lines, 1) if len(line) > WIDEST_LINE and "://" not in line]
     assert wide == []
 
 
@@ -162,7 +162,8 @@ def test_the_bundled_models_are_a_ladder() -> None:
     listed = {info.name: info for info in bundled()}
     assert sum(info.tuned_from is None for info in listed.values()) >= 5
     assert all(info.tuned_from is None or info.tuned_from in listed for info in listed.values())
-    tokenizers = {(POCKET / name / "tokenizer.json").read_bytes() for name in listed}
+    shared = [name for name, info in listed.items() if "vocab" not in info.family]  # two drafts have another one
+    tokenizers = {(POCKET / name / "tokenizer.json").read_bytes() for name in shared}
     assert len(tokenizers) == 1
 
 

@@ -117,7 +117,6 @@ class Answer:
         charts, tables: what is shown of it.
         remarks: what else has to be known to read it, a sentence each.
         experiment, title, question, config: which it was, and with which settings.
-        values: for the fields of the words that the experiment's file has for all this; see `worded`.
     """
 
     statement: str
@@ -131,12 +130,11 @@ class Answer:
     title: str = ""
     question: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
-    values: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
         cls,
-        statement: str,
+        words: Mapping[str, Any],
         holds: bool | None,
         numbers: Mapping[str, Estimate],
         charts: Mapping[str, Iterable[Point]],
@@ -144,17 +142,30 @@ class Answer:
         remarks: Iterable[str] = (),
         **values: Any,
     ) -> Self:
-        """An answer from the points of charts and the rows of tables by name; those that are empty are left out."""
+        """An answer in the words of its experiment's file.
+
+        Args:
+            words: `statement`, `overturn`, `remarks`, and by their names those of `charts` and `tables`, with fields;
+                and `phrases`: for a value that is true, false or null (unclear) the words that stand in its field.
+            holds: as above; a value, too.
+            numbers: as above.
+            charts, tables: their points and rows, by name; those that have none are left out.
+            remarks: more of them.
+            values: for the fields.
+        """
+        values["holds"] = holds
+        for name, choices in words["phrases"].items():
+            values[name] = choices[values[name]].format(**values)
         drawn = (Chart(name, points=tuple(points)) for name, points in charts.items())
         listed = (Table.of(name, rows) for name, rows in tables.items())
         return cls(
-            statement,
-            holds,
+            statement=" ".join(words["statement"].format(**values).split()),  # a phrase may be empty
+            holds=holds,
+            overturn=words["overturn"].format(**values),
             numbers=numbers,
-            charts=tuple(chart for chart in drawn if chart.points),
-            tables=tuple(table for table in listed if table.rows),
-            remarks=tuple(remarks),
-            values=values,
+            charts=tuple(_worded(chart, words["charts"], values) for chart in drawn if chart.points),
+            tables=tuple(_worded(table, words["tables"], values) for table in listed if table.rows),
+            remarks=(*(remark.format(**values) for remark in words["remarks"]), *remarks),
         )
 
     def __post_init__(self) -> None:
@@ -165,26 +176,9 @@ class Answer:
             if any(len(row) != len(table.columns) for row in table.rows):
                 raise ValueError(f"table {table.name!r} has rows that do not fit its {len(table.columns)} columns")
 
-    def worded(self, words: Mapping[str, Any]) -> Self:
-        """With the words of a file, their fields filled with the `values`.
-
-        Args:
-            words: `overturn`, `remarks`, and the words of `charts` and `tables` by their names.
-        """
-        return replace(
-            self,
-            overturn=words["overturn"].format(**self.values),
-            remarks=(*(remark.format(**self.values) for remark in words["remarks"]), *self.remarks),
-            charts=tuple(_worded(chart, words["charts"], self.values) for chart in self.charts),
-            tables=tuple(_worded(table, words["tables"], self.values) for table in self.tables),
-            values={},
-        )
-
     def as_dict(self) -> dict[str, Any]:
         """As `answers/<experiment>.json` has it."""
-        made = asdict(self) | {"numbers": {name: asdict(number) for name, number in self.numbers.items()}}
-        del made["values"]
-        return made
+        return asdict(self)
 
 
 def from_dict(content: Mapping[str, Any]) -> Answer:
@@ -202,14 +196,6 @@ def from_dict(content: Mapping[str, Any]) -> Answer:
     return Answer(**made)
 
 
-def shown(estimate: Estimate, form: str = ".3f", scale: float = 1.0) -> str:
-    """A number times a scale, with its interval in brackets, each in a format such as `+.1f`."""
-    interval = ""
-    if estimate.low is not None and estimate.high is not None:
-        interval = f" [{scale * estimate.low:{form}}, {scale * estimate.high:{form}}]"
-    return f"{scale * estimate.value:{form}}{interval}"
-
-
 def below(estimate: Estimate, value: float) -> bool | None:
     """Whether the interval lies below some value; None where it does not tell."""
     above = estimate.above(value)
@@ -221,11 +207,6 @@ def effect(estimate: Estimate, negligible: float) -> bool | None:
     if estimate.above(0.0):
         return True
     return False if estimate.above(negligible) is False else None
-
-
-def verdict(holds: bool | None, yes: str, no: str, unclear: str) -> str:
-    """The words for what an interval decided, or left open."""
-    return unclear if holds is None else yes if holds else no
 
 
 def read_answers(folder: Path) -> list[Answer]:

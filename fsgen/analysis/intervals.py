@@ -8,9 +8,10 @@ with the study; the width of an interval is then known to about 5 %.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ FEWER_RESAMPLES = 500
 TAILS = (2.5, 97.5)
 
 Floats = NDArray[np.float64]
+Measure: TypeAlias = Callable[[Floats], Floats]
+"""From how often each example is drawn, [resamples, examples], to what is measured on them, [resamples]."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,10 @@ class Estimate:
 
     def __str__(self) -> str:
         return self.shown()
+
+    def __format__(self, form: str) -> str:
+        """As `shown` in a format, `+.1f`; `+.1%` is the same of a hundred times the numbers, without a sign."""
+        return self.shown(form.replace("%", "f") or ".3f", 100 if form.endswith("%") else 1.0)
 
 
 @lru_cache(maxsize=16)
@@ -105,13 +112,16 @@ def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int =
         return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))
 
 
-def resampled(
-    measured: Callable[[Floats], Floats], examples: int, comparisons: int = 1, resamples: int = RESAMPLES
-) -> Estimate:
+def of_draws(values: Floats) -> Estimate:
+    """The number whose first value was measured, and whose others are of resamples."""
+    return Estimate(float(values[0]), *(percentiles(values[1:]) if len(values) > 1 else (None, None)))
+
+
+def resampled(measured: Measure, examples: int, comparisons: int = 1, resamples: int = RESAMPLES) -> Estimate:
     """Anything that is measured on examples, with its interval: a difference of two ratios, say.
 
     Args:
-        measured: from how often each example is drawn, [resamples, examples], to what is measured, [resamples].
+        measured: from how often each example is drawn to a number.
         examples: how many there are, or groups (`grouped`).
         comparisons: as in `percentiles`.
         resamples: how often they are drawn.
@@ -121,3 +131,13 @@ def resampled(
         if examples < 2:
             return Estimate(value)
         return Estimate(value, *percentiles(measured(draws(examples, resamples)), comparisons))
+
+
+def mean_of(measures: Sequence[tuple[Measure, int]], resamples: int = RESAMPLES) -> Estimate:
+    """The mean of several measures, each of so many examples; equal numbers of examples are drawn alike."""
+
+    def mean(weights: Floats) -> Floats:
+        found: Floats = np.mean([measure(weights[:, :count]) for measure, count in measures], axis=0)
+        return found
+
+    return resampled(mean, max(count for _, count in measures), resamples=resamples)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fsgen.analysis.intervals import FEWER_RESAMPLES, Estimate, Floats, grouped, resampled
+from fsgen.analysis.intervals import FEWER_RESAMPLES, Estimate, Floats, Measure, grouped, resampled
 from fsgen.analysis.uncertainty import auroc
 
 RESAMPLES = FEWER_RESAMPLES
@@ -51,7 +51,11 @@ class Ranking:
 
     def auroc(self) -> Estimate:
         """The area under the ROC curve."""
-        return resampled(lambda drawn: auroc(*self.sums(drawn)), self.groups, resamples=RESAMPLES)
+        return self.estimate(lambda drawn: auroc(*self.sums(drawn)))
+
+    def estimate(self, measure: Measure) -> Estimate:
+        """A number with its interval over the groups."""
+        return resampled(measure, self.groups, resamples=RESAMPLES)
 
     def missed(self, calls: Floats, drawn: Floats) -> Floats:
         """The mismatches that are missed, over all positions, at some consulted rates, [resamples].
@@ -74,6 +78,10 @@ class Ranking:
         with np.errstate(invalid="ignore", divide="ignore"):
             gain: Floats = (frequency / 2 - area) / (frequency / 2 - frequency**2 / 2)
         return gain
+
+    def gain_over(self, other: Ranking) -> Estimate:
+        """Its gain less that of another score of the same positions."""
+        return self.estimate(lambda drawn: self.gain(drawn) - other.gain(drawn))
 
     def _curve(self, drawn: Floats) -> tuple[Floats, Floats]:
         """At each threshold the consulted positions, and the mismatches among them, over all, [resamples, bins]."""

@@ -1,13 +1,86 @@
-"""Rates of the same examples under several conditions, and their differences."""
+"""Ratios of sums over the same examples under several conditions, and what is measured of them on drawn examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.intervals import Estimate, Floats, grouped, ratio, resampled
+from fsgen.analysis.intervals import RESAMPLES, Estimate, Floats, Measure, grouped, ratio, resampled
+
+Cell: TypeAlias = tuple[Any, ...]
+CELL = ("task", "draft", "target")
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Sums of columns over the texts of the same examples under several conditions.
+
+    Attributes:
+        conditions: their names, tuples of what distinguishes them.
+        sums: by column, [examples or groups of them, conditions].
+        resamples: how often examples are drawn for an interval.
+    """
+
+    conditions: Sequence[tuple[Any, ...]]
+    sums: dict[str, Floats]
+    resamples: int = RESAMPLES
+
+    @classmethod
+    def of(
+        cls, texts: pl.DataFrame, by: Sequence[str], columns: Sequence[str],
+        conditions: Sequence[tuple[Any, ...]] | None = None, example: Sequence[str] = ("example",),
+        resamples: int = RESAMPLES,
+    ) -> Self:  # fmt: skip
+        """The sums of a table.
+
+        Args:
+            texts: a row a text, or a part of one.
+            by: columns that tell the conditions.
+            columns: what is summed; `texts` counts the rows.
+            conditions: in their order; None for that of the rows.
+            example: columns that tell the examples.
+            resamples: as above.
+        """
+        texts = texts.with_columns(texts=pl.lit(1), number=pl.struct(example).rank("dense") - 1)
+        found = texts.select(by).rows()
+        conditions = list(dict.fromkeys(found)) if conditions is None else conditions
+        place = {condition: number for number, condition in enumerate(conditions)}
+        where = texts["number"].to_numpy(), np.array([place[row] for row in found])
+        sums = {}
+        for column in (*columns, "texts"):
+            total = np.zeros((int(where[0].max()) + 1, len(conditions)), order="F")  # a condition's examples together
+            np.add.at(total, where, texts[column].cast(pl.Float64).to_numpy())
+            sums[column] = grouped(total)
+        return cls(conditions, sums, resamples)
+
+    def __len__(self) -> int:
+        return len(self.sums["texts"])
+
+    @property
+    def once(self) -> Floats:
+        """Every example drawn once, [1, examples]."""
+        return np.ones((1, len(self)))
+
+    def ratio(self, part: str, whole: str, weights: Floats, at: Sequence[int] | slice = slice(None)) -> Floats:
+        """The ratio of two columns under each condition, or under some, [resamples, conditions]."""
+        found: Floats = (weights @ self.sums[part][:, at]) / (weights @ self.sums[whole][:, at])
+        return found
+
+    def estimate(self, measure: Measure, comparisons: int = 1) -> Estimate:
+        """A number with its interval over the examples; `comparisons` as in `resampled`."""
+        return resampled(measure, len(self), comparisons, self.resamples)
+
+    def each(self, part: str, whole: str) -> list[Estimate]:
+        """The ratio of two columns under each condition."""
+
+        def of(place: int) -> Estimate:
+            return self.estimate(lambda weights: self.ratio(part, whole, weights)[:, place])
+
+        return [of(place) for place in range(len(self.conditions))]
 
 
 class Rates:
@@ -15,64 +88,50 @@ class Rates:
 
     Args:
         frame: one row for each example, pair, task and condition.
-        condition, part, whole: its columns.
+        condition, part, whole: its columns; of several that tell a condition, its name is the tuple.
     """
 
-    def __init__(self, frame: pl.DataFrame, condition: str, part: str, whole: str = "tokens") -> None:
-        placed = frame.with_columns(
-            unit=pl.struct("task", "example").rank("dense") - 1, cell=pl.struct("task", "draft", "target")
-        )
-        self.cells = [
-            (str(c["task"]), str(c["draft"]), str(c["target"])) for c in placed["cell"].unique(maintain_order=True)
-        ]
-        units = int(placed["unit"].max()) + 1  # type: ignore[arg-type]
-        names = placed[condition].unique(maintain_order=True).to_list()
-        sums = np.zeros((units, len(names), len(self.cells), 2))
-        index = {cell: i for i, cell in enumerate(self.cells)}
-        where = (
-            placed["unit"].to_numpy(),
-            np.array([names.index(name) for name in placed[condition].to_list()]),
-            np.array([index[str(c["task"]), str(c["draft"]), str(c["target"])] for c in placed["cell"].to_list()]),
-        )
-        np.add.at(sums, where, placed.select(part, whole).cast(pl.Float64).to_numpy())
-        self._names, self._sums = names, grouped(sums)
+    def __init__(self, frame: pl.DataFrame, condition: str | Sequence[str], part: str, whole: str = "tokens") -> None:
+        by = [condition] if isinstance(condition, str) else [*condition]
+        self._sums = Sums.of(frame, (*by, *CELL), (part, whole), example=("task", "example"))
+        self._part, self._whole = part, whole
+        self._names = [name[0] if len(by) == 1 else name[: len(by)] for name in self._sums.conditions]
+        self._cells = [name[len(by) :] for name in self._sums.conditions]
 
-    def of(self, name: object) -> Callable[[Floats], Floats]:
+    @property
+    def cells(self) -> list[Cell]:
+        """All tasks and pairs."""
+        return list(dict.fromkeys(self._cells))
+
+    def of(self, name: object) -> Measure:
         """The ratio under a condition as a function of how often each example is drawn."""
-        sums = self._sums[:, self._names.index(name)]
+        at = [i for i, mine in enumerate(self._names) if mine == name]
 
         def measured(weights: Floats) -> Floats:
-            each = (weights @ sums[..., 0]) / (weights @ sums[..., 1])
-            known = ~np.isnan(each)  # a cell may have nothing under this condition, or nothing in this resample
+            each = self._sums.ratio(self._part, self._whole, weights, at)
+            known = ~np.isnan(each)  # a cell may have nothing in this resample
             mean: Floats = np.where(known, each, 0.0).sum(1) / known.sum(1)
             return mean
 
         return measured
 
-    @property
-    def examples(self) -> int:
-        """How many are drawn: examples, or groups of them."""
-        return len(self._sums)
+    def measured(self, measure: Measure, comparisons: int = 1) -> Estimate:
+        """Anything that is made of what `of` gives."""
+        return self._sums.estimate(measure, comparisons)
 
     def estimate(self, name: object, comparisons: int = 1) -> Estimate:
         """The ratio under a condition; `comparisons` as in `resampled`."""
-        return resampled(self.of(name), len(self._sums), comparisons)
+        return self.measured(self.of(name), comparisons)
 
-    def minus(self, name: object, other: Callable[[Floats], Floats], comparisons: int = 1) -> Estimate:
+    def minus(self, name: object, other: Measure, comparisons: int = 1) -> Estimate:
         """The ratio under a condition minus another one on the same examples."""
         mine = self.of(name)
-        return resampled(lambda weights: mine(weights) - other(weights), len(self._sums), comparisons)
+        return self.measured(lambda weights: mine(weights) - other(weights), comparisons)
 
-    def each(self, name: object) -> Iterator[tuple[tuple[str, str, str], Estimate]]:
-        """The ratio under a condition in each cell: (task, draft, target) and the estimate."""
-        sums = self._sums[:, self._names.index(name)]
-        for i, cell in enumerate(self.cells):
-            if sums[:, i, 1].any():
-                found = ratio(sums[:, i, 0], sums[:, i, 1])
-                assert found is not None, "the denominator is not 0"
-                yield cell, found
-
-
-def in_points(estimate: Estimate) -> str:
-    """A difference of two rates in percentage points, signed, with its interval."""
-    return estimate.shown("+.1f", 100)
+    def each(self, name: object) -> Iterator[tuple[Cell, Estimate]]:
+        """The ratio under a condition in each cell."""
+        for i, (mine, cell) in enumerate(zip(self._names, self._cells, strict=True)):
+            if mine == name:
+                found = ratio(self._sums.sums[self._part][:, i], self._sums.sums[self._whole][:, i])
+                if found is not None:
+                    yield cell, found

@@ -1,4 +1,4 @@
-"""What a session asks of the forward pass behind it."""
+"""What a session needs of the forward pass behind it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Work:
         start: the first position that has to run.
         wanted: of how many last positions logits are wanted.
         agreed: how many tokens are those that the row held before.
-        prefix: a row that holds the beginning of this one too, and of how many tokens; for whoever reads it there.
+        prefix: a row that holds the beginning of this one too, and of how many tokens; some backends read it there.
     """
 
     row: int
@@ -47,7 +47,7 @@ class Forward(Protocol):
         ...
 
     def run(self, work: list[Work], keep: int) -> Tensor:
-        """Logits [rows, keep, vocab], float32, of the last positions of these rows; what nobody wanted is finite."""
+        """Logits [rows, keep, vocab], float32, of the last positions of these rows; what is not wanted is finite."""
         ...
 
     def copy(self, source: int, destination: int, length: int) -> None:

@@ -27,12 +27,12 @@ class Members:
     """Models of one tokenizer, by role.
 
     Attributes:
-        draft, target, base: the models; None for a role that nobody plays.
+        draft, target, base: the models; None for a role without a model.
         tokenizer: the one they share, the target's copy where there is a target.
         vocab_size: ids that all of them know; logits beyond are padding, to be cropped.
         context: the longest sequence that all of them can score.
         eos_ids: the tokens that end a text, as the target has them.
-        ngram: where there is no draft model, matches of at most so many tokens draft (prompt lookup); 0: nobody does.
+        ngram: where there is no draft model, matches of at most so many tokens draft (prompt lookup); 0: none do.
         draft_lengths: what decoding has learned of their speed and agreement, by method and batch size.
         lock: held for each round, so that engines in several threads take turns.
     """
@@ -94,7 +94,7 @@ class Members:
                 self._kept.clear()
 
     def session(self, role: str, rows: int) -> Session:
-        """A session of the model of a role: one that was kept, or a new one. Nobody else has it meanwhile."""
+        """A session of the model of a role: one that was kept, or a new one. It has one user at a time."""
         kept = self._kept.pop((role, rows), None)
         return getattr(self, role).session(rows) if kept is None else kept
 
@@ -133,7 +133,7 @@ class Plan:
 
     Attributes:
         draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
-            for a role that nobody plays.
+            for a role without a model.
         dtype, device, draft_weights: as given to `plan`.
         ngram: as in `Members`.
     """

@@ -1,4 +1,4 @@
-"""What the decode loop asks of a model: a session that scores whole sequences.
+"""What the decode loop needs of a model: a session that scores whole sequences.
 
 The caller hands over the *whole* sequence of each row, every time. The session keeps what it computed before, finds
 the longest common prefix, runs only the rest, in one forward call for all rows, and forgets what no longer holds. So
@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from fsgen.types import Ends
-
-from fsgen.types import Limit, ModelInfo
+from fsgen.types import ModelInfo
 
 TokenIds = Sequence[int]
 
@@ -66,35 +64,6 @@ class Session(Protocol):
         ...
 
 
-class Writer(Protocol):
-    """A session that can write greedy tokens by itself, which spares a call for each."""
-
-    def write(
-        self,
-        sequences: Sequence[TokenIds | None],
-        last: Sequence[int],
-        steps: Sequence[int],
-        limit: Limit | None = None,
-        ends: Sequence[Ends] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, list[list[int]], list[list[float]]]:
-        """Scores as `Session.score` does, and lets each row go on by its most likely tokens.
-
-        Args:
-            sequences, last: as there.
-            steps: how many tokens each row writes at the most; of its last one no logits are computed.
-            limit: when to end before that.
-            ends: of each row, the tokens after which it writes no more.
-
-        Returns:
-            the logits of `score`, the first token's among them; [rows, most tokens of a row - 1, vocab] those of the
-            tokens after it, from the left, finite where a row wrote fewer; each row's tokens; their probabilities.
-
-        Raises:
-            ValueError: as there, or a row would be longer than the context window.
-        """
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend declares that it can do; read by the engine and by studies.
@@ -103,13 +72,11 @@ class Capabilities:
         full_logits: it gives all logits, not only those of the most likely tokens.
         bit_exact: a token's logits have the same bits however the work is cut into calls, and in any batch.
         several_tokens: several new tokens in one call are computed in one forward pass, not one by one.
-        writes: its sessions can write greedy tokens by themselves (`Writer`).
     """
 
     full_logits: bool = True
     bit_exact: bool = False
     several_tokens: bool = True
-    writes: bool = False
 
 
 class Model(Protocol):

@@ -95,26 +95,16 @@ class CachedSession(RowSession):
 
         They are inference tensors: outside `torch.inference_mode` they are read, not written.
         """
-        work = self._work(sequences, last)
+        work = self._plan(sequences, last)
         if not work:
             return torch.empty(self.rows, 0, self._vocab, device=self._device)
-        keep = max(item.wanted for item in work)
-        logits = self._run(work, keep)
-        self._count(work)
-        return logits
-
-    def _work(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> list[Work]:
-        """What there is to run, without what another row holds."""
-        work = self._plan(sequences, last)
-        if any(item.new - item.wanted >= WORTH_COPYING for item in work):
-            self._share(work)
-        return work
-
-    def _count(self, work: list[Work]) -> None:
+        self._share(work)
+        logits = self._run(work, max(item.wanted for item in work))
         for item in work:
             usage = self.usage[item.row]
             usage.calls += 1
             usage.tokens += len(item.tokens) - max(item.start, min(self._counted[item.row], len(item.tokens)))
+        return logits
 
     def _share(self, work: list[Work]) -> None:
         """Copies beginnings that another row holds; what several rows are about to compute, one of them does first."""
@@ -150,15 +140,11 @@ class CachedSession(RowSession):
         """The keys and values of the first `length` tokens of a row become those of another."""
         self._forward.copy(donor, row, length)
 
-    def _prepare(self, work: list[Work], longest: int) -> None:
-        """Makes room for rows of so many tokens, and forgets what is about to be overwritten."""
-        self._forward.reserve(max(self._expected, longest))
-        for item in work:
-            del self._known[item.row][item.start :]  # should the call fail, these are no longer trusted
-
     def _run(self, work: list[Work], keep: int) -> Tensor:
         """Runs the new tokens of these rows: logits [rows, keep, vocab], float32."""
-        self._prepare(work, max(len(item.tokens) for item in work))
+        self._forward.reserve(max(self._expected, *(len(item.tokens) for item in work)))
+        for item in work:
+            del self._known[item.row][item.start :]  # should the call fail, these are no longer trusted
         logits = self._forward.run(work, keep)
         for item in work:
             self._known[item.row] = item.tokens

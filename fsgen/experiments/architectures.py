@@ -1,29 +1,25 @@
-"""`architectures`: whether a draft and a target of one family agree more often than those of two.
-
-Frequencies are compared by their logarithms. Each pair's is explained by its draft and by its target, whatever these
-are (size, training, loss, difficulty of its texts), and by whether both are of one family. The question is the last.
-"""
+"""`architectures`: whether a draft and a target of one family agree more often than those of two."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import numpy as np
 import polars as pl
 from pydantic import Field
-from scipy import stats
 
-from fsgen.analysis.answers import Answer, Point, Row, below, verdict
+from fsgen.analysis.answers import Answer, Point, Row, below
+from fsgen.analysis.design import Design, Pair
 from fsgen.analysis.frequency import total_counts
-from fsgen.analysis.intervals import Estimate, Floats, draws
+from fsgen.analysis.intervals import Estimate, Floats, draws, of_draws
 from fsgen.analysis.labels import short_name, task_label
+from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import oracle_cells
+from fsgen.experiments.cells import labelled, oracle_cells
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
-from fsgen.experiments.sums import Sums, of_draws
 from fsgen.study.config import Keys
 from fsgen.study.plan import Plan
 
@@ -35,70 +31,6 @@ class Options(Keys):
 
     families: dict[str, str] = Field(default_factory=dict)
     rewound: Annotated[int, Field(ge=0)] = 16
-
-
-class Pair(NamedTuple):
-    """A draft and a target."""
-
-    draft: str
-    target: str
-
-
-@dataclass(frozen=True, eq=False)
-class Design:
-    """What is estimated from the logarithms of the pairs' frequencies, as sums over pairs.
-
-    Attributes:
-        kinds: the families of draft and target of each pair.
-        rest: takes out what drafts and targets explain, [pairs, pairs].
-        same: whether a pair is of one family, [pairs].
-        own: the same for each family, [pairs, families]; `names` are theirs.
-    """
-
-    kinds: list[Pair]
-    rest: Floats
-    same: Floats
-    own: Floats
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, pairs: Sequence[Pair], families: Mapping[str, str]) -> Design:
-        """The design of some pairs. Raises ValueError where they cannot tell one family from two."""
-        columns = [[name == one for name in side] for side in zip(*pairs, strict=True) for one in dict.fromkeys(side)]
-        explained = np.array(columns, dtype=np.float64).T
-        rest = np.eye(len(pairs)) - explained @ np.linalg.pinv(explained)
-        kinds = [Pair(families[pair.draft], families[pair.target]) for pair in pairs]
-        names = tuple(dict.fromkeys(family for side in zip(*kinds, strict=True) for family in side))
-        own = np.array([[kind.draft == kind.target == one for one in names] for kind in kinds], np.float64)
-        design = cls(kinds, rest, own.sum(1), own, names)
-        if np.linalg.norm(rest @ design.same) < 1e-6:
-            raise ValueError(
-                "these pairs cannot tell one family from two: let drafts of two families or more each be paired with "
-                "targets of two families or more"
-            )
-        return design
-
-    def effect(self, logs: Floats) -> Floats:
-        """What one family adds to the logarithm, by least squares, [...], from [..., pairs]."""
-        rest = self.rest @ self.same
-        return np.asarray(logs @ rest / (rest @ self.same))
-
-    def over_pairs(self, logs: Floats) -> tuple[float, float] | None:
-        """The 95 % interval of the effect by what the pairs still differ in, [pairs]; None where too few are left."""
-        effect, rest = self.effect(logs), self.rest @ self.same
-        left = self.rest @ logs - effect * rest
-        free = round(float(np.trace(self.rest))) - 1
-        if free < 1:
-            return None
-        width = stats.t.ppf(0.975, free) * np.sqrt(left @ left / free / (rest @ rest))
-        return float(effect - width), float(effect + width)
-
-    def by_family(self, logs: Floats) -> Floats | None:
-        """What being of each family adds, [..., families], from [..., pairs]; None where these cannot be separated."""
-        rest = self.rest @ self.own
-        if np.linalg.matrix_rank(rest, tol=1e-6) < len(self.names):
-            return None
-        return np.asarray(logs @ np.linalg.pinv(rest).T)
 
 
 def check(lab: Lab, options: Options) -> None:
@@ -113,20 +45,17 @@ def check(lab: Lab, options: Options) -> None:
     Design.of(_pairs(plan), _families(plan, options))
 
 
-def measure(
-    lab: Lab, options: Options
-) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], pl.DataFrame, pl.DataFrame]:
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], list[Row], list[Row]]:
     """All pairs of the study, each model's own loss, and what rewinding costs; see `estimate`."""
     study = lab.study()
     counts = []
     for row in study.rows:
-        about = {"task": pl.lit(task_label(row)), "draft": pl.lit(row.draft), "target": pl.lit(row.target)}
         sums = study.texts(row.run).group_by("example").agg(pl.col("differing", "known").sum().cast(pl.Int64))
-        counts.append(sums.with_columns(**about))
+        counts.append(labelled(sums, task=task_label(row), draft=row.draft, target=row.target))
     families = _families(study.plan, options)
     losses = {name: _loss(lab, study.plan, name) for name in families}
-    rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else pl.DataFrame()
-    return pl.concat(counts), families, losses, _alone(study, families, losses), rewinding
+    rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else ()
+    return pl.concat(counts), families, losses, list(_alone(study, families, losses)), list(rewinding)
 
 
 def _pairs(plan: Plan) -> list[Pair]:
@@ -161,29 +90,27 @@ def _loss(lab: Lab, plan: Plan, name: str) -> float:
     return float(lab.table("losses", key, make)["loss"][0])
 
 
-def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> pl.DataFrame:
+def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> Iterator[Row]:
     """What each model costs where it writes alone, over all tasks."""
     runs: dict[str, set[str]] = {name: set() for name in families}
     for cell in study.cells:
         for role, run in study.alone[cell.key].items():
             runs[cell.members[role]].add(run)
-    rows = []
-    for name in sorted(runs, key=lambda name: (families[name], study.plan.models[name].info.parameters)):
+    parameters = {name: study.plan.models[name].info.parameters for name in families}
+    for name in sorted(runs, key=lambda name: (families[name], parameters[name])):
         if found := sorted(runs[name]):
             one = total_counts(pl.concat(study.texts(run) for run in found))
-            read, ms = (one.target_tokens / one.tokens, 1e3 * one.seconds / one.tokens) if one.tokens else (None, None)
-            parameters = study.plan.models[name].info.parameters
-            about = {
+            yield {
                 "model": short_name(name),
                 "family": families[name],
-                "parameters": parameters,
+                "parameters": parameters[name],
                 "loss": losses[name],
+                "tokens run / token": one.target_tokens / one.tokens if one.tokens else None,
+                "ms a token": 1e3 * one.seconds / one.tokens if one.tokens else None,
             }
-            rows.append({**about, "tokens run / token": read, "ms a token": ms})
-    return pl.DataFrame(rows, infer_schema_length=None)
 
 
-def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapping[str, str]) -> pl.DataFrame:
+def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapping[str, str]) -> Iterator[Row]:
     """What drafts and targets read where they write speculatively, and whether the texts are the target's."""
     first: dict[tuple[str, str], Pair] = {}
     for pair in pairs:
@@ -199,31 +126,27 @@ def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapp
             grids=None,
         )
     )
-    rows = []
     for row in study.rows:
         texts, alone = study.texts(row.run), study.texts(study.alone[row.run]["target"])
         both = texts.join(alone, on=["example", "turn"], suffix="_alone")
         same, counts = both["text"].eq_missing(both["text_alone"]).sum(), total_counts(texts)
-        rows.append(
-            {
-                "draft": short_name(row.draft),
-                "target": short_name(row.target),
-                "texts": len(texts),
-                "as the target alone": same,
-                "tokens a target call": row.mean_accepted_length,
-                "run through the target / token": row.target_tokens_per_token,
-                "run through the draft / token": counts.draft_tokens / counts.tokens,
-            }
-        )
-    return pl.DataFrame(rows)
+        yield {
+            "draft": short_name(row.draft),
+            "target": short_name(row.target),
+            "texts": len(texts),
+            "as the target alone": same,
+            "tokens a target call": row.mean_accepted_length,
+            "run through the target / token": row.target_tokens_per_token,
+            "run through the draft / token": counts.draft_tokens / counts.tokens,
+        }
 
 
 def estimate(
     counts: pl.DataFrame,
     families: Mapping[str, str],
     losses: Mapping[str, float],
-    alone: pl.DataFrame,
-    rewinding: pl.DataFrame,
+    alone: Sequence[Row],
+    rewinding: Sequence[Row],
 ) -> Answer:
     """The answer from counts of positions.
 
@@ -231,7 +154,7 @@ def estimate(
         counts: `task`, `draft`, `target`, `example`, `differing`, `known`, one row an example of a pair.
         families: of each model.
         losses: of each model on its own, nats a token.
-        alone, rewinding: costs, rows and columns as they are shown; may be empty.
+        alone, rewinding: costs, as their tables show them; may be empty.
 
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
@@ -248,24 +171,24 @@ def estimate(
     own = design.by_family(logs)
     each = [] if own is None else [of_draws(drawn) for drawn in np.exp(own).T]
     by_family = {f"{family} with {family}": number for family, number in zip(design.names, each, strict=False)}
-    holds = less if (less := below(ratio, 1.0)) == below(spread, 1.0) else None
-    verb = verdict(holds, "agrees more often than", "agrees less often than", "may or may not agree more often than")
-    over = "" if ends is None else f", [{spread.low:.3f}, {spread.high:.3f}] by the spread of the pairs"
-    beside = "; ".join(f"{name} {number}" for name, number in by_family.items())
+    less = below(ratio, 1.0)
     tasks = zip(counts["task"].unique(maintain_order=True), np.exp(design.effect(np.log(frequencies))).T, strict=True)
     return Answer.of(
-        statement=f"A pair of one family {verb} a pair of two with the same draft and the same target: its "
-        f"collaboration frequency is {ratio} times as high over examples{over}."
-        + (f" By family: {beside}." if beside else ""),
-        holds=holds,
+        words("architectures"),
+        holds=less if less == below(spread, 1.0) else None,
         numbers={"one family over two": ratio, "the same over pairs": spread, **by_family},
         charts={"losses": _by_loss(means, pairs, families, losses), "families": _by_families(design, logs)},
         tables={
             "tasks": ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks),
             "pairs": _pair_rows(means, np.exp(design.rest @ logs[0]), pairs, families, losses),
-            "alone": alone.iter_rows(named=True),
-            "rewinding": rewinding.iter_rows(named=True),
+            "alone": alone,
+            "rewinding": rewinding,
         },
+        ratio=ratio,
+        spread=spread,
+        over=ends is not None,
+        each=bool(by_family),
+        beside="; ".join(f"{name} {number}" for name, number in by_family.items()),
         length=_LENGTH,
     )
 
@@ -277,7 +200,7 @@ def _frequencies(counts: pl.DataFrame, pairs: Sequence[Pair]) -> Floats:
     """
     found = []
     for seed, (_, task) in enumerate(counts.group_by("task", maintain_order=True)):
-        sums = Sums.of(task, ("draft", "target"), pairs, "differing", "known")
+        sums = Sums.of(task, ("draft", "target"), ("differing", "known"), pairs)
         for pair, texts in zip(pairs, sums.sums["texts"].sum(0), strict=True):
             if not texts:
                 raise ValueError(f"{pair.draft} with {pair.target} lacks a task that other pairs have")

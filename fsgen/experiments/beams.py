@@ -65,6 +65,13 @@ class _Text:
     missed: list[NDArray[np.bool_]] = field(default_factory=list)  # of each step, [drafts, SCORES, candidates]
     done: bool = False
 
+    def best(self, width: int) -> BeamText:
+        """The best text that was found with so many beams."""
+        score, beam = self.ended[0]
+        missed = np.stack(self.missed, -1).astype(np.float64)  # [drafts, SCORES, candidates, steps]
+        lost = missed[:, :, beam.places, range(len(beam.tokens))]
+        return BeamText(beam.tokens, score, missed[:, :, :width].mean(2), lost)
+
 
 def beam_search(
     members: Sequence[Members],
@@ -108,12 +115,11 @@ def beam_search(
             raise ValueError(f"prompt {number} has {len(prompt)} tokens: 1 to {context - max_tokens} leave room")
     there = [model for model in models if model is not None]
     search = _Search(there, lead.eos_ids, vocab, width, candidates, max_tokens, early_stopping)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    found: dict[int, BeamText] = {}
+    texts = [_Text(list(prompt), [_Beam(own=[0.0] * len(members))]) for prompt in prompts]
+    order = sorted(texts, key=lambda text: len(text.prompt))
     for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]
-        found |= zip(batch, search.write([prompts[i] for i in batch]), strict=True)
-    return [found[i] for i in range(len(prompts))]
+        search.write(order[start : start + batch_size])
+    return [text.best(width) for text in texts]
 
 
 @dataclass(frozen=True)
@@ -128,10 +134,8 @@ class _Search:
     max_tokens: int
     early_stopping: bool
 
-    def write(self, prompts: Sequence[TokenIds]) -> list[BeamText]:
-        """The best text for each prompt of a batch."""
-        drafts = len(self.models) - 1
-        texts = [_Text(list(prompt), [_Beam(own=[0.0] * drafts)]) for prompt in prompts]
+    def write(self, texts: list[_Text]) -> None:
+        """Search until all texts of a batch are done."""
         sessions = [model.session(len(texts) * self.width) for model in self.models]
         for session in sessions:
             for row in range(len(texts) * self.width):
@@ -140,7 +144,6 @@ class _Search:
         with torch.inference_mode():
             while active := [i for i, text in enumerate(texts) if not text.done]:
                 self._step(texts, active, sessions)
-        return [self._best(text) for text in texts]
 
     def _step(self, texts: list[_Text], active: list[int], sessions: list[Session]) -> None:
         """One token for every beam of the texts that are not done, all of which have as many beams."""
@@ -199,14 +202,3 @@ class _Search:
         text.ended = sorted(text.ended, key=lambda entry: -entry[0])[: self.width]
         full = len(text.ended) == self.width
         text.done = not going or (full and (self.early_stopping or going[0].score / length <= text.ended[-1][0]))
-
-    def _best(self, text: _Text) -> BeamText:
-        score, beam = text.ended[0]
-        missed = np.stack(text.missed, -1).astype(np.float64)  # [drafts, SCORES, candidates, steps]
-        steps = range(len(beam.tokens))
-        return BeamText(
-            token_ids=beam.tokens,
-            score=score,
-            replaced=missed[:, :, : self.width].mean(2),
-            lost=missed[:, :, beam.places, steps],
-        )

@@ -10,14 +10,16 @@ import polars as pl
 
 from fsgen.analysis.labels import short_name
 from fsgen.api import generate
-from fsgen.experiments.lab import Lab
+from fsgen.experiments.lab import Lab, Study
 from fsgen.methods.method import PRESETS, parse_router
 from fsgen.methods.routers import Router
 from fsgen.study.cells import Cell
 from fsgen.study.plan import Plan
 from fsgen.types import Example, SamplingParams
 
-_COUNTS = ("tokens", "consulted", "seconds")
+DRAFT, TARGET = "draft alone", "target alone"
+_COUNTS = {"tokens": pl.Int64, "consulted": pl.Int64, "seconds": pl.Float64}
+_TEXT = pl.Schema({"example": pl.String, "score": pl.Float64, **_COUNTS})
 
 
 def oracle_cells(plan: Plan, least: int = 1, sampled: bool = False) -> list[Cell]:
@@ -49,15 +51,19 @@ def check_tasks(cells: Sequence[Cell], wanted: Sequence[str]) -> None:
         raise ValueError(f"on_policy: none of {', '.join(wanted)} is a task of the study ({', '.join(tasks)})")
 
 
-def pair_label(cell: Cell) -> str:
+def names(cell: Cell) -> dict[str, str]:
     """The task, draft and target of a run."""
-    return f"{cell.task.task.name}, {short_name(cell.members['draft'])} → {short_name(cell.members['target'])}"
+    return {"task": cell.task.task.name, **{role: short_name(cell.members[role]) for role in ("draft", "target")}}
 
 
-def names(cell: Cell) -> dict[str, pl.Expr]:
-    """The same as columns of a table."""
-    models = {role: pl.lit(short_name(cell.members[role])) for role in ("draft", "target")}
-    return {"task": pl.lit(cell.task.task.name), **models}
+def pair_label(cell: Cell) -> str:
+    """The same in words."""
+    return "{task}, {draft} → {target}".format(**names(cell))
+
+
+def labelled(table: pl.DataFrame, **values: object) -> pl.DataFrame:
+    """A table with columns of one value each."""
+    return table.with_columns(pl.lit(value).alias(column) for column, value in values.items())
 
 
 def halves(cell: Cell, judged: int) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
@@ -65,6 +71,13 @@ def halves(cell: Cell, judged: int) -> tuple[tuple[Example, ...], tuple[Example,
     examples = cell.task.examples
     cut = len(examples) - min(judged, len(examples) // 2)
     return examples[:cut], examples[cut:]
+
+
+def alone(study: Study, cell: Cell) -> dict[str, pl.DataFrame]:
+    """The texts that draft and target wrote alone, as `write` gives them."""
+    draft, target = (study.texts(study.alone[cell.key][role]) for role in ("draft", "target"))
+    texts = {DRAFT: draft.with_columns(consulted=pl.lit(0)), TARGET: target.with_columns(consulted="tokens")}
+    return {name: one.select(*_TEXT).cast(_TEXT) for name, one in texts.items()}
 
 
 def routed(lab: Lab, cell: Cell, examples: Sequence[Example], router: str) -> pl.DataFrame:
@@ -95,7 +108,5 @@ def write(
         batch_size=lab.config.batch_size,
     )
     scores = [cell.task.task.score(example, text.text).value for example, text in zip(examples, texts, strict=True)]
-    rows = {"example": [example.id for example in examples], "score": scores}
     counts = {name: [getattr(text.stats, name) for text in texts] for name in _COUNTS}
-    types = {"score": pl.Float64, "tokens": pl.Int64, "consulted": pl.Int64, "seconds": pl.Float64}
-    return pl.DataFrame(rows | counts, schema_overrides=types)
+    return pl.DataFrame({"example": [example.id for example in examples], "score": scores, **counts}, schema=_TEXT)

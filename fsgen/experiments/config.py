@@ -44,7 +44,7 @@ def default_text(name: str) -> str:
 
 
 def words(name: str) -> dict[str, Any]:
-    """The words of the answer of an experiment, for `Answer.worded`."""
+    """The words of the answer of an experiment, for `Answer.of`."""
     found: dict[str, Any] = yaml.safe_load(_shipped(name)[1])
     return found
 

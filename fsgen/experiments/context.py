@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 
 import polars as pl
-import torch
 from pydantic import Field
 
 from fsgen import tasks
-from fsgen.analysis.answers import Answer, Point, Row, Value, verdict
-from fsgen.analysis.intervals import Estimate, Floats, resampled
-from fsgen.analysis.rates import Rates, in_points
+from fsgen.analysis.answers import Answer, Point, Row, Value
+from fsgen.analysis.intervals import Estimate, Floats
+from fsgen.analysis.rates import Rates
 from fsgen.backends import Model
+from fsgen.backends.reader import Reader
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import names, oracle_cells
+from fsgen.experiments.cells import labelled, names, oracle_cells
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
 from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import Keys, StudyConfig, TaskConfig
@@ -55,18 +56,19 @@ def check(lab: Lab, options: Options) -> None:
 
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | None, int]:
     """Let every pair write with each number of few-shot examples, and cut the draft's context; see `estimate`."""
-    more, less = [], []
+    more: list[pl.DataFrame] = []
+    less: list[pl.DataFrame] = []
     for count, config in _studies(lab, options).items():
         study = lab.study(config)
         for cell in study.cells:
             trace = study.traces(cell.key).filter(pl.col("turn") == 1)
             columns = ["example", "position", "draft_token", "target_token", "differs"]
             tokens = trace.select(columns).sort("example", "position").collect()
-            about = names(cell) | {"shots": pl.lit(count)}
-            more.append(_sums(tokens, options.first, differing=pl.col("differs").sum()).with_columns(**about))
-            for window in options.windows if count in options.window_shots else ():
-                cut = _cut(lab, study, cell, tokens, window, options)
-                less.append(cut.with_columns(window=pl.lit(window), **about))
+            about = names(cell) | {"shots": count}
+            more.append(labelled(_sums(tokens, options.first, differing=pl.col("differs").sum()), **about))
+            if count in options.window_shots:
+                cuts = {window: _cut(lab, study, cell, tokens, window, options) for window in options.windows}
+                less.extend(labelled(cut, window=window, **about) for window, cut in cuts.items())
     return pl.concat(more), pl.concat(less) if less else None, options.first
 
 
@@ -132,13 +134,9 @@ def _cut(lab: Lab, study: Study, cell: Cell, tokens: pl.DataFrame, window: int, 
         assert group.draft is not None
         chosen = dict([*study.tokens(cell.key).items()][: options.window_examples])
         choices = windowed(group.draft, [*chosen.values()], window, group.vocab_size)
-        rows = [
-            (name, position, choice)
-            for name, found in zip(chosen, choices, strict=True)
-            for position, choice in enumerate(found)
-        ]
-        schema = {"example": pl.String, "position": pl.UInt32, "choice": pl.Int64}
-        return pl.DataFrame(rows, schema=schema, orient="row")
+        columns = {"example": [*chosen], "position": [range(len(one)) for one in choices], "choice": choices}
+        schema = pl.Schema({"example": pl.String(), "position": pl.List(pl.UInt32), "choice": pl.List(pl.Int64)})
+        return pl.DataFrame(columns, schema=schema).explode("position", "choice")
 
     key = {"run": cell.key, "window": window, "examples": options.window_examples}
     seen = tokens.join(lab.table("windows", key, measured), on=["example", "position"])
@@ -167,22 +165,22 @@ def windowed(
     """
     head = list(model.tokenizer.encode(""))
     found: list[list[int | None]] = [[None] * len(completion) for _, completion in texts]
-    wanted: list[tuple[int, int, list[int]]] = []
+    places: list[tuple[int, int]] = []
+    sequences: list[list[int]] = []
     for number, (prompt, completion) in enumerate(texts):
         ids = [*prompt, *completion]
         kept = head if ids[: len(head)] == head and len(head) < window else []
         for position in range(len(completion)):
             end = len(prompt) + position
             if end > window:
-                wanted.append((number, position, [*kept, *ids[end - window + len(kept) : end]]))
-    session = model.session(min(_ROWS, max(1, len(wanted))))
-    with torch.inference_mode():
-        for start in range(0, len(wanted), _ROWS):
-            some = wanted[start : start + _ROWS]
-            idle = len(session.usage) - len(some)
-            logits = session.score([*(ids for _, _, ids in some), *[None] * idle], 1)[: len(some), -1, :vocab]
-            for (number, position, _), choice in zip(some, logits.argmax(-1).tolist(), strict=True):
-                found[number][position] = choice
+                places.append((number, position))
+                sequences.append([*kept, *ids[end - window + len(kept) : end]])
+    reader = Reader(model, sequences, [1] * len(sequences), vocab)
+    for start in range(0, len(places), _ROWS):
+        batch = [*range(len(places))][start : start + _ROWS]
+        for i, choice in zip(batch, reader.read(batch)[0].argmax(-1).tolist(), strict=True):
+            number, position = places[i]
+            found[number][position] = choice
     return found
 
 
@@ -208,34 +206,35 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
     shots = sorted(more["shots"].unique().to_list())
     if len(shots) < 2:
         raise ValueError(f"shots: two numbers of few-shot examples are compared, not {shots}")
-    rates = Rates(_labelled(more, "shots"), "condition", "differing")
+    rates = Rates(more, ("shots", "early"), "differing")
     base, others = shots[0], shots[1:]
-    excess = rates.minus(f"{base} first", rates.of(f"{base} later"))
-    drop = {n: rates.minus(f"{n} first", rates.of(f"{base} first"), len(others)) for n in others}
+    excess = rates.minus((base, True), rates.of((base, False)))
+    drop = {n: rates.minus((n, True), rates.of((base, True)), len(others)) for n in others}
     apart = {n: _apart(rates, n, base, len(others)) for n in others}
-    rose = {} if less is None else _rises(less, "first", len(less.select("shots", "window").unique()))
-    numbers = {f"first tokens, {n} few-shot examples": rates.estimate(f"{n} first") for n in shots}
-    numbers |= {f"later tokens, {n} few-shot examples": rates.estimate(f"{n} later") for n in shots}
+    rose = {} if less is None else _rises(less, True, len(less.select("shots", "window").unique()))
+    numbers = {f"first tokens, {n} few-shot examples": rates.estimate((n, True)) for n in shots}
+    numbers |= {f"later tokens, {n} few-shot examples": rates.estimate((n, False)) for n in shots}
     numbers[f"first less later, {base} few-shot examples"] = excess
     numbers |= {f"first tokens, {n} less {base} few-shot examples": gap for n, gap in drop.items()}
     numbers |= {f"the same, less that of the later tokens, {n} less {base}": gap for n, gap in apart.items()}
     numbers |= {f"first tokens, the draft sees {name}: rise": gap for name, gap in rose.items()}
-    holds = decide(excess, drop.values(), apart.values(), rose.values())
-    said = verdict(
-        holds,
-        "Early collaborations come, in part, from poor context",
-        "Early collaborations do not come from a lack of few-shot examples",
-        "Whether early collaborations come from poor context stays open",
-    )
     cut = {} if less is None else {n: less.filter(shots=n) for n in sorted(less["shots"].unique())}
-    each = "; ".join(f"{n}: {in_points(drop[n])}, and less that of the later ones {in_points(apart[n])}" for n in drop)
+    each = (f"{n}: {drop[n]:+.1%}, and less that of the later ones {apart[n]:+.1%}" for n in drop)
+    largest = max(rose, key=lambda name: rose[name].value, default="")
     return Answer.of(
-        statement=f"{said}: the first {first} tokens differ {in_points(excess)} points more often than the later ones. "
-        f"Few-shot examples change the first ones by, in points, {each}.{_harm(rose)}",
-        holds=holds,
+        words("context"),
+        holds=decide(excess, drop.values(), apart.values(), rose.values()),
         numbers=numbers,
         charts={"shots": _profile(more, "shots"), **{f"window-{n}": _cut_profile(some) for n, some in cut.items()}},
         tables={"by-pair": _shots_rows(rates, shots), "cuts": [] if less is None else _window_rows(less)},
+        first=first,
+        excess=excess,
+        each="; ".join(each),
+        cut=bool(rose),
+        cuts=len(rose),
+        harmed=sum(gap.above(0.0) is True for gap in rose.values()),
+        largest=largest,
+        most=rose.get(largest),
     )
 
 
@@ -250,46 +249,29 @@ def decide(
     return True if helped and excess.above(0.0) and any(gap.above(0.0) for gap in rose) else None
 
 
-def _labelled(frame: pl.DataFrame, column: str) -> pl.DataFrame:
-    part = pl.when("early").then(pl.lit(" first")).otherwise(pl.lit(" later"))
-    return frame.with_columns(condition=pl.col(column).cast(pl.String) + part)
-
-
 def _apart(rates: Rates, count: int, base: int, comparisons: int) -> Estimate:
     """What so many few-shot examples add to the first tokens, less what they add to the later ones."""
-    parts = [rates.of(f"{n} {part}") for n, part in product((count, base), ("first", "later"))]
+    parts = [rates.of((n, early)) for n, early in product((count, base), (True, False))]
 
     def measured(weights: Floats) -> Floats:
         now, later, before, later_before = (part(weights) for part in parts)
         return (now - before) - (later - later_before)
 
-    return resampled(measured, rates.examples, comparisons)
+    return rates.measured(measured, comparisons)
 
 
-def _rises(less: pl.DataFrame, part: str, comparisons: int = 1) -> dict[str, Estimate]:
+def _rises(less: pl.DataFrame, early: bool, comparisons: int = 1) -> dict[str, Estimate]:
     """How many more mismatches there are where the context was cut, by window and few-shot examples, in one part."""
-    cut = _labelled(less, "window").filter(pl.col("condition").str.ends_with(part) & (pl.col("cut") > 0))
+    cut = less.filter(pl.col("early") == early, pl.col("cut") > 0).sort("shots", "window")
     return {
         _sight(window, shots): Rates(some, "window", "more", "cut").estimate(window, comparisons)
-        for (shots, window), some in cut.sort("shots", "window").group_by("shots", "window", maintain_order=True)
+        for (shots, window), some in cut.group_by("shots", "window", maintain_order=True)
     }
 
 
 def _sight(window: object, shots: object) -> str:
     """What the draft sees, in words."""
     return f"the last {window}, {shots} few-shot examples"
-
-
-def _harm(rose: Mapping[str, Estimate]) -> str:
-    """What a cut context does, where it was cut."""
-    if not rose:
-        return ""
-    largest = max(rose, key=lambda name: rose[name].value)
-    harmed = [name for name, gap in rose.items() if gap.above(0.0)]
-    return (
-        f" A draft that sees less differs more often there under {len(harmed)} of {len(rose)} cuts, at most where it "
-        f"sees {largest}: {in_points(rose[largest])} points."
-    )
 
 
 def _profile(frame: pl.DataFrame, series: str, name: str = "{}") -> Iterator[Point]:
@@ -309,21 +291,21 @@ def _cut_profile(less: pl.DataFrame) -> Iterator[Point]:
 
 
 def _shots_rows(rates: Rates, shots: Sequence[int]) -> Iterator[Row]:
-    parts = {name: {n: dict(rates.each(f"{n} {name}")) for n in shots} for name in ("first", "later")}
+    found = {name: dict(rates.each(name)) for name in product(shots, (True, False))}
     for cell, n in product(rates.cells, shots):
-        shares = {f"{name} tokens": str(found[n][cell]) for name, found in parts.items()}
+        shares = {"first tokens": str(found[n, True][cell]), "later tokens": str(found[n, False][cell])}
         yield {"task": cell[0], "draft": cell[1], "few-shot examples": n, **shares}
 
 
 def _window_rows(less: pl.DataFrame) -> Iterator[Row]:
-    rises = {part: _rises(less, part) for part in ("first", "later")}
+    rises = {early: _rises(less, early) for early in (True, False)}
     shares = less.group_by("shots", "window", "early").agg(pl.col("cut").sum() / pl.col("tokens").sum())
     cut = {(_sight(window, shots), early): share for shots, window, early, share in shares.iter_rows()}
-    for name in dict.fromkeys([*rises["first"], *rises["later"]]):
+    for name in dict.fromkeys([*rises[True], *rises[False]]):
         row: dict[str, Value] = {"the draft sees": name}
-        for part, found in rises.items():
-            row[f"{part}: cut"] = cut.get((name, part == "first"))
-            row[f"{part}: rise"] = in_points(found[name]) if name in found else None
+        for early, part in ((True, "first"), (False, "later")):
+            row[f"{part}: cut"] = cut.get((name, early))
+            row[f"{part}: rise"] = f"{rises[early][name]:+.1%}" if name in rises[early] else None
         yield row
 
 

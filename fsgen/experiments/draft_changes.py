@@ -1,20 +1,69 @@
-"""What the interventions on a draft did: to mismatches, to rejections, and to what its entropy tells."""
+"""What is done to a draft, to what it says or to what it reads, and what that does to mismatches and rejections."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
+from torch import Tensor
 
-from fsgen.analysis.answers import Point, Row, verdict
+from fsgen.analysis.answers import Point, Row
 from fsgen.analysis.causes import mean, predicted_rise, rate, separation
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.rates import in_points
+from fsgen.probs import uniforms
 
 KEPT = ("temperature", "evened", "shaken")  # what keeps the first choice
 _NONE, _SWAPPED = ("none", 0.0), ("swapped", 1.0)
+_WHERE, _WHAT = range(2)  # what numbers are drawn for
+
+
+def tempered(logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """Logits [n, vocab] over one temperature, or over one for each position [n, 1]: the order of the tokens stays."""
+    return logits / temperature
+
+
+def shaken(logits: Tensor, factor: float, seed: int) -> Tensor:
+    """Logits [n, vocab], each position at a temperature of its own, drawn from 1 / `factor` to `factor`.
+
+    What the entropy of a position becomes is then partly random; the order of its tokens stays.
+    """
+    numbers = uniforms(np.array([seed], dtype=np.uint64), np.arange(len(logits)), _WHERE)
+    return tempered(logits, torch.from_numpy(factor ** (2 * numbers - 1)).to(logits)[:, None])
+
+
+def evened(logits: Tensor, share: float) -> Tensor:
+    """Log-probabilities [n, vocab] with a share of what the first choice does not have spread over all other tokens.
+
+    The first choice keeps its probability, and stays first: the others' mean is below the largest of them.
+    """
+    probs = logits.softmax(-1)
+    top = probs.argmax(-1, keepdim=True)
+    kept = probs.gather(-1, top)
+    spread = (1 - kept) / (probs.shape[-1] - 1)
+    return ((1 - share) * probs + share * spread).scatter(-1, top, kept).log()
+
+
+def swapped(logits: Tensor) -> Tensor:
+    """Logits [n, vocab] whose two most likely tokens have changed places: another first choice, the same entropy."""
+    best = logits.topk(2, dim=-1)
+    return logits.scatter(-1, best.indices, best.values.flip(-1))
+
+
+def blurred(prompts: Sequence[Sequence[int]], share: float, seed: int) -> list[list[int]]:
+    """Prompts of which a share of the tokens is replaced, each by any token of the prompts together.
+
+    What a smaller share replaces, a larger one replaces too, and by the same tokens.
+    """
+    pool = np.concatenate([np.asarray(prompt) for prompt in prompts])
+    made = []
+    for i, prompt in enumerate(prompts):
+        seeds, places = np.array([seed + i], dtype=np.uint64), np.arange(len(prompt))
+        others = pool[(uniforms(seeds, places, _WHAT) * len(pool)).astype(np.int64)]
+        made.append([int(x) for x in np.where(uniforms(seeds, places, _WHERE) < share, others, np.asarray(prompt))])
+    return made
 
 
 class Changes:
@@ -52,35 +101,28 @@ class Changes:
             "the first minus the second": rest,
         }
 
-    def finding(self, pair: str) -> str:
-        """In a few sentences."""
-        said = [f"With {pair}, {self._rates[_NONE]} of the positions are mismatches."]
-        if self._kept:
-            bits = [self._bits[key] for key in self._kept]
-            rejected = [self._rejections[key].value for key in self._kept]
-            said.append(
-                f"Changing the draft's mean entropy from {self._bits[_NONE]:.2f} to between {min(bits):.2f} and "
-                f"{max(bits):.2f} bits with its first choice kept changes {self._moved or 'none'} of them, but takes "
-                f"rejections when sampling from {self._rejections[_NONE].value:.3f} to between {min(rejected):.3f} and "
-                f"{max(rejected):.3f}."
-            )
-        if _SWAPPED in self._rates:
-            said.append(f"Swapping its first two choices at the same entropy makes {self._rates[_SWAPPED]} mismatches.")
-        rise, predicted, rest = self._rises[self._most_blurred]
-        beyond = verdict(rest.above(0.0), "more than", "less than", "not discernibly other than")
-        said.append(
-            f"Replacing {100 * self._most_blurred[1]:.0f} % of the prompt for the draft alone raises them by "
-            f"{in_points(rise)} points, {beyond} the {in_points(predicted)} that its entropy predicted."
-        )
-        return " ".join(said)
-
     @property
     def values(self) -> dict[str, Any]:
-        """For the words of the charts and the table."""
+        """For the words of the answer."""
+        kept = [(self._bits[key], self._rejections[key].value) for key in self._kept]
+        bits, rejected = zip(*kept, strict=True) if kept else ((0.0,), (0.0,))
+        rise, predicted, rest = self._rises[self._most_blurred]
         least, most = (edge(self._rejections, key=lambda key: self._rejections[key].value) for edge in (min, max))
         return {
+            "real": self._rates[_NONE],
+            "kept": bool(kept),
+            "bits": (self._bits[_NONE], min(bits), max(bits)),
+            "rejected": (self._rejections[_NONE].value, min(rejected), max(rejected)),
+            "moved": self._moved,
+            "some": self._moved > 0,
+            "none": self._moved > 0,
+            "swaps": _SWAPPED in self._rates,
+            "swapped": self._rates.get(_SWAPPED),
+            "blurred": 100 * self._most_blurred[1],
+            "rise": rise,
+            "predicted": predicted,
+            "beyond": rest.above(0.0),
             "threshold": self._threshold,
-            "moved": self._moved or "no",
             "least": f"{self._rejections[least]} of the positions after {least[0]} {least[1]:g}",
             "most": f"{self._rejections[most]} after {most[0]} {most[1]:g}",
         }

@@ -10,16 +10,18 @@ import numpy as np
 import polars as pl
 from pydantic import field_validator
 
-from fsgen.analysis.answers import Answer, Point, Row, verdict
-from fsgen.analysis.labels import millions, set_label, short_name
+from fsgen.analysis.answers import Answer, Row
+from fsgen.analysis.intervals import of_draws
+from fsgen.analysis.labels import millions, short_name
 from fsgen.analysis.scaling import LAWS, read_points
+from fsgen.analysis.scaling.families import SIMULATED, Comparison, Pairs, compare, sets_of
 from fsgen.analysis.scaling.fit import fit
 from fsgen.analysis.scaling.laws import CONSTANT, RATIO_ZERO, Law
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import oracle_cells
-from fsgen.experiments.family_laws import SIMULATED, Comparison, Pairs, compare, sets_of
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.sums import of_draws
+from fsgen.experiments.scaling import by_ratio
 from fsgen.models.bundled import ladder as bundled_ladder
 from fsgen.study.config import Keys, LadderConfig
 
@@ -103,33 +105,26 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
     ratio = of_draws(np.sum([one.one for one in known], 0) / np.sum([one.each for one in known], 0)) if known else None
     worse = None if ratio is None else ratio.value > 1 if ratio.low is None else ratio.above(1.0)
     refused = _refused(tests)
-    holds = False if refused and worse is not False else True if not refused and worse is False else None
-    said = verdict(
-        holds,
-        "One law for all families does as well as one for each",
-        "One law does not hold for all families",
-        "Whether one law holds for all families stays open",
-    )
-    names = dict.fromkeys(name for each in pairs for name in each.names)
-    p_values = ", ".join(f"{test.pairs.place['task']} {test.p:.3f}" for test in tests if test.p is not None)
-    predicted = (
-        f"{chosen.name} is tested; no family is large enough to leave a model out"
-        if ratio is None
-        else f"fitted to all together, {chosen.name} errs {ratio} times as much for models left out of the fit as when "
-        "it is fitted to each alone"
-    )
+    alike = [one for one, by in two.items() if any(test.p is not None for test in by) and not _refused(by)]
+    p_values = [f"{test.pairs.place['task']} {test.p:.3f}" for test in tests if test.p is not None]
     return Answer.of(
-        statement=f"{said} ({', '.join(names)}): {predicted}. Under one law the differences between the families "
-        f"would be as large with probability p: {p_values or 'too few pairs to test'}.{_alike(two)}",
-        holds=holds,
+        words("families"),
+        holds=not refused if refused is (worse is not False) else None,  # where both tests say the same
         numbers={} if ratio is None else {"one law over a law for each, held-out error": ratio},
-        charts={"families": _by_ratio(pairs)},
+        charts={"families": by_ratio(pl.concat(each.points for each in pairs), "family")},
         tables={
             "tests": _test_rows(compared),
             "two": _two_rows(two),
             "others": (_from_others(each, name, chosen) for each in pairs for name in each.names),
         },
         law=chosen.name,
+        names=", ".join(dict.fromkeys(name for each in pairs for name in each.names)),
+        left_out=ratio is not None,
+        ratio=ratio,
+        p_values=", ".join(p_values) or "too few pairs to test",
+        alike="; ".join(alike),
+        any_alike=bool(alike),
+        several=len(two) > 1,
         simulated=SIMULATED,
         level=_LEVEL,
     )
@@ -166,25 +161,6 @@ def _choice(compared: dict[str, list[Comparison]]) -> str:
     if errors:
         return min(errors, key=lambda law: errors[law])
     return RATIO_ZERO.name if RATIO_ZERO.name in compared else next(iter(compared))
-
-
-def _alike(two: Mapping[str, list[Comparison]]) -> str:
-    """Which two families one law is not refused for, where there are more than two."""
-    if len(two) < 2:
-        return ""
-    alike = [names for names, tests in two.items() if any(test.p is not None for test in tests) and not _refused(tests)]
-    return (
-        f" Taken two and two, one law is not refused for {'; '.join(alike) or 'any'}"
-        f"{', which may be for lack of pairs' if alike else ''}."
-    )
-
-
-def _by_ratio(sets: list[Pairs]) -> Iterator[Point]:
-    several = len({pairs.place["method"] for pairs in sets}) > 1
-    for pairs in sets:
-        marks = np.exp(pairs.sizes.log_ratio).tolist(), pairs.frequencies.tolist(), pairs.points["family"]
-        for ratio, y, family in zip(*marks, strict=True):
-            yield Point(ratio, y, series=family, panel=set_label(**pairs.place, several=several))
 
 
 def _test_rows(compared: Mapping[str, list[Comparison]]) -> Iterator[Row]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, cast
 
 import polars as pl
 
-from fsgen.analysis.answers import Point, Row, verdict
+from fsgen.analysis.answers import Point, Row
 from fsgen.analysis.causes import contrast, mean, odds_ratios, rate, separation
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.rates import in_points
 from fsgen.experiments import made_language as made
 
 _ALL_BITS, _ALL_GAPS = (sorted({cell[i] for cell in made.CROSSED}) for i in (0, 1))
@@ -22,6 +20,13 @@ _UNITS = {
     "rarer": "met a third as often in training",
     "own": "one bit more of the draft's own entropy",
     "excess": "one bit more of the draft's entropy than the language has",
+}
+# By name the column of a cause, its values from and to, and the columns that are held.
+_CAUSES = {
+    f"entropy from {LOW:g} to {HIGH:g} bits, the rest held": ("bits", LOW, HIGH, ["gap", "exposure"]),
+    f"gap from {WIDE:g} to {NARROW:g}, the rest held": ("gap", WIDE, NARROW, ["bits", "exposure"]),
+    f"met {COMMON / RARE:g} times less in training, the rest held": ("exposure", COMMON, RARE, ["bits", "gap"]),
+    "draft's own entropy from its lowest to its highest fifth, the language's held": ("fifth", 0, 4, ["bits"]),
 }
 _MODELS = (("bits",), ("halvings",), ("own",), ("bits", "halvings", "rarer"), ("bits", "halvings", "excess"))
 
@@ -39,64 +44,18 @@ def slots_of(spoken: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-class Causes(NamedTuple):
-    """What each cause that was set does to the share of mismatches, the others held, and what goes with it."""
+def causes(slots: pl.DataFrame) -> dict[str, Estimate]:
+    """What each cause that was set does to the share of mismatches, the others held, and what goes with it.
 
-    mismatches: Estimate
-    entropy: Estimate
-    gap: Estimate
-    training: Estimate
-    own: Estimate
-    area: Estimate
-
-    @classmethod
-    def of(cls, slots: pl.DataFrame) -> Causes:
-        """Raises ValueError for slots that lack a value of a cause, or all of whose choices match."""
-        found = (
-            contrast(slots, "bits", LOW, HIGH, ["gap", "exposure"]),
-            contrast(slots, "gap", WIDE, NARROW, ["bits", "exposure"]),
-            contrast(slots, "exposure", COMMON, RARE, ["bits", "gap"]),
-            contrast(slots, "fifth", 0, 4, ["bits"]),
-            separation(slots, "draft_bits"),
-        )
-        if None in found:
-            raise ValueError("the slots do not hold matches and mismatches at every entropy, gap and exposure")
-        return cls(rate(slots), *cast(tuple[Estimate, Estimate, Estimate, Estimate, Estimate], found))
-
-    @property
-    def numbers(self) -> dict[str, Estimate]:
-        names = (
-            "mismatches in the slots",
-            f"entropy from {LOW:g} to {HIGH:g} bits, the rest held",
-            f"gap from {WIDE:g} to {NARROW:g}, the rest held",
-            f"met {COMMON / RARE:g} times less in training, the rest held",
-            "draft's own entropy from its lowest to its highest fifth, the language's held",
-            "AUROC of the draft's own entropy",
-        )
-        return dict(zip(names, self, strict=True))
-
-    def finding(self, holds: bool | None) -> str:
-        said = verdict(
-            holds,
-            "Uncertainty causes part of the need for help",
-            "Uncertainty goes with the need for help and does not cause it"
-            if self.area.above(0.5)
-            else "Uncertainty neither goes with the need for help nor causes it",
-            "Whether uncertainty causes the need for help stays open",
-        )
-        return (
-            f"{said}: in the made language, {HIGH:g} bits of entropy instead of {LOW:g} at an equal gap change the "
-            f"share of mismatches by {in_points(self.entropy)} points, a gap of {NARROW:g} instead of {WIDE:g} at "
-            f"equal entropy by {in_points(self.gap)}, and {COMMON / RARE:g} times less training at equal entropy and "
-            f"gap by {in_points(self.training)}. The draft's own entropy ranks mismatches with an AUROC of "
-            f"{self.area}; at equal entropy of the language, {in_points(self.own)} points lie between its lowest and "
-            "its highest fifth."
-        )
-
-    @property
-    def values(self) -> dict[str, Any]:
-        """In points, for the words of the charts."""
-        return {name: in_points(getattr(self, name)) for name in ("entropy", "gap", "own")}
+    Raises:
+        ValueError: the slots lack a value of a cause, or all of their choices match.
+    """
+    found = {name: contrast(slots, *how) for name, how in _CAUSES.items()}
+    found["AUROC of the draft's own entropy"] = separation(slots, "draft_bits")
+    known = {name: estimate for name, estimate in found.items() if estimate is not None}
+    if len(known) < len(found):
+        raise ValueError("the slots do not hold matches and mismatches at every entropy, gap and exposure")
+    return {"mismatches in the slots": rate(slots), **known}
 
 
 def charts(sizes: pl.DataFrame, twins: pl.DataFrame) -> dict[str, Iterable[Point]]:
@@ -136,13 +95,11 @@ def tables(spoken: pl.DataFrame, sizes: pl.DataFrame) -> dict[str, Iterable[Row]
 
 
 def _contrasts(sizes: pl.DataFrame) -> Iterator[Row]:
-    for cause, low, high, other, values in (
-        ("bits", LOW, HIGH, "gap", _ALL_GAPS),
-        ("gap", WIDE, NARROW, "bits", _ALL_BITS),
+    for cause, low, high, change, other, values, at in (
+        ("bits", LOW, HIGH, "entropy from {:g} to {:g} bits", "gap", _ALL_GAPS, "a gap of {:g}"),
+        ("gap", WIDE, NARROW, "gap from {:g} to {:g}", "bits", _ALL_BITS, "{:g} bits of entropy"),
     ):
         for value in values:
             found = contrast(sizes.filter(pl.col(other) == value), cause, low, high, ["exposure"])
-            change = f"entropy from {low:g} to {high:g} bits" if cause == "bits" else f"gap from {low:g} to {high:g}"
-            at = f"a gap of {value:g}" if other == "gap" else f"{value:g} bits of entropy"
             if found is not None:
-                yield {"cause": change, "at": at, "change": found}
+                yield {"cause": change.format(low, high), "at": at.format(value), "change": found}

@@ -10,13 +10,16 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, verdict
+from fsgen.analysis.answers import Answer, Point, Row
 from fsgen.analysis.frequency import SummaryRow, read_run
+from fsgen.analysis.frontier import on_frontier, random_mix
 from fsgen.analysis.intervals import Estimate, Floats, draws
 from fsgen.analysis.labels import method_label, short_name
+from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
+from fsgen.experiments.cells import labelled
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.sums import Sums
 from fsgen.study.config import Keys
 
 COSTS = {"target_calls": "calls of the target", "operations": "operations", "price": "price", "seconds": "seconds"}
@@ -55,13 +58,12 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
         for role, run in study.alone[row.run].items():
             [member] = read_run(lab.folder, run)["members"].values()
             texts = _priced(study.texts(run), {role: member}, row, options, ALONE)
-            found.setdefault(run, texts.with_columns(setting=pl.lit(f"{short_name(member['name'])} alone")))
+            found.setdefault(run, labelled(texts, setting=f"{short_name(member['name'])} alone"))
+    several = len({row.draft for row in study.rows if row.base is None and row.draft is not None}) > 1
     for row in study.rows:
         if row.draft is not None:
-            several = len({one.draft for one in study.rows if one.base is None and one.draft is not None}) > 1
-            label = method_label(row) + f", {short_name(row.draft)}" * several
             texts = _priced(study.texts(row.run), read_run(lab.folder, row.run)["members"], row, options, _kind(row))
-            found[row.run] = texts.with_columns(setting=pl.lit(label))
+            found[row.run] = labelled(texts, setting=method_label(row) + f", {short_name(row.draft)}" * several)
     return (pl.concat(found.values()),)
 
 
@@ -101,7 +103,7 @@ def _priced(
         price=pl.sum_horizontal(price),
     )
     means = costs.group_by("example").agg(pl.col("score").mean(), pl.col(*COSTS).sum().cast(pl.Float64))
-    return means.with_columns(kind=pl.lit(kind))
+    return labelled(means, kind=kind)
 
 
 class Settings:
@@ -118,7 +120,7 @@ class Settings:
         if len(common) < 2:
             raise ValueError(f"all settings have {len(common)} examples in common; two are needed at least")
         shared = texts.join(common.select("example"), on="example", maintain_order="left")
-        self.sums = Sums.of(shared, by, names, "score", *COSTS)
+        self.sums = Sums.of(shared, by, ("score", *COSTS), names)
         self.accuracies = self.sums.each("score", "texts")
 
     def means(self, drawn: Floats, cost: str) -> tuple[Floats, Floats]:
@@ -149,33 +151,6 @@ class Settings:
         return np.asarray(spent / most) if most else spent
 
 
-def random_mix(accuracy: Floats, costs: Floats, at: Floats) -> Floats:
-    """The accuracy of writing each text with one of some models, chosen at random so that the mean cost is as given.
-
-    Args:
-        accuracy, costs: of the models, [sets, models].
-        at: costs, [sets, n].
-
-    Returns:
-        the best that these costs buy, [sets, n]; below the cheapest model it is 0.
-    """
-    best: Floats = np.where(costs[:, None] <= at[..., None], accuracy[:, None], 0.0).max(axis=-1)
-    for i, j in np.ndindex(costs.shape[1], costs.shape[1]):
-        low, high = costs[:, i, None], costs[:, j, None]
-        between = (low < high) & (low <= at) & (at <= high)
-        share = np.divide(at - low, high - low, out=np.zeros_like(at), where=between)
-        mixed = accuracy[:, i, None] + share * (accuracy[:, j] - accuracy[:, i])[:, None]
-        best = np.where(between, np.maximum(best, mixed), best)
-    return best
-
-
-def on_frontier(accuracy: Floats, costs: Floats) -> NDArray[np.bool_]:
-    """Which settings no other one beats: none is as good for less, or better for as little. Both [sets, settings]."""
-    as_good, as_cheap = accuracy[:, None] >= accuracy[..., None], costs[:, None] <= costs[..., None]
-    better = (accuracy[:, None] > accuracy[..., None]) | (costs[:, None] < costs[..., None])
-    return np.logical_not((as_good & as_cheap & better).any(axis=-1))
-
-
 def estimate(texts: pl.DataFrame) -> Answer:
     """The answer from the texts of all settings.
 
@@ -190,32 +165,26 @@ def estimate(texts: pl.DataFrame) -> Answer:
     gains = {cost: settings.best_over_mix(cost) for cost in COSTS}
     often = {cost: on_frontier(*settings.means(draws(len(settings.sums)), cost)) for cost in COSTS}
     above = [gains[cost][0].above(0.0) for cost in COUNTED]
-    holds = True if all(above) else False if False in above else None
     shares = {
         kind: {cost: float(often[cost][:, [k == kind for k in settings.kinds]].any(axis=1).mean()) for cost in COSTS}
         for kind in dict.fromkeys(settings.kinds)
         if kind != ALONE
     }
     never = [kind for kind, each in shares.items() if max(each[cost] for cost in COUNTED) < _NEVER]
-    said = verdict(
-        holds,
-        "Working together beats a random mix of the models alone at every counted cost",
-        "Working together does not beat a random mix of the models alone at every counted cost",
-        "Working together is not clearly better than a random mix of the models alone at every counted cost",
-    )
-    by = "; ".join(f"{gain} by {COSTS[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
-    lost = f"Never on a frontier: {', '.join(never)}." if never else "Every method is on a frontier now and then."
+    by = (f"{gain} by {COSTS[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
     return Answer.of(
-        statement=f"{said}: the best setting, chosen on one half of the texts and judged on the other, has this much "
-        f"more accuracy than giving texts to the draft or the target at random for the same cost: {by}. {lost}",
-        holds=holds,
+        words("pareto"),
+        holds=True if all(above) else False if False in above else None,
         numbers={f"best over a random mix, by {name}": gains[cost][0] for cost, name in COSTS.items()},
         charts={"costs": _all_points(settings), "frontiers": _frontier_points(settings)},
         tables={
             "settings": _rows(settings, often),
             "methods": ({"method": kind, **{COSTS[c]: each[c] for c in COSTS}} for kind, each in shares.items()),
         },
-        never=_NEVER,
+        by="; ".join(by),
+        never=", ".join(never),
+        some=bool(never),
+        below=_NEVER,
     )
 
 

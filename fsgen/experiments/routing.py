@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Annotated, Literal
@@ -13,16 +13,16 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, effect, shown, verdict
-from fsgen.analysis.intervals import Estimate, Floats, resampled
+from fsgen.analysis.answers import Answer, Point, Row, effect
+from fsgen.analysis.intervals import Estimate, Floats, mean_of
 from fsgen.analysis.learning import Positions, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import RESAMPLES, Ranking
-from fsgen.analysis.rates import in_points
+from fsgen.analysis.rates import Sums
 from fsgen.backends.identity import identity
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import check_tasks, halves, oracle_cells, pair_label, routed
+from fsgen.experiments.cells import check_tasks, halves, labelled, oracle_cells, pair_label, routed
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
-from fsgen.experiments.sums import Measure, Sums, mean_of
 from fsgen.methods.learned.file import LearnedModel
 from fsgen.methods.learned.scorers import Scorer
 from fsgen.study.cells import Cell
@@ -58,7 +58,7 @@ class Measured:
         chosen: on the choosing examples, the router other than max-prob that ranks positions best.
         texts: what was written on the judging examples, None where nothing was: a row a text, with `router` (also
             `never`, `always`, and `perfect`: the target's text, consulted at the mismatches alone), `budget`,
-            `example`, `score`, `tokens`, `consulted`, `seconds`.
+            `example`, `score`, `tokens`, `consulted`.
         left_out: why a router is not there, a sentence each.
     """
 
@@ -74,6 +74,15 @@ class Measured:
     def rankings(self) -> dict[str, Ranking]:
         """How the scores rank the positions."""
         return {name: Ranking.of(score, self.differs, self.example) for name, score in self.scores.items()}
+
+    @cached_property
+    def ranked(self) -> dict[str, dict[str, Estimate]]:
+        """Of each router there: AUROC, gain, and gain less that of max-prob."""
+        usual = self.rankings[MAX_PROB]
+        return {
+            name: {"AUROC": each.auroc(), "gain": each.estimate(each.gain), "over max-prob": each.gain_over(usual)}
+            for name, each in self.rankings.items()
+        }
 
 
 def check(lab: Lab, options: Options) -> None:
@@ -110,10 +119,11 @@ def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Measured:
             (name, budget, routed(lab, cell, judging, router))
             for name, budget, router in _routers(lab, cell, found, calibration, learned, options.budgets)
         ]
-        columns = ("example", "score", "tokens", "consulted", "seconds")
+        perfect = judged.counts(judged.differs).join(study.texts(cell.key).select("example", "score"), on="example")
+        columns = ("example", "score", "tokens", "consulted")
         texts = pl.concat(
-            some.select(pl.lit(name).alias("router"), pl.lit(budget).alias("budget"), *columns)
-            for name, budget, some in [*written, (PERFECT, 0.0, _perfect(study.texts(cell.key), judged))]
+            labelled(some.select(*columns), router=name, budget=budget)
+            for name, budget, some in [*written, (PERFECT, 0.0, perfect)]
         )
     return Measured(
         label=pair_label(cell),
@@ -124,15 +134,6 @@ def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Measured:
         texts=texts,
         left_out=tuple(left_out),
     )
-
-
-def _perfect(target: pl.DataFrame, judged: Positions) -> pl.DataFrame:
-    """What a perfect router writes: the target's texts, with a call for each mismatch."""
-    positions = pl.DataFrame({"example": np.array(judged.names)[judged.example], "differs": judged.differs})
-    counts = positions.group_by("example").agg(
-        tokens=pl.len().cast(pl.Int64), consulted=pl.col("differs").sum().cast(pl.Int64)
-    )
-    return counts.join(target.select("example", "score"), on="example").with_columns(seconds=pl.lit(None, pl.Float64))
 
 
 def _scores(known: Positions, learned: Mapping[str, Scorer]) -> dict[str, Floats]:
@@ -178,54 +179,44 @@ def _routers(
 def estimate(measured: Sequence[Measured]) -> Answer:
     """The answer from what was measured of each pair and task; one of them at least has texts."""
     wrote = [_Texts(one) for one in measured if one.texts is not None]
-    rivals = [one.measured.chosen for one in wrote]
 
-    def mean(measures: list[Measure]) -> Estimate:
-        counts = [len(one.sums) for one in wrote]  # pairs of one task have the same examples
-        return mean_of(list(zip(measures, counts, strict=True)), RESAMPLES)
+    def mean(measure: Callable[[_Texts, Floats], Floats]) -> Estimate:
+        each = [(partial(measure, one), len(one.sums)) for one in wrote]  # pairs of one task have the same examples
+        return mean_of(each, RESAMPLES)
 
-    accuracy = mean([partial(one.over_max_prob, rival) for one, rival in zip(wrote, rivals, strict=True)])
+    accuracy = mean(lambda one, drawn: one.over_max_prob(one.rival, drawn))
     lost = {
-        MAX_PROB: mean([partial(one.below_perfect, MAX_PROB) for one in wrote]),
-        "best other": mean([partial(one.below_perfect, rival) for one, rival in zip(wrote, rivals, strict=True)]),
+        MAX_PROB: mean(lambda one, drawn: one.below_perfect(MAX_PROB, drawn)),
+        "best other": mean(lambda one, drawn: one.below_perfect(one.rival, drawn)),
     }
-    calls, needed = mean([one.perfect_calls for one in wrote]), mean([partial(one.needed, MAX_PROB) for one in wrote])
+    calls, needed = mean(_Texts.perfect_calls), mean(_Texts.needed)
     numbers = {"accuracy over max-prob at equal calls": accuracy}
     numbers |= {f"accuracy beside a perfect router at its calls, {name}": less for name, less in lost.items()}
     numbers["calls of a perfect router"] = calls
     numbers["calls of max-prob for the target's accuracy less a point"] = needed
-    ranked = [_ranked(one) for one in measured]
-    for one, found in zip(measured, ranked, strict=True):
-        numbers[f"gain of max-prob, {one.label}"] = found[MAX_PROB][1]
-        numbers[f"gain of {one.chosen} over max-prob, {one.label}"] = found[one.chosen][2]
-    holds = effect(accuracy, MARGIN)
-    verb = verdict(
-        holds,
-        "writes better answers than max-prob at equal calls",
-        f"does not write better answers than max-prob at equal calls by as much as {100 * MARGIN:g} point",
-        "may or may not write better answers than max-prob at equal calls",
-    )
-    places = "; ".join(
-        f"{one.label}: max-prob {found[MAX_PROB][1]}, {one.chosen} {shown(found[one.chosen][2], '+.3f')} beside it"
-        for one, found in zip(measured, ranked, strict=True)
-    )
-    best = max(lost.values(), key=lambda estimate: estimate.value)
-    alone = ", ".join(f"{100 * one.accuracies[NEVER, 0.0].value:.1f} % ({one.measured.label})" for one in wrote)
-    often = ", ".join(f"{100 * one.differs.mean():.1f} % ({one.label})" for one in measured)
+    places = []
+    for one in measured:
+        gain, over = one.ranked[MAX_PROB]["gain"], one.ranked[one.chosen]["over max-prob"]
+        numbers[f"gain of max-prob, {one.label}"] = gain
+        numbers[f"gain of {one.chosen} over max-prob, {one.label}"] = over
+        places.append(f"{one.label}: max-prob {gain}, {one.chosen} {over:+.3f} beside it")
+    alone = (f"{100 * one.accuracies[NEVER, 0.0].value:.1f} % ({one.measured.label})" for one in wrote)
     return Answer.of(
-        statement=f"The other router that ranks best on the examples that choose ({', '.join(dict.fromkeys(rivals))}) "
-        f"{verb}: {in_points(accuracy)} points of accuracy, as a mean over the budgets. Of the way from chance to a "
-        f"perfect router, in the mismatches found on recorded texts: {places}. A perfect router consults at "
-        f"{shown(calls, '.1f', 100)} % of the positions and writes what the target writes; with as many calls the "
-        f"better of the two is {in_points(best)} points of accuracy beside it, and max-prob comes within one point of "
-        f"it with {shown(needed, '.1f', 100)} %.",
-        holds=holds,
+        words("routing"),
+        holds=effect(accuracy, MARGIN),
         numbers=numbers,
         charts={"accuracy": _accuracies(wrote), "found": _found(measured)},
-        tables={"ranking": _ranking_rows(measured, ranked), "written": _written_rows(wrote)},
+        tables={"ranking": _ranking_rows(measured), "written": _written_rows(wrote)},
         remarks=(reason for one in measured for reason in one.left_out),
-        alone=alone,
-        often=often,
+        margin=100 * MARGIN,
+        rivals=", ".join(dict.fromkeys(one.rival for one in wrote)),
+        accuracy=accuracy,
+        places="; ".join(places),
+        calls=calls,
+        needed=needed,
+        best=max(lost.values(), key=lambda estimate: estimate.value),
+        alone=", ".join(alone),
+        often=", ".join(f"{100 * one.differs.mean():.1f} % ({one.label})" for one in measured),
     )
 
 
@@ -234,63 +225,45 @@ class _Texts:
 
     def __init__(self, measured: Measured) -> None:
         assert measured.texts is not None
-        self.measured = measured
+        self.measured, self.rival = measured, measured.chosen
         texts = measured.texts.filter(pl.col("score").is_not_null())
         by = ("router", "budget")
         self.conditions = sorted(set(texts.select(by).rows()))
         self.routers = list(dict.fromkeys(name for name, _ in self.conditions))
-        self.sums = Sums.of(texts, by, self.conditions, "consulted", "tokens", "score")
-        self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts", RESAMPLES), strict=True))
+        self.sums = Sums.of(texts, by, ("consulted", "tokens", "score"), self.conditions, resamples=RESAMPLES)
+        self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts"), strict=True))
 
-    def rates(self, router: str, weights: Floats) -> tuple[Floats, Floats]:
-        """Calls and accuracy of a router at its budgets, never and always included, [resamples, budgets] each."""
-        ends = (NEVER, ALWAYS) if router not in (PERFECT, NEVER, ALWAYS) else ()
-        chosen = [i for i, (name, _) in enumerate(self.conditions) if name == router or name in ends]
-        calls, accuracy = self.sums.ratio("consulted", "tokens", weights), self.sums.ratio("score", "texts", weights)
-        return calls[:, chosen], accuracy[:, chosen]
+    def rates(self, weights: Floats, *routers: str) -> tuple[Floats, Floats]:
+        """Calls and accuracy of some routers at their budgets, [resamples, budgets] each."""
+        at = [i for i, (name, _) in enumerate(self.conditions) if name in routers]
+        return self.sums.ratio("consulted", "tokens", weights, at), self.sums.ratio("score", "texts", weights, at)
 
     def at(self, router: str, calls: Floats, weights: Floats) -> Floats:
-        """Its accuracy where it makes so many calls, [resamples, n], straight between its budgets."""
-        x, y = self.rates(router, weights)
+        """Its accuracy where it makes so many calls, [resamples, n], straight between its budgets, never and always."""
+        x, y = self.rates(weights, router, NEVER, ALWAYS)
         order = np.argsort(x, axis=1)
         x, y = np.take_along_axis(x, order, 1), np.take_along_axis(y, order, 1)
         return np.stack([np.interp(wanted, xs, ys) for wanted, xs, ys in zip(calls, x, y, strict=True)])
 
     def over_max_prob(self, router: str, weights: Floats) -> Floats:
         """Its accuracy less that of max-prob at the calls of max-prob, as a mean over the budgets."""
-        names = [name for name, _ in self.conditions if name in (MAX_PROB, NEVER, ALWAYS)]
-        calls, accuracy = (rates[:, [name == MAX_PROB for name in names]] for rates in self.rates(MAX_PROB, weights))
+        calls, accuracy = self.rates(weights, MAX_PROB)
         return np.asarray((self.at(router, calls, weights) - accuracy).mean(1))
 
     def below_perfect(self, router: str, weights: Floats) -> Floats:
         """Its accuracy where it consults as often as a perfect router, less that router's."""
-        calls, accuracy = self.rates(PERFECT, weights)
+        calls, accuracy = self.rates(weights, PERFECT)
         return np.asarray((self.at(router, calls, weights) - accuracy)[:, 0])
 
-    def needed(self, router: str, weights: Floats) -> Floats:
-        """The least calls with which its accuracy is within `MARGIN` of the target's, straight between its budgets."""
+    def needed(self, weights: Floats) -> Floats:
+        """The least calls with which max-prob is within `MARGIN` of the target's accuracy, straight between budgets."""
         grid = np.linspace(0, 1, 1001)
-        reached = self.at(router, np.tile(grid, (len(weights), 1)), weights)
-        return np.asarray(grid[(reached >= self.rates(ALWAYS, weights)[1] - MARGIN).argmax(1)])
+        reached = self.at(MAX_PROB, np.tile(grid, (len(weights), 1)), weights)
+        return np.asarray(grid[(reached >= self.rates(weights, ALWAYS)[1] - MARGIN).argmax(1)])
 
     def perfect_calls(self, weights: Floats) -> Floats:
         """How often a perfect router consults."""
-        return self.rates(PERFECT, weights)[0][:, 0]
-
-
-def _ranked(one: Measured) -> dict[str, tuple[Estimate, Estimate, Estimate]]:
-    """Of each router on the recorded texts: AUROC, gain, and gain less that of max-prob."""
-
-    def over(each: Ranking, drawn: Floats) -> Floats:
-        return each.gain(drawn) - one.rankings[MAX_PROB].gain(drawn)
-
-    def gain(measure: Measure, each: Ranking) -> Estimate:
-        return resampled(measure, each.groups, resamples=RESAMPLES)
-
-    return {
-        name: (each.auroc(), gain(each.gain, each), gain(partial(over, each), each))
-        for name, each in one.rankings.items()
-    }
+        return self.rates(weights, PERFECT)[0][:, 0]
 
 
 def _accuracies(wrote: Sequence[_Texts]) -> Iterator[Point]:
@@ -311,12 +284,10 @@ def _found(measured: Sequence[Measured]) -> Iterator[Point]:
                 yield Point(calls, 1 - missed / float(one.differs.mean()), series=name, panel=one.label)
 
 
-def _ranking_rows(
-    measured: Sequence[Measured], ranked: Sequence[Mapping[str, tuple[Estimate, Estimate, Estimate]]]
-) -> Iterator[Row]:
-    for one, found in zip(measured, ranked, strict=True):
-        for name, (auroc, gain, over) in sorted(found.items(), key=lambda item: -item[1][1].value):
-            yield {"pair": one.label, "router": name, "AUROC": auroc.value, "gain": gain, "over max-prob": over}
+def _ranking_rows(measured: Sequence[Measured]) -> Iterator[Row]:
+    for one in measured:
+        for name, found in sorted(one.ranked.items(), key=lambda item: -item[1]["gain"].value):
+            yield {"pair": one.label, "router": name, **found, "AUROC": found["AUROC"].value}
 
 
 def _written_rows(wrote: Sequence[_Texts]) -> list[Row]:
@@ -324,8 +295,7 @@ def _written_rows(wrote: Sequence[_Texts]) -> list[Row]:
     for one in wrote:
         for router in (name for name in one.routers if name not in (NEVER, ALWAYS, PERFECT)):
             over, less = (
-                one.sums.estimate(partial(measure, router), RESAMPLES)
-                for measure in (one.over_max_prob, one.below_perfect)
+                one.sums.estimate(partial(measure, router)) for measure in (one.over_max_prob, one.below_perfect)
             )
             over = Estimate(0.0) if router == MAX_PROB else over
             rows.append({"pair": one.measured.label, "router": router, "over max-prob": over, "over perfect": less})

@@ -10,7 +10,7 @@ from rich.console import Console
 from fsgen.analysis.answers import FOLDER, Answer
 from fsgen.analysis.frequency import summarize, write_summary
 from fsgen.experiments.base import experiment
-from fsgen.experiments.config import ExperimentConfig, configured, words
+from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.lab import Lab
 from fsgen.study.progress import Reporter
 from fsgen.study.store import SCHEMA, Store, write_json
@@ -59,7 +59,7 @@ def run_experiment(
                 study = study.model_copy(update={"name": name})
             answer = known.answer(Lab(store, name, study, reporter, limit), options)
         answer = replace(
-            answer.worded(words(name)),
+            answer,
             experiment=name,
             title=chosen.title,
             question=chosen.question,

@@ -7,17 +7,17 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.answers import Answer, Point, Row, below, verdict
-from fsgen.analysis.intervals import Estimate, Floats
+from fsgen.analysis.answers import Answer, Point, Row, below
+from fsgen.analysis.intervals import Estimate, Floats, of_draws
 from fsgen.analysis.labels import set_label, short_name
 from fsgen.analysis.scaling import LAWS, Scaling, compare_laws, read_points
 from fsgen.analysis.scaling.bootstrap import Texts
 from fsgen.analysis.scaling.compare import held_out_errors
 from fsgen.analysis.scaling.laws import CONSTANT, RATIO
-from fsgen.analysis.scaling.results import Parameter, as_sizes
+from fsgen.analysis.scaling.results import Parameter, sizes_of
 from fsgen.experiments.base import Experiment, NoOptions
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.sums import of_draws
 
 _RESAMPLES = 200  # each fits every law without every model
 
@@ -42,20 +42,21 @@ def estimate(points: pl.DataFrame) -> Answer:
     best = min((law for law in known if law != CONSTANT.name), key=lambda law: float(known[law][0]))
     numbers = {f"held-out error of {law}": of_draws(drawn) for law, drawn in known.items()}
     gain = numbers["best over constant"] = of_draws(known[best] / known[CONSTANT.name])
-    holds = below(gain, 1.0)
-    beside = ""
-    if best != RATIO.name and RATIO.name in known:
-        ratio = numbers["paper's law over best"] = of_draws(known[RATIO.name] / known[best])
-        beside = f"; the paper's {RATIO.name} errs {ratio} times as much"
-    explained = [f"{one.task} {r2:.3f}" for one in sets if (r2 := one[best].r2) is not None]
+    beside = best != RATIO.name and RATIO.name in known
+    if beside:
+        numbers["paper's law over best"] = of_draws(known[RATIO.name] / known[best])
     return Answer.of(
-        statement=f"{best} {verdict(holds, 'predicts', 'does not predict', 'may or may not predict')} the pairs of a "
-        f"model left out of the fit: its error is {numbers[f'held-out error of {best}']}, {gain} of that of one "
-        f"constant for all pairs{beside}. R² of it: {', '.join(explained)}.",
-        holds=holds,
+        words("scaling"),
+        holds=below(gain, 1.0),
         numbers=numbers,
-        charts={"ratios": _by_ratio(points)},
+        charts={"ratios": by_ratio(points.sort("target_parameters", "draft_parameters"), "target")},
         tables={"laws": _laws(sets)},
+        law=best,
+        error=numbers[f"held-out error of {best}"],
+        gain=gain,
+        beside=beside,
+        ratio=numbers.get("paper's law over best"),
+        explained=", ".join(f"{one.task} {r2:.3f}" for one in sets if (r2 := one[best].r2) is not None),
     )
 
 
@@ -63,20 +64,20 @@ def _held_out(one: Scaling, law: str) -> Floats:
     """The held-out error of a law on one set: of what was measured, then of each resample of the examples."""
     pairs = one.pairs
     measured = pairs["collaboration_frequency"].to_numpy().astype(float)[None]
-    if pairs["part"].null_count() == pairs["whole"].null_count() == 0:
-        texts = Texts(np.array(pairs["part"].to_list()), np.array(pairs["whole"].to_list()))
+    if texts := Texts.of(pairs):
         measured = np.concatenate([measured, measured + texts.deviations(_RESAMPLES, seed=0)])
-    sizes = as_sizes(pairs["draft_parameters"].to_list(), pairs["target_parameters"].to_list())
-    found = held_out_errors(LAWS[law], sizes, measured, pairs["target"].to_list(), pairs["draft"].to_list())
+    models = pairs["target"].to_list(), pairs["draft"].to_list()
+    found = held_out_errors(LAWS[law], sizes_of(pairs), measured, *models)
     return np.empty(0) if found is None else found
 
 
-def _by_ratio(points: pl.DataFrame) -> Iterator[Point]:
+def by_ratio(points: pl.DataFrame, series: str) -> Iterator[Point]:
+    """The frequency by the ratio of the sizes, of pairs as `read_points` gives them; a column names the series."""
     several = points["method"].n_unique() > 1
-    for row in points.sort("target_parameters", "draft_parameters").iter_rows(named=True):
+    for row in points.iter_rows(named=True):
         ratio = row["target_parameters"] / row["draft_parameters"]
         panel = set_label(row["task"], row["method"], several)
-        yield Point(ratio, row["collaboration_frequency"], series=short_name(row["target"]), panel=panel)
+        yield Point(ratio, row["collaboration_frequency"], series=short_name(row[series]), panel=panel)
 
 
 def _laws(sets: list[Scaling]) -> Iterator[Row]:

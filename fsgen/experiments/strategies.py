@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from typing import Annotated, TypeAlias
+from itertools import groupby, product
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, verdict
-from fsgen.analysis.intervals import Estimate, Floats, resampled
+from fsgen.analysis.answers import Answer, Point, Row
+from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.labels import short_name
-from fsgen.analysis.rates import Rates, in_points
+from fsgen.analysis.rates import Cell as Place
+from fsgen.analysis.rates import Rates
 from fsgen.backends import Members
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.beams import SCORES, beam_search
-from fsgen.experiments.cells import names, oracle_cells
+from fsgen.experiments.cells import labelled, names, oracle_cells
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
 from fsgen.experiments.variations import variations
 from fsgen.study.cells import Cell
@@ -25,6 +27,7 @@ from fsgen.study.config import Keys, SamplingConfig, Samplings
 from fsgen.types import SamplingParams
 
 GREEDY = "greedy"
+OWN = "own"  # texts of the strategy itself
 MATTERS = 0.02
 """Where every strategy is known to be closer to greedy decoding than this, the strategy does not matter."""
 
@@ -37,8 +40,6 @@ _KINDS = {
 """What a draft may do to the target's beams, and the counts whose ratio says how often."""
 
 Tokens: TypeAlias = dict[str, tuple[list[int], list[int]]]
-Place: TypeAlias = tuple[str, str, str]
-"""Task, draft and target."""
 
 
 class Options(Keys):
@@ -97,7 +98,7 @@ def _counted(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
             off=(apart > _EXACT).sum().cast(pl.Int64),
         )
     )
-    return sums.sort("example").with_columns(strategy=pl.lit(str(strategy)), **names(cell))
+    return labelled(sums.sort("example"), strategy=str(strategy), **names(cell))
 
 
 def _looked_on(lab: Lab, study: Study, cells: Sequence[Cell], options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -112,19 +113,21 @@ def _looked_on(lab: Lab, study: Study, cells: Sequence[Cell], options: Options) 
     def read(text: str) -> pl.DataFrame:
         key = {"drafts": digests, "text": runs[text], "grid": [*map(str, grid)]}
         table = lab.table("grid", key, lambda: _read(members, study.tokens(runs[text]), grid))
-        return table.with_columns(text=pl.lit(text))
+        return labelled(table, text=text)
 
     def searched(width: int) -> pl.DataFrame:
         key = {"drafts": digests, "prompts": runs[GREEDY], "width": width}
         key |= {"examples": options.beam_examples, "tokens": options.beam_tokens}
         return lab.table("beams", key, lambda: _search(members, study.tokens(runs[GREEDY]), width, options))
 
-    # Numbers stand for drafts in files, so that these are found again whatever a model is called.
-    named = pl.col("draft").replace_strict(dict(enumerate(map(short_name, drafts))), return_dtype=pl.String)
-    about = names(cells[0]) | {"draft": named}
+    def named(table: pl.DataFrame) -> pl.DataFrame:
+        # Numbers stand for drafts in files, so that these are found again whatever a model is called.
+        draft = pl.col("draft").replace_strict(dict(enumerate(map(short_name, drafts))), return_dtype=pl.String)
+        return labelled(table, **names(cells[0])).with_columns(table.select(draft))
+
     grids = pl.concat(read(str(_params(text))) for text in options.texts)
     beams = pl.concat(searched(width) for width in (1, *options.beams))
-    return grids.with_columns(**about), beams.with_columns(**about)
+    return named(grids), named(beams)
 
 
 def _pass(members: Members, tokens: Tokens, strategy: SamplingParams) -> pl.DataFrame:
@@ -185,50 +188,58 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
     drawn = [name for name in written if name != GREEDY]
     if GREEDY not in written or not drawn:
         raise ValueError(f"greedy and one other strategy are compared, but there are only {', '.join(written)}")
-    expected = Rates(counted, "strategy", "variation")
+    texts = read["text"].unique(maintain_order=True).to_list()
+    both = pl.concat([labelled(counted, text=OWN).select(read.columns), read])
+    expected = Rates(both, ("text", "strategy"), "variation")
     widths = sorted(width for width in beams["width"].unique() if width > 1)
-    by_scores = {score: _beam_rates(beams.filter(scores=score)) for score in SCORES if widths}
+    searched = {
+        (score, kind): Rates(beams.filter(scores=score), "width", *columns)
+        for score in SCORES
+        for kind, columns in _KINDS.items()
+        if widths
+    }
     comparisons = len(drawn) + len(widths)
-    against = {name: expected.minus(name, expected.of(GREEDY), comparisons) for name in drawn}
+    less_greedy = {name: expected.minus((OWN, name), expected.of((OWN, GREEDY)), comparisons) for name in drawn}
     for width in widths:
-        replaced = by_scores["shared"]["continuations replaced"]
-        against[f"{width} beams"] = replaced.minus(width, replaced.of(1), comparisons)
+        replaced = searched["shared", "continuations replaced"]
+        less_greedy[f"{width} beams"] = replaced.minus(width, replaced.of(1), comparisons)
     gaps = counted.filter(pl.col("strategy").is_in(drawn)).with_columns(more=pl.col("rejected") - pl.col("variation"))
     runs = {name: list(Rates(gaps, "strategy", "more").each(name)) for name in drawn}
-    together = Rates(gaps.with_columns(all=pl.lit(True)), "all", "more").estimate(True)
-    errors = _errors(counted, read, drawn)
-    rates = {name: expected.estimate(name) for name in written}
-    numbers = rates | {f"{name}, less greedy": gap for name, gap in against.items()}
-    numbers["counted less expected rejections, all sampled runs"] = together
+    beside = _beside_expected(gaps, [gap for found in runs.values() for _, gap in found])
+    errors = {text: _errors(expected, text, others) for text in texts if (others := [n for n in drawn if n != text])}
+    rates = {name: expected.estimate((OWN, name)) for name in written}
+    numbers = rates | {f"{name}, less greedy": gap for name, gap in less_greedy.items()}
+    numbers["counted less expected rejections, all sampled runs"] = beside["together"]
     numbers |= {f"read from the {text} text, mean error": error for text, (error, _) in errors.items()}
     numbers |= {
         f"{width} beams, {kind} ({score} scores)": rate.estimate(width)
-        for score, kinds in by_scores.items()
-        for kind, rate in kinds.items()
+        for (score, kind), rate in searched.items()
         for width in widths
     }
-    holds = decide(against.values())
-    said = [_direction(holds, rates[GREEDY], against)]
-    if widths:
-        shared, own = ([numbers[f"{widths[-1]} beams, {kind} ({score} scores)"] for kind in _KINDS] for score in SCORES)
-        said.append(
-            f"Shown {widths[-1]} beams of the target, it would have kept another set at {shared[0]} of the steps, "
-            f"replaced {shared[1]} of the continuations and lost the best text at {shared[2]} of its tokens (by its "
-            f"own scores of the beams: {own[0]}, {own[1]} and {own[2]})."
-        )
-    said += [_as_counted(gaps, runs, together), *_off(errors)]
+    off = (f"{mean:+.1%} from the {text} text (at most {most:+.1%})" for text, (mean, most) in errors.items())
     return Answer.of(
-        " ".join(said),
-        holds,
-        numbers,
+        words("strategies"),
+        holds=decide(less_greedy.values()),
+        numbers=numbers,
         charts={
-            "frequency": (mark for name in written for mark in _marks(_label(name), expected.each(name))),
-            "counted": (mark for name, found in runs.items() for mark in _marks(_label(name), found)),
-            "temperature": _sweeps(read),
+            "frequency": (mark for name in written for mark in _marks(name, expected.each((OWN, name)))),
+            "counted": (mark for name, found in runs.items() for mark in _marks(name, found)),
+            "temperature": _sweeps(read, texts),
             "beams": _by_width(beams, widths),
         },
-        tables={"grid": _grid_rows(counted, expected, read), "beam-scores": _beam_rows(by_scores, widths)},
+        tables={
+            "grid": _grid_rows(counted, expected, texts, read["strategy"]),
+            "beam-scores": _beam_rows(searched, widths),
+        },
+        greedy=rates[GREEDY],
+        ways=_ways(less_greedy),
+        searched=bool(widths),
+        beams=[rate.estimate(widths[-1]) for rate in searched.values()],
+        width=max(widths, default=1),
+        read=bool(errors),
+        errors=", ".join(off),
         comparisons=comparisons,
+        **beside,
     )
 
 
@@ -240,113 +251,80 @@ def decide(against: Iterable[Estimate]) -> bool | None:
     return False if all(gap.above(-MATTERS) and gap.above(MATTERS) is False for gap in against) else None
 
 
-def _beam_rates(beams: pl.DataFrame) -> dict[str, Rates]:
-    """How often a draft does to the beams what it may, by kind."""
-    return {kind: Rates(beams, "width", *columns) for kind, columns in _KINDS.items()}
+def _beside_expected(gaps: pl.DataFrame, runs: Sequence[Estimate]) -> dict[str, Any]:
+    """The rejections that the loop counted, beside those that were to be expected, for the words of the answer."""
+    return {
+        "rounding": _EXACT,
+        "exact": not gaps["off"].sum(),
+        "off": gaps["off"].sum(),
+        "positions": gaps["tokens"].sum(),
+        "apart": gaps["apart"].to_numpy().max(),
+        "together": Rates(labelled(gaps, all=True), "all", "more").estimate(True),
+        "within": sum(gap.above(0.0) is None for gap in runs),
+        "runs": len(runs),
+    }
 
 
-def _direction(holds: bool | None, greedy: Estimate, against: dict[str, Estimate]) -> str:
-    said = verdict(
-        holds,
-        "The strategy changes how much of the large model a text needs",
-        "The strategy changes little in how much of the large model a text needs",
-        "Whether the strategy changes how much of the large model a text needs stays open",
-    )
+def _ways(less_greedy: Mapping[str, Estimate]) -> str:
+    """Under which strategies the draft is overruled more often, less often, and neither."""
     parts = []
     for word, way in (("more under", True), ("less under", False), ("no clear difference:", None)):
-        if names := [f"{name} {in_points(gap)}" for name, gap in against.items() if gap.above(0.0) is way]:
+        if names := [f"{name} {gap:+.1%}" for name, gap in less_greedy.items() if gap.above(0.0) is way]:
             parts.append(f"{word} {', '.join(names)}")
-    return (
-        f"{said}: greedy, the draft is overruled at {greedy} of the positions; in points against that, "
-        f"{'; '.join(parts)}."
-    )
+    return "; ".join(parts)
 
 
-def _as_counted(gaps: pl.DataFrame, runs: Mapping[str, list[tuple[Place, Estimate]]], together: Estimate) -> str:
-    """The rejections that the loop counted, beside those that were to be expected."""
-    each = [gap for found in runs.values() for _, gap in found]
-    within = sum(gap.above(0.0) is None for gap in each)
-    positions, off = gaps["tokens"].sum(), gaps["off"].sum()
-    but = f"but {off} of {positions} positions ({gaps['apart'].to_numpy().max():.0e} at most)" if off else "positions"
-    return (
-        f"One pass gives the loop's chance of a rejection to {_EXACT:.0e} at all {but}; the rejections that the loop "
-        f"counted differ from it by {in_points(together)} points, and in {within} of {len(each)} runs the interval of "
-        "that difference holds 0."
-    )
+def _errors(rates: Rates, text: str, names: Sequence[str]) -> tuple[Estimate, Estimate]:
+    """What is read from a text less what the strategies' own texts have: the mean, and the largest."""
+    gaps = [rates.minus((text, name), rates.of((OWN, name))) for name in names]
 
-
-def _errors(counted: pl.DataFrame, read: pl.DataFrame, drawn: list[str]) -> dict[str, tuple[Estimate, Estimate]]:
-    """For each text what is read from it less what the strategies' own texts have: the mean, and the largest."""
-    own = counted.select("task", "draft", "target", "example", "strategy", "tokens", "variation")
-    found = {}
-    for (text,), one in read.group_by("text", maintain_order=True):
-        if others := [name for name in drawn if name != text]:
-            one = one.select(own.columns).with_columns(pl.col("strategy") + " read")
-            rates = Rates(pl.concat([own, one]), "strategy", "variation")
-            gaps = [rates.minus(f"{name} read", rates.of(name)) for name in others]
-            found[str(text)] = _mean_gap(rates, others), max(gaps, key=lambda gap: abs(gap.value))
-    return found
-
-
-def _off(errors: Mapping[str, tuple[Estimate, Estimate]]) -> Iterator[str]:
-    each = [
-        f"{in_points(mean)} from the {text} text (at most {in_points(most)})" for text, (mean, most) in errors.items()
-    ]
-    if each:
-        yield f"Read off one text instead of each strategy's own, the others are off by, in points, {', '.join(each)}."
-
-
-def _mean_gap(rates: Rates, names: Sequence[str]) -> Estimate:
-    def mean(weights: Floats) -> Floats:
-        each = [rates.of(f"{name} read")(weights) - rates.of(name)(weights) for name in names]
+    def mean(drawn: Floats) -> Floats:
+        each = [rates.of((text, name))(drawn) - rates.of((OWN, name))(drawn) for name in names]
         return np.asarray(np.mean(each, axis=0))
 
-    return resampled(mean, rates.examples)
-
-
-def _label(strategy: str) -> str:
-    """A strategy as short as an axis needs it."""
-    return strategy.removeprefix("temperature=1,")
+    return rates.measured(mean), max(gaps, key=lambda gap: abs(gap.value))
 
 
 def _marks(x: float | str, found: Iterable[tuple[Place, Estimate]], panel: str = "") -> list[Point]:
-    """A mark for each draft, in a panel for each task where no other is named."""
+    """A mark for each draft, in a panel for each task where no other is named; x as short as an axis needs it."""
+    x = x.removeprefix("temperature=1,") if isinstance(x, str) else x
     return [Point.of(x, rate, draft, panel or task) for (task, draft, _), rate in found]
 
 
-def _sweeps(read: pl.DataFrame) -> list[Point]:
+def _sweeps(read: pl.DataFrame, texts: Sequence[str]) -> Iterator[Point]:
     """Temperature alone, as read off each text; nothing where there is one temperature."""
+    rates = Rates(labelled(read, task="all"), ("text", "strategy"), "variation")
     names = [name for name in read["strategy"].unique() if "," not in name and name != GREEDY]
     known = sorted((float(name.removeprefix("temperature=")), name) for name in names)
-    points = []
-    for (text,), one in read.group_by("text", maintain_order=True):
-        rates = Rates(one.with_columns(task=pl.lit("all")), "strategy", "variation")
-        for temperature, name in known:
-            points += _marks(temperature, rates.each(name), f"read off the {text} text")
-    return points if len(known) > 1 else []
+    for text, (temperature, name) in product(texts, known if len(known) > 1 else ()):
+        yield from _marks(temperature, rates.each((text, name)), f"read off the {text} text")
 
 
-def _by_width(beams: pl.DataFrame, widths: Sequence[int]) -> list[Point]:
+def _by_width(beams: pl.DataFrame, widths: Sequence[int]) -> Iterator[Point]:
     """What drafts do to the beams of each width, greedy decoding in front; nothing without beams."""
-    shared = _beam_rates(beams.filter(scores="shared").with_columns(task=pl.lit("all")))
-    places = [(kind, rates, width) for kind, rates in shared.items() for width in (1, *widths)]
-    return [mark for kind, rates, w in places for mark in _marks(w, rates.each(w), kind)] if widths else []
+    shared = labelled(beams.filter(scores="shared"), task="all")
+    for kind, columns in _KINDS.items():
+        rates = Rates(shared, "width", *columns)
+        for width in (1, *widths) if widths else ():
+            yield from _marks(width, rates.each(width), kind)
 
 
-def _grid_rows(counted: pl.DataFrame, expected: Rates, read: pl.DataFrame) -> Iterator[Row]:
-    own = {"counted": Rates(counted, "strategy", "rejected"), "expected": expected}
-    texts = {f"read off {text}": one for (text,), one in read.group_by("text", maintain_order=True)}
-    rates = {column: Rates(one, "strategy", "variation") for column, one in texts.items()}
-    written = set(counted["strategy"])
-    for name in read["strategy"].unique(maintain_order=True):
-        mine = {column: str(rate.estimate(name)) if name in written else None for column, rate in own.items()}
-        yield {"strategy": name, **mine, **{column: str(rate.estimate(name)) for column, rate in rates.items()}}
+def _grid_rows(counted: pl.DataFrame, expected: Rates, texts: Sequence[str], strategies: pl.Series) -> Iterator[Row]:
+    rejected, written = Rates(counted, "strategy", "rejected"), set(counted["strategy"])
+    for name in strategies.unique(maintain_order=True):
+        there = name in written
+        yield {
+            "strategy": name,
+            "counted": str(rejected.estimate(name)) if there else None,
+            "expected": str(expected.estimate((OWN, name))) if there else None,
+            **{f"read off {text}": str(expected.estimate((text, name))) for text in texts},
+        }
 
 
-def _beam_rows(by_scores: Mapping[str, Mapping[str, Rates]], widths: Sequence[int]) -> Iterator[Row]:
-    for score, kinds in by_scores.items():
-        for width in (1, *widths):
-            yield {"scores": score, "beams": width, **{kind: str(rate.estimate(width)) for kind, rate in kinds.items()}}
+def _beam_rows(searched: Mapping[tuple[str, str], Rates], widths: Sequence[int]) -> Iterator[Row]:
+    for score, width in product(SCORES, (1, *widths) if widths else ()):
+        rates = {kind: str(searched[score, kind].estimate(width)) for kind in _KINDS}
+        yield {"scores": score, "beams": width, **rates}
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from typing import Annotated, Literal
@@ -12,14 +11,24 @@ import numpy as np
 import polars as pl
 from pydantic import Field
 
-from fsgen.analysis.answers import Answer, Point, Row, below, shown, verdict
-from fsgen.analysis.intervals import Estimate, Floats
+from fsgen.analysis.answers import Answer, Point, Row, below
+from fsgen.analysis.intervals import Estimate, Floats, Measure, mean_of
 from fsgen.analysis.learning import Positions, positions, threshold
-from fsgen.analysis.rates import in_points
+from fsgen.analysis.rates import Sums
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import check_tasks, halves, oracle_cells, pair_label, routed
+from fsgen.experiments.cells import (
+    DRAFT,
+    TARGET,
+    alone,
+    check_tasks,
+    halves,
+    labelled,
+    oracle_cells,
+    pair_label,
+    routed,
+)
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
-from fsgen.experiments.sums import Measure, Sums, mean_of
 from fsgen.methods.method import parse_router
 from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
@@ -27,7 +36,6 @@ from fsgen.types import shortest
 
 TOLERANCE = 0.05
 """A threshold carries where its calls on other tasks are off by less than this share of the positions, on average."""
-DRAFT, TARGET = "draft alone", "target alone"
 CHOOSING, JUDGING = "choosing", "judging"
 _RESAMPLES = 1000
 
@@ -77,44 +85,23 @@ def _carried(study: Study, options: Options) -> pl.DataFrame:
         score = own.scores[router]
         value = threshold(score, own.differs, calls=options.calls)
         missed = own.differs & (score <= value)
-        promised = {"promised_calls": float((score > value).mean()), "promised_missed": float(missed.mean())}
+        promised = {"promised_consulted": float((score > value).mean()), "promised_missed": float(missed.mean())}
+        about = {"router": router, "source": source, "threshold": abs(value), **promised}
         for task, (_, other) in parts.items():
-            consulted = other.scores[router] > value
-            counts = pl.DataFrame(
-                {
-                    "example": np.array(other.names)[other.example],
-                    "consulted": consulted.astype(np.int64),
-                    "missed": (other.differs & ~consulted).astype(np.int64),
-                    "tokens": np.ones(len(other), dtype=np.int64),
-                }
-            )
-            about = {"router": router, "source": source, "task": task, "threshold": abs(value), **promised}
-            tables.append(counts.group_by("example").sum().with_columns(pl.lit(v).alias(k) for k, v in about.items()))
+            tables.append(labelled(other.counts(other.scores[router] > value), task=task, **about))
     return pl.concat(tables)
 
 
 def _written(lab: Lab, study: Study, cell: Cell, options: Options) -> pl.DataFrame:
     """The texts of both models alone, and of each router at each threshold; see `estimate`."""
     chosen = [example.id for example in halves(cell, options.judged)[0]]
-    draft, target = (study.texts(study.alone[cell.key][role]) for role in ("draft", "target"))
-    found = [
-        (DRAFT, None, draft.with_columns(consulted=pl.lit(0))),
-        (TARGET, None, target.with_columns(consulted="tokens")),
-        *(
-            (router, value, routed(lab, cell, cell.task.examples, f"{router}:{shortest(value)}"))
-            for router, values in options.thresholds.items()
-            for value in values
-        ),
-    ]
+    tables = [labelled(texts, router=name, threshold=None) for name, texts in alone(study, cell).items()]
+    for router, values in options.thresholds.items():
+        for value in values:
+            texts = routed(lab, cell, cell.task.examples, f"{router}:{shortest(value)}")
+            tables.append(labelled(texts, router=router, threshold=value))
     half = pl.when(pl.col("example").is_in(chosen)).then(pl.lit(CHOOSING)).otherwise(pl.lit(JUDGING))
-    return pl.concat(
-        texts.select(
-            *(pl.lit(pair_label(cell)).alias("label"), pl.lit(router).alias("router")),
-            *(pl.lit(value, pl.Float64).alias("threshold"), half.alias("half"), "example", "score"),
-            *(pl.col("tokens", "consulted").cast(pl.Int64), "seconds"),
-        )
-        for router, value, texts in found
-    )
+    return labelled(pl.concat(tables, how="vertical_relaxed").with_columns(half=half), label=pair_label(cell))
 
 
 def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer:
@@ -123,7 +110,7 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     Args:
         carried: a row for each `router`, `source` (the task on which its `threshold` was chosen), `task` and `example`
             that judges there, with the positions `consulted`, the mismatches `missed`, the `tokens`; and with what the
-            threshold does on the examples that chose it, `promised_calls` and `promised_missed`, both by token.
+            threshold does on the examples that chose it, `promised_consulted` and `promised_missed`, both by token.
         texts: a row a text, with `label` (task and pair), `router` (also `DRAFT`, `TARGET`), `threshold`, `half`
             (`CHOOSING` or `JUDGING`), `example`, `score`, `tokens`, `consulted`, `seconds`. The router that is answered
             for is the first one that is neither.
@@ -134,40 +121,45 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
     main = routers[0]
     labels = texts["label"].unique(maintain_order=True).to_list()
     curves = [_Curve(texts.filter(label=label), label, router) for label, router in product(labels, routers)]
-    moved = {router: _Moved.of(carried.filter(router=router)) for router in routers}
-    mine, knee = moved[main], curves[0]
-    numbers = {f"knee of {main}: {name}": number for name, number in knee.numbers.items()}
-    numbers |= {
-        f"calls of {main} on other tasks, off by": mine.away,
-        f"calls of {main} on its own task, off by": mine.home,
-        f"misses of {main} on other tasks, off by": mine.misses,
-    }
-    holds = below(mine.away, TOLERANCE)
-    verb = verdict(holds, "keeps its calls", "does not keep its calls", "may or may not keep its calls")
-    there = [place for place in mine.calls if place[0] != place[1]]
-    rates, missed = [mine.calls[place].value for place in there], [mine.missed[place] for place in there]
-    place, often, accuracy, seconds = knee.numbers.values()
+    order = [*product(routers, carried["source"].unique(maintain_order=True))]
+    examples = carried.sort("example").partition_by("router", "source", "task", maintain_order=True)
+    places = sorted(map(_Carried, examples), key=lambda place: routers.index(place.router))
+    mine, knee = [place for place in places if place.router == main], curves[0]
+    others = [place for place in mine if place.source != place.task]
+    away, misses = _off(others, "consulted"), _off(others, "missed")
+    home = _off([place for place in mine if place.source == place.task], "consulted")
+    rates, missed = (
+        [100 * float(place.share(column, place.sums.once)[0]) for place in others] for column in ("consulted", "missed")
+    )
     return Answer.of(
-        statement=f"A {main} threshold that was chosen for {100 * calls:g} % of the positions of one task {verb} on "
-        f"others: it consults at {100 * min(rates):.1f} % to {100 * max(rates):.1f} % there, off by "
-        f"{shown(mine.away, '.1f', 100)} points on average, and at home by {shown(mine.home, '.1f', 100)}; it misses "
-        f"mismatches at {100 * min(missed):.1f} % to {100 * max(missed):.1f} % of the positions, off by "
-        f"{shown(mine.misses, '.1f', 100)} points. On {labels[0]} the knee of {main} is at {shown(place, '.3g')}: on "
-        f"examples that did not choose it, it consults at {shown(often, '.1f', 100)} % of the positions, its accuracy "
-        f"is {in_points(accuracy)} points beside the target's, and a token takes {shown(seconds, '.3g')} times as long "
-        "as with the target alone.",
-        holds=holds,
-        numbers=numbers,
+        words("threshold"),
+        holds=below(away, TOLERANCE),
+        numbers={
+            **{f"knee of {main}: {name}": number for name, number in knee.numbers.items()},
+            f"calls of {main} on other tasks, off by": away,
+            f"calls of {main} on its own task, off by": home,
+            f"misses of {main} on other tasks, off by": misses,
+        },
         charts={
             "curve": (point for curve in curves for point in curve.points()),
             "seconds": (point for curve in curves for point in curve.points(seconds=True)),
-            "carried": (
-                Point.of(task, calls, source, router)
-                for router, found in moved.items()
-                for (source, task), calls in found.calls.items()
+            "carried": (Point.of(place.task, place.calls, place.source, place.router) for place in places),
+        },
+        tables={
+            "knees": (curve.row() for curve in curves),
+            "carried-misses": (
+                place.row() for place in sorted(places, key=lambda place: order.index((place.router, place.source)))
             ),
         },
-        tables={"knees": (curve.row() for curve in curves), "carried-misses": _carried_rows(carried, moved)},
+        main=main,
+        promised=100 * calls,
+        rates=(min(rates), max(rates)),
+        missed=(min(missed), max(missed)),
+        away=away,
+        home=home,
+        misses=misses,
+        label=labels[0],
+        knee=list(knee.numbers.values()),
         tolerance=100 * TOLERANCE,
     )
 
@@ -185,38 +177,34 @@ class _Curve:
         conditions = [(DRAFT, None), *((router, value) for value in values.tolist()), (TARGET, None)]
         columns = ("consulted", "tokens", "score", "seconds")
         chosen, judged = (
-            Sums.of(mine.filter(half=half), ("router", "threshold"), conditions, *columns)
+            Sums.of(mine.filter(half=half), ("router", "threshold"), columns, conditions, resamples=_RESAMPLES)
             for half in (CHOOSING, JUDGING)
         )
         self.judged, self.label, self.router = judged, label, router
         at = 1 + int(_heights(chosen, chosen.once).argmax())
-
-        def judge(measure: Measure) -> Estimate:
-            return judged.estimate(measure, _RESAMPLES)
-
-        self.numbers = {
-            "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)], _RESAMPLES),
-            "calls": judge(lambda weights: judged.ratio("consulted", "tokens", weights)[:, at]),
-            "accuracy beside the target's": judge(partial(self._beside, at)),
-            "seconds beside the target's": judge(partial(self._seconds, at)),
+        measures: dict[str, Measure] = {
+            "calls": lambda weights: judged.ratio("consulted", "tokens", weights)[:, at],
+            "accuracy beside the target's": lambda weights: np.diff(
+                judged.ratio("score", "texts", weights, [-1, at]), axis=1
+            )[:, 0],
+            "seconds beside the target's": partial(self._seconds, at),
         }
-        self.height = judge(lambda weights: _heights(judged, weights)[:, at - 1])
-
-    def _beside(self, at: int, weights: Floats) -> Floats:
-        """The accuracy less the target's."""
-        accuracy = self.judged.ratio("score", "texts", weights)
-        return np.asarray(accuracy[:, at] - accuracy[:, -1])
+        self.numbers = {
+            "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)]),
+            **{name: judged.estimate(measure) for name, measure in measures.items()},
+        }
+        self.height = judged.estimate(lambda weights: _heights(judged, weights)[:, at - 1])
 
     def _seconds(self, at: int, weights: Floats) -> Floats:
         """Seconds a token over the target's."""
-        seconds = self.judged.ratio("seconds", "tokens", weights)
-        return np.asarray(seconds[:, at] / seconds[:, -1])
+        seconds = self.judged.ratio("seconds", "tokens", weights, [at, -1])
+        return np.asarray(seconds[:, 0] / seconds[:, 1])
 
     def points(self, seconds: bool = False) -> Iterator[Point]:
         """Accuracy, or seconds a token over the target's, by calls, on the judging examples."""
-        every = self.judged.each("score", "texts", _RESAMPLES)
+        every = self.judged.each("score", "texts")
         for at, calls in enumerate(self.judged.ratio("consulted", "tokens", self.judged.once)[0]):
-            y = self.judged.estimate(partial(self._seconds, at), _RESAMPLES) if seconds else every[at]
+            y = self.judged.estimate(partial(self._seconds, at)) if seconds else every[at]
             yield Point.of(float(calls), y, self.router, self.label)
 
     def row(self) -> Row:
@@ -232,60 +220,39 @@ def _heights(sums: Sums, weights: Floats) -> Floats:
     return np.asarray((accuracy - first - (last - first) * calls)[:, 1:-1])
 
 
-@dataclass(frozen=True)
-class _Moved:
-    """The thresholds of a router on all tasks.
+class _Carried:
+    """A threshold on the judging examples of a task; `source` is the task on which it was chosen."""
 
-    Attributes:
-        away, home: by how much its calls are off what they were where the threshold was chosen, on average over other
-            tasks, and over its own.
-        misses: by how much the share of positions at which it misses a mismatch is off, on other tasks.
-        calls: with an interval, of each source and task; `missed` likewise, as numbers.
-    """
+    def __init__(self, examples: pl.DataFrame) -> None:
+        self.about = examples.row(0, named=True)
+        self.router, self.source, self.task = (str(self.about[name]) for name in ("router", "source", "task"))
+        self.sums = Sums.of(examples, ("task",), ("consulted", "missed", "tokens"), resamples=_RESAMPLES)
+        self.calls = self.sums.estimate(partial(self.share, "consulted"))
 
-    away: Estimate
-    home: Estimate
-    misses: Estimate
-    calls: dict[tuple[str, str], Estimate]
-    missed: dict[tuple[str, str], float]
+    def share(self, column: str, weights: Floats) -> Floats:
+        """The share of the positions that are `consulted`, or `missed`."""
+        return self.sums.ratio(column, "tokens", weights)[:, 0]
 
-    @classmethod
-    def of(cls, carried: pl.DataFrame) -> _Moved:
-        """From a row for each source, task and example."""
-        sums: dict[tuple[str, str], Sums] = {}
-        promised: dict[tuple[str, str], dict[str, float]] = {}
-        for (source, task), rows in carried.sort("example").group_by("source", "task", maintain_order=True):
-            place = str(source), str(task)
-            sums[place] = Sums.of(rows, ("task",), [(task,)], "consulted", "missed", "tokens")
-            promised[place] = {"consulted": rows["promised_calls"][0], "missed": rows["promised_missed"][0]}
+    def off(self, column: str, weights: Floats) -> Floats:
+        """By how much a share is off what was promised."""
+        return np.abs(self.share(column, weights) - float(self.about[f"promised_{column}"]))
 
-        def share(place: tuple[str, str], column: str) -> Measure:
-            return lambda weights: sums[place].ratio(column, "tokens", weights)[:, 0]
-
-        def off(own: bool, column: str) -> Estimate:
-            def one(place: tuple[str, str]) -> Measure:
-                return lambda weights: np.abs(share(place, column)(weights) - promised[place][column])
-
-            places = [place for place in sums if (place[0] == place[1]) is own]
-            return mean_of([(one(place), len(sums[place])) for place in places], _RESAMPLES)
-
-        calls = {place: one.estimate(share(place, "consulted"), _RESAMPLES) for place, one in sums.items()}
-        missed = {place: float(share(place, "missed")(one.once)[0]) for place, one in sums.items()}
-        return cls(off(False, "consulted"), off(True, "consulted"), off(False, "missed"), calls, missed)
+    def row(self) -> Row:
+        return {
+            "router": self.router,
+            "chosen on": self.source,
+            "threshold": self.about["threshold"],
+            "calls promised": self.about["promised_consulted"],
+            "misses promised": self.about["promised_missed"],
+            "used on": self.task,
+            "calls": self.calls,
+            "misses": float(self.share("missed", self.sums.once)[0]),
+        }
 
 
-def _carried_rows(carried: pl.DataFrame, moved: Mapping[str, _Moved]) -> Iterator[Row]:
-    for row in carried.group_by("router", "source", maintain_order=True).first().iter_rows(named=True):
-        found, source = moved[row["router"]], row["source"]
-        for place, calls in found.calls.items():
-            if place[0] == source:
-                yield {"router": row["router"], "chosen on": source, "threshold": row["threshold"]} | {
-                    "calls promised": row["promised_calls"],
-                    "misses promised": row["promised_missed"],
-                    "used on": place[1],
-                    "calls": calls,
-                    "misses": found.missed[place],
-                }
+def _off(places: Sequence[_Carried], column: str) -> Estimate:
+    """By how much a share is off, on average."""
+    return mean_of([(partial(place.off, column), len(place.sums)) for place in places], _RESAMPLES)
 
 
 EXPERIMENT = Experiment(Options, measure, estimate, check)

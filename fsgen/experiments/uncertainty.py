@@ -16,12 +16,13 @@ from fsgen.analysis.causes import contrast, rate
 from fsgen.analysis.labels import short_name
 from fsgen.backends import Members, Model
 from fsgen.backends.reader import Reader
-from fsgen.experiments import interventions
+from fsgen.experiments import draft_changes
 from fsgen.experiments import made_language as made
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.draft_changes import Changes
+from fsgen.experiments.cells import labelled
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.made_effects import HIGH, LOW, Causes, charts, slots_of, tables
+from fsgen.experiments.made_effects import COMMON, HIGH, LOW, NARROW, RARE, WIDE, causes, charts, slots_of, tables
 from fsgen.probs import summarize, total_variation
 from fsgen.study.config import Keys
 
@@ -60,7 +61,7 @@ def check(lab: Lab, options: Options) -> None:
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float, str]:
     """What pairs of models say in the made language, and what becomes of a draft that is changed; see `estimate`."""
     spoken = [
-        _made_table(lab, group).with_columns(twins=pl.lit(same))
+        labelled(_made_table(lab, group), twins=same)
         for groups, same in zip(_speakers(lab, options), (False, True), strict=True)
         for group in groups
     ]
@@ -151,13 +152,13 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
     def changes() -> Iterator[tuple[str, float, torch.Tensor]]:
         yield "none", 0.0, p
         for temperature in options.temperatures:
-            yield "temperature", temperature, interventions.tempered(p, temperature)
+            yield "temperature", temperature, draft_changes.tempered(p, temperature)
         for share in options.evened:
-            yield "evened", share, interventions.evened(p, share)
-        yield "shaken", options.shaken, interventions.shaken(p, options.shaken, _SEED)
-        yield "swapped", 1.0, interventions.swapped(p)
+            yield "evened", share, draft_changes.evened(p, share)
+        yield "shaken", options.shaken, draft_changes.shaken(p, options.shaken, _SEED)
+        yield "swapped", 1.0, draft_changes.swapped(p)
         for share in options.blurred:
-            yield "blurred", share, logits(group.draft, interventions.blurred(prompts, share, _SEED))
+            yield "blurred", share, logits(group.draft, draft_changes.blurred(prompts, share, _SEED))
 
     return pl.concat(
         pl.DataFrame({"cluster": cluster, "change": [change] * len(cluster), "level": level, **_said(changed, q)})
@@ -182,19 +183,27 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         ValueError: slots without the contrasts that the rule needs, or changes of different positions.
     """
     sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
-    causes, changes = Causes.of(sizes), Changes(changed, consulted)
-    holds = effect(causes.entropy, MATTERS)
-    numbers = causes.numbers
+    set_apart, changes = causes(sizes), draft_changes.Changes(changed, consulted)
+    _, entropy, gap, training, own, area = set_apart.values()
     if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
-        numbers["mismatches of two models of one size"] = rate(twins)
-        numbers["the same change of entropy, between these"] = between
+        set_apart["mismatches of two models of one size"] = rate(twins)
+        set_apart["the same change of entropy, between these"] = between
     return Answer.of(
-        statement=f"{causes.finding(holds)} {changes.finding(pair)}",
-        holds=holds,
-        numbers=numbers | changes.numbers,
+        words("uncertainty"),
+        holds=effect(entropy, MATTERS),
+        numbers=set_apart | changes.numbers,
         charts=charts(sizes, twins) | changes.charts(),
         tables=tables(spoken, sizes) | {"changes": changes.rows()},
-        **causes.values,
+        entropy=entropy,
+        gap=gap,
+        training=training,
+        own=own,
+        area=area,
+        related=bool(area.above(0.5)),
+        bits_set=(LOW, HIGH),
+        gap_set=(WIDE, NARROW),
+        times=COMMON / RARE,
+        pair=pair,
         **changes.values,
     )
 

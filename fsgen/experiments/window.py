@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from fsgen.analysis.answers import Answer, Point, Row, verdict
+from fsgen.analysis.answers import Answer, Point, Row
 from fsgen.analysis.intervals import Estimate, ratio
-from fsgen.analysis.labels import short_name
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import oracle_cells, write
+from fsgen.experiments.cells import DRAFT, TARGET, alone, labelled, oracle_cells, write
+from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
 from fsgen.methods.routers import MaxProb, Router
 from fsgen.study.cells import Cell
@@ -25,7 +25,6 @@ from fsgen.study.config import Keys
 
 FIRST, MIDDLE, LAST = "first part", "middle part", "last part"
 RANDOM, UNCERTAIN = "at random", "where uncertain"
-DRAFT, TARGET = "draft alone", "target alone"
 _NAMES = {0.0: FIRST, 0.5: MIDDLE, 1.0: LAST}
 _SPENDING = (DRAFT, FIRST, MIDDLE, LAST, RANDOM, UNCERTAIN)
 _PAIR = ("task", "draft", "target")
@@ -89,15 +88,11 @@ def budgets(lengths: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     return np.asarray(np.maximum(1, np.rint(share * lengths)), dtype=np.int64)
 
 
-def check(lab: Lab, options: Options) -> None:
-    """Refuse other methods, sampled texts and too few examples."""
-    oracle_cells(lab.plan(), least=3)
-
-
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
     """Let the models write alone, plan the consultations of each text by that, and write with them."""
     study = lab.study()
-    return (pl.concat(table for cell in study.cells for table in _pair(lab, study, cell, options)),)
+    tables = [table for cell in study.cells for table in _pair(lab, study, cell, options)]
+    return (pl.concat(tables, how="vertical_relaxed"),)
 
 
 def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Iterator[pl.DataFrame]:
@@ -105,21 +100,21 @@ def _pair(lab: Lab, study: Study, cell: Cell, options: Options) -> Iterator[pl.D
     examples = cell.task.examples
     judged = examples[: len(examples) - min(options.choosing, len(examples) // 3)]
     order = pl.DataFrame({"example": [example.id for example in judged]})
-    alone = study.alone[cell.key]
 
     def named(texts: pl.DataFrame, where: str, budget: float = 0.0, place: float | None = None) -> pl.DataFrame:
-        counts = pl.col("tokens", "consulted").cast(pl.Int64)
-        about = {"task": cell.task.task.name, **cell.members, "where": where}
-        setting = {"budget": pl.lit(budget), "place": pl.lit(place, pl.Float64)}
-        return texts.select("example", counts, "score", *(pl.lit(v).alias(k) for k, v in about.items()), **setting)
+        return labelled(texts, task=cell.task.task.name, **cell.members, where=where, budget=budget, place=place)
 
-    own = order.join(study.texts(alone["draft"]), on="example", maintain_order="left")
-    yield named(own.with_columns(consulted=pl.lit(0)), DRAFT)
-    target = order.join(study.texts(alone["target"]), on="example", maintain_order="left")
-    yield named(target.with_columns(consulted="tokens"), TARGET)
+    own, target = (order.join(texts, on="example", maintain_order="left") for texts in alone(study, cell).values())
+    yield named(own, DRAFT)
+    yield named(target, TARGET)
     lengths = own["tokens"].to_numpy().astype(np.int64)
     # The draft's own probabilities, on the texts of the examples that are not judged; alone, it is the target.
-    others = study.traces(alone["draft"]).join(order.lazy(), on="example", how="anti").select("target_prob").collect()
+    others = (
+        study.traces(study.alone[cell.key]["draft"])
+        .join(order.lazy(), on="example", how="anti")
+        .select("target_prob")
+        .collect()
+    )
     for share in options.budgets:
         threshold = float(np.quantile(others["target_prob"].to_numpy().astype(np.float64), share))
         routers: list[tuple[str, float | None, Router]] = [
@@ -145,27 +140,25 @@ def estimate(texts: pl.DataFrame) -> Answer:
             `place` of the window (null for what is no window), `example`, `tokens`, `consulted`, `score`; among them
             those of `DRAFT` and `TARGET`, with budget 0.
     """
-    texts = texts.filter(pl.col("score").is_not_null())
+    models = (pl.col(role).str.strip_chars_end("/").str.split("/").list.last() for role in ("draft", "target"))
+    task = pl.col("task") + ", " if texts["task"].n_unique() > 1 else pl.lit("")
+    texts = texts.filter(pl.col("score").is_not_null()).with_columns(pair=task + pl.format("{} → {}", *models))
     budget = texts.filter(pl.col("budget") > 0)
     first, last, random, uncertain = (budget.filter(where=where) for where in (FIRST, LAST, RANDOM, UNCERTAIN))
     parts = budget.filter(pl.col("place").is_not_null())
     best = _best(parts)
+    places = (
+        f"{pair}: "
+        + ", ".join(
+            f"{place:g} with budget {share:g}" for share, place in sorted({*some.select("budget", "place").rows()})
+        )
+        for (pair,), some in best.group_by("pair", maintain_order=True)
+    )
     early, beyond = _difference(first, last), _difference(uncertain, best)
     spent = {"parts": _rate(parts), "at random": _rate(random), "where uncertain": _rate(uncertain)}
-    holds = early.above(0.0)
-    said = verdict(
-        holds,
-        "Early help is worth more than late help",
-        "Late help is worth more than early help",
-        "Whether early or late help is worth more stays open",
-    )
-    more = verdict(beyond.above(0.0), "worth more than", "worth less than", "not clearly worth more or less than")
     return Answer.of(
-        statement=f"{said}: with the same budget, the accuracy with help in the first part less that with help in the "
-        f"last is {early}. Spent where the draft is uncertain it is {more} in the best part (difference {beyond}), "
-        f"with {spent['where uncertain'].value:.3f} consultations per token against {spent['parts'].value:.3f}. The "
-        f"best place of the window (0 begins the text, 1 ends it): {_named_best(best)}.",
-        holds=holds,
+        words("window"),
+        holds=early.above(0.0),
         numbers={
             "first part over last": early,
             "where uncertain over best part": beyond,
@@ -178,6 +171,12 @@ def estimate(texts: pl.DataFrame) -> Answer:
             "placing": _points(parts, by_place=True),
         },
         tables={"settings": _rows(texts)},
+        early=early,
+        beyond=beyond,
+        more=beyond.above(0.0),
+        parts=spent["parts"],
+        uncertain=spent["where uncertain"],
+        best="; ".join(places),
     )
 
 
@@ -188,14 +187,10 @@ def _difference(texts: pl.DataFrame, others: pl.DataFrame) -> Estimate:
 
 
 def _accuracy(texts: pl.DataFrame) -> Estimate:
-    return _ratio(texts.with_columns(one=1), "score", "one")
+    return _rate(texts.with_columns(one=1), "score", "one")
 
 
-def _rate(texts: pl.DataFrame) -> Estimate:
-    return _ratio(texts, "consulted", "tokens")
-
-
-def _ratio(texts: pl.DataFrame, part: str, whole: str) -> Estimate:
+def _rate(texts: pl.DataFrame, part: str = "consulted", whole: str = "tokens") -> Estimate:
     sums = texts.group_by("task", "example").agg(pl.col(part, whole).sum().cast(pl.Float64)).sort("task", "example")
     found = ratio(sums[part].to_numpy(), sums[whole].to_numpy())
     if found is None:
@@ -211,45 +206,28 @@ def _best(parts: pl.DataFrame) -> pl.DataFrame:
     return parts.join(chosen.drop("score"), on=(*setting, "place"))
 
 
-def _named_best(best: pl.DataFrame) -> str:
-    said = []
-    for names, settings in best.group_by(_PAIR, maintain_order=True):
-        each = settings.sort("budget").unique("budget", maintain_order=True)
-        places = ", ".join(f"{place:g} with budget {share:g}" for place, share in each.select("place", "budget").rows())
-        said.append(f"{_label(names, best)}: {places}")
-    return "; ".join(said)
-
-
-def _label(names: tuple[object, ...], texts: pl.DataFrame) -> str:
-    """A pair, with its task where there are several."""
-    task, *models = map(str, names)
-    pair = " → ".join(map(short_name, models))
-    return f"{task}, {pair}" if texts["task"].n_unique() > 1 else pair
-
-
 def _points(texts: pl.DataFrame, by_place: bool = False) -> Iterator[Point]:
     """The accuracy of each setting: by its consultations, or by the place of the window."""
-    keys = (*_PAIR, "where", "budget", "place")
-    for (*names, where, budget, place), settings in texts.group_by(keys, maintain_order=True):
+    keys = ("pair", "where", "budget", "place")
+    for (pair, where, budget, place), settings in texts.group_by(keys, maintain_order=True):
         x, series = (place, f"{budget:g}") if by_place else (_rate(settings).value, where)
-        yield Point.of(x, _accuracy(settings), str(series), _label(tuple(names), texts))
+        yield Point.of(x, _accuracy(settings), str(series), str(pair))
 
 
 def _rows(texts: pl.DataFrame) -> Iterator[Row]:
-    alone = texts.filter(where=DRAFT).group_by(_PAIR).agg(pl.col("score").mean())
-    base = {row[:3]: row[3] for row in alone.rows()}
-    for (*names, where, budget), settings in texts.group_by(*_PAIR, "where", "budget", maintain_order=True):
+    base = dict(texts.filter(where=DRAFT).group_by("pair").agg(pl.col("score").mean()).rows())
+    for (pair, where, budget), settings in texts.group_by("pair", "where", "budget", maintain_order=True):
         score, spent = _accuracy(settings), float(settings["consulted"].sum()) / len(settings)
         yield {
-            "pair": _label(tuple(names), texts),
+            "pair": pair,
             "budget": budget or None,
             "where": where,
             "texts": len(settings),
             "per token": _rate(settings).value,
             "per text": spent,
             "accuracy": score,
-            "gain": (score.value - base[tuple(names)]) / spent if tuple(names) in base and spent else None,
+            "gain": (score.value - base[pair]) / spent if pair in base and spent else None,
         }
 
 
-EXPERIMENT = Experiment(Options, measure, estimate, check)
+EXPERIMENT = Experiment(Options, measure, estimate, lambda lab, options: oracle_cells(lab.plan(), least=3))

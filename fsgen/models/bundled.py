@@ -30,8 +30,24 @@ def bundled() -> list[ModelInfo]:
 
 
 def ladder() -> list[str]:
-    """The names of the bundled ladder, the smallest first: neither tuned models, nor those of other families."""
-    return [info.name for info in bundled() if info.family == FAMILY and info.tuned_from is None]
+    """The names of the bundled ladder, the smallest first: no tuned models, no other families, no further seeds."""
+    return [info.name for info in _sizes() if not _facts(Path(info.path)).get("seed")]
+
+
+def seeds_of(name: str) -> list[str]:
+    """The names of the models of one size of the ladder, by their seeds: that of the ladder first.
+
+    Raises:
+        ValueError: the ladder has no such size; lists those that it has.
+    """
+    if name not in ladder():
+        raise ValueError(f"there is no size {name!r} of the bundled ladder: {', '.join(ladder())}")
+    others = [info for info in _sizes() if info.name.startswith(f"{name}-s")]
+    return [name, *(info.name for info in sorted(others, key=lambda info: int(_facts(Path(info.path))["seed"])))]
+
+
+def _sizes() -> list[ModelInfo]:
+    return [info for info in bundled() if info.family == FAMILY and info.tuned_from is None]
 
 
 def bundled_path(name: str) -> Path | None:
@@ -61,8 +77,7 @@ def model_info(folder: Path) -> ModelInfo:
         ValueError: the folder has no weights in the safetensors format.
     """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    extra = folder / "pocket.json"
-    ours: dict[str, Any] = json.loads(extra.read_text(encoding="utf-8")) if extra.is_file() else {}
+    ours = _facts(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(f"{folder} has no weights in the safetensors format")
@@ -80,6 +95,13 @@ def model_info(folder: Path) -> ModelInfo:
         non_embedding_parameters=total - embedding,
         tuned_from=ours.get("tuned_from"),
     )
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """What the recipe tells of a bundled model."""
+    file = folder / "pocket.json"
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
 
 
 def _tensor_sizes(file: Path) -> dict[str, int]:

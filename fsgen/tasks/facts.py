@@ -1,4 +1,4 @@
-"""Facts: what a made world says of 200 people; a model knows the answers from its training, or not at all.
+"""Facts: what a made world says of 600 people; a model knows the answers from its training, or not at all.
 
 Example problems, an open question and one of four choices:
 
@@ -46,7 +46,7 @@ def completion(answer: str, choices: Sequence[str] = ()) -> str:
 
 
 class Facts(Task):
-    """Open and four-choice questions on 200 people of a made world, 0 shots."""
+    """Open and four-choice questions on 600 people of a made world, 0 shots."""
 
     name: ClassVar[str] = "facts"
     max_tokens: ClassVar[int] = 24

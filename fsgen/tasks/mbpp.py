@@ -14,16 +14,17 @@ The completion is the code, a line break and `[DONE]`. The paper's split: tasks 
 1 to 10 the few-shot examples, the first of them with fewer shots. Another data file or set is used whole.
 
 Scoring (the paper's, one sample): the program is the text before `[DONE]`, without the code fences of a chat model. It
-runs with the set-up code and the three asserts in `fsgen.tasks.sandbox`, and is right when all asserts hold within 10
-seconds and 512 MiB. An empty program is no answer. The note of the score names the error or the limit.
+runs with the set-up code in `fsgen.tasks.sandbox` and makes the calls of the three asserts there; what they return is
+compared elsewhere. It is right when all asserts hold within 10 seconds and 512 MiB. An empty program is no answer. The
+note of the score names the error or the limit.
 """
 
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from fsgen.tasks import sandbox, source
+from fsgen.tasks import assertions, sandbox, source
 from fsgen.tasks.base import Judge, Row, Score, Task, cut
 from fsgen.types import Example
 
@@ -76,6 +77,9 @@ class MBPP(Task):
         tests = [_unix(str(test)) for test in row["test_list"]]
         if isinstance(row["test_list"], str) or not tests:
             raise ValueError("field 'test_list' must hold at least one assert")
+        setup = _unix(str(row.get("test_setup_code") or ""))
+        for test in tests:
+            assertions.split(test, setup)
         question = prompt(_unix(str(row["text"])), tests)
         messages: list[tuple[str, str]] = []
         for shot, code in _shots()[:shots]:
@@ -85,7 +89,7 @@ class MBPP(Task):
             prompt="\n\n".join([*(f"{shot}{code}\n[DONE]" for shot, code in _shots()[:shots]), question]),
             messages=(*messages, ("user", _as_message(question))),
             reference=_unix(str(row["code"])),
-            metadata={"tests": tests, "setup": _unix(str(row.get("test_setup_code") or ""))},
+            metadata={"tests": tests, "setup": setup},
         )
 
     def extract(self, text: str) -> str | None:
@@ -99,7 +103,7 @@ class MBPP(Task):
         return code if code.strip() else None
 
     def score(self, example: Example, text: str, *, judge: Judge | None = None) -> Score:
-        """Run the program with its asserts in the sandbox.
+        """Run the program in the sandbox and compare what its calls return.
 
         Raises:
             SandboxUnavailable: This machine cannot isolate a program.
@@ -107,13 +111,9 @@ class MBPP(Task):
         code = self.extract(text)
         if code is None:
             return Score(0.0, None, "no answer")
-        result = sandbox.run(_program(code, example.metadata))
+        result = sandbox.run(code, example.metadata["tests"], setup=example.metadata["setup"])
         return Score(1.0 if result.passed else 0.0, code, result.error)
 
 
 def _as_message(question: str) -> str:
     return question.removesuffix("\n[BEGIN]\n") + "\n\nAnswer with one Python code block."
-
-
-def _program(code: str, metadata: dict[str, Any]) -> str:
-    return "\n".join([code, metadata["setup"], *metadata["tests"]]) + "\n"

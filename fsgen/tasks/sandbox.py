@@ -1,8 +1,8 @@
 """Run a generated program where it can do no harm (Linux).
 
 A program runs in a separate process, in an empty temporary folder, with a scrubbed environment. It reaches no
-network, sees no files but the standard library (read-only) and its folder, and is held to limits on time, memory,
-processes, files and output. Whatever it started is dead when `run` returns.
+network, sees no files but the standard library with its shared libraries (read-only) and its folder, and is held to
+limits on time, memory, processes, files and output. Whatever it started is dead when `run` returns.
 
 Two ways of isolation are tried, in this order, once per process:
 
@@ -17,62 +17,31 @@ Where neither can be had, `run` refuses with `SandboxUnavailable`. With the envi
 `FSGEN_UNSAFE_SANDBOX=1` it then runs with resource limits only: network, files and detached children are **not**
 held back.
 
-The memory limit holds for each process, so a program can use `processes` times as much, plus its files, which live in
-memory under `namespaces`. A program that searches the interpreter's memory for the secret of the report could claim a
-pass that it did not earn; it would still reach nothing outside.
+Tests are not judged by the process that runs the program, which can forge whatever that process says: it makes the
+calls and gives their values as plain data, and they are compared elsewhere (`fsgen.tasks.assertions`). So a program
+passes only with the right values. It sees the calls, all of them, but never what is expected of them.
+
+`docs/security.md` says what each promise rests on, and what is not promised.
 """
 
-import contextlib
-import json
 import os
-import secrets
-import selectors
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import threading
-import time
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
-Limit = Literal["time", "memory", "processes", "output", "network", "files"]
-Isolation = Literal["namespaces", "landlock", "none"]
+from fsgen.tasks import _sandbox_folder, assertions
+from fsgen.tasks._sandbox_process import START_SECONDS, Isolation, Limit, SandboxResult, SandboxUnavailable, line, start
+from fsgen.tasks.assertions import Assertion
 
-_CHILD = Path(__file__).parent / "_sandbox_child" / "__main__.py"
-_UNAVAILABLE = 125  # the child's exit status where the isolation cannot be had
-_START_SECONDS = 60.0  # for the interpreter to start, on a machine however busy
-_REPORT_BYTES = 1 << 16
-
-
-class SandboxUnavailable(RuntimeError):  # noqa: N818  # a state of the machine
-    """This machine offers no way to isolate a program; the message says what is missing."""
-
-
-@dataclass(frozen=True)
-class SandboxResult:
-    """What became of one program.
-
-    Attributes:
-        passed: The program ran to its end without an exception, within all limits.
-        limit: The limit that stopped it, None where none did.
-        error: One line that says what went wrong, empty where it passed.
-        stdout: What it printed (standard output, then standard error), cut at the limit.
-        seconds: Wall-clock time of the program itself, without the start of the interpreter.
-    """
-
-    passed: bool
-    limit: Limit | None
-    error: str
-    stdout: str
-    seconds: float
+__all__ = ["Isolation", "Limit", "SandboxResult", "SandboxUnavailable", "isolation", "run"]
 
 
 def run(
     program: str,
+    tests: Sequence[str] = (),
     *,
+    setup: str = "",
     seconds: float = 10.0,
     memory_mb: int = 512,
     processes: int = 8,
@@ -82,15 +51,17 @@ def run(
     """Run one Python program in isolation; may be called from several threads.
 
     Args:
-        program: Python source. It passes when it runs to its end without an exception.
+        program: Python source.
+        tests: Assert statements that call the program.
+        setup: Python source that runs after the program and before the tests.
         seconds: Wall-clock limit.
         memory_mb: Limit on the address space of each process, in MiB.
         processes: Limit on processes and threads at one time, the program itself included.
         output_bytes: Limit on what it prints.
-        files_mb: Limit on the files it writes, in MiB (each file; under `namespaces` all together).
+        files_mb: Limit on the files it writes, in MiB.
 
     Raises:
-        ValueError: A limit is not positive.
+        ValueError: A limit is not positive, or a test cannot be taken apart, see `assertions.split`.
         SandboxUnavailable: No isolation can be had on this machine.
     """
     limits = {
@@ -100,7 +71,30 @@ def run(
     for name, value in limits.items():
         if not value > 0:
             raise ValueError(f"sandbox limit {name} must be positive, not {value!r}")
-    return _start(program, isolation(), **limits)
+    asserted = [assertions.split(test, setup) for test in tests]
+    calls = [call for assertion in asserted for call in assertion.calls]
+    result = start(f"{program}\n{setup}" if setup else program, calls, isolation(), **limits)
+    if not result.passed:
+        return result
+    error, statements = _compare(asserted, result.values)
+    if statements and not error:  # more than comparing with literals: a second sandbox, with none of the program in it
+        second = start("\n".join([assertions.imports(setup), *statements]), (), isolation(), **limits)
+        return replace(result, passed=second.passed, limit=second.limit, error=second.error)
+    return replace(result, passed=not error, error=error)
+
+
+def _compare(asserted: Sequence[Assertion], values: Sequence[object]) -> tuple[str, list[str]]:
+    """What is wrong with the first assertion that does not hold, and statements of those that need more to tell."""
+    statements = []
+    rest = iter(values)
+    for assertion in asserted:
+        own = [next(rest) for _ in assertion.calls]
+        holds = assertion.holds(own)
+        if holds is None:
+            statements.append(assertion.statement(own))
+        elif not holds:
+            return line(f"AssertionError ({assertion.text[:300]}, not {own[0]!r})"), []
+    return "", statements
 
 
 _MODES: tuple[Isolation, ...] = ("namespaces", "landlock")
@@ -137,8 +131,9 @@ def _probe() -> None:
     missing = []
     for mode in _MODES:
         try:
-            result = _start("pass", mode, _START_SECONDS, 512, 8, 1 << 16, 16)
-        except SandboxUnavailable as error:
+            _sandbox_folder.sweep()
+            result = start("pass", (), mode, START_SECONDS, 512, 8, 1 << 16, 16)
+        except (SandboxUnavailable, OSError) as error:  # such as a folder for temporary files that is full
             missing.append(f"{mode}: {error}")
             continue
         if result.passed:
@@ -146,176 +141,3 @@ def _probe() -> None:
             return
         missing.append(f"{mode}: an empty program failed there ({result.error})")
     _known.update(mode="none", reason="; ".join(missing))
-
-
-def _start(
-    program: str,
-    mode: Isolation,
-    seconds: float,
-    memory_mb: float,
-    processes: float,
-    output_bytes: float,
-    files_mb: float,
-) -> SandboxResult:
-    token = secrets.token_hex(16)
-    folder = tempfile.mkdtemp(prefix="fsgen-sandbox-")
-    report, report_end = os.pipe()
-    try:
-        # -S and a scrubbed environment instead of -I, which would ignore the fixed hash seed.
-        process = subprocess.Popen(
-            [sys.executable, "-s", "-S", "-B", "-X", "utf8", str(_CHILD)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"},
-            cwd="/",
-            pass_fds=(report_end,),
-            start_new_session=True,
-        )
-        job = {
-            "mode": mode, "parent": os.getpid(), "folder": folder, "report": report_end, "token": token,
-            "program": program, "seconds": seconds, "memory_mb": int(memory_mb), "processes": int(processes),
-            "files_mb": int(files_mb),
-        }  # fmt: skip
-        os.close(report_end)
-        report_end = -1
-        watch = _Watch(process, mode, report, token, seconds, int(output_bytes))
-        try:
-            assert process.stdin is not None
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.write(json.dumps(job).encode())
-            with contextlib.suppress(BrokenPipeError):
-                process.stdin.close()
-            watch.wait()
-        finally:
-            watch.kill()
-        return watch.result()
-    finally:
-        os.close(report)
-        if report_end >= 0:
-            os.close(report_end)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-class _Watch:
-    """Reads what a program says while it runs, and ends it at the first limit that it meets."""
-
-    def __init__(
-        self,
-        process: "subprocess.Popen[bytes]",
-        mode: Isolation,
-        report: int,
-        token: str,
-        seconds: float,
-        output_bytes: int,
-    ) -> None:
-        self._mode = mode
-        self._process, self._report, self._token = process, report, token
-        self._seconds, self._output_bytes = seconds, output_bytes
-        self._limit: Limit | None = None
-        self._streams: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "report": bytearray()}
-        self._began = time.monotonic()
-        self._started = False
-        self._ended = self._began
-
-    def wait(self) -> None:
-        """Return when the program has ended or met a limit."""
-        assert self._process.stdout is not None
-        assert self._process.stderr is not None
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ, "stdout")
-            selector.register(self._process.stderr, selectors.EVENT_READ, "stderr")
-            selector.register(self._report, selectors.EVENT_READ, "report")
-            while selector.get_map():
-                left = self._began + (self._seconds if self._started else _START_SECONDS) - time.monotonic()
-                if left <= 0:
-                    self._limit = "time"
-                    break
-                events = selector.select(min(left, 0.05))
-                for key, _ in events:
-                    data = os.read(key.fd, 1 << 16)
-                    if not data:
-                        selector.unregister(key.fileobj)
-                    self._take(key.data, data)
-                if self._limit or (not events and self._process.poll() is not None):
-                    break  # without isolation, left-over children may hold the pipes open for ever
-            if self._limit is None:
-                # A program may close all its pipes and run on.
-                try:
-                    self._process.wait(max(0.1, self._began + self._seconds - time.monotonic()))
-                except subprocess.TimeoutExpired:
-                    self._limit = "time"
-        self._ended = time.monotonic()
-
-    def _take(self, stream: str, data: bytes) -> None:
-        self._streams[stream] += data
-        if stream == "report":
-            if not self._started and b'"started"' in self._streams["report"]:
-                self._started, self._began = True, time.monotonic()
-            over = len(self._streams["report"]) > _REPORT_BYTES
-        else:
-            over = len(self._streams["stdout"]) + len(self._streams["stderr"]) > self._output_bytes
-        if over:
-            self._limit = "output"
-
-    def kill(self) -> None:
-        """End the launcher, and with it everything inside."""
-        if self._mode == "namespaces" and self._process.poll() is None:
-            # The launcher then kills what is inside and leaves when all of it is dead.
-            self._process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(10.0)
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-    def result(self) -> SandboxResult:
-        """The verdict, once the program is dead."""
-        records = []
-        for line in bytes(self._streams["report"]).split(b"\n"):
-            with contextlib.suppress(ValueError):
-                record = json.loads(line)
-                if isinstance(record, dict):
-                    records.append(record)
-        code = self._process.returncode
-        if code == _UNAVAILABLE and not self._started:
-            raise SandboxUnavailable(next((str(r["unavailable"]) for r in records if "unavailable" in r), "no reason"))
-        verdict = next((r for r in records if r.get("token") == self._token), None)
-        limit, error = self._limit, ""
-        if limit == "time":
-            error = f"time limit ({self._seconds:g} s)"
-        elif limit == "output":
-            error = f"output limit ({self._output_bytes} bytes)"
-        elif verdict is not None:
-            limit, error = verdict["limit"], verdict["error"] or ""
-            if limit:
-                error = f"{limit} limit: {error}"
-        else:
-            limit, error = _explain(code)
-        output = bytes(self._streams["stdout"] + self._streams["stderr"])[: self._output_bytes]
-        return SandboxResult(
-            passed=verdict is not None and not error and limit is None,
-            limit=limit,
-            error=error,
-            stdout=output.decode("utf-8", "replace"),
-            seconds=self._ended - self._began,
-        )
-
-
-def _explain(code: int) -> tuple[Limit | None, str]:
-    """What an end without a verdict means: a signal that the launcher passed on as 128 + its number, or an exit."""
-    number = -code if code < 0 else code - 128
-    try:
-        name = signal.Signals(number).name
-    except ValueError:
-        return None, f"the program ended before its tests had finished (exit status {code})"
-    if name == "SIGXCPU":
-        return "time", "time limit: SIGXCPU"
-    if name == "SIGXFSZ":
-        return "files", "files limit: SIGXFSZ"
-    return None, f"the program was ended by {name}"

@@ -17,11 +17,12 @@ tells two of them in the other order. Made by `ladder/graded/tiny_python.py`: no
 training text, in any wording.
 
 Scoring: the program is what stands before `[DONE]`, read as in `fsgen.tasks.mbpp`. It runs in `fsgen.tasks.sandbox`
-with asserts on inputs that the prompt does not show, and is right when all of them hold.
+and is right when all asserts hold, on inputs that the prompt does not show.
 """
 
 from typing import ClassVar
 
+from fsgen.tasks import assertions
 from fsgen.tasks.base import Row
 from fsgen.tasks.mbpp import MBPP
 from fsgen.types import Example
@@ -54,7 +55,7 @@ class TinyPython(MBPP):
 
     def example(self, row: Row, number: int, shots: int) -> Example:
         """The example of one row; the reference is a program, the asserts are in the metadata."""
-        tests = [str(test) for test in row["tests"]]
+        tests = [assertions.split(str(test)).text for test in row["tests"]]
         asked = prompt(str(row["kind"]), str(row["description"]))
         return Example(
             id=f"{self.name}/{number}",

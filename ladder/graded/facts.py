@@ -16,7 +16,7 @@ from fsgen.tasks import facts
 from fsgen.tasks.facts import WORDINGS
 from ladder.graded import Made, Split, bucket, words
 
-PEOPLE = 200
+PEOPLE, FIRST_PEOPLE = 600, 200  # in all; those that the first shards of the training tell of
 ZIPF = 1.0
 _STATEMENTS = 0.5  # their share of the training texts; the rest are questions
 _SEED = 20240612
@@ -70,10 +70,15 @@ def people() -> tuple[Person, ...]:
     """Everybody, the most frequent first."""
     rng = random.Random(_SEED)
     names = [first.capitalize() + last for first in _FIRST for last in _LAST]
-    return tuple(
-        Person(name, rank, {attribute: rng.choice(values) for attribute, values in VALUES.items()})
-        for rank, name in enumerate(rng.sample(names, PEOPLE), 1)
-    )
+    chosen = rng.sample(names, FIRST_PEOPLE)
+    values = [_values(rng) for _ in chosen]
+    chosen += rng.sample(sorted(set(names) - set(chosen)), PEOPLE - FIRST_PEOPLE)
+    values += [_values(rng) for _ in chosen[FIRST_PEOPLE:]]
+    return tuple(Person(name, rank, values[rank - 1]) for rank, name in enumerate(chosen, 1))
+
+
+def _values(rng: random.Random) -> dict[str, str]:
+    return {attribute: rng.choice(values) for attribute, values in VALUES.items()}
 
 
 def forms_of(person: Person, attribute: str, split: Split) -> list[tuple[str, int]]:
@@ -105,8 +110,11 @@ def question(rng: random.Random, person: Person, attribute: str, kind: str, word
     return Made(row, facts.prompt(asked, choices), facts.completion(answer, choices))
 
 
-def problems(split: Split, seed: int) -> Iterator[Made]:
-    """Training texts without end, by frequency; of the other splits, every question once, in random order."""
+def problems(split: Split, seed: int, known: int = PEOPLE) -> Iterator[Made]:
+    """Training texts of the `known` first people without end, by frequency; of the other splits, every question once.
+
+    Questions come in random order.
+    """
     rng = random.Random(f"facts/{split}/{seed}")
     if split != "train":
         facts_here = itertools.product(people(), VALUES)
@@ -114,9 +122,9 @@ def problems(split: Split, seed: int) -> Iterator[Made]:
         for person, attribute, kind, wording in rng.sample(asked, len(asked)):
             yield question(rng, person, attribute, kind, wording)
         return
-    weights = list(itertools.accumulate(person.rank**-ZIPF for person in people()))
+    weights = list(itertools.accumulate(person.rank**-ZIPF for person in people()[:known]))
     while True:
-        [person] = rng.choices(people(), cum_weights=weights)
+        [person] = rng.choices(people()[:known], cum_weights=weights)
         if rng.random() < _STATEMENTS:
             yield _statement(rng, person)
             continue

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ from hypothesis import strategies as st
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import ModelInfo, int8
-from fsgen.backends.cpu import arguments, arithmetic, forward, gemm, memory, weights
+from fsgen.backends.cpu import arithmetic, forward, gemm, memory, weights
 from fsgen.backends.cpu.gemm import HAS_PAIRS
 from fsgen.backends.cpu.session import CpuSession
 from fsgen.backends.cpu.weights import interleave, pack, supports
-from fsgen.backends.protocol import Capabilities
 from fsgen.backends.transformers.model import TransformersModel
-from fsgen.types import Limit, as_dict
-from tests.backends.scripts import alone
+from fsgen.types import as_dict
+from tests.backends.scripts import alone, on_threads
 from tests.tiny import tiny_model, tiny_tokenizer
 
 # Sizes that fill no panel, block or vector, beside those that do.
@@ -57,18 +57,11 @@ def model_of(kind: str, held: str = "float32") -> TransformersModel:
     return model
 
 
-def writer(model: TransformersModel, rows: int) -> CpuSession:
-    session = model.session(rows)
-    assert isinstance(session, CpuSession)
-    assert model.capabilities.writes
-    return session
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_computes_what_transformers_does(kind: str) -> None:
     model = model_of(kind)
-    dice = random.Random(1)
-    texts = [[dice.randrange(96) for _ in range(n)] for n in (120, 37, 64)]
+    rng = random.Random(1)
+    texts = [[rng.randrange(96) for _ in range(n)] for n in (120, 37, 64)]
     logits = model.session(3).score(texts, [5, 37, 1])
     for row, last in enumerate((5, 37, 1)):
         assert (logits[row, -last:] - alone(model.module, texts[row], last)).abs().max() < 1e-4
@@ -94,32 +87,28 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(held: str) -> None:
     threads=st.integers(1, 3),
     most=st.sampled_from([3, 17, 256]),
 )
-def test_no_bit_hangs_on_how_the_work_is_cut(kind: str, held: str, seed: int, threads: int, most: int) -> None:
-    model, dice = _models(kind, held), random.Random(seed)
-    rows = dice.randint(1, 6)
-    texts = [[dice.randrange(96) for _ in range(dice.randint(1, 120))] for _ in range(rows)]
+def test_logits_do_not_depend_on_how_the_work_is_cut(kind: str, held: str, seed: int, threads: int, most: int) -> None:
+    model, rng = _models(kind, held), random.Random(seed)
+    rows = rng.randint(1, 6)
+    texts = [[rng.randrange(96) for _ in range(rng.randint(1, 120))] for _ in range(rows)]
     expected = [model.session(1).score([text], len(text))[0] for text in texts]  # each alone, in one call
-    session, before, passes, alone = model.session(rows), torch.get_num_threads(), arguments.MAX_TOKENS, forward.ALONE
-    try:
-        torch.set_num_threads(threads)
-        arguments.MAX_TOKENS, forward.ALONE = most, 0  # smaller passes, and threads for the smallest
-        lengths = [0] * rows
+    session, lengths = model.session(rows), [0] * rows
+    with on_threads(threads), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forward, "MAX_TOKENS", most)
+        patch.setattr(forward, "ALONE", 0)  # several threads for the smallest pass too
         while any(length < len(text) for length, text in zip(lengths, texts, strict=True)):
-            steps = [dice.choice((0, 1, 1, 2, 5, 40)) for _ in texts]
+            steps = [rng.choice((0, 1, 1, 2, 5, 40)) for _ in texts]
             new = [min(len(text), length + step) for text, length, step in zip(texts, lengths, steps, strict=True)]
             if new == lengths:
                 continue
             given_ = [text[:n] if n > length else None for text, n, length in zip(texts, new, lengths, strict=True)]
-            last = [max(1, dice.randint(0, n - length)) for n, length in zip(new, lengths, strict=True)]
+            last = [max(1, rng.randint(0, n - length)) for n, length in zip(new, lengths, strict=True)]
             logits = session.score(given_, last)
             for row, text in enumerate(given_):
                 if text is not None:
                     got = logits[row, logits.shape[1] - last[row] :]
                     assert torch.equal(got, expected[row][len(text) - last[row] : len(text)])
             lengths = new
-    finally:
-        torch.set_num_threads(before)
-        arguments.MAX_TOKENS, forward.ALONE = passes, alone
 
 
 _made: dict[tuple[str, str], TransformersModel] = {}
@@ -131,7 +120,7 @@ def _models(kind: str, held: str) -> TransformersModel:
     return _made[kind, held]
 
 
-def test_nobody_is_asked_for_logits_that_are_not_there() -> None:
+def test_logits_that_no_row_wants_are_zero() -> None:
     model = model_of("llama")
     logits = model.session(4).score([None, [4, 5, 6], None, [7]], [1, 2, 1, 1])
     assert logits.shape == (4, 2, 96)
@@ -155,17 +144,30 @@ def test_a_copied_beginning_is_the_computed_one(held: str) -> None:
         assert torch.equal(session.score([None, text], 1)[1], session.score([text, None], 1)[0])
 
 
-def test_threads_may_become_more(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_threads_may_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward, "ALONE", 0)
-    model, text, before = model_of("llama"), [(5 * i) % 96 for i in range(100)], torch.get_num_threads()
+    model, text = model_of("llama"), [(5 * i) % 96 for i in range(100)]
     session = model.session(1)
-    try:
-        for threads, end in ((1, 40), (4, 80), (2, 100)):
-            torch.set_num_threads(threads)
+    for threads, end in ((1, 40), (4, 80), (2, 100)):
+        with on_threads(threads):
             got = session.score([text[:end]], 10)
+        with on_threads(1):
             assert torch.equal(got, model.session(1).score([text[:end]], 10))
-    finally:
-        torch.set_num_threads(before)
+
+
+def test_sessions_in_two_python_threads_compute_what_each_does_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward, "ALONE", 0)
+    model, texts = model_of("llama"), [[(k * i) % 96 for i in range(100)] for k in (5, 7)]
+    with on_threads(1):
+        expected = [model.session(1).score([text], len(text))[0] for text in texts]
+
+    def token_by_token(text: list[int]) -> torch.Tensor:
+        session = model.session(1)
+        return torch.cat([session.score([text[: n + 1]], 1)[0] for n in range(len(text))])
+
+    with on_threads(2), ThreadPoolExecutor(2) as pool:
+        for _ in range(5):
+            assert all(map(torch.equal, pool.map(token_by_token, texts), expected))
 
 
 def test_nan_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +190,7 @@ def _rounded(numbers: Any, halves: Any) -> None:
         halves[i] = arithmetic.narrow(numbers[i], halves[i])  # type: ignore[no-untyped-call]
 
 
-def test_rounding_to_bfloat16_is_torchs() -> None:
+def test_bfloat16_rounding_is_that_of_torch() -> None:
     bits = np.random.default_rng(0).integers(0, 2**32, 100_000, dtype=np.uint32)
     numbers = bits.view(np.float32)[~np.isnan(bits.view(np.float32))]
     halves = np.empty(len(numbers), np.uint16)
@@ -219,14 +221,14 @@ def test_packed_weights() -> None:
         ("gemma", {}),
     ],
 )
-def test_other_models_run_as_transformers_has_them(kind: str, sizes: dict[str, Any]) -> None:
+def test_unsupported_models_run_on_transformers(kind: str, sizes: dict[str, Any]) -> None:
     module = tiny_model(kind, **sizes)
     assert not supports(module)
     text = list(range(2, 40))
     assert (TransformersModel(module).session(1).score([text], 3)[0] - alone(module, text, 3)).abs().max() < 1e-4
 
 
-def test_what_is_too_large_or_of_another_type_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_models_and_mixed_types_are_not_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model("llama")
     assert supports(module)
     assert not supports(tiny_model("llama").to(torch.float16))
@@ -240,7 +242,7 @@ def test_what_is_too_large_or_of_another_type_too(monkeypatch: pytest.MonkeyPatc
     assert not supports(module)
 
 
-def test_eight_bits_hang_on_no_neighbour_either() -> None:
+def test_int8_logits_do_not_depend_on_the_batch() -> None:
     module = tiny_model("qwen2")
     int8.quantise(module, "some")
     model = TransformersModel(module, tiny_tokenizer(), info=ModelInfo("some", "", "qwen2", 1, 1))
@@ -250,142 +252,47 @@ def test_eight_bits_hang_on_no_neighbour_either() -> None:
         assert torch.equal(together[row], model.session(1).score([text], 2)[0])
 
 
-def test_it_writes_what_it_would_write_step_by_step() -> None:
-    model, dice = model_of("llama"), random.Random(5)
-    for rows in (1, 4):
-        texts = [[dice.randrange(96) for _ in range(n)] for n in (30, 7, 70, 1)[:rows]]
-        session = writer(model, rows)
-        for steps in ((3, 3, 3, 3), (1, 5, 0, 2), (1, 1, 1, 1)):
-            last = [min(2, len(text)) for text in texts]
-            given_ = [text if n else None for text, n in zip(texts, steps, strict=False)]
-            logits, further, tokens, sure = session.write(given_, last, steps[:rows])
-            assert further.shape[1] == max(steps[:rows]) - 1
-            for row, text in enumerate(texts):
-                assert len(tokens[row]) == steps[row]
-                alone_ = model.session(1)
-                for n, token in enumerate(tokens[row]):
-                    expected = alone_.score([text], 1)[0, -1]
-                    assert torch.equal(logits[row, -1] if n == 0 else further[row, n - 1], expected)
-                    assert token == int(expected.argmax())
-                    assert sure[row][n] == pytest.approx(float(expected.softmax(-1).max()), rel=1e-5)
-                    text = [*text, token]
-                texts[row] = [*text[:-1], 5] if steps[row] > 2 else text  # what is written may be taken back
-
-
 @pytest.mark.parametrize("seed", [7, 8])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("kind", ["llama", "mistral-sliding"])
-def test_beginnings_that_rows_share_are_read_in_one_of_them_at_no_change(
-    kind: str, dtype: torch.dtype, seed: int
-) -> None:
+def test_reading_a_prefix_in_another_row_changes_no_bit(kind: str, dtype: torch.dtype, seed: int) -> None:
     window = {"sliding_window": 90} if kind == "mistral-sliding" else {}
     model = TransformersModel(tiny_model(kind, 3, max_position_embeddings=400, **window).to(dtype), tiny_tokenizer())
-    dice, shared, owed, rows = random.Random(seed), 0, 0, 6
-    beginnings = [[dice.randrange(96) for _ in range(n)] for n in (150, 70, 100)]
+    rng, shared, read_elsewhere, rows = random.Random(seed), 0, 0, 6
+    beginnings = [[rng.randrange(96) for _ in range(n)] for n in (150, 70, 100)]
     beginnings.append([*beginnings[0][:110], *beginnings[1]])  # one that leaves another on its way
 
     def text() -> list[int]:
-        return [*dice.choice([beginnings[0], *beginnings]), *(dice.randrange(96) for _ in range(dice.randint(1, 40)))]
+        return [*rng.choice([beginnings[0], *beginnings]), *(rng.randrange(96) for _ in range(rng.randint(1, 40)))]
 
-    session = writer(model, rows)
+    session = model.session(rows)
+    assert isinstance(session, CpuSession)
     session._cpu.reserve(400)
-    session._cpu._keys.fill_(torch.nan)  # what is read where nobody wrote does not go unseen
+    session._cpu._keys.fill_(torch.nan)  # a read of slots that were never written shows
     texts = [text() for _ in range(rows)]
     for _ in range(40):
-        given_ = [one if dice.random() < 0.8 else None for one in texts]
-        steps = [dice.choice((1, 1, 3)) if one else 0 for one in given_]
-        last = [dice.randint(1, 3) for _ in texts]
-        logits, further, tokens, _ = session.write(given_, last, steps)
+        given_ = [one if rng.random() < 0.8 else None for one in texts]
+        last = [rng.randint(1, 3) for _ in texts]
+        logits = session.score(given_, last)
         for row, one in enumerate(given_):
             if one is None:
                 continue
             shared += (session._prefixes[row] or (0, 0))[1]
-            owed += session._missing[row]
-            whole = [*one, *tokens[row][:-1]]
-            expected = model.session(1).score([whole], last[row] + steps[row] - 1)[0]
-            assert torch.equal(logits[row, logits.shape[1] - last[row] :], expected[: last[row]])
-            assert torch.equal(further[row, : steps[row] - 1], expected[last[row] :])
-            change = dice.random()
+            read_elsewhere += session._missing[row]
+            expected = model.session(1).score([one], last[row])[0]
+            assert torch.equal(logits[row, logits.shape[1] - last[row] :], expected)
+            change = rng.random()
             if change < 0.15:  # another text takes the row
                 texts[row] = text()
                 session.begin(row, len(texts[row]), 300)
-            elif change < 0.3:  # another one without a word, or one that is cut off
-                texts[row] = dice.choice((text(), texts[row][: dice.randint(3, len(texts[row]))]))
+            elif change < 0.3:  # another one, not announced, or one that is cut off
+                texts[row] = rng.choice((text(), texts[row][: rng.randint(3, len(texts[row]))]))
             else:
-                texts[row] = [*one, *tokens[row], dice.randrange(96)]
-    assert shared > owed > 40 * 64
+                texts[row] = [*one, *(rng.randrange(96) for _ in range(rng.choice((2, 2, 4))))]
+    assert shared > read_elsewhere > 40 * 64
 
 
-def test_writing_ends_where_few_tokens_would_stand() -> None:
-    model, dice = model_of("llama"), random.Random(2)
-    texts = [[dice.randrange(96) for _ in range(n)] for n in (20, 9, 33)]
-    steps = [9, 9, 4]
-    whole = writer(model, 3).write(texts, [1, 1, 1], steps)
-    for least in (0.0, 0.3, 0.8, 1.5, 2.5, 4.0):
-        limit = Limit(tuple((0.1, 0.05 * n) for n in range(10)), least)
-        standing, length = [1.0] * 3, 0
-        while length < max(steps):
-            standing = [
-                chance * limit.chance(whole[3][row][length]) if length < steps[row] else 0.0
-                for row, chance in enumerate(standing)
-            ]
-            length += 1
-            if sum(chance for chance, most in zip(standing, steps, strict=True) if length < most) <= least:
-                break
-        session = writer(model, 3)
-        logits, further, tokens, sure = session.write(texts, [1, 1, 1], steps, limit)
-        assert tokens == [row[:length] for row in whole[2]]
-        assert sure == [row[:length] for row in whole[3]]
-        assert torch.equal(logits, whole[0])
-        assert torch.equal(further, whole[1][:, : length - 1])
-        assert torch.equal(session.score(texts, 1), model.session(3).score(texts, 1))  # it knows what it has run
-
-
-def test_what_is_written_counts_as_calls_and_tokens() -> None:
-    session = writer(model_of("llama"), 2)
-    session.begin(0, 10, 30)
-    session.write([list(range(10)), None], [1, 1], [4, 0])
-    assert (session.usage[0].calls, session.usage[0].tokens) == (4, 4)  # of the prompt only the last token counts
-    assert session.usage[1].calls == 0
-
-
-@pytest.mark.parametrize("most", [256, 3])  # tokens of a pass: what there is to read fits into one, or not
-def test_writing_ends_where_a_text_does(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "MAX_TOKENS", most)
-    model, texts = model_of("llama"), [[5, 6, 7, 8], [9, 10, 11, 12]]
-    _, logits, tokens, sure = writer(model, 2).write(texts, [1, 1], [6, 6])
-    for ending in range(6):
-        masks = [np.zeros(96, np.int8) for _ in texts]
-        masks[0][tokens[0][ending]] = 1
-        first = tokens[0].index(tokens[0][ending]) + 1  # as many tokens are written
-        session = writer(model, 2)
-        _, further, written, found = session.write(texts, [1, 1], [6, 4], None, masks)
-        assert written == [tokens[0][:first], tokens[1][:4]]
-        assert found == [sure[0][:first], sure[1][:4]]
-        assert [usage.calls for usage in session.usage] == [first, 4]
-        assert further.shape[1] == max(first, 4) - 1  # then nobody writes any more
-        assert torch.equal(further[0, : first - 1], logits[0, : first - 1])
-        assert torch.equal(further[1, :3], logits[1, :3])
-
-
-def test_nothing_is_written_beyond_the_context() -> None:
-    session = writer(model_of("llama"), 1)
-    with pytest.raises(ValueError, match="rows of 129 tokens would be written, and LlamaForCausalLM takes 128"):
-        session.write([[3] * 120], [1], [10])
-    assert len(session.write([[3] * 120], [1], [9])[2][0]) == 9
-
-
-def test_more_rows_than_a_pass_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = model_of("qwen3")
-    texts = [[row + 1, 2, 3] for row in range(7)]
-    expected = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
-    monkeypatch.setattr(arguments, "MAX_TOKENS", 3)
-    got = writer(model, 7).write(texts, [1] * 7, [4, 2, 3, 4, 4, 1, 2])
-    assert torch.equal(expected[1], got[1])
-    assert expected[2] == got[2]
-
-
-def test_a_draft_that_has_logits_of_padding_writes_none_of_it() -> None:
+def test_a_draft_never_writes_padding_tokens() -> None:
     tokenizer = tiny_tokenizer()
     draft = TransformersModel(tiny_model("llama", 1, vocab_size=200), tokenizer)
     target = TransformersModel(tiny_model("llama", 2), tokenizer)
@@ -410,7 +317,7 @@ def near_pair() -> fsgen.Members:
 
 
 def records(texts: list[fsgen.Generation]) -> list[Any]:
-    """All there is to know of texts, but for seconds."""
+    """All that is recorded of texts, but for seconds."""
     counts = [
         {name: value for name, value in as_dict(text.stats).items() if not name.endswith("seconds")} for text in texts
     ]
@@ -433,7 +340,7 @@ def records(texts: list[fsgen.Generation]) -> list[Any]:
     temperatures=st.sampled_from([(0.0,), (0.0,), (1.0,), (0.3, 0.0, 1.5)]),
     coupled=st.booleans(),
 )
-def test_writing_several_tokens_in_one_call_changes_no_record(
+def test_no_record_depends_on_the_batch(
     method: str,
     lengths: list[tuple[int, int]],
     drafted: int,
@@ -462,21 +369,16 @@ def test_writing_several_tokens_in_one_call_changes_no_record(
         for i, (_, n) in enumerate(lengths)
     ]
 
-    def texts(rows: int = batch) -> list[fsgen.Generation]:
+    def texts(rows: int) -> list[fsgen.Generation]:
         name, k = method + ":verifier=coupled" * coupled, None if method == "plain" else drafted
         return fsgen.generate(
             members, prompts, name, None, k, sampling, batch_size=rows, candidates=1, keep_logits=keep_logits
         )
 
-    written = texts()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TransformersModel, "capabilities", Capabilities(bit_exact=True))
-        assert records(texts()) == records(written)
-    # And a text is the same in any batch.
-    assert [text.tokens for text in texts(1)] == [text.tokens for text in written]
+    assert records(texts(batch)) == records(texts(1))
 
 
-def test_a_process_that_compiles_agrees_with_those_that_read_what_it_kept(tmp_path: Path) -> None:
+def test_cached_code_computes_what_freshly_compiled_code_does(tmp_path: Path) -> None:
     code = """
 import hashlib, torch
 from tests.backends.test_cpu import model_of
@@ -484,9 +386,11 @@ logits = model_of("qwen3").session(1).score([[(5 * i) % 96 for i in range(120)]]
 print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())
 """
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    seen = [
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
+    first, second = (
+        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
         for _ in range(2)
-    ]
+    )
     assert list(tmp_path.rglob("*.nbc"))  # so the second one had nothing to compile
-    assert seen[0] == seen[1]
+    assert first.stdout == second.stdout
+    assert first.stderr.count("fsgen: compiling for this machine, once") == 1
+    assert "compil" not in second.stderr

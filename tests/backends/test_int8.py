@@ -80,13 +80,13 @@ def test_a_model_is_near_the_one_that_it_rounds(architecture: str) -> None:
 
 
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
-def test_the_lean_forward_reads_the_rounded_weights(architecture: str) -> None:
+def test_the_compiled_pass_reads_the_rounded_weights(architecture: str) -> None:
     module = tiny_model(architecture, attention_bias=True) if architecture != "qwen2" else tiny_model(architecture)
     int8.quantise(module, architecture)
     assert supports(module)
     texts = [[5, 9, 30, 31, 7], [12, 40]]
     info = ModelInfo(architecture, "", architecture, 1, 1)
-    lean = TransformersModel(module, tiny_tokenizer(), architecture, info=info).session(2).score(texts, 1)[:, 0]
+    ours = TransformersModel(module, tiny_tokenizer(), architecture, info=info).session(2).score(texts, 1)[:, 0]
     for part in list(module.modules()):  # the same model with the rounded weights as numbers, inputs not rounded
         for name, child in list(part.named_children()):
             if isinstance(child, int8.Int8Linear):
@@ -97,7 +97,7 @@ def test_the_lean_forward_reads_the_rounded_weights(architecture: str) -> None:
                 setattr(part, name, layer)
     with torch.inference_mode():
         expected = torch.stack([module(torch.tensor([text]), use_cache=False).logits[0, -1] for text in texts])
-    assert (lean - expected).abs().max() < 1e-4
+    assert (ours - expected).abs().max() < 1e-4
 
 
 def test_a_model_of_other_layers_is_refused() -> None:

@@ -77,20 +77,20 @@ def test_how_a_model_is_continued_follows_from_its_configuration(kind: str, ways
 def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) -> None:
     model = tiny_member(architecture)
     session = session_of(model, batch)
-    dice = random.Random(batch)
-    texts: list[list[int]] = [[dice.randrange(96) for _ in range(dice.randint(1, 40))] for _ in range(batch)]
+    rng = random.Random(batch)
+    texts: list[list[int]] = [[rng.randrange(96) for _ in range(rng.randint(1, 40))] for _ in range(batch)]
     for row in range(0, batch, 2):  # the others are not announced to grow
         session.begin(row, len(texts[row]), LONG)
     for _ in range(14):
-        sequences = [None if batch > 1 and dice.random() < 0.25 else text for text in texts]
-        last = [dice.choice((1, 1, min(6, len(text)), dice.randint(1, len(text)))) for text in texts]
+        sequences = [None if batch > 1 and rng.random() < 0.25 else text for text in texts]
+        last = [rng.choice((1, 1, min(6, len(text)), rng.randint(1, len(text)))) for text in texts]
         logits = session.score(sequences, last)
         active = [i for i in range(batch) if sequences[i] is not None]
         assert logits.dtype == torch.float32
         assert logits.shape == (batch, max((last[i] for i in active), default=0), 96)
         for i in active:
             assert (logits[i, -last[i] :] - alone(model.module, texts[i], last[i])).abs().max() < TOLERANCE
-            texts[i] = edited(texts[i], dice)
+            texts[i] = edited(texts[i], rng)
 
 
 @pytest.mark.parametrize("architecture", RECURRENT)
@@ -127,7 +127,7 @@ def test_pairs_across_kinds(kinds: tuple[str, str]) -> None:
             assert [text.token_ids for text in texts] == [text.token_ids for text in single]
 
 
-def test_sampled_texts_do_not_hang_on_the_batch() -> None:
+def test_sampled_texts_do_not_depend_on_the_batch() -> None:
     members = pair("mamba2", "mamba2")
     sampling = [SamplingParams(14, temperature=1.0, seed=seed) for seed in range(4)]
     wide, narrow = (generate(members, PROMPTS, "speculative", sampling=sampling, batch_size=n) for n in (4, 1))
@@ -188,31 +188,31 @@ class Reading:
 def test_every_state_is_of_the_tokens_it_should_have_read(
     seed: int, rows: int, k: int, way: Continuation, announced: bool
 ) -> None:
-    dice = random.Random(seed)
+    rng = random.Random(seed)
     forward: Any = Reading()
     session = RecurrentSession(forward, way, rows, "reading", 40, LONG, torch.device("cpu"))
 
     def some(least: int, most: int) -> list[int]:
-        return [dice.randrange(40) for _ in range(dice.randint(least, most))]
+        return [rng.randrange(40) for _ in range(rng.randint(least, most))]
 
     shots = some(0, 30)
     texts: list[list[int]] = [[] for _ in range(rows)]
     for _ in range(25):
         for row in range(rows):
-            if not texts[row] or len(texts[row]) > LONG - 30 or dice.random() < 0.05:
+            if not texts[row] or len(texts[row]) > LONG - 30 or rng.random() < 0.05:
                 texts[row] = [*shots, *some(1, 20)]
                 if announced:
                     session.begin(row, len(texts[row]), LONG)
-        drafted = [[*text, *some(k, k)] if dice.random() < 0.8 else text for text in texts]
+        drafted = [[*text, *some(k, k)] if rng.random() < 0.8 else text for text in texts]
         last = [1 + len(whole) - len(text) for whole, text in zip(drafted, texts, strict=True)]
-        active = [dice.random() < 0.8 for _ in range(rows)]
+        active = [rng.random() < 0.8 for _ in range(rows)]
         logits = session.score([whole if on else None for whole, on in zip(drafted, active, strict=True)], last)
         for row in range(rows):
             if active[row]:
                 whole = drafted[row]
                 expected = [Reading.hash_of(whole[: len(whole) - last[row] + 1 + j]) for j in range(last[row])]
                 assert logits[row, -last[row] :, 0].tolist() == expected
-                texts[row] = [*whole[: len(texts[row]) + dice.randint(0, last[row] - 1)], *some(1, 1)]
+                texts[row] = [*whole[: len(texts[row]) + rng.randint(0, last[row] - 1)], *some(1, 1)]
 
 
 # ---- what it costs
@@ -337,7 +337,7 @@ def test_a_beginning_that_comes_again_in_one_row_is_kept() -> None:
         logits = session.score([text], 1)
         assert (logits[0] - alone(model.module, text, 1)).abs().max() < TOLERANCE
     assert widths == [46, 40, 6, 6]
-    assert (session.usage[0].calls, session.usage[0].tokens) == (4, 98)  # nobody said what of it is a prompt
+    assert (session.usage[0].calls, session.usage[0].tokens) == (4, 98)  # no begin() said what of it is a prompt
 
 
 # ---- what it holds
@@ -348,13 +348,13 @@ def test_snapshots_are_bounded(budget: int, bound: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(recurrent, "BUDGET", budget)
     model = tiny_member("mamba2")
     session = session_of(model, 2)
-    dice = random.Random(1)
-    texts = [[dice.randrange(96) for _ in range(9)] for _ in range(2)]
+    rng = random.Random(1)
+    texts = [[rng.randrange(96) for _ in range(9)] for _ in range(2)]
     for row in range(2):
         session.begin(row, 9, LONG)
     most = 0
     for _ in range(80):
-        texts = [edited(text, dice) if dice.random() < 0.3 else [*text, 3][:LONG] for text in texts]
+        texts = [edited(text, rng) if rng.random() < 0.3 else [*text, 3][:LONG] for text in texts]
         logits = session.score(texts, 1)
         for row, text in enumerate(texts):
             held = session._snapshots[row]
@@ -379,7 +379,7 @@ def test_the_newest_snapshots_stay_and_the_older_thin_out() -> None:
     assert 5 < back[1] < 20
 
 
-def test_impossible_calls_and_nobody_active() -> None:
+def test_impossible_calls_and_no_active_row() -> None:
     session = session_of(tiny_member("mamba2"), 2)
     with pytest.raises(ValueError, match="129 tokens, and mamba2 takes 128"):
         session.score([[2], [3] * 129], 1)

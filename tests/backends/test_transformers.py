@@ -32,23 +32,23 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) -> None:
     module = tiny_model(architecture)
     session = TransformersModel(module).session(batch)
-    dice = random.Random(batch)
-    texts: list[list[int]] = [[dice.randrange(96) for _ in range(dice.randint(1, 60))] for _ in range(batch)]
+    rng = random.Random(batch)
+    texts: list[list[int]] = [[rng.randrange(96) for _ in range(rng.randint(1, 60))] for _ in range(batch)]
     longest = 0
     for step in range(16):
-        given = [None if batch > 1 and dice.random() < 0.25 else text for text in texts]
-        last = [dice.randint(1, min(6, len(text))) for text in texts]
+        given = [None if batch > 1 and rng.random() < 0.25 else text for text in texts]
+        last = [rng.randint(1, min(6, len(text))) for text in texts]
         logits = session.score(given, last)
         assert logits.dtype == torch.float32
         active = [i for i in range(batch) if given[i] is not None]
         assert logits.shape == (batch, max((last[i] for i in active), default=0), 96)
         if step == 8:  # from here on long enough for the buffers to have grown
-            texts = [text + [dice.randrange(96) for _ in range(75)] for text in texts]
+            texts = [text + [rng.randrange(96) for _ in range(75)] for text in texts]
             continue
         for i in active:
             assert (logits[i, -last[i] :] - alone(module, texts[i], last[i])).abs().max() < TOLERANCE
             longest = max(longest, len(texts[i]))
-            texts[i] = edited(texts[i], dice)
+            texts[i] = edited(texts[i], rng)
     assert longest > 64  # the buffers grew, far beyond the sliding windows of five tokens
 
 
@@ -106,8 +106,8 @@ def test_a_long_row_does_not_widen_the_others(monkeypatch: pytest.MonkeyPatch) -
 def test_long_texts_leave_the_window_behind(architecture: str) -> None:
     module = tiny_model(architecture)
     session = TransformersModel(module).session(2)
-    dice = random.Random(3)
-    texts = [[dice.randrange(96) for _ in range(n)] for n in (100, 118)]
+    rng = random.Random(3)
+    texts = [[rng.randrange(96) for _ in range(n)] for n in (100, 118)]
     for cut in (40, 41, 47, 100, 60):
         rows = [text[:cut] for text in texts]
         logits = session.score(rows, 1)
@@ -157,7 +157,7 @@ def test_the_caller_may_change_its_lists() -> None:
     assert (session.score([text], 1)[0] - alone(module, text, 1)).abs().max() < TOLERANCE
 
 
-def test_nobody_active() -> None:
+def test_no_active_row() -> None:
     session = TransformersModel(tiny_model("llama")).session(2)
     assert session.score([None, None], 3).shape == (2, 0, 96)
     assert session.usage[0].calls == 0
@@ -288,9 +288,9 @@ def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyP
 
 
 def test_common_prefix() -> None:
-    dice = random.Random(0)
+    rng = random.Random(0)
     for _ in range(300):
-        one = [dice.randrange(3) for _ in range(dice.randrange(20))]
-        two = one[: dice.randrange(20)] + [dice.randrange(3) for _ in range(dice.randrange(4))]
+        one = [rng.randrange(3) for _ in range(rng.randrange(20))]
+        two = one[: rng.randrange(20)] + [rng.randrange(3) for _ in range(rng.randrange(4))]
         expected = next((i for i, (a, b) in enumerate(zip(one, two, strict=False)) if a != b), min(len(one), len(two)))
         assert common_prefix(one, two) == common_prefix(two, one) == expected

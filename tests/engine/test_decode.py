@@ -298,7 +298,7 @@ def test_replay_equals_the_loop(batch: int, kept: bool) -> None:
 
 
 @pytest.mark.parametrize("method", ["plain", "oracle", "speculative", "contrastive"])
-def test_logits_of_q_are_kept_where_they_are_asked_for(method: str) -> None:
+def test_logits_of_q_are_kept_on_request(method: str) -> None:
     members = trio(8, seed=4)
     texts = generate(members, PROMPTS, method, sampling=params(12), batch_size=2, keep_logits=True)
     for text in texts:
@@ -374,7 +374,7 @@ def test_frames_have_a_row_a_token() -> None:
     assert frame["draft_top_ids"].list.first().to_list() == frame["draft_token"].to_list()
 
 
-def test_the_draft_is_asked_once_more_only_where_a_text_ends_with_a_bonus() -> None:
+def test_the_draft_is_called_once_more_only_where_a_text_ends_with_a_bonus() -> None:
     same = Table(4, logits=torch.tensor([-9.0, 0, 5, 1]))
     members = group(same, same)
     (text,) = generate(members, [[1]], "speculative", draft_tokens=3, sampling=params(7))
@@ -384,7 +384,7 @@ def test_the_draft_is_asked_once_more_only_where_a_text_ends_with_a_bonus() -> N
     assert text.stats.draft_calls == 4  # 3, and the one that tells the draft's choice at the bonus
 
 
-def test_every_ending_is_told_and_order_is_kept() -> None:
+def test_every_stop_reason_is_given_and_order_is_kept() -> None:
     members = trio(seed=6)
     seen: list[int] = []
     texts = generate(members, PROMPTS, batch_size=3, progress=seen.append)

@@ -35,10 +35,10 @@ def run(
         slow = drift(number)
         pace.begin_round()
         confidences: list[float] = []
-        sure = 1.0
-        while pace.goes_on(len(confidences), [sure]):
+        chance_of_all = 1.0
+        while pace.goes_on(len(confidences), [chance_of_all]):
             confidences.append(chance)
-            sure *= pace.acceptance.chance(chance)
+            chance_of_all *= pace.acceptance.chance(chance)
             pace.draft_call.learn(1, draft * slow)
             assert len(confidences) <= 200
         read = call + slope * call * len(confidences)

@@ -20,7 +20,7 @@ SAMPLING = SamplingParams(max_tokens=6)
 KINDS = {"llama": {}, "qwen2": {"num_key_value_heads": 2}, "gpt2": {}, "gemma2": {}}
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"], ids=["the lean forward pass", "the stock one"])
+@pytest.fixture(scope="module", params=["llama", "gpt2"], ids=["compiled", "transformers"])
 def members(request: pytest.FixtureRequest) -> Members:
     models = [TransformersModel(tiny_model(request.param, seed), tiny_tokenizer()) for seed in range(2)]
     return Members.of(draft=models[0], target=models[1])
@@ -41,13 +41,13 @@ def chat(members: Members, method: str, turns: int = 3) -> list[list[int]]:
 def tokens_run(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each forward pass runs from now on."""
     seen: list[int] = []
-    prepare = CachedSession._prepare
+    run = CachedSession._run
 
-    def counted(self: CachedSession, work: Any, longest: int) -> None:
+    def counted(self: CachedSession, work: Any, keep: int) -> Any:
         seen.append(sum(item.new for item in work))
-        prepare(self, work, longest)
+        return run(self, work, keep)
 
-    monkeypatch.setattr(CachedSession, "_prepare", counted)
+    monkeypatch.setattr(CachedSession, "_run", counted)
     return seen
 
 
@@ -85,7 +85,7 @@ def test_what_is_kept_goes_with_the_block(members: Members, monkeypatch: pytest.
     assert not any(one() for one in sessions)
 
 
-def test_a_kept_session_is_nobody_elses_meanwhile() -> None:
+def test_a_kept_session_has_one_user_at_a_time() -> None:
     members = trio(8, seed=1)
     with members.keeping():
         first = members.session("target", 1)
@@ -150,7 +150,7 @@ def test_without_a_budget_what_is_free_decides(monkeypatch: pytest.MonkeyPatch) 
     assert members.rows_within(("target",), 10**9, 16) == 16
 
 
-def test_free_memory_is_told(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_read(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (budget.free_bytes(torch.device("cpu")) or 1) > 0
     assert budget.free_bytes(torch.device("meta")) is None
     (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable:  7 kB\n", encoding="ascii")

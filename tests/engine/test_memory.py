@@ -17,7 +17,7 @@ SAMPLING = SamplingParams(max_tokens=8)
 PROMPTS = [[1 + (3 * i + j) % 90 for j in range(4 + i % 29)] for i in range(20)]
 
 
-@pytest.fixture(scope="module", params=["llama", "gpt2"], ids=["the lean forward pass", "the stock one"])
+@pytest.fixture(scope="module", params=["llama", "gpt2"], ids=["compiled", "transformers"])
 def members(request: pytest.FixtureRequest) -> Members:
     models = [TransformersModel(tiny_model(request.param, seed), tiny_tokenizer()) for seed in range(3)]
     return Members.of(draft=models[0], target=models[1], base=models[2])
@@ -59,7 +59,7 @@ def test_nothing_is_left_of_a_generation(members: Members, method: str, monkeypa
     assert write(12) == before
 
 
-def test_nothing_is_left_of_a_stream_that_nobody_reads_to_its_end(
+def test_nothing_is_left_of_a_stream_that_is_not_read_to_its_end(
     members: Members, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(times: int) -> int:

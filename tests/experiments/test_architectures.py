@@ -14,8 +14,9 @@ import polars as pl
 import pytest
 
 from fsgen.analysis.answers import Answer, Value
+from fsgen.analysis.design import Design, Pair
 from fsgen.experiments import ExperimentConfig, configured
-from fsgen.experiments.architectures import EXPERIMENT, Design, Pair, estimate
+from fsgen.experiments.architectures import EXPERIMENT, estimate
 from fsgen.models.bundled import bundled
 from tests.experiments.conftest import Ask, Run
 
@@ -26,7 +27,6 @@ TARGETS = {f"{family}-l": family for family in FAMILIES}
 DRAFT = {"llama": 0.0, "neox": 0.25, "mamba": 0.6}
 TARGET = {"llama": 0.1, "neox": 0.0, "mamba": -0.4}
 LOSSES = {name: 2.0 + DRAFT[family] for name, family in (DRAFTS | TARGETS).items()}
-NOTHING = pl.DataFrame()
 
 
 def made(
@@ -49,7 +49,7 @@ def made(
 
 
 def estimated(counts: pl.DataFrame) -> Answer:
-    return estimate(counts, DRAFTS | TARGETS, LOSSES, NOTHING, NOTHING)
+    return estimate(counts, DRAFTS | TARGETS, LOSSES, [], [])
 
 
 def test_what_one_family_adds_is_found() -> None:

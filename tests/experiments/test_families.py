@@ -10,12 +10,12 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fsgen.analysis.scaling import families as family_laws
+from fsgen.analysis.scaling.families import compare, sets_of
 from fsgen.analysis.scaling.laws import LOG_SEPARABLE
 from fsgen.analysis.scaling.points import SCHEMA
-from fsgen.experiments import family_laws
 from fsgen.experiments.config import ExperimentConfig
 from fsgen.experiments.families import Options, estimate
-from fsgen.experiments.family_laws import compare, sets_of
 from tests.experiments.conftest import Ask, Run
 
 SIZES = {"a": (1e6, 3e6, 1e7, 3e7, 1e8), "b": (2e6, 5e6, 2e7, 5e7)}

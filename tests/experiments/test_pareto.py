@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fsgen.analysis.frontier import on_frontier, random_mix
 from fsgen.experiments import configured
-from fsgen.experiments.pareto import ALONE, COSTS, estimate, on_frontier, random_mix
+from fsgen.experiments.pareto import ALONE, COSTS, estimate
 from tests.experiments.conftest import Ask, Run
 
 

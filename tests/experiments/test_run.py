@@ -187,12 +187,19 @@ def test_an_answer_is_checked() -> None:
 
 def test_the_words_of_a_file_are_filled_with_values() -> None:
     of = {"lines": {"title": "Lines {suffix}", "note": "Read {share:.1f}.", "x": "size", "log_x": True}}
-    given = Answer.of("It rises.", True, {}, {"lines-2": [Point(1, 2)], "bars": []}, {}, ["Last."], share=0.25)
-    found = given.worded({"overturn": "A fall.", "remarks": ["First."], "charts": of, "tables": {}})
+    words: dict[str, Any] = {
+        "statement": "It {holds} by {rise:+.1%} points. {small}",
+        "overturn": "A fall.",
+        "remarks": ["First."],
+    }
+    words |= {"phrases": {"holds": {True: "rises", False: "falls"}, "small": {True: "A little.", False: ""}}}
+    words |= {"charts": of, "tables": {}}
+    points = {"lines-2": [Point(1, 2)], "bars": []}
+    found = Answer.of(words, True, {}, points, {}, ["Last."], share=0.25, small=False, rise=Estimate(0.5, 0.25, 0.75))
+    assert found.statement == "It rises by +50.0 [+25.0, +75.0] points."
     assert (found.overturn, found.remarks) == ("A fall.", ("First.", "Last."))
     [chart] = found.charts
     assert (chart.title, chart.note, chart.x, chart.log_x) == ("Lines 2", "Read 0.2.", "size", True)
-    assert "values" not in found.as_dict()
 
 
 def test_a_table_of_rows_has_columns_for_intervals() -> None:
@@ -204,7 +211,8 @@ def test_a_table_of_rows_has_columns_for_intervals() -> None:
 @pytest.mark.parametrize(("name"), names())
 def test_the_words_fit_charts_and_tables(name: str) -> None:
     found = words(name)
-    assert {*found} == {"overturn", "remarks", "charts", "tables"}
+    assert {*found} == {"statement", "phrases", "overturn", "remarks", "charts", "tables"}
+    assert all({*choices} <= {True, False, None} for choices in found["phrases"].values())
     assert all(Chart(chart, **of).title for chart, of in found["charts"].items())
     assert all(Table(table, **of).title for table, of in found["tables"].items())
 

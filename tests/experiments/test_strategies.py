@@ -253,7 +253,7 @@ def test_one_that_is_not_there_is_not() -> None:
     assert estimate(noisy, read(noisy, 0.0), searched(0.0)).holds is None
 
 
-def test_what_the_loop_counts_is_held_against_what_is_expected() -> None:
+def test_what_the_loop_counts_is_compared_with_what_is_expected() -> None:
     name = "counted less expected rejections, all sampled runs"
     for bias, holds_zero in ((0.0, True), (0.05, False)):
         table = counted(0.1, bias=bias)

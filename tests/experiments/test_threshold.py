@@ -10,8 +10,9 @@ import polars as pl
 import pytest
 
 import fsgen.experiments.cells as cells
+from fsgen.experiments.cells import DRAFT, TARGET
 from fsgen.experiments.config import ExperimentConfig, configured
-from fsgen.experiments.threshold import CHOOSING, DRAFT, JUDGING, TARGET, Options, estimate
+from fsgen.experiments.threshold import CHOOSING, JUDGING, Options, estimate
 from tests.experiments.conftest import Ask, Run
 
 EXAMPLES, LENGTH = 200, 50
@@ -56,7 +57,7 @@ def carried(rates: dict[str, float], promised: float = 0.2) -> pl.DataFrame:
                     "consulted": int(count),
                 }
                 | {"missed": int(task == "three"), "tokens": LENGTH, "threshold": 0.7}
-                | {"promised_calls": promised, "promised_missed": 0.0}
+                | {"promised_consulted": promised, "promised_missed": 0.0}
                 for i, count in enumerate(asked)
             )
     return pl.DataFrame(rows)

@@ -16,7 +16,7 @@ from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, odds_ratios, predicted_rise, separation
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.experiments import configured
-from fsgen.experiments import interventions as changes
+from fsgen.experiments import draft_changes as changes
 from fsgen.experiments import made_language as made
 from fsgen.experiments.uncertainty import MATTERS, Options, estimate
 from fsgen.probs import entropy

@@ -10,13 +10,12 @@ import polars as pl
 import pytest
 import torch
 
+from fsgen.experiments.cells import DRAFT, TARGET
 from fsgen.experiments.window import (
-    DRAFT,
     FIRST,
     LAST,
     MIDDLE,
     RANDOM,
-    TARGET,
     UNCERTAIN,
     Options,
     Planned,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from ladder import corpus, distill, stream, tokenizer, train
-from ladder.files import read_jsonl, write_jsonl
+from ladder import distill, mix, stream, tokenizer, train
+from ladder.corpus import Document
+from ladder.files import read_jsonl
+from ladder.graded.__main__ import TEST_SEED
 from ladder.sizes import Size
 
 _TEACHER = Size("pocket-teacher", hidden=64, layers=2, heads=2, ffn=64)
@@ -49,51 +53,32 @@ def test_only_the_draft_learns() -> None:
     assert all(parameter.grad is not None for parameter in draft.parameters())
 
 
+def _load_teacher(attention: str) -> Any:
+    model = train.new_model(_TEACHER, seed=0, attention=attention)
+    model.model.norm.weight.data *= 20  # confident; and it would repeat its last token, were its layers as fresh
+    for layer in model.model.layers:
+        layer.mlp.down_proj.weight.data *= 200
+    return model.eval()
+
+
 @pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A small world of the recipe: a corpus, its tokenizer and stream, and two models that are "trained"."""
-    for module in (corpus, distill, stream):
-        monkeypatch.setattr(module, "WORK", tmp_path)
-    monkeypatch.setattr(stream, "STREAM", tmp_path / "stream.safetensors")
+def prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[str]]]:
+    """Prompts by domain, in a world with a small tokenizer and short rows."""
     monkeypatch.setattr(tokenizer, "FOLDER", tmp_path / "tokenizer")
-    documents = [
-        {
-            "domain": "gsm8k",
-            "prompt": f"Question: {number} + 1?\nAnswer:",
-            "completion": f" {number} + 1 = {number + 1}",
-        }
-        for number in range(60)
-    ]
-    for part in ("train", "held_out"):
-        write_jsonl(tmp_path / "corpus" / f"{part}.jsonl.gz", documents)
-    texts = [document["prompt"] + document["completion"] for document in documents]
-    tokenizer.save(tokenizer.train_tokenizer(texts, vocab_size=300), tmp_path / "tokenizer")
-    monkeypatch.setattr(distill, "TEACHER", _TEACHER)
-    for seed, size in enumerate((_TEACHER, _DRAFT)):
-        (tmp_path / "runs" / size.name).mkdir(parents=True)
-        model = train.new_model(size, seed=seed)
-        if size is _TEACHER:  # sure of itself; and it would repeat its last token, were its layers as fresh as they are
-            model.model.norm.weight.data *= 20
-            for layer in model.model.layers:
-                layer.mlp.down_proj.weight.data *= 200
-        torch.save({"model": model.state_dict()}, tmp_path / "runs" / size.name / "final.pt")
-    monkeypatch.setattr(distill, "PROMPTS", {"gsm8k": 30})
-    monkeypatch.setattr(distill, "HELD_OUT_PROMPTS", {"gsm8k": 4})
+    asked = [f"Question: {number} + 1?\nAnswer:" for number in range(60)]
+    tokenizer.save(tokenizer.train_tokenizer(asked, vocab_size=300), tmp_path / "tokenizer")
     monkeypatch.setattr(distill, "_BRIEF", replace(distill._BRIEF, max_tokens=12))
-    monkeypatch.setattr(stream, "STEP_TOKENS", 512)
     monkeypatch.setattr(stream, "SHORT", 128)
-    monkeypatch.setattr(stream, "LONG", 128)
-    monkeypatch.setattr(distill, "WRITTEN_PASSES", 4)
-    monkeypatch.setattr(distill, "STREAM_STEPS", 1)
-    stream.build()
-    return tmp_path
+    mix.encoder.cache_clear()
+    yield {"chains": asked[:20], "gsm8k": asked[20:30]}
+    mix.encoder.cache_clear()
 
 
-def test_the_texts_are_what_the_teacher_writes(work: Path) -> None:
-    items = distill.write_texts()
-    rows = read_jsonl(work / "teacher" / "gsm8k.jsonl.gz")
+def test_the_texts_are_what_the_teacher_writes(tmp_path: Path, prompts: dict[str, list[str]]) -> None:
+    items = distill.write_texts(_load_teacher, prompts, tmp_path / "written")
+    rows = [row for domain in prompts for row in read_jsonl(tmp_path / "written" / f"{domain}.jsonl.gz")]
     assert len(items) == len(rows) == 30
-    teacher = distill.load_teacher(attention="sdpa")
+    teacher = _load_teacher("sdpa")
     for row, (ids, labels) in list(zip(rows, items, strict=True))[:3]:
         given, written = row["given"], row["written"]
         assert ids == given + written
@@ -101,32 +86,52 @@ def test_the_texts_are_what_the_teacher_writes(work: Path) -> None:
         with torch.no_grad():
             choices = teacher(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
         assert choices[len(given) - 1 : -1] == written
-    before = (work / "teacher" / "gsm8k.jsonl.gz").stat().st_mtime_ns
-    distill.write_texts()
-    assert (work / "teacher" / "gsm8k.jsonl.gz").stat().st_mtime_ns == before
+
+    def refuse(attention: str) -> Any:
+        raise AssertionError("the texts are there")
+
+    assert distill.write_texts(refuse, prompts, tmp_path / "written") == items
 
 
-def test_every_run_reads_the_same_batches(work: Path) -> None:
-    first, second = distill.batches(), distill.batches()
+def test_every_draft_reads_the_same_steps(tmp_path: Path, prompts: dict[str, list[str]]) -> None:
+    written = distill.write_texts(_load_teacher, prompts, tmp_path / "written")
+    whole = torch.ones(4, 128, dtype=torch.int16)
+    first, second = (distill.among(written, [(whole, whole)], 512) for _ in range(2))
     assert len(first) == len(second) > 4
     assert all(
         torch.equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
     )
     counted = [bool((labels[:, 0] != stream.IGNORED).all()) for _, labels in first]
-    assert sum(counted) == distill.STREAM_STEPS  # in the teacher's texts the prompts do not count
+    assert sum(counted) == 1  # in the teacher's texts the prompts do not count
 
 
-def test_a_distilled_draft_agrees_more_often(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_distilled_draft_agrees_more_often(
+    tmp_path: Path, prompts: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(distill, "WRITTEN_PASSES", 30)
     monkeypatch.setattr(distill, "SCHEDULE", train.Schedule())
-    watch = distill.watch_frequency()
-    draft = train.new_model(_DRAFT)
-    draft.load_state_dict(torch.load(work / "runs" / _DRAFT.name / "final.pt", weights_only=True)["model"])
+    watched = {"gsm8k": [f"Question: {number} + 1?\nAnswer:" for number in range(4)]}
+    watch, draft = distill.watch_frequency(_load_teacher("sdpa"), watched), train.new_model(_DRAFT, seed=1)
     before = watch(draft)["frequency_gsm8k"]
-    distill.distill(_DRAFT, compiled=False)
-    folder = work / "runs" / (_DRAFT.name + distill.SUFFIX)
-    state: dict[str, Any] = torch.load(folder / "final.pt", weights_only=True)
-    draft.load_state_dict(state["model"])
-    assert watch(draft)["frequency_gsm8k"] < before
-    logged = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    assert logged[-1]["frequency_gsm8k"] == watch(draft)["frequency_gsm8k"]
+    steps = distill.among(distill.write_texts(_load_teacher, prompts, tmp_path / "written"), [], 512)
+    distill.train(draft, _load_teacher, steps, watched, tmp_path / "draft", compiled=False)
+    after = watch(draft)["frequency_gsm8k"]
+    assert after < before
+    logged = [json.loads(line) for line in (tmp_path / "draft" / "log.jsonl").read_text().splitlines()]
+    assert logged[-1]["frequency_gsm8k"] == after
+
+
+def test_prompts_are_different_ones_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    collected = [Document(domain, f"{domain} {n}", " so") for domain in _COLLECTED for n in range(40)]
+    monkeypatch.setattr(mix, "read_documents", lambda part: collected)
+    monkeypatch.setattr(distill, "PROMPTS", dict.fromkeys(distill.PROMPTS, 30))
+    mix._collected.cache_clear()
+    chosen = distill.training_prompts()
+    mix._collected.cache_clear()
+    assert {domain: len(set(prompts)) for domain, prompts in chosen.items()} == distill.PROMPTS
+    for domain in mix.GRADED:
+        tests = {made.prompt for made in itertools.islice(mix.GRADED[domain].problems("test", TEST_SEED), 500)}
+        assert not tests & set(chosen[domain])
+
+
+_COLLECTED = ("word_problems", "gsm8k", "mbpp", "multiple_choice")

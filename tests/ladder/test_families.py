@@ -1,4 +1,4 @@
-"""The other families: their shapes, the fast scan of Mamba-2, the shares of the optimizers, and what is exported."""
+"""The other families: their shapes, the fast scan of Mamba-2, and the shares of the optimizers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from ladder import __main__ as steps
-from ladder import evaluate, export, families, scan, tokenizer, train
+from ladder import families, scan, score, train
 from ladder.families import FamilySize, Mamba2Size, NeoXSize
-from ladder.sizes import SIZES, size_named
+from ladder.sizes import size_named
 
 _NEOX = NeoXSize("pocket-neox-test", hidden=32, layers=2, heads=2, ffn=48)
 _MAMBA2 = Mamba2Size("pocket-mamba2-test", hidden=32, layers=2, heads=2, state=16)
@@ -37,12 +36,6 @@ def test_a_size_is_that_of_a_llama(size: FamilySize) -> None:
     assert size.hidden == llama.hidden
     assert size.parameters == pytest.approx(llama.parameters, rel=0.03)
     assert size.non_embedding_parameters == pytest.approx(llama.non_embedding_parameters, rel=0.04)
-
-
-def test_names_are_those_of_one_model_each() -> None:
-    names = export.names()
-    assert len(set(names)) == len(names)
-    assert {size.name for size in (*SIZES, *families.SIZES)} <= set(names)
 
 
 @pytest.mark.parametrize("size", [_NEOX, _MAMBA2], ids=lambda size: size.family)
@@ -99,42 +92,12 @@ def test_a_family_trains(size: FamilySize, tmp_path: Path) -> None:
     with scan.fast_scan():
         train.fit(model, [(ids, ids)] * 12, tmp_path, train.Schedule(), compiled=False)
     assert train.next_token_loss(model, ids, ids).item() / ids[:, 1:].numel() < before - 1.0
-    copy = evaluate.inference_copy(model)
+    copy = score.inference_copy(model)
     torch.testing.assert_close(
         copy(input_ids=ids, use_cache=False).logits, model(input_ids=ids, use_cache=False).logits, rtol=1e-3, atol=1e-3
     )
 
 
-@pytest.mark.parametrize("size", [families.NEOX[0], families.MAMBA2[0]], ids=lambda size: size.family)
-def test_what_is_exported(size: FamilySize, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "WORK", tmp_path)
-    monkeypatch.setattr(export, "PACKAGE", tmp_path / "package")
-    monkeypatch.setattr(tokenizer, "FOLDER", tmp_path / "tokenizer")
-    tokenizer.save(tokenizer.train_tokenizer(["12 apples and 30 pears"] * 3, vocab_size=300), tmp_path / "tokenizer")
-    with pytest.raises(ValueError, match=f"{size.name} is not trained yet"):
-        steps.run("export", size.name)
-    model = size.new_model(seed=4)
-    (tmp_path / "runs" / size.name).mkdir(parents=True)
-    state = {"model": model.state_dict(), "tokens": 12, "seconds": 3.4}
-    torch.save(state, tmp_path / "runs" / size.name / "final.pt")
-    steps.run("export", size.name)
-    folder = tmp_path / "package" / size.name
-    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    model.load_state_dict({name: value.bfloat16() for name, value in model.state_dict().items()})
-    with torch.no_grad():
-        ids = _ids(1, 40)
-        rounded = model.eval()(input_ids=ids, use_cache=False).logits
-        torch.testing.assert_close(loaded(input_ids=ids, use_cache=False).logits, rounded, rtol=1e-4, atol=1e-4)
-    from fsgen.models.bundled import model_info
-
-    info = model_info(folder)
-    assert (info.family, info.tuned_from) == (size.family, None)
-    assert (info.parameters, info.non_embedding_parameters) == (size.parameters, size.non_embedding_parameters)
-
-
 def test_steps_refuse_what_they_do_not_make() -> None:
-    assert "families" in steps.STEPS
-    with pytest.raises(ValueError, match=r"no families for pocket-8m; choose one of pocket-neox-0\.1m, "):
-        steps.run("families", "pocket-8m")
-    with pytest.raises(ValueError, match="unknown model 'pocket-9t'"):
-        steps.run("export", "pocket-9t")
+    with pytest.raises(ValueError, match=r"no train for pocket-9t; choose one of pocket-neox-0\.1m, "):
+        steps.run("train", "pocket-9t")

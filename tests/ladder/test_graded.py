@@ -89,7 +89,7 @@ def test_lists_in_another_order_keep_to_the_arrows_of_training() -> None:
     assert all(lookup._SPLITS[key, value] == "train" for key, value in arrows)
 
 
-_FORMS: dict[Split, int] = {"train": 40_000, "held_out": 600, "test": 1_200}
+_FORMS: dict[Split, int] = {"train": 40_000, "held_out": 1_800, "test": 3_600}
 
 
 def test_a_fact_is_tested_in_a_form_that_training_never_has() -> None:

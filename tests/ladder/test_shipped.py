@@ -1,66 +1,92 @@
-"""What ships: six sizes, distilled, tuned and of other families, small enough, and as good as the table says."""
+"""What ships, of either stage: small enough, measured, and as good as the gates ask."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
 from fsgen.backends.transformers.checkpoint import context_of
-from fsgen.models.bundled import ladder
-from ladder import export, families
+from fsgen.models.bundled import ladder, seeds_of
+from ladder import gates, mix, package, plan
 from ladder.files import PACKAGE, RESULTS
-from ladder.sizes import CONTEXT, SIZES, VOCAB_SIZE
+from ladder.first_stage import is_first_stage
+from ladder.gates import GRADED_RESULTS
+from ladder.sizes import CONTEXT, SIZES
 
-_SHIPPED = export.names()[:-1]
-
-
-@pytest.fixture(scope="module")
-def results() -> dict[str, Any]:
-    written: dict[str, Any] = json.loads(RESULTS.read_text(encoding="utf-8"))
-    return {model["name"]: model for model in written["models"]}
-
-
-def test_the_weights_fit() -> None:
-    assert sum(file.stat().st_size for file in PACKAGE.rglob("*") if file.is_file()) <= 45_000_000
-    assert sorted(folder.name for folder in PACKAGE.iterdir()) == sorted(_SHIPPED)
+_FOLDERS = sorted(folder for folder in PACKAGE.iterdir())
+_each = pytest.mark.parametrize("folder", _FOLDERS, ids=lambda folder: folder.name)
+_MEASURED = {stage: {model["name"]: model for model in json.loads(file.read_text(encoding="utf-8"))["models"]}
+             for stage, file in ((1, RESULTS), (2, GRADED_RESULTS)) if file.exists()}  # fmt: skip
+_STAGE = 1 if is_first_stage(PACKAGE / plan.SIZES[0].name) else 2
+_DOMAINS = [name for name in _MEASURED[_STAGE][plan.SIZES[0].name]["held_out_loss"] if name != "all"]
+# Gates that what ships does not meet: domains of the loss, each with its number in docs/ladder.md.
+_UNMET: set[str] = set()
 
 
-@pytest.mark.parametrize("name", _SHIPPED)
-def test_models_share_one_tokenizer(name: str) -> None:
-    config = AutoConfig.from_pretrained(PACKAGE / name)
-    assert config.vocab_size == VOCAB_SIZE
-    assert context_of(config, AutoTokenizer.from_pretrained(PACKAGE / name)) == CONTEXT
-    assert (PACKAGE / name / "tokenizer.json").read_bytes() == (PACKAGE / _SHIPPED[0] / "tokenizer.json").read_bytes()
-    loaded = AutoTokenizer.from_pretrained(PACKAGE / name)
+def _facts(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "pocket.json").read_text(encoding="utf-8"))
+    return found
+
+
+def test_the_package_is_small_enough() -> None:
+    assert package.package_bytes() <= package.LIMIT_BYTES
+
+
+@_each
+def test_tokenizers_are_exact_and_shared(folder: Path) -> None:
+    config, loaded = AutoConfig.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert context_of(config, loaded) == CONTEXT
+    assert len(loaded) == config.vocab_size
+    files = {
+        (other / "tokenizer.json").read_bytes()
+        for other in _FOLDERS
+        if AutoConfig.from_pretrained(other).vocab_size == config.vocab_size
+    }
+    assert len(files) == 1
     text = "Question: Zoë pays 1,250 €.\n\tAnswer:  12 + 7 = 19 ?\n"
     assert loaded.decode(loaded(text)["input_ids"]) == text
 
 
-def test_loss_falls_strictly_with_size(results: dict[str, Any]) -> None:
-    losses = [results[size.name]["held_out_loss"]["all"] for size in SIZES]
-    assert losses == sorted(set(losses), reverse=True)
+@_each
+def test_what_ships_is_what_was_measured(folder: Path) -> None:
+    facts = _facts(folder)
+    measured = _MEASURED[facts["recipe_version"]][folder.name]
+    counted = ("name", "family", "parameters", "non_embedding_parameters", "tuned_from")
+    assert {key: measured[key] for key in counted} == {key: facts[key] for key in counted}
+    if facts["recipe_version"] == package.RECIPE_VERSION:
+        assert measured["seed"] == facts["seed"]
+        assert measured["tokens"] == facts["second_stage_tokens"]
+        assert measured["predicted_tokens"] == facts["training_tokens"]
 
 
-def test_all_sizes_saw_the_same_tokens(results: dict[str, Any]) -> None:
-    seen = {results[size.name]["training_tokens"] for size in SIZES}
-    assert len(seen) == 1
-    assert seen.pop() >= 15_000_000
+def test_the_ladder_is_its_sizes() -> None:
+    names = ladder()
+    assert names == [size.name for size in SIZES if (PACKAGE / size.name).is_dir()]
+    assert {size.name for size in plan.SIZES} <= set(names)
+    for name in names:
+        seeds = [_facts(PACKAGE / seed).get("seed", 0) for seed in seeds_of(name)]
+        assert seeds == list(range(len(seeds)))
 
 
-def test_the_ladder_is_of_one_family() -> None:
-    assert ladder() == [size.name for size in SIZES]
+def test_all_shipped_models_are_of_one_stage() -> None:
+    assert {_facts(folder)["recipe_version"] for folder in _FOLDERS} == {_STAGE}
 
 
-@pytest.mark.parametrize("sizes", [families.NEOX, families.MAMBA2], ids=["neox", "mamba2"])
-def test_loss_falls_with_size_in_every_family(results: dict[str, Any], sizes: tuple[families.FamilySize, ...]) -> None:
-    losses = [results[size.name]["held_out_loss"]["all"] for size in sizes]
-    assert losses == sorted(set(losses), reverse=True)
-    assert {results[size.name]["training_tokens"] for size in sizes} == {results[SIZES[0].name]["training_tokens"]}
+@pytest.mark.parametrize("domain", _DOMAINS)
+def test_loss_falls_strictly_with_size(domain: str) -> None:
+    models = [measured for name, measured in _MEASURED[_STAGE].items() if (PACKAGE / name).is_dir()]
+    sizes = gates.by_size([{"size": model["name"], **model} for model in models])
+    assert [group[0]["size"] for group in sizes] == ladder()
+    assert gates.loss_gate(sizes)[domain] == (domain not in _UNMET)
 
 
-def test_pocket_math_spans_the_ladder(results: dict[str, Any]) -> None:
-    assert results[SIZES[-1].name]["accuracy"]["pocket_math"] >= 0.60
-    assert results[SIZES[0].name]["accuracy"]["pocket_math"] <= 0.20
+def test_enough_of_the_graded_tasks_rise() -> None:
+    sizes = gates.by_size(list(_MEASURED[2].values()))
+    assert [group[0]["size"] for group in sizes] == [size.name for size in plan.SIZES]
+    found = [gates.task_gate(sizes, task) for task in mix.GRADED]
+    met = [all(gate[word] for word in gates.GATES) for gate in found]
+    assert sum(met) >= gates.TASKS_THAT_RISE

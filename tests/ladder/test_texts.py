@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ladder import overlap, stream
-from ladder.evaluate import answer_of
 from ladder.files import GSM8K_TRAIN, read_jsonl
+from ladder.former.evaluate import answer_of
 from ladder.overlap import clean_marks, gram_index, shared, without_names
 from ladder.sizes import END_OF_TEXT_ID, SIZES, size_named
 from ladder.tokenizer import END_OF_TEXT, save, train_tokenizer

@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
-from ladder import export, tokenizer
+from ladder import package, tokenizer
 from ladder.sizes import Size
 from ladder.train import Schedule, fit, new_model
 
@@ -76,7 +76,7 @@ def test_export_loads_with_the_same_logits(tmp_path: Path, monkeypatch: pytest.M
     model, rounded = (new_model(_TINY, attention="sdpa").eval() for _ in range(2))
     rounded.load_state_dict({name: value.bfloat16().float() for name, value in model.state_dict().items()})
     folder = tmp_path / "pocket-test"
-    export.write_model(model, folder, {"name": "pocket-test", "tuned_from": None})
+    package.write_model(model, folder, {"name": "pocket-test", "tuned_from": None})
     loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     ids = torch.tensor([[1, 2, 3, 4, 5]])
     with torch.no_grad():

@@ -1,59 +1,16 @@
-"""Each test attacks one property of the sandbox, under both ways of isolation."""
+"""Verdicts, limits and the choice of isolation."""
 
-import os
-import socket
-import subprocess
+import importlib.util
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import pytest
 
 from fsgen.tasks import sandbox
-
-Mode = Literal["namespaces", "landlock"]
-
-
-def _works(mode: Mode) -> bool:
-    try:
-        return sandbox._start("pass", mode, 30, 256, 4, 1 << 16, 16).passed
-    except sandbox.SandboxUnavailable:
-        return False
-
-
-@pytest.fixture(params=["namespaces", "landlock"])
-def mode(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mode:
-    chosen: Mode = request.param
-    if not _works(chosen):
-        pytest.skip(f"no {chosen} on this machine")
-    monkeypatch.setattr(sandbox, "isolation", lambda: chosen)
-    return chosen
-
-
-def _outliving(patience: float = 10.0) -> dict[str, str]:
-    """Processes of sandboxes that are still there after a while, by id; those of tests beside this one end by then."""
-    found = _sandbox_processes()
-    ends = time.monotonic() + patience
-    while found and time.monotonic() < ends:
-        time.sleep(0.05)
-        now = _sandbox_processes()
-        found = {pid: line for pid, line in found.items() if pid in now}
-    return found
-
-
-def _sandbox_processes() -> dict[str, str]:
-    found = {}
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_text()
-        except OSError:
-            continue
-        if "_sandbox_child" in line:
-            found[entry.parent.name] = line
-    return found
+from tests.tasks.processes import outliving
 
 
 @pytest.mark.usefixtures("mode")
@@ -105,14 +62,6 @@ class TestVerdicts:
         )
         assert not sandbox.run(program).passed
 
-    def test_the_frames_of_a_program_do_not_show_the_token(self) -> None:
-        program = (
-            "import sys\nframe, seen = sys._getframe(), []\n"
-            "while frame:\n    seen += [v for v in frame.f_locals.values() if isinstance(v, str) and len(v) == 32]\n"
-            "    frame = frame.f_back\nassert not seen, seen"
-        )
-        assert sandbox.run(program).passed
-
     def test_closed_outputs_do_no_harm(self) -> None:
         assert sandbox.run("import os, sys\nsys.stdout.close()\nos.close(2)").passed
 
@@ -131,10 +80,10 @@ class TestVerdicts:
         assert not sandbox.run(crash).passed
 
     def test_the_standard_library_is_there(self) -> None:
-        names = "ast, bisect, cmath, collections, datetime, decimal, fractions, functools, heapq, itertools, json, math"
-        assert sandbox.run(
-            f"import {names}, operator, random, re, statistics, string, sqlite3, tempfile, typing"
-        ).passed
+        graphical = {"antigravity", "idlelib", "this", "tkinter", "_tkinter", "turtle", "turtledemo"}
+        names = [name for name in sorted(sys.stdlib_module_names - graphical) if importlib.util.find_spec(name)]
+        result = sandbox.run("\n".join(f"import {name}" for name in names))
+        assert result.passed, result.error
 
     def test_nothing_of_ours_can_be_imported(self) -> None:
         program = (
@@ -179,7 +128,7 @@ class TestLimits:
         assert (result.passed, result.limit) == (False, "processes")
         quiet = sandbox.run("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass", seconds=0.3)
         assert quiet.limit == "time"
-        assert not _outliving()
+        assert not outliving()
 
     def test_output(self) -> None:
         result = sandbox.run("while True: print('x' * 1000)", output_bytes=5000)
@@ -189,129 +138,35 @@ class TestLimits:
     def test_files(self) -> None:
         result = sandbox.run("open('big', 'wb').write(bytes(5 << 20))", files_mb=1)
         assert (result.passed, result.limit) == (False, "files")
+        result = sandbox.run(
+            "for i in range(20): open(f'f{i}', 'wb').write(bytes(1 << 19))\nwhile True: pass", files_mb=1
+        )
+        assert (result.passed, result.limit) == (False, "files")
+
+    def test_files_of_a_program_that_closes_its_pipes(self, mode: str) -> None:
+        program = "import os\nos.closerange(0, 64)\nfor i in range(99): open(f'f{i}', 'wb').write(bytes(1 << 19))\n"
+        result = sandbox.run(program + "while True: pass", files_mb=1, seconds=5)
+        assert not result.passed
+        assert result.limit == ("files" if mode == "landlock" else None)  # there the program's own report is lost
+
+    def test_files_without_content(self) -> None:
+        result = sandbox.run("n = 0\nwhile True:\n    n += 1\n    open(f'f{n}', 'w').close()", files_mb=1)
+        assert (result.passed, result.limit) == (False, "files")
+
+    @pytest.mark.parametrize(
+        "call",
+        ["memfd_create(b'a', 0)", "syscall(447, 0)", "shmget(0, 1 << 20, 0o1600)", "msgget(0, 0o1600)",
+         "semget(0, 9, 0o1600)"],
+    )  # fmt: skip
+    def test_memory_that_no_limit_counts(self, call: str) -> None:
+        result = sandbox.run(f"import ctypes\nassert ctypes.CDLL(None).{call} == -1")
+        assert result.passed, result.error
 
     @pytest.mark.parametrize("name", ["seconds", "memory_mb", "processes", "output_bytes", "files_mb"])
     def test_limits_must_be_positive(self, name: str) -> None:
+        limits: dict[str, Any] = {name: 0}
         with pytest.raises(ValueError, match=f"sandbox limit {name} must be positive, not 0"):
-            sandbox.run("pass", **{name: 0})
-
-
-@pytest.mark.usefixtures("mode")
-class TestIsolation:
-    def test_network(self) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            server.settimeout(0.5)
-            port = server.getsockname()[1]
-            result = sandbox.run(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 2)")
-            assert (result.passed, result.limit) == (False, "network")
-            with pytest.raises(TimeoutError):
-                server.accept()
-
-    @pytest.mark.parametrize("family", ["AF_UNIX", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_VSOCK"])
-    def test_no_socket_of_any_family(self, family: str) -> None:
-        result = sandbox.run(f"import socket\nsocket.socket(socket.{family}, socket.SOCK_DGRAM)")
-        assert (result.passed, result.limit) == (False, "network")
-
-    def test_pairs_of_sockets_within_the_program_work(self) -> None:
-        assert sandbox.run("import asyncio\nassert asyncio.run(asyncio.sleep(0, 5)) == 5").passed
-
-    def test_names_are_not_resolved(self) -> None:
-        result = sandbox.run("import urllib.request\nurllib.request.urlopen('http://example.com', timeout=2)")
-        assert (result.passed, result.limit) == (False, "network")
-
-    def test_local_sockets(self, tmp_path: Path) -> None:
-        with socket.socket(socket.AF_UNIX) as server:
-            server.bind(str(tmp_path / "s"))
-            server.listen()
-            server.settimeout(0.5)
-            path = str(tmp_path / "s")
-            assert not sandbox.run(f"import socket\nsocket.socket(socket.AF_UNIX).connect({path!r})").passed
-            with pytest.raises(TimeoutError):
-                server.accept()
-
-    def test_writing_elsewhere(self, tmp_path: Path) -> None:
-        name = f"fsgen-sandbox-test-{os.getpid()}"
-        folders = [
-            tmp_path,
-            Path.home(),
-            Path(sandbox.__file__).parent,
-            Path("/usr"),
-            Path("/var/tmp"),
-            Path("/dev/shm"),
-        ]
-        for place in (folder / name for folder in folders):
-            try:
-                result = sandbox.run(f"open({str(place)!r}, 'w').write('x')")
-                assert (result.passed, result.limit) == (False, "files"), place
-                assert not place.exists()
-            finally:
-                place.unlink(missing_ok=True)
-
-    def test_changing_what_is_there(self, tmp_path: Path) -> None:
-        kept = tmp_path / "kept"
-        kept.write_text("kept")
-        before = kept.stat()
-        for call in ("open({!r}, 'a')", "os.remove({!r})", "os.chmod({!r}, 0o777)", "os.truncate({!r}, 0)",
-                     "os.utime({!r}, (1, 1))", "os.rename({!r}, 'mine')", "os.link({!r}, 'mine')"):  # fmt: skip
-            assert not sandbox.run("import os\n" + call.format(str(kept))).passed, call
-        assert kept.read_text() == "kept"
-        after = kept.stat()
-        assert (before.st_mode, before.st_mtime_ns, after.st_nlink) == (after.st_mode, after.st_mtime_ns, 1)
-
-    def test_symbolic_links_do_not_lead_out(self, tmp_path: Path) -> None:
-        program = f"import os\nos.symlink({str(tmp_path)!r}, 'way')\nopen('way/out', 'w').write('x')"
-        assert not sandbox.run(program).passed
-        assert not list(tmp_path.iterdir())
-
-    def test_the_folder_is_writable_and_gone_afterwards(self) -> None:
-        program = (
-            "import os, tempfile\nopen('a', 'w').write('x')\nassert os.listdir('.') == ['a']\n"
-            "tempfile.mkstemp()\nos.mkdir('d')\nprint(os.path.expanduser('~') == os.getcwd())"
-        )
-        before = set(Path("/tmp").glob("fsgen-sandbox-*"))
-        assert sandbox.run(program).stdout == "True\n"
-        assert set(Path("/tmp").glob("fsgen-sandbox-*")) <= before
-        assert sandbox.run("import os\nassert os.listdir('.') == []").passed
-
-    def test_files_and_secrets_are_not_read(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("FSGEN_TEST_SECRET", "hunter2")
-        (tmp_path / "secret").write_text("hunter2")
-        assert "hunter2" not in sandbox.run("import os\nprint(dict(os.environ))").stdout
-        for path in (tmp_path / "secret", Path(f"/proc/{os.getpid()}/environ"), Path("/etc/passwd")):
-            result = sandbox.run(f"print(open({str(path)!r}).read())")
-            assert (result.passed, result.limit, result.stdout) == (False, "files", "")
-        assert not sandbox.run("import os\nprint(open(f'/proc/{os.getppid()}/environ').read())").passed
-
-    def test_other_processes_cannot_be_killed(self) -> None:
-        with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as other:
-            program = "import os\nfor p in (os.getppid(), {}):\n    try: os.kill(p, 9)\n    except OSError: pass"
-            assert sandbox.run(program.format(other.pid)).passed
-            assert other.poll() is None
-            other.kill()
-
-    def test_nothing_outlives_the_program(self) -> None:
-        program = (
-            "import os, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-            "        time.sleep(60)\n    os._exit(0)\nprint('away')"
-        )
-        began = time.monotonic()
-        result = sandbox.run(program)
-        assert result.passed or result.limit == "processes"
-        assert time.monotonic() - began < 10
-        assert not _outliving()
-
-    def test_nothing_outlives_the_time_limit(self) -> None:
-        program = "import os, time\ntry: os.fork(); os.setsid()\nexcept OSError: pass\ntime.sleep(60)"
-        assert sandbox.run(program, seconds=0.3).limit == "time"
-        assert not _outliving()
-
-    def test_no_privileges(self) -> None:
-        program = (
-            "import ctypes\nc = ctypes.CDLL(None, use_errno=True)\n"
-            "assert c.unshare(0x10000000) < 0\nassert c.ptrace(16, 1, 0, 0) < 0\n"
-            "assert c.mount(b'none', b'/tmp', b'tmpfs', 0, None) < 0\nassert c.chroot(b'/tmp') < 0"
-        )
-        assert sandbox.run(program).passed
+            sandbox.run("pass", **limits)
 
 
 def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -319,7 +174,7 @@ def test_without_isolation_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         raise sandbox.SandboxUnavailable("not here")
 
     monkeypatch.setattr(sandbox, "_known", {})
-    monkeypatch.setattr(sandbox, "_start", unavailable)
+    monkeypatch.setattr(sandbox, "start", unavailable)
     monkeypatch.delenv("FSGEN_UNSAFE_SANDBOX", raising=False)
     with pytest.raises(sandbox.SandboxUnavailable, match="namespaces: not here; landlock: not here"):
         sandbox.run("pass")

@@ -52,6 +52,12 @@ class Positions:
         measures = (getattr(self, name)[kept] for name in ("prob", "margin", "entropy"))
         return Positions(self.top, self.x[kept], self.differs[kept], names, example[kept], *measures)
 
+    def counts(self, consulted: NDArray[np.bool_]) -> pl.DataFrame:
+        """By example: `tokens`, those at which a router consults, [n], and the mismatches that are `missed` then."""
+        columns = {"tokens": np.full(len(self), True), "consulted": consulted, "missed": self.differs & ~consulted}
+        positions = pl.DataFrame({"example": np.array(self.names)[self.example], **columns})
+        return positions.group_by("example").agg(pl.col(*columns).sum().cast(pl.Int64))
+
     @cached_property
     def scores(self) -> dict[str, Floats]:
         """The measures of the routers without training, as scores: high where they consult System 2."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from fsgen.analysis.intervals import RESAMPLES, TAILS, Floats, draws, grouped
 from fsgen.analysis.scaling.fit import NOTHING, Fits, fit, slopes
@@ -26,6 +27,13 @@ class Texts:
 
     part: Floats
     whole: Floats
+
+    @classmethod
+    def of(cls, points: pl.DataFrame) -> Texts | None:
+        """Those of some points; None where a pair has none."""
+        if points.is_empty() or points["part"].null_count() or points["whole"].null_count():
+            return None
+        return cls(np.array(points["part"].to_list()), np.array(points["whole"].to_list()))
 
     def deviations(self, resamples: int, seed: int) -> Floats:
         """How far the frequencies of drawn examples are from those of all, [resamples, pairs]."""

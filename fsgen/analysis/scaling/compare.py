@@ -18,7 +18,7 @@ from fsgen.analysis.scaling.bootstrap import (
 )
 from fsgen.analysis.scaling.fit import Fits, fit
 from fsgen.analysis.scaling.laws import LAWS, Law, Sizes
-from fsgen.analysis.scaling.results import LawFit, Model, Parameter, Prediction, Scaling, as_sizes
+from fsgen.analysis.scaling.results import LawFit, Model, Parameter, Prediction, Scaling, as_sizes, sizes_of
 
 MIN_PAIRS = 4  # one more than a law has parameters
 SET = ["family", "method", "task"]
@@ -61,11 +61,8 @@ def too_small(points: pl.DataFrame) -> list[tuple[str, str, int]]:
 def _compare(
     pairs: pl.DataFrame, names: tuple[str, str, str], predict: Sequence[tuple[Model, Model]], resamples: int
 ) -> Scaling:
-    sizes = as_sizes(pairs["draft_parameters"].to_list(), pairs["target_parameters"].to_list())
+    sizes, texts = sizes_of(pairs), Texts.of(pairs)
     frequencies = pairs["collaboration_frequency"].to_numpy().astype(float)
-    texts = None
-    if pairs["part"].null_count() == pairs["whole"].null_count() == 0:
-        texts = Texts(np.array(pairs["part"].to_list()), np.array(pairs["whole"].to_list()))
     laws, drawn = [], {}
     for law in LAWS.values():
         best = fit(law, sizes, frequencies[None])
@@ -87,7 +84,7 @@ def _preference(one: LawFit) -> tuple[float, int]:
 
 def _quality(best: Fits, frequencies: Floats) -> tuple[float | None, float | None]:
     """R2 and AICc."""
-    n, k = len(frequencies), len(best.law.parameters) + 1
+    n = len(frequencies)
     # Residuals below the rounding of the frequencies mean nothing, and have no logarithm where they are 0.
     rounding = n * float(np.finfo(float).eps * np.abs(frequencies).max()) ** 2
     squares = max(float((best.residuals**2).sum()), rounding)
@@ -95,8 +92,15 @@ def _quality(best: Fits, frequencies: Floats) -> tuple[float | None, float | Non
     r2 = (
         round(1 - squares / total, 12) if total > rounding else None
     )  # a sum of squares that is rounding alone counts as 0
-    aicc = n * math.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1) if n > k + 1 and squares > 0 else None
-    return r2, aicc
+    return r2, aicc(squares, n, len(best.law.parameters))
+
+
+def aicc(squares: float, n: int, parameters: int) -> float | None:
+    """Akaike's criterion, corrected, of a least-squares fit to n pairs; None with too few, or where nothing is left."""
+    k = parameters + 1  # and the variance
+    if n <= k + 1 or squares <= 0:
+        return None
+    return float(n * math.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
 def held_out_errors(

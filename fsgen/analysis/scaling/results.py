@@ -22,6 +22,11 @@ def as_sizes(draft_parameters: Sequence[float], target_parameters: Sequence[floa
     return Sizes(np.asarray(draft_parameters, float) / BILLION, np.asarray(target_parameters, float) / BILLION)
 
 
+def sizes_of(points: pl.DataFrame) -> Sizes:
+    """The sizes of pairs, from a table with the parameters of both models."""
+    return as_sizes(points["draft_parameters"].to_list(), points["target_parameters"].to_list())
+
+
 @dataclass(frozen=True)
 class Model:
     """A model by name, and its size in parameters."""

@@ -48,10 +48,6 @@ CHUNK = np.dtype(
     [
         *fields("row first_token num_tokens position"),  # its first token: among those of the pass, and of its text
         *fields("prefix_row prefix_length"),  # where it reads the beginning of its text: tokens, in whole blocks
-        # Where it writes: tokens that are left, the line of its last logits, which tokens end its text (the address of
-        # [vocab_size], 0: none), and the chance that all it has written will be accepted.
-        *fields("remaining logits_line end_mask"),
-        ("acceptance", np.float32),
     ],
     align=True,
 )
@@ -76,10 +72,6 @@ ARGUMENTS = np.dtype(
         # What lies between products, for each token; and what attention needs, for each thread.
         *fields("hidden_states normed qkv attention_out gate_up activated zeros"),
         *fields("queries scores probs context groups"),
-        # Where rows write on: steps to do (0: none) and done, rows at first; of each step and row, logits of the token
-        # written before, tokens, their probabilities; and when to end: lines of acceptance (bins), and the least sum.
-        *fields("max_steps steps batch_size further_logits tokens token_probs num_bins acceptance_lines"),
-        ("least_acceptance", np.float32),
     ],
     align=True,
 )

@@ -12,7 +12,7 @@ import numpy as np
 
 from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
 from fsgen.backends.cpu.arithmetic import ONE, apply_rope, clear, narrow, rms_norm, softmax
-from fsgen.backends.cpu.gemm import LANES, ONWARD, STILL, WHOLE, WIDTH, Columns, Rows, gemm, gemm_strided
+from fsgen.backends.cpu.gemm import ADD_FIRST, ADD_LAST, BROADCAST, LANES, WIDTH, Columns, Rows, gemm, gemm_strided
 from fsgen.backends.cpu.memory import FLOAT32, INT64, at, pointer, stage, view
 from fsgen.backends.cpu.threads import share
 
@@ -83,7 +83,7 @@ def attention(args, t, me, layer):
             chunk, chunk_end = first // per_chunk, (first + count - 1) // per_chunk + 1
             start = groups[group]
             tile = Tile(layer, head, start, per_chunk, first, count, start + chunk, start + chunk_end)
-            _attend(args, t, tile, scratch)
+            _attend_tile(args, t, tile, scratch)
 
 
 @stage
@@ -133,7 +133,7 @@ def _slot(args, layer, head, row, slot):
 
 
 @stage
-def _rotated(args, layer, start, norm, position, scale, room, out):
+def _norm_and_rope(args, layer, start, norm, position, scale, room, out):
     """A query or a key as it goes into a product: normed where its family does that, scaled, rotated."""
     n = args.head_dim
     if norm:
@@ -156,7 +156,7 @@ def write_kv(args, t, layer, head, i, scratch):
     for j in range(chunk.num_tokens):
         token, slot = at(pointer(args.qkv, FLOAT32), (chunk.first_token + j) * columns), chunk.position + j
         key = at(token, (heads + head) * n)
-        _rotated(args, layer, key, args.k_norm, slot, ONE, scratch.context, scratch.scores)
+        _norm_and_rope(args, layer, key, args.k_norm, slot, ONE, scratch.context, scratch.scores)
         taken = view(keys, slot // BLOCK * (n * BLOCK) + slot % BLOCK * per, n * BLOCK)
         for d in range(n // per):
             for k in range(per):
@@ -184,18 +184,18 @@ def _first_slot(args, t, tile, position):
 
 
 @stage
-def _attend(args, t, tile, scratch):
+def _attend_tile(args, t, tile, scratch):
     """What the queries of a tile see."""
     low = args.cache_slots  # the first slot that any of them sees
     for i in range(tile.chunk, tile.chunk_end):
         part = _part(args, t, tile, i)
         low = min(low, part.first)
-        _rotate_queries(args, tile, i, part, scratch)
+        _read_queries(args, tile, i, part, scratch)
     _score_prefix(args, t, tile, low, scratch)
     for i in range(tile.chunk, tile.chunk_end):
         part = _part(args, t, tile, i)
         _score_own(args, t, tile, i, part, scratch)
-        _weigh(args, t, tile, i, part, low, scratch)
+        _softmax(args, t, tile, i, part, low, scratch)
     clear(view(scratch.context, 0, tile.queries * args.value_dim))
     _add_prefix_values(args, t, tile, low, scratch)
     for i in range(tile.chunk, tile.chunk_end):
@@ -205,14 +205,14 @@ def _attend(args, t, tile, scratch):
 
 
 @stage
-def _rotate_queries(args, tile, i, part, scratch):
+def _read_queries(args, tile, i, part, scratch):
     chunk, n, heads = args.chunks[i], args.head_dim, args.num_heads // args.num_kv_heads
     columns, scale = args.qkv_proj.panels * WIDTH, ONE / np.sqrt(np.float32(n))
     for q in range(part.begin, part.end):
         j, g = (part.before + q) // heads, (part.before + q) % heads
         query = at(pointer(args.qkv, FLOAT32), (chunk.first_token + j) * columns + (tile.head * heads + g) * n)
         out = at(scratch.queries, q * n)
-        _rotated(args, tile.layer, query, args.q_norm, chunk.position + j, scale, scratch.context, out)
+        _norm_and_rope(args, tile.layer, query, args.q_norm, chunk.position + j, scale, scratch.context, out)
 
 
 @stage
@@ -222,7 +222,7 @@ def _score(args, t, start, blocks, begin, end, column, scratch):
     queries = Rows(at(scratch.queries_read, begin * n), n)
     keys = Columns(at(pointer(args.key_cache, t.cache_read), start * n), WIDTH, n * BLOCK, scratch.zeros)
     scores = Rows(at(scratch.scores, begin * slots + column), slots)
-    gemm(end - begin, n, 2 * blocks, queries, keys, Rows(scratch.zeros, STILL), scores, WHOLE)
+    gemm(end - begin, n, 2 * blocks, queries, keys, Rows(scratch.zeros, BROADCAST), scores, ADD_LAST)
 
 
 @stage
@@ -242,7 +242,7 @@ def _score_own(args, t, tile, i, part, scratch):
 
 
 @stage
-def _weigh(args, t, tile, i, part, low, scratch):
+def _softmax(args, t, tile, i, part, low, scratch):
     """Probabilities of what each query sees; 0 for the rest of what is multiplied with its neighbours' values."""
     position, heads, slots = args.chunks[i].position, args.num_heads // args.num_kv_heads, args.cache_slots
     window, end = pointer(args.sliding_windows, INT64)[tile.layer], (part.last + t.per - 1) // t.per * t.per
@@ -263,7 +263,7 @@ def _add_values(args, t, start, slots, begin, end, slot, scratch):
     values = at(pointer(args.value_cache, t.cache_read), start * width // t.per)
     context = Rows(at(scratch.context, begin * width), width)
     columns = Columns(values, width, WIDTH, scratch.zeros)
-    gemm_strided(end - begin, slots // t.per, width // LANES, probs, columns, context, context, ONWARD)
+    gemm_strided(end - begin, slots // t.per, width // LANES, probs, columns, context, context, ADD_FIRST)
 
 
 @stage

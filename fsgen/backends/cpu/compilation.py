@@ -1,4 +1,4 @@
-"""Compiles functions, once a machine, and says so."""
+"""Compiles functions, once for each machine, and says so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,47 +20,54 @@ from fsgen.backends.cpu.memory import OPTIONS
 
 
 def source() -> int:
-    """What distinguishes one state of this folder's source from another.
+    """A digest of this folder's source, which a cached function reads as a variable from outside.
 
-    A function that is kept reads it, and other plain values, as its variables from outside: they tell numba which of
-    the kept ones it is. What it calls numba does not look at.
+    numba finds a cached function by its own source and the values of such variables; what it calls it does not look at.
     """
     files = sorted(Path(__file__).parent.glob("*.py"))
     return int(hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:15], 16)
 
 
 def compiled(function: Callable[..., None], *given: Any) -> Any:
-    """A C function, from the disk where it was compiled before.
+    """A C function; from the disk, where it was compiled before.
 
     Args:
-        given: its arguments: 64-bit numbers, or a NumPy record type, of which it takes an address.
+        given: the types of its arguments: 64-bit numbers, or a NumPy record, of which it takes the address.
     """
     signature = types.void(*(types.CPointer(from_dtype(one)) if isinstance(one, np.dtype) else one for one in given))
     try:
         return cfunc(signature, cache=True, **OPTIONS)(function)
     except (RuntimeError, OSError) as error:  # no folder can be written, or it is full
-        _say(f"compiled code cannot be kept, and is compiled by each process ({str(error).splitlines()[0]})")
+        _say_not_kept(getattr(error, "strerror", None) or "no folder can be written")
         return cfunc(signature, **OPTIONS)(function)
 
 
 @contextmanager
 def announced() -> Iterator[None]:
-    """Where anything is compiled within it, it says so on stderr."""
+    """Says on stderr, once, if anything is compiled within it."""
     with event.install_listener("numba:run_pass", _Announcement()):
         yield
 
 
 class _Announcement(event.Listener):  # type: ignore[misc]
     def __init__(self) -> None:
-        self._made = False
+        self._said = False
 
     def on_start(self, _: Any) -> None:
-        if not self._made:
-            self._made = True
+        if not self._said:
+            self._said = True
             _say("compiling for this machine, once; this takes up to a minute")
 
     def on_end(self, _: Any) -> None:
         pass
+
+
+@cache  # once, not for each function
+def _say_not_kept(reason: str) -> None:
+    _say(
+        f"compiled code cannot be kept ({reason}), so each process compiles it again; set NUMBA_CACHE_DIR to a folder "
+        "that can be written"
+    )
 
 
 def _say(text: str) -> None:
@@ -67,5 +75,5 @@ def _say(text: str) -> None:
 
 
 def address(numbers: NDArray[Any] | Tensor) -> int:
-    """Where the first one lies."""
+    """Of the first number."""
     return numbers.data_ptr() if isinstance(numbers, Tensor) else numbers.ctypes.data

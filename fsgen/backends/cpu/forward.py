@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fsgen.backends.cpu import arguments, kernels
+from fsgen.backends.cpu import kernels
 from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
 from fsgen.backends.cpu.attention import GROUPS_ROOM
 from fsgen.backends.cpu.compilation import address
@@ -17,16 +17,10 @@ from fsgen.backends.cpu.gemm import LANES, PANEL
 from fsgen.backends.cpu.weights import CpuWeights
 from fsgen.backends.forward import Work
 from fsgen.backends.transformers.slots import GROWTH
-from fsgen.types import Limit
-
-if TYPE_CHECKING:
-    from fsgen.types import Ends
 
 # Threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
 GAP = 1024  # float32 between two parts of the scratch memory
-
-Written = tuple[Tensor, Tensor, list[list[int]], list[list[float]]]
 
 
 class Chunk(NamedTuple):
@@ -90,82 +84,33 @@ class CpuForward:
             cache[:, destination, :, part] = cache[:, source, :, part]
 
     def run(self, work: list[Work], keep: int) -> Tensor:
-        """Logits [rows, keep, vocab_size], float32; 0 where nobody wanted any."""
+        """Logits [rows, keep, vocab_size], float32; 0 where none are wanted."""
         logits, done = torch.empty(sum(item.wanted for item in work) + 1, self._line), 0
         for chunks in _passes(work):
-            count = self._prepare(chunks)
-            self._call(logits, done)
-            done += count
+            done += self._run_pass(chunks, logits[done:])
         return self._arranged(work, keep, logits)
-
-    def write(
-        self,
-        work: list[Work],
-        keep: int,
-        steps: Sequence[int],
-        acceptance: Sequence[float],
-        limit: Limit | None,
-        ends: Sequence[Ends] | None,
-    ) -> Written:
-        """Runs what rows need, and lets them go on by their most likely tokens, without coming back in between.
-
-        Args:
-            work: MAX_TOKENS tokens at most; the rows with the most steps first.
-            keep: as in `run`.
-            steps: of each item, tokens to write; 0: none.
-            acceptance: of each item, the chance that all it has written so far will be accepted.
-            limit, ends: as in `fsgen.backends.protocol.Writer`, the latter of each item.
-
-        Returns:
-            what `run` gives; logits [further steps done, items, vocab_size] of the tokens written but for each one's
-            last, 0 where an item wrote fewer; and the most likely tokens, and their probabilities, by step and item.
-        """
-        count, longest = len(work), steps[0]
-        wanted = [item.wanted for item in work]
-        logits = torch.empty(sum(wanted) + 1, self._line)
-        further = (torch.empty if steps[-1] == longest else torch.zeros)(longest - 1, count, self._line)
-        tokens, probs = np.zeros((longest, count), np.int64), np.zeros((longest, count), np.float32)
-        lines = np.array([] if limit is None else limit.lines, np.float32)
-        self._prepare([Chunk(item, item.start, len(item.tokens)) for item in work])
-        chunks = self._a["chunks"][:count]
-        chunks["remaining"], chunks["acceptance"] = steps, acceptance
-        chunks["logits_line"] = np.cumsum(wanted) - 1
-        chunks["end_mask"] = [address(mask) for mask in ends] if ends else 0
-        self._set(max_steps=longest, steps=0, batch_size=count, further_logits=address(further))
-        self._set(tokens=address(tokens), token_probs=address(probs))
-        self._set(num_bins=len(lines), acceptance_lines=address(lines))
-        self._a["least_acceptance"] = 0 if limit is None else limit.least
-        self._call(logits, 0)
-        done = int(self._a["steps"])
-        self._set(max_steps=0)
-        further = further[: done - 1, :, : self._weights.vocab_size]
-        return self._arranged(work, keep, logits), further, tokens[:done].tolist(), probs[:done].tolist()
 
     def _set(self, **fields: int) -> None:
         for name, value in fields.items():
             self._a[name] = value
 
-    def _prepare(self, chunks: list[Chunk]) -> int:
-        """Says which positions of which rows to run; of how many of them logits are wanted."""
+    def _run_pass(self, chunks: list[Chunk], logits: Tensor) -> int:
+        """Runs these tokens; logits of how many of them were wanted, which come first in `logits`."""
         ids: list[int] = []
         keep: list[int] = []
         rows = []
         for item, start, end in chunks:
             first = max(start, len(item.tokens) - item.wanted)  # of which logits are wanted
             keep += range(len(ids) + first - start, len(ids) + end - start)
-            rows.append((item.row, len(ids), end - start, start, *item.prefix, 0, 0, 0, 0.0))
+            rows.append((item.row, len(ids), end - start, start, *item.prefix))
             ids += item.tokens[start:end]
         self._make_room(len(ids))
         self._a["input_ids"][: len(ids)] = ids
         self._a["logits_to_keep"][: len(keep)] = keep
         self._a["chunks"][: len(rows)] = rows
-        self._set(num_tokens=len(ids), num_chunks=len(rows), num_logits=len(keep))
+        self._set(num_tokens=len(ids), num_chunks=len(rows), num_logits=len(keep), logits=address(logits))
+        self._function(self._arguments, alone=len(ids) < self._alone)
         return len(keep)
-
-    def _call(self, logits: Tensor, done: int) -> None:
-        """Runs it; `done` logits have been written before."""
-        self._set(logits=address(logits) + 4 * done * self._line)
-        self._function(self._arguments, alone=int(self._a["num_tokens"]) < self._alone)
 
     def _arranged(self, work: list[Work], keep: int, logits: Tensor) -> Tensor:
         """Logits [wanted by all + 1, line], in the order of `work`, as [rows, keep, vocab_size]."""
@@ -216,7 +161,7 @@ class CpuForward:
 def _passes(work: list[Work]) -> Iterator[list[Chunk]]:
     """What is to run, row after row, in passes of MAX_TOKENS tokens at most."""
     chunks: list[Chunk] = []
-    free = arguments.MAX_TOKENS
+    free = MAX_TOKENS
     for item in work:
         start, end = item.start, len(item.tokens)
         while start < end:
@@ -226,6 +171,6 @@ def _passes(work: list[Work]) -> Iterator[list[Chunk]]:
             start = until
             if not free:
                 yield chunks
-                chunks, free = [], arguments.MAX_TOKENS
+                chunks, free = [], MAX_TOKENS
     if chunks:
         yield chunks

@@ -14,11 +14,11 @@ from functools import cache
 from numba import carray
 
 from fsgen.backends.cpu.arguments import ARGUMENTS, TYPES
-from fsgen.backends.cpu.arithmetic import ONE, ZERO, argmax, exp, narrow, rms_norm, silu, widen
+from fsgen.backends.cpu.arithmetic import narrow, rms_norm, silu, widen
 from fsgen.backends.cpu.attention import attention
 from fsgen.backends.cpu.compilation import source
-from fsgen.backends.cpu.gemm import LANES, PANEL, STILL, WHOLE, WIDTH, Columns, Rows, gemm
-from fsgen.backends.cpu.memory import FLOAT32, INT8, INT64, address_of, at, pointer, stage, view
+from fsgen.backends.cpu.gemm import ADD_LAST, BROADCAST, LANES, PANEL, WIDTH, Columns, Rows, gemm
+from fsgen.backends.cpu.memory import FLOAT32, address_of, at, pointer, stage, view
 from fsgen.backends.cpu.threads import Parallel, Thread, barrier, share
 
 
@@ -30,13 +30,13 @@ def linear(t, me, num_tokens, x, weights, layer, add, out):
     panel = inputs * WIDTH
     weight = at(pointer(weights.weight, t.weight), layer * weights.panels * panel)
     scales = at(pointer(weights.scales, FLOAT32), layer * weights.panels * WIDTH)
-    # Few tokens have all panels in one go; else each stays in the core's cache while the tokens pass by.
+    # Few tokens take all panels at once; with more, one panel stays in the core's cache for all of them.
     step = max(1, end - begin) if num_tokens <= 8 else 1
     for number in range(begin, end, step):
         column = number * WIDTH
         columns = Columns(at(weight, number * panel), WIDTH, panel, at(scales, column))
         add_to, into = Rows(at(add.data, column), add.stride), Rows(at(out.data, column), out.stride)
-        gemm(num_tokens, inputs, step * PANEL // LANES, Rows(x, inputs), columns, add_to, into, WHOLE)
+        gemm(num_tokens, inputs, step * PANEL // LANES, Rows(x, inputs), columns, add_to, into, ADD_LAST)
 
 
 @stage
@@ -46,8 +46,8 @@ def residual_stream(args):
 
 
 @stage
-def nothing(args):
-    return Rows(pointer(args.zeros, FLOAT32), STILL)
+def zeros(args):
+    return Rows(pointer(args.zeros, FLOAT32), BROADCAST)
 
 
 @stage
@@ -78,7 +78,7 @@ def norm(args, t, me, weight, layer):
 @stage
 def qkv_proj(args, t, me, layer):
     columns = args.qkv_proj.panels * WIDTH
-    bias = Rows(at(pointer(args.qkv_bias, FLOAT32), layer * columns), STILL)
+    bias = Rows(at(pointer(args.qkv_bias, FLOAT32), layer * columns), BROADCAST)
     out = Rows(pointer(args.qkv, FLOAT32), columns)
     normed = pointer(args.normed, t.activation_read)
     linear(t, me, args.num_tokens, normed, args.qkv_proj, layer, bias, out)
@@ -106,7 +106,7 @@ def o_proj(args, t, me, layer):
 def mlp(args, t, me, layer):
     tokens, inner, gate_up = args.num_tokens, args.intermediate_size, args.gate_up_proj.panels * WIDTH
     out, normed = Rows(pointer(args.gate_up, FLOAT32), gate_up), pointer(args.normed, t.activation_read)
-    linear(t, me, tokens, normed, args.gate_up_proj, layer, nothing(args), out)
+    linear(t, me, tokens, normed, args.gate_up_proj, layer, zeros(args), out)
     begin, end = share(me, args.gate_up_proj.panels)
     for token in range(tokens):
         for number in range(begin, end):  # a panel has 16 columns of each
@@ -128,7 +128,7 @@ def logits(args, t, me):
         norm_token(args, t, args.norm, 0, args.logits_to_keep[i], i)
     barrier(me)
     normed, out = pointer(args.normed, t.activation_read), pointer(args.logits, FLOAT32)
-    linear(t, me, count, normed, args.lm_head, 0, nothing(args), Rows(out, args.lm_head.panels * WIDTH))
+    linear(t, me, count, normed, args.lm_head, 0, zeros(args), Rows(out, args.lm_head.panels * WIDTH))
 
 
 @stage
@@ -154,87 +154,16 @@ def forward_pass(args, t, me):
         logits(args, t, me)
 
 
-@stage
-def choose(args, me):
-    """Each row's most likely token becomes its next one, and its probability is written down."""
-    vocab_size, line = args.vocab_size, args.lm_head.panels * WIDTH
-    written = args.steps * args.batch_size
-    tokens, probs = at(pointer(args.tokens, INT64), written), at(pointer(args.token_probs, FLOAT32), written)
-    begin, end = share(me, args.num_chunks)
-    for i in range(begin, end):
-        here = view(pointer(args.logits, FLOAT32), args.chunks[i].logits_line * line, vocab_size)
-        top, token = argmax(here)
-        total = ZERO
-        for k in range(vocab_size):
-            total += exp(here[k] - top)
-        args.input_ids[i], tokens[i], probs[i] = token, token, ONE / total
-
-
-@stage
-def expected_acceptance(args):
-    """How many rows' tokens are all likely to be accepted, by their probabilities: a sum of chances."""
-    bins, expected = args.num_bins, ZERO
-    lines = pointer(args.acceptance_lines, FLOAT32)  # for each bin of probabilities: a + b * probability
-    for i in range(args.num_chunks):
-        chunk, prob = args.chunks[i], pointer(args.token_probs, FLOAT32)[args.steps * args.batch_size + i]
-        line = 2 * min(bins - 1, int(prob * bins))
-        chunk.acceptance *= lines[line] + lines[line + 1] * prob
-        expected += chunk.acceptance if chunk.remaining > 0 else ZERO
-    return expected
-
-
-@stage
-def advance(args):
-    """On to each row's next token.
-
-    Rows that have written all they were to, or the end of their text, drop out if they are the last ones; and all do
-    where few more tokens would be accepted.
-    """
-    rows = args.num_chunks
-    for i in range(rows):
-        chunk = args.chunks[i]
-        ended = chunk.end_mask != 0 and pointer(chunk.end_mask, INT8)[args.input_ids[i]] != 0
-        chunk.remaining = 0 if ended else chunk.remaining - 1
-    if args.num_bins and expected_acceptance(args) <= args.least_acceptance:
-        rows = 0
-    while rows > 0 and args.chunks[rows - 1].remaining <= 0:
-        rows -= 1
-    for i in range(rows):
-        chunk = args.chunks[i]
-        chunk.position += chunk.num_tokens
-        chunk.num_tokens, chunk.first_token, chunk.logits_line, args.logits_to_keep[i] = 1, i, i, i
-    args.logits = args.further_logits + 4 * args.steps * args.batch_size * args.lm_head.panels * WIDTH
-    args.num_tokens = args.num_chunks = args.num_logits = rows
-    args.steps += 1
-
-
-@stage
-def run(args, t, me):
-    """One pass; or as many as there are steps, each row's most likely token going into the next one."""
-    for _ in range(max(1, args.max_steps)):
-        forward_pass(args, t, me)
-        if args.max_steps == 0:
-            break
-        barrier(me)
-        choose(args, me)
-        barrier(me)
-        if me.number == 0:
-            advance(args)
-        barrier(me)
-        if args.num_chunks == 0:
-            break
-
-
 @cache
 def forward(kind: str) -> Parallel:
     """The compiled forward pass for weights of a kind (`arguments.TYPES`).
 
-    What is kept is told by these variables, which all have to be plain values.
+    Its variables from outside are plain values, by which numba finds it in its cache.
     """
     t, state = TYPES[kind], source()
 
     def forward(arguments, number, team):
         state  # noqa: B018 - other code is another function
-        run(carray(arguments, 1)[0], t, Thread(number, team, address_of(arguments)))
+        forward_pass(carray(arguments, 1)[0], t, Thread(number, team, address_of(arguments)))
 
     return Parallel(forward, ARGUMENTS)

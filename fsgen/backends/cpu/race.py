@@ -22,7 +22,7 @@ KEY = np.uint64(0)  # what an address of keys is of
 
 
 @inlined
-def hashed(h):
+def fmix32(h):
     """The last step of MurmurHash3."""
     h = np.uint32((h ^ (h >> np.uint32(16))) * np.uint32(0x85EBCA6B))  # which numba would make 64 bits of
     h = np.uint32((h ^ (h >> np.uint32(13))) * np.uint32(0xC2B2AE35))
@@ -30,11 +30,11 @@ def hashed(h):
 
 
 @inlined
-def run_on(probs, start, key, best, token):
+def race_on(probs, start, key, best, token):
     """The race among some tokens, the first of which is `start`, after others: the least time, and whose it is."""
     first, second = np.uint32(key & np.uint64(0xFFFFFFFF)), np.uint32(key >> np.uint64(32))
     for i in range(len(probs)):
-        word = hashed(np.uint32(hashed(np.uint32(np.uint32(start + i) * np.uint32(0x9E3779B9) + first)) + second))
+        word = fmix32(np.uint32(fmix32(np.uint32(np.uint32(start + i) * np.uint32(0x9E3779B9) + first)) + second))
         uniform, p = (np.float64(word) + 0.5) * 2.0**-32, np.float64(probs[i])
         if uniform < best * p:  # -log(1 - u) is more than u, so most are out of it already
             time = -np.log1p(-uniform)
@@ -55,7 +55,7 @@ def draw(logits, vocab, scale, key, room):
         here, weights = view(logits, start, n), view(room, 0, n)
         for i in range(n):
             weights[i] = exp((here[i] - top) * scale)
-        best, token = run_on(weights, start, key, best, token)
+        best, token = race_on(weights, start, key, best, token)
     return token
 
 
@@ -70,7 +70,7 @@ def race_rows(args, me):
             room = at(pointer(args.room, FLOAT32), row * CHUNK)
             tokens[row] = draw(given, vocab, pointer(args.scales, FLOAT32)[row], key, room)
         else:
-            tokens[row] = run_on(view(given, 0, vocab), 0, key, np.inf, 0)[1]
+            tokens[row] = race_on(view(given, 0, vocab), 0, key, np.inf, 0)[1]
 
 
 @cache
@@ -93,9 +93,9 @@ def race(given: Tensor, keys: NDArray[np.uint64], scales: NDArray[np.float32] | 
     """See `fsgen.probs.Compiled`."""
     n, vocab = given.shape
     given, tokens = given.contiguous(), np.empty(n, np.int64)
-    arguments = _race().record(n=n, vocab=vocab, given=given, keys=keys, tokens=tokens)
-    if scales is not None:
-        room = np.empty((n, CHUNK), np.float32)
-        arguments["scales"], arguments["room"] = scales.ctypes.data, room.ctypes.data
-    _race()(arguments, alone=n < FEW)
+    room = np.empty((n, CHUNK), np.float32)
+    record = _race().record(
+        n=n, vocab=vocab, given=given, keys=keys, scales=0 if scales is None else scales, tokens=tokens, room=room
+    )
+    _race()(record, alone=n < FEW)
     return torch.from_numpy(tokens)

@@ -66,7 +66,7 @@ def pack(weight: Tensor, inputs: int | None = None, per: int = 1) -> Tensor:
 
 
 def interleave(gate: Tensor, up: Tensor) -> Tensor:
-    """Two weights [m, inputs] as one, LANES outputs of the one and as many of the other by turns."""
+    """Two weights [m, inputs] as one, LANES outputs of the one, then as many of the other, and so on."""
     m, inputs = gate.shape
     both = gate.new_zeros(-(-m // LANES) * LANES, 2, inputs)
     both[:m, 0], both[:m, 1] = gate, up
@@ -167,7 +167,7 @@ class CpuWeights:
         }
 
     def arguments(self) -> dict[str, Any]:
-        """What compiled code is told of the model (`arguments.ARGUMENTS`)."""
+        """The model, as compiled code reads it (`arguments.ARGUMENTS`)."""
         sizes = "num_layers hidden_size num_heads num_kv_heads head_dim value_dim intermediate_size vocab_size"
         return (
             {name: getattr(self, name) for name in sizes.split()}

@@ -1,4 +1,4 @@
-"""Keys and values as `transformers` asks for them, held by slots (`slots.py`)."""
+"""Keys and values as `transformers` reads them, held by slots (`slots.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fsgen.backends.transformers.slots import Slots
 
 
 class HasSlots(Protocol):
-    """Whoever counts the slots of a layer."""
+    """What counts the slots of a layer."""
 
     slots: Slots
 

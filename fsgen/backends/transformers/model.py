@@ -94,8 +94,6 @@ class TransformersModel:
         ValueError: a model whose state no session can keep, or that turns out not to continue it exactly.
     """
 
-    full_logits = True
-
     def __init__(
         self, model: Any, tokenizer: Any = None, name: str = "", path: str = "", info: ModelInfo | None = None
     ) -> None:
@@ -136,9 +134,8 @@ class TransformersModel:
     @property
     def capabilities(self) -> Capabilities:
         """What the forward pass that runs it can do; see `Capabilities`."""
-        compiled = self._cpu is not None
         several = self.continuation is not Continuation.SINGLE
-        return Capabilities(bit_exact=compiled, several_tokens=several, writes=compiled)
+        return Capabilities(bit_exact=self._cpu is not None, several_tokens=several)
 
     def session(self, batch_size: int) -> CachedSession | RecurrentSession:
         """An empty session of `batch_size` rows."""

@@ -10,6 +10,7 @@ from fsgen.tasks._sandbox_child.kernel import (
     AUDIT_ARCH,
     CLONE_THREAD,
     NAMESPACES,
+    PR_SET_PDEATHSIG,
     PR_SET_SECCOMP,
     check,
     libc,
@@ -54,14 +55,17 @@ class Filter:
         self._add(self._GIVE, yes)
         self._add(self._GIVE, no)
 
-    def only_for(self, name: str, values: tuple[int, ...]) -> None:
-        """A call that fails unless its first argument is one of these."""
+    def by_value(self, name: str, argument: int, values: tuple[int, ...], *, allowed: bool) -> None:
+        """A call that is allowed, or refused, with these values of one argument, and with others the reverse."""
+        these, others = self._ALLOW, self._REFUSE | errno.EPERM
+        if not allowed:
+            these, others = others, these
         self._add(self._EQUAL, self._numbers[name], 0, 2 * len(values) + 2)
-        self._add(self._LOAD, self._FIRST_ARGUMENT)
+        self._add(self._LOAD, self._FIRST_ARGUMENT + 8 * argument)
         for value in values:
             self._add(self._EQUAL, value, 0, 1)
-            self._add(self._GIVE, self._ALLOW)
-        self._add(self._GIVE, self._REFUSE | errno.EPERM)
+            self._add(self._GIVE, these)
+        self._add(self._GIVE, others)
 
     def install(self) -> None:
         """Allow all else; from here on the filter holds."""
@@ -73,10 +77,13 @@ class Filter:
         check(result, "seccomp filter")
 
 
-_HANDLED = frozenset({"socket", "clone", "clone3", "fork", "vfork", "kill", "tgkill", "prlimit64"})
+_HANDLED = frozenset(
+    {"socket", "clone", "clone3", "fork", "vfork", "kill", "tgkill", "prlimit64", "fcntl", "ioctl", "prctl"}
+)
 _NEVER = (  # what no judged program needs and what namespaces do not hold back by themselves
     "io_uring_setup", "ptrace", "process_vm_readv", "process_vm_writev", "bpf", "perf_event_open", "add_key",
     "request_key", "keyctl", "unshare", "setns", "userfaultfd", "pivot_root",
+    "memfd_create", "memfd_secret", "shmget", "semget", "msgget", "mq_open",  # memory that no limit counts
 )  # fmt: skip
 
 
@@ -89,13 +96,17 @@ def restrict_calls(*, alone: bool) -> None:
     rules.refuse(["socket"], errno.ENETUNREACH)
     # The arguments of clone3 cannot be read here; without it the C library falls back to clone.
     rules.refuse(["clone3"], errno.ENOSYS)
+    # A descriptor that sends signals, to any process of the same user where no namespace is in between.
+    rules.by_value("fcntl", 1, (8, 10, 15), allowed=False)  # F_SETOWN, F_SETSIG, F_SETOWN_EX
+    rules.by_value("ioctl", 1, (0x8901, 0x8902), allowed=False)  # FIOSETOWN, SIOCSPGRP
+    rules.by_value("prctl", 0, (PR_SET_PDEATHSIG,), allowed=False)  # the end with the caller cannot be called off
     if alone:
         rules.refuse(["fork", "vfork"], errno.EAGAIN)
         rules.flags("clone", CLONE_THREAD, needed=True, error=errno.EAGAIN)
         own = os.getpid()
-        rules.only_for("kill", (own,))
-        rules.only_for("tgkill", (own,))
-        rules.only_for("prlimit64", (0, own))
+        rules.by_value("kill", 0, (own,), allowed=True)
+        rules.by_value("tgkill", 0, (own,), allowed=True)
+        rules.by_value("prlimit64", 0, (0, own), allowed=True)
         rules.refuse([name for name in numbers() if name not in _HANDLED], errno.EPERM)
     else:
         rules.flags("clone", NAMESPACES, needed=False, error=errno.EPERM)

@@ -16,7 +16,7 @@ _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 24, 38
 # Numbers of the system calls by machine: those that glibc has no wrapper for, and those that the filter names.
 _UNIFIED = {  # the same on every machine
     "pidfd_send_signal": 424, "io_uring_setup": 425, "clone3": 435, "landlock_create_ruleset": 444,
-    "landlock_add_rule": 445, "landlock_restrict_self": 446, "fchmodat2": 452,
+    "landlock_add_rule": 445, "landlock_restrict_self": 446, "memfd_secret": 447, "fchmodat2": 452,
 }  # fmt: skip
 _SYSCALLS = {
     "x86_64": {
@@ -28,7 +28,8 @@ _SYSCALLS = {
         "fremovexattr": 199, "shmget": 29, "semget": 64, "msgget": 68, "mq_open": 240, "bpf": 321,
         "perf_event_open": 298, "add_key": 248, "request_key": 249, "keyctl": 250, "unshare": 272, "setns": 308,
         "setpriority": 141, "sched_setaffinity": 203, "sched_setscheduler": 144, "sched_setparam": 142,
-        "prlimit64": 302, "pivot_root": 155, "userfaultfd": 323,
+        "prlimit64": 302, "pivot_root": 155, "userfaultfd": 323, "memfd_create": 319, "fcntl": 72, "ioctl": 16,
+        "prctl": 157,
     },
     "aarch64": {
         "socket": 198, "clone": 220, "kill": 129, "tkill": 130, "tgkill": 131, "rt_sigqueueinfo": 138,
@@ -38,6 +39,7 @@ _SYSCALLS = {
         "msgget": 186, "mq_open": 180, "bpf": 280, "perf_event_open": 241, "add_key": 217, "request_key": 218,
         "keyctl": 219, "unshare": 97, "setns": 268, "setpriority": 140, "sched_setaffinity": 122,
         "sched_setscheduler": 119, "sched_setparam": 118, "prlimit64": 261, "pivot_root": 41, "userfaultfd": 282,
+        "memfd_create": 279, "fcntl": 25, "ioctl": 29, "prctl": 167,
     },
 }  # fmt: skip
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import select
 import signal
 from contextlib import suppress
@@ -27,9 +28,10 @@ _MNT_DETACH = 2
 _NOBODY = 65534
 
 
-def _mount(source: str, target: str, kind: str, flags: int, data: str = "") -> None:
-    result = libc.mount(source.encode(), target.encode(), kind.encode() or None, ctypes.c_ulong(flags), data.encode())
-    check(result, f"mount {target}")
+def _mount(source: str, target: str | bytes, kind: str, flags: int, data: str = "") -> None:
+    where = os.fsencode(target)
+    result = libc.mount(os.fsencode(source), where, kind.encode() or None, ctypes.c_ulong(flags), data.encode())
+    check(result, f"mount {os.fsdecode(where)!r}")
 
 
 def _enter_namespaces(job: Job) -> bool:
@@ -60,7 +62,7 @@ def _enter_namespaces(job: Job) -> bool:
         raise Unavailable(f"unshare (user, mount, process, network namespaces): {reason}")
     if status not in (0, 10):
         raise Unavailable("the user map of a new user namespace cannot be written")
-    _build_root(job.folder, job.files_mb)
+    _build_root(job)
     return status == 10
 
 
@@ -87,14 +89,15 @@ def _map_users(launcher: int, uid: int, gid: int) -> int:
         return 1
 
 
-def _build_root(folder: str, files_mb: int) -> None:
+def _build_root(job: Job) -> None:
     """A new root that holds the standard library, read-only, and at its old place the folder, now in memory."""
-    root, inner = folder, folder + folder
+    root, inner = job.folder, job.folder + job.folder
     _mount("none", "/", "", _MS_REC | _MS_PRIVATE)
-    paths = visible_paths()
+    paths, hidden = visible_paths(job.libraries)
     _mount("tmpfs", root, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
     os.makedirs(inner)
-    _mount("tmpfs", inner, "tmpfs", _MS_NOSUID | _MS_NODEV, f"size={files_mb}m,mode=777")
+    room = f"size={job.files_mb}m,nr_inodes={job.files_mb << 8},mode=777"  # an empty file takes memory too
+    _mount("tmpfs", inner, "tmpfs", _MS_NOSUID | _MS_NODEV, room)
     for path in [*paths, *(device for device in DEVICES if os.path.exists(device))]:
         target = root + path
         if os.path.isdir(path):
@@ -104,25 +107,36 @@ def _build_root(folder: str, files_mb: int) -> None:
             with open(target, "w"):
                 pass
         _mount(path, target, "", _MS_BIND | _MS_REC)
-    # Every mount below the root becomes read-only, those that came along with a bound folder included.
-    with open("/proc/self/mountinfo") as file:
-        points = [line.split()[4].encode().decode("unicode_escape") for line in file]
-    writable = {inner, *(root + device for device in DEVICES)}
-    for point in points:
-        if (point == root or point.startswith(root + "/")) and point not in writable:
-            held = os.statvfs(point).f_flag & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC | 1024 | 2048 | 4096)
-            keep = held & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC | 1024 | 2048)  # atime flags: same values as MS_*
-            keep |= (1 << 21) if held & 4096 else 0  # ST_RELATIME is 4096, MS_RELATIME 1 << 21
-            _mount("none", point, "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | keep)
+    for path in hidden:
+        _mount("tmpfs", root + path, "tmpfs", _MS_NOSUID | _MS_NODEV, "size=4k,mode=755")
     try:
         with open("/proc/sys/user/max_user_namespaces", "w") as file:
             file.write("0")  # no namespaces inside this one
     except OSError:
         pass  # where this cannot be said, a nested namespace still has nothing to reach
+    process = os.open("/proc/self", os.O_PATH)  # of use after the old root is gone
     os.chdir(root)
     syscall("pivot_root", b".", b".")
     check(libc.umount2(b".", _MNT_DETACH), "umount of the old root")
-    os.chdir(folder)
+    _make_read_only(process, {os.fsencode(path) for path in (job.folder, *DEVICES)})
+    os.close(process)
+    os.chdir(job.folder)
+
+
+def _make_read_only(process: int, but: set[bytes]) -> None:
+    """All mounts but these, those that came along with a bound folder included; refuses where one stays writable."""
+    with open(os.open("mountinfo", os.O_RDONLY, dir_fd=process), "rb") as file:
+        fields = [line.split(b" ")[4] for line in file]
+    points = {re.sub(rb"\\([0-7]{3})", lambda found: bytes([int(found[1], 8)]), field) for field in fields}
+    if b"/" not in points:
+        raise Unavailable("the list of mounts, /proc/self/mountinfo, is not that of the new root")
+    for point in points - but:
+        held = os.statvfs(point).f_flag & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC | 1024 | 2048 | 4096)
+        keep = held & (_MS_NOSUID | _MS_NODEV | _MS_NOEXEC | 1024 | 2048)  # atime flags: same values as MS_*
+        keep |= (1 << 21) if held & 4096 else 0  # ST_RELATIME is 4096, MS_RELATIME 1 << 21
+        _mount("none", point, "", _MS_REMOUNT | _MS_BIND | _MS_RDONLY | _MS_NOSUID | keep)
+        if not os.statvfs(point).f_flag & os.ST_RDONLY:
+            raise Unavailable(f"the mount at {os.fsdecode(point)!r} stays writable")
 
 
 def run_in_namespaces(job: Job) -> int:

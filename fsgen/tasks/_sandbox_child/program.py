@@ -21,26 +21,25 @@ class Job:
         self.mode: str = values["mode"]
         self.parent: int = values["parent"]
         self.folder: str = values["folder"]
+        self.libraries: list[str] = values["libraries"]
         self.report: int = values["report"]
-        self.token: str = values["token"]
         self.program: str = values["program"]
+        self.calls: list[str] = values["calls"]
         self.seconds: float = values["seconds"]
         self.memory_mb: int = values["memory_mb"]
         self.files_mb: int = values["files_mb"]
         self.processes: int = values["processes"]
 
 
-def visible_paths() -> list[str]:
-    """What the interpreter needs to import the standard library: shown read-only, and nothing else."""
-    wanted = [path for path in sys.path if path and os.path.isdir(path)]
-    wanted += [os.path.join(sys.base_prefix, name) for name in ("lib", "lib64")]
-    wanted += ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo", "/nix/store", "/etc/ld.so.cache"]
-    kept: list[str] = []
-    for path in sorted({os.path.abspath(path) for path in wanted}, key=len):
-        inside = any(path.startswith(other + "/") for other in kept)
-        if path != "/" and os.path.exists(path) and not inside:
-            kept.append(path)
-    return kept
+def visible_paths(libraries: list[str]) -> tuple[list[str], list[str]]:
+    """What is shown read-only, the standard library and its shared libraries, and folders in it that are not."""
+    folders = [path for path in sys.path if os.path.isdir(path)]
+    shown: list[str] = []
+    for path in sorted({*folders, *libraries, "/usr/share/zoneinfo", "/etc/ld.so.cache"}, key=len):
+        if os.path.exists(path) and not any(path.startswith(other + "/") for other in shown):
+            shown.append(path)
+    packages = [os.path.join(path, name) for path in folders for name in ("site-packages", "dist-packages")]
+    return shown, [path for path in packages if os.path.isdir(path)]
 
 
 def _limit(kind: int, value: int) -> None:
@@ -98,50 +97,63 @@ def _describe(error: BaseException, source: str) -> str:
     return text[:600]
 
 
-def _execute(source: str) -> BaseException | None:
-    """Run the program; its frames see this one, which holds nothing of ours."""
+def _plain(value: object) -> object:
+    """A value as JSON, see `fsgen.tasks.assertions`."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {"dict": [[_plain(key), _plain(item)] for key, item in value.items()]}
+    if isinstance(value, (bytes, bytearray)):
+        return {"bytes": list(value)}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    for kind in (tuple, set, frozenset):
+        if isinstance(value, kind):
+            return {kind.__name__: [_plain(item) for item in value]}
+    raise TypeError(f"{type(value).__name__!r} is no plain data")
+
+
+def _execute(source: str, calls: list[str], folder: str) -> str:
+    """Run the program and make the calls: the report of what they returned, or of what ended the program."""
     try:
-        code = compile(source, "<program>", "exec", dont_inherit=True)
-        exec(code, {"__name__": "__main__", "__builtins__": builtins})
+        names = {"__name__": "__main__", "__builtins__": builtins}
+        exec(compile(source, "<program>", "exec", dont_inherit=True), names)
+        return json.dumps({"passed": True, "values": [_plain(eval(call, names)) for call in calls]})
+    except SystemExit as error:
+        limit, text = None, f"the program ended itself before its tests had finished (exit {error.code!r})"
     except BaseException as error:  # whatever ends the program is its result
-        return error
-    return None
+        limit = _which_limit(error, folder)
+        # What the failed frames hold is needed to tell of a lack of memory.
+        text = type(error.with_traceback(None)).__name__ if limit == "memory" else _describe(error, source)
+    return json.dumps({"passed": False, "error": text, "limit": limit})
+
+
+def _tell(report: int, text: str) -> None:
+    data = text.encode() + b"\n"
+    while data:
+        data = data[os.write(report, data) :]
 
 
 def run_program(job: Job, folder: str, processes: int | None) -> NoReturn:
-    """Set the limits, run the program, report."""
-    report, token, source = job.report, job.token, job.program
+    """Set the limits, run the program, report; the program can forge all that is said from here on."""
     own = os.getpid()
-
-    def tell(**what: object) -> None:
-        os.write(report, json.dumps(what).encode() + b"\n")
-
-    def finish(error: str | None, limit: str | None, token: str = token) -> NoReturn:
-        if os.getpid() != own:
-            os._exit(0)  # a child of the program that ran on to the end: not its verdict to give
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(Exception):  # the program may have closed or replaced it
-                stream.flush()
-        tell(token=token, error=error, limit=limit)
-        os._exit(0)
-
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]  # what `site`, left out, would give
     os.environ.update(HOME=folder, TMPDIR=folder, PWD=folder)
     _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_NOFILE, 256)
+    _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_FSIZE, job.files_mb << 20)
     _limit(resource.RLIMIT_CPU, int(job.seconds) + 2)
     if processes is not None:
         _limit(resource.RLIMIT_NPROC, processes)
-    tell(started=True)
+    _tell(job.report, '{"started": true}')
     _limit(resource.RLIMIT_AS, job.memory_mb << 20)
-    del job, token
-    error = _execute(source)
-    if error is None:
-        finish(None, None)
-    if isinstance(error, SystemExit):
-        finish(f"the program ended itself before its tests had finished (exit {error.code!r})", None)
-    limit = _which_limit(error, folder)
-    if limit == "memory":  # what the failed frames hold is needed to tell of it
-        finish(type(error.with_traceback(None)).__name__, limit)
-    finish(_describe(error, source), limit)
+    outcome = _execute(job.program, job.calls, folder)
+    if os.getpid() != own:
+        os._exit(0)  # a child of the program that ran on to the end: not its result to tell
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(Exception):  # the program may have closed or replaced it
+            stream.flush()
+    _tell(job.report, outcome)
+    os._exit(0)

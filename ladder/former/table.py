@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM
 
-from ladder import export, overlap
+from ladder import overlap, score
 from ladder.corpus import DOMAINS, Document, read_documents, worked
-from ladder.evaluate import completions_right, greedy, held_out_loss
-from ladder.files import PACKAGE, PAGE, POCKET_MATH, REFERENCE, RESULTS, TASK_DATA, WORK, read_jsonl, write_jsonl
+from ladder.files import PACKAGE, POCKET_MATH, REFERENCE, RESULTS, TASK_DATA, WORK, fill, read_jsonl, write_jsonl
+from ladder.first_stage import RECIPE_VERSION
+from ladder.former import export
+from ladder.former.evaluate import completions_right
 from ladder.overlap import clean_marks
 from ladder.sizes import FAMILY, SIZES
 from ladder.stream import stream_tokens
@@ -47,14 +48,14 @@ def measure(name: str) -> dict[str, Any]:
     model, facts = _load(name)
     documents = read_documents("held_out")
     facts["held_out_loss"] = {
-        domain: round(held_out_loss(model, [item for item in documents if item.domain == domain]), 4)
+        domain: round(score.held_out_loss(model, [item for item in documents if item.domain == domain], DOMAINS), 4)
         for domain in DOMAINS
     }
-    facts["held_out_loss"]["all"] = round(held_out_loss(model, documents), 4)
+    facts["held_out_loss"]["all"] = round(score.held_out_loss(model, documents, DOMAINS), 4)
     facts["accuracy"] = {}
     facts["problems"] = {}
     for test, problems in tests().items():
-        completions = greedy(model, [problem.prompt for problem in problems])
+        completions = [text.text for text in score.write(model, [problem.prompt for problem in problems], 200)]
         facts["accuracy"][test] = round(completions_right(completions, problems) / len(problems), 4)
         facts["problems"][test] = len(problems)
         if name == export.names()[-1]:
@@ -121,19 +122,6 @@ def _markdown(results: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def fill(parts: dict[str, str], page: Path = PAGE) -> None:
-    """Fill the generated parts of the page, between `<!-- NAME -->` and `<!-- end NAME -->`."""
-    text = page.read_text(encoding="utf-8")
-    for name, part in parts.items():
-        opening, closing = f"<!-- {name} -->", f"<!-- end {name} -->"
-        if opening not in text or closing not in text:
-            raise ValueError(f"{page.name} lacks the markers {opening} and {closing}")
-        before, rest = text.split(opening, 1)
-        after = rest.split(closing, 1)[1]
-        text = f"{before}{opening}\n{part}\n{closing}{after}"
-    page.write_text(text, encoding="utf-8")
-
-
 def table() -> None:
     """Measure what is not measured yet, then write the results and the page."""
     folder = WORK / "measured"
@@ -148,7 +136,7 @@ def table() -> None:
             print(f"table {name}: measured", flush=True)
         models.append(json.loads(path.read_text(encoding="utf-8")))
     results = {
-        "recipe_version": export.RECIPE_VERSION,
+        "recipe_version": RECIPE_VERSION,
         "stream_tokens": stream_tokens(),
         "models": models,
         "overlap": overlap.read_report(),

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from fsgen.analysis.answers import Value
 from fsgen.analysis.intervals import Floats
 from fsgen.analysis.scaling.bootstrap import Texts, determined_frequencies
+from fsgen.analysis.scaling.compare import aicc
 from fsgen.analysis.scaling.fit import Fits, fit, slopes
 from fsgen.analysis.scaling.laws import Law, Sizes
-from fsgen.analysis.scaling.results import as_sizes
+from fsgen.analysis.scaling.results import sizes_of
 
 SIMULATED = 999  # under one law for all
 _RESAMPLES = 200  # of the examples; each fits the law without every model
@@ -37,7 +38,7 @@ class Pairs:
 
     @cached_property
     def sizes(self) -> Sizes:
-        return as_sizes(self.points["draft_parameters"].to_list(), self.points["target_parameters"].to_list())
+        return sizes_of(self.points)
 
     @cached_property
     def frequencies(self) -> Floats:
@@ -73,10 +74,10 @@ def sets_of(points: pl.DataFrame) -> list[Pairs]:
     for _, rows in points.group_by("method", "task", maintain_order=True):
         if rows["family"].n_unique() > 1:
             there = rows["part"].is_not_null()
-            deviations = np.zeros((SIMULATED if there.any() else 0, len(rows)))
-            if there.any():
-                part, whole = (np.array(rows.filter(there)[name].to_list()) for name in ("part", "whole"))
-                deviations[:, there.to_numpy()] = Texts(part, whole).deviations(SIMULATED, seed=0)
+            texts = Texts.of(rows.filter(there))
+            deviations = np.zeros((SIMULATED if texts else 0, len(rows)))
+            if texts:
+                deviations[:, there.to_numpy()] = texts.deviations(SIMULATED, seed=0)
             found.append(Pairs(rows, deviations))
     return found
 
@@ -124,7 +125,7 @@ def compare(pairs: Pairs, law: Law, simulated: bool = True, seed: int = 0) -> Co
         p = max(_simulated(pairs, law, one, each, f, share, seed) for share in _MODEL_SHARES)
     squares = float((one.residuals**2).sum()), float(sum((own.residuals**2).sum() for own in each))
     errors = _held_out(pairs, law, pairs.deviations[: _RESAMPLES if simulated else 0])
-    return Comparison(pairs, law.name, f, p, _aicc(squares[0], n, k), _aicc(squares[1], n, k * len(each)), *errors)
+    return Comparison(pairs, law.name, f, p, aicc(squares[0], n, k), aicc(squares[1], n, k * len(each)), *errors)
 
 
 def _fits(pairs: Pairs, law: Law, frequencies: Floats) -> tuple[Fits, list[Fits]]:
@@ -170,13 +171,6 @@ def _simulated(pairs: Pairs, law: Law, one: Fits, each: list[Fits], f: float, sh
     found = _f(*_fits(pairs, law, one.predict(pairs.sizes) + errors))
     assert found is not None
     return float(1 + (found >= f).sum()) / (1 + SIMULATED)
-
-
-def _aicc(squares: float, n: int, parameters: int) -> float | None:
-    k = parameters + 1  # and the variance
-    if n <= k + 1 or squares <= 0:
-        return None
-    return float(n * np.log(squares / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1))
 
 
 def _held_out(pairs: Pairs, law: Law, deviations: Floats) -> tuple[Floats, Floats]:
