@@ -273,13 +273,24 @@ def test_a_shifted_threshold_lets_in_what_lies_that_much_lower(slack: float) -> 
     assert torch.equal(kept, target >= min(-2.5 - slack, 0.0))
 
 
-def test_an_answer_that_is_no_number_is_a_fault() -> None:
+def test_logits_that_are_no_numbers_stop_the_run() -> None:
     nothing = torch.full((8,), float("nan"))
     target = Table(logits=torch.zeros(8).index_fill(0, torch.tensor([4]), 9.0))
     bad = Wrong(seed=1)
     bad.change = at(6, token=3)
     bad.logits = lambda context: nothing if len(context) == 6 else target.logits(context)  # type: ignore[method-assign]
-    verdict = verify(group(target, bad), [[1, 2, 3]], max_tokens=6, draft_tokens=4, every_token=True)
+    with pytest.raises(ValueError, match="the logits of the target table-1 are not finite at token 3 of a text"):
+        verify(group(target, bad), [[1, 2, 3]], max_tokens=6, draft_tokens=4, every_token=True)
+
+
+def test_an_answer_that_is_no_number_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    score = UncachedModel.score
+
+    def spoilt(self: UncachedModel, sequences: Any, last: Any) -> Any:
+        return [logits * math.nan for logits in score(self, sequences, last)]
+
+    monkeypatch.setattr(UncachedModel, "score", spoilt)
+    verdict = verify(trio(), PROMPTS[:3], max_tokens=6, draft_tokens=4, every_token=True)
     assert verdict.faults
     assert all(math.isnan(fault.bound) for fault in verdict.faults)
     assert all(fault["gap"] is None for fault in verdict.as_dict()["faults"])

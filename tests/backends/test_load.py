@@ -131,6 +131,17 @@ def test_differences_of_tokenizers() -> None:
     assert first_difference(chatty, other, names) == "id 96 is '<role>' in A and '<tool>' in B"
 
 
+def test_families_that_share_their_tokenizer_files(tmp_path: Path) -> None:
+    draft, target = save_tiny(tmp_path / "draft", "qwen2"), save_tiny(tmp_path / "target", "llama")
+    assert (draft / "tokenizer.json").read_bytes() == (target / "tokenizer.json").read_bytes()
+    members = load(draft=draft, target=target)
+    assert members.draft is not None
+    assert members.draft.tokenizer.backend_tokenizer.to_str() != members.tokenizer.backend_tokenizer.to_str()
+    save_tiny(tmp_path / "draft", "qwen2", tokenizer=tiny_tokenizer(digits=True))
+    with pytest.raises(ValueError, match="different tokenizers"):
+        load(draft=draft, target=target)
+
+
 def test_no_prefix_is_an_empty_prefix() -> None:
     one, two = tiny_tokenizer(), tiny_tokenizer()
     one.backend_tokenizer.model.continuing_subword_prefix = ""

@@ -279,7 +279,7 @@ def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyP
             vocab_size=96, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
         )
     )
-    with pytest.raises(ValueError, match=r"BertLMHeadModel.*does not give the logits"):
+    with pytest.raises(ValueError, match=r"BertLMHeadModel.*its attention is not causal"):
         TransformersModel(bert)
     wrong = TransformersModel(tiny_model("gemma3"))
     monkeypatch.setattr(TransformersForward, "_masks", lambda self, call: torch.ones(1, 1, 1, call.longest).bool())

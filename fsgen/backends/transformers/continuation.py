@@ -142,7 +142,7 @@ def position_offset(config: Any) -> int:
 def layer_kinds(config: Any) -> list[tuple[str, int | None]]:
     """For each layer its type and, for a sliding layer, its window in tokens."""
     config = text_config(config)
-    window = getattr(config, "sliding_window", None) or getattr(config, "sliding_window_size", None)
+    window = getattr(config, "sliding_window", None)
     kinds = getattr(config, "layer_types", None)
     if kinds is None:
         only = "full_attention"

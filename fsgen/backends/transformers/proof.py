@@ -22,12 +22,11 @@ from fsgen.backends.transformers.recurrent import RecurrentSession
 from fsgen.backends.transformers.settings import reason
 from fsgen.backends.transformers.uncached import can_copy
 
-LENGTH = 72  # tokens of the texts
+LENGTH = 48  # tokens of the texts
 # After how many tokens layers forget, or choose what they attend to, in the copy.
-WINDOW = 11
+WINDOW = 7
 WINDOWS = (
     "sliding_window",
-    "sliding_window_size",
     "window_size",
     "attention_window_size",
     "keep_window_size",
@@ -69,6 +68,9 @@ def check_exact(name: str, architecture: Architecture, continuation: Continuatio
     refusal = f"{name!r} ({type(architecture.module).__name__}) cannot be used: "
     try:
         small = with_small_windows(architecture)
+    except ValueError as error:
+        raise ValueError(f"{refusal}{error}") from error
+    try:
         difference = _Check(small, continuation, sessions).difference()
     except ERRORS as error:
         raise ValueError(f"{refusal}its forward pass fails on a state it is given ({reason(error)})") from error
@@ -90,7 +92,11 @@ def _is_only_rounding(architecture: Architecture, continuation: Continuation, se
 
 
 def with_small_windows(architecture: Architecture) -> Architecture:
-    """The same model with the same weights, whose layers forget after WINDOW tokens; itself where none ever does."""
+    """The same model with the same weights, whose layers forget after WINDOW tokens; itself where none ever does.
+
+    Raises:
+        ValueError: its weights fit no other windows.
+    """
     module = architecture.module
     config, found = copy.deepcopy(module.config), False
     for part in (config, text_config(config)):
@@ -101,12 +107,15 @@ def with_small_windows(architecture: Architecture) -> Architecture:
                 found = True
     if not found:
         return architecture
-    with initialization.no_init_weights():  # memory that nothing touches is not taken
-        small = type(module)(config)
-    for name, part in module.named_modules():
-        if isinstance(part, Int8Linear):
-            small.set_submodule(name, part)
-    small.load_state_dict(module.state_dict(), assign=True)
+    try:
+        with initialization.no_init_weights():  # memory that nothing touches is not taken
+            small = type(module)(config)
+        for name, part in module.named_modules():
+            if isinstance(part, Int8Linear):
+                small.set_submodule(name, part)
+        small.load_state_dict(module.state_dict(), assign=True)
+    except ERRORS as error:
+        raise ValueError(f"what it does beyond its windows cannot be tried: {reason(error)}") from error
     return Architecture.of(small.to(architecture.device).eval(), architecture.context, architecture.vocab_size)
 
 
@@ -128,9 +137,10 @@ class _Check:
         """What differs first; None where nothing does."""
         length = min(LENGTH, self.architecture.context)
         texts = [self._text(row, length) for row in range(3)]
-        tolerance = self._tolerance(texts[0])
-        half = length // 2
-        later = float((self._plain(texts[0], length)[:half] - self._plain(texts[0][:half], half)).abs().max())
+        alone = _Alone(self._plain, [tokens for rows, _ in _script(texts) for tokens in rows if tokens is not None])
+        tolerance = self._tolerance(texts[2])
+        half = len(texts[2]) // 2
+        later = float((alone.logits(texts[2][:half], half) - self._plain(texts[2][:half])).abs().max())
         if not later <= tolerance:
             words = f"its attention is not causal: what comes later changes logits by {later:.2g}"
             return _Difference(words, is_small=later <= LARGE * tolerance)
@@ -142,7 +152,7 @@ class _Check:
             for row, tokens in enumerate(rows):
                 if tokens is None:
                     continue
-                off = float((got[row] - self._plain(tokens, last).to(got)).abs().max())
+                off = float((got[row] - alone.logits(tokens, last).to(got)).abs().max())
                 if not off <= tolerance:
                     words = (
                         "a continued state does not give the logits of a fresh one (off by "
@@ -163,16 +173,16 @@ class _Check:
         usable = [token for token in range(vocab) if token != padding]  # some models do not count it as a position
         return [usable[(7 * i + i * i // 5 + 11 * row + 3) % len(usable)] for i in range(length)]
 
-    def _plain(self, tokens: TokenIds, last: int) -> Tensor:
-        """Logits [last, vocab] of a text alone, without a cache."""
+    def _plain(self, tokens: TokenIds) -> Tensor:
+        """Logits [tokens, vocab] of a text alone, without a cache."""
         module = self.architecture.module
         with torch.inference_mode():
             ids = torch.tensor([list(tokens)], device=self.architecture.device)
             logits: Tensor = module(ids, use_cache=False).logits
-        return logits[0, -last:].float()
+        return logits[0].float()
 
     def _tolerance(self, text: list[int]) -> float:
-        whole = self._plain(text, 1)
+        whole = self._plain(text)[-1]
         largest = float(whole.abs().max().clamp(min=1e-6))
         if self._is_coarse:
             return HALF * largest
@@ -180,7 +190,7 @@ class _Check:
             return WIDE * largest
         if not self._is_stateful:
             return ROUNDING * largest
-        memory = FORGETTING * float((whole - self._plain(text[-1:], 1)).abs().max())
+        memory = FORGETTING * float((whole - self._plain(text[-1:])[-1]).abs().max())
         return min(ROUNDING * largest, max(memory, 1e-5 * largest))
 
     @property
@@ -201,20 +211,40 @@ class _Check:
         return max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-9)) for a, b in pairs)
 
 
+class _Alone:
+    """Logits of texts alone: each that begins another one is read with it, since nothing depends on what comes later.
+
+    Args:
+        plain: reads a text, [tokens, vocab].
+        texts: all that will be asked for.
+    """
+
+    def __init__(self, plain: Callable[[TokenIds], Tensor], texts: list[TokenIds]) -> None:
+        self._found: dict[tuple[int, ...], Tensor] = {}
+        for text in sorted(map(tuple, texts), key=len, reverse=True):
+            if not any(known[: len(text)] == text for known in self._found):
+                self._found[text] = plain(text)
+
+    def logits(self, text: TokenIds, last: int) -> Tensor:
+        """[last, vocab] at its last positions."""
+        logits = next(z for known, z in self._found.items() if known[: len(text)] == tuple(text))
+        return logits[len(text) - last : len(text)]
+
+
 def _script(texts: list[list[int]]) -> Script:
     """The calls of a draft and of a target, for three rows of unlike lengths.
 
     Prompts are read, tokens are written one by one, drafts are accepted and rejected, a row is idle, another starts
-    again beside one that goes on, and one is read on far beyond the others.
+    again beside one that goes on, one is read on far beyond the others, and one takes over what another held.
     """
     one, two, three = texts
-    yield [one[:33], two[:5], three[:17]], 2
-    yield [one[:34], two[:6], three[:18]], 1
-    yield [one[:38], two[:10], three[:22]], 4
-    yield [one[:35] + two[:4], two[:9] + one[:3], three[:26]], 3
-    yield [one[:35] + two[:5], None, three[:24] + one[:1]], 1
-    yield [one[:35] + two[:9], one[:9], three[:24] + one[:5]], 1
-    yield [one[:35] + two[:10], one[:8] + two[:2], three[:24] + one[:6]], 1
-    yield [two[:60], one[:8] + two[:5], three[:24] + one[:7]], 3
-    yield [two[:61], one[:8] + two[:6], three], 1
-    yield [two[:58] + one[:3], one[:8] + two[:20], three[:3]], 2
+    yield [one[:21], two[:5], three[:12]], 2
+    yield [one[:22], two[:6], three[:13]], 1
+    yield [one[:26], two[:10], three[:17]], 4
+    yield [one[:23] + two[:4], two[:9] + one[:3], three[:21]], 3
+    yield [one[:23] + two[:5], None, three[:19] + one[:1]], 1
+    yield [one[:23] + two[:9], one[:9], three[:19] + one[:5]], 1
+    yield [one[:23] + two[:10], one[:8] + two[:2], three[:19] + one[:6]], 1
+    yield [two[:40], one[:8] + two[:5], three[:19] + one[:7]], 3
+    yield [two[:41], one[:8] + two[:6], three], 1
+    yield [two[:38] + one[:3], three[:30], three[:3]], 2

@@ -17,7 +17,7 @@ from fsgen.backends.transformers.settings import reason
 
 NAMED = 3  # tensors that a message names, at most
 # What old checkpoints hold beside the weights: tables that are computed today.
-TABLES = ("rotary_emb.inv_freq", ".masked_bias", ".position_ids")
+TABLES = ("inv_freq", ".masked_bias", ".attn.bias", ".attention.bias", ".causal_mask", ".position_ids")
 
 
 def load_module(name: str, path: str, config: Any, dtype: torch.dtype | str, spread: bool) -> Any:
