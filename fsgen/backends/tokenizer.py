@@ -28,13 +28,13 @@ class Tokenizer:
         settings: what is in its `tokenizer_config.json`.
 
     Attributes:
-        backend_tokenizer: as `transformers` calls it.
+        backend_tokenizer, name_or_path: as `transformers` calls them: its rules, and its folder.
         model_max_length: the longest text, in tokens; None where nothing is said.
         eos_token_id, all_special_ids: as `transformers` has them.
     """
 
     def __init__(self, folder: Path, backend: Backend, settings: dict[str, Any]) -> None:
-        self._folder, self.backend_tokenizer = folder, backend
+        self._folder, self.name_or_path, self.backend_tokenizer = folder, str(folder), backend
         self.model_max_length: int | None = settings.get("model_max_length")
         names = {name: _content(settings[name]) for name in _NAMED if settings.get(name) is not None}
         self.eos_token_id: int | None = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fsgen.backends import Members, load
 from fsgen.backends.alignment import first_difference
 from fsgen.backends.opening import open_checkpoint
 from fsgen.backends.places import check_device, place
+from fsgen.backends.tokenizer import plain_tokenizer
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.models.bundled import bundled
 from tests.tiny import save_tiny, tiny_config, tiny_model, tiny_tokenizer
@@ -134,9 +136,14 @@ def test_differences_of_tokenizers() -> None:
 def test_families_that_share_their_tokenizer_files(tmp_path: Path) -> None:
     draft, target = save_tiny(tmp_path / "draft", "qwen2"), save_tiny(tmp_path / "target", "llama")
     assert (draft / "tokenizer.json").read_bytes() == (target / "tokenizer.json").read_bytes()
-    members = load(draft=draft, target=target)
-    assert members.draft is not None
-    assert members.draft.tokenizer.backend_tokenizer.to_str() != members.tokenizer.backend_tokenizer.to_str()
+    read = {
+        folder: (transformers.AutoTokenizer.from_pretrained(folder), plain_tokenizer(folder))
+        for folder in (draft, target)
+    }
+    assert read[draft][0].backend_tokenizer.to_str() != read[target][0].backend_tokenizer.to_str()
+    for one, other in product(read[draft], read[target]):
+        assert first_difference(one, other, ("draft", "target")) is None
+    load(draft=draft, target=target)
     save_tiny(tmp_path / "draft", "qwen2", tokenizer=tiny_tokenizer(digits=True))
     with pytest.raises(ValueError, match="different tokenizers"):
         load(draft=draft, target=target)

@@ -11,7 +11,7 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM
 
-from ladder import distill, families, first_stage, mix, package, plan, queue, tokenizer, tune
+from ladder import distill, families, first_stage, mix, package, plan, queue, second_tokenizer, tokenizer, tune
 from ladder.plan import Job
 from ladder.sizes import Size
 from ladder.train import Trapezoid, new_model
@@ -45,6 +45,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(queue, "TRAINED", tmp_path / "trained")
     monkeypatch.setattr(package, "TRAINED", tmp_path / "trained")
     monkeypatch.setattr(tokenizer, "FOLDER", tmp_path / "tokenizer")
+    monkeypatch.setattr(second_tokenizer, "build", lambda: None)  # it would read the corpus
     tokenizer.save(tokenizer.train_tokenizer(["1 + 2 = 3"], 300), tokenizer.made_folder(300))
     monkeypatch.setattr(mix, "STEP_TOKENS", 100_000)  # ten steps a million
     monkeypatch.setattr(mix, "Batches", _Rows)
