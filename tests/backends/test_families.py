@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.families import tried
-from benchmarks.tiny_families import VOCAB, tiny_model
+from benchmarks.tiny_families import FAMILIES, VOCAB, tiny_model
 from fsgen import Members, SamplingParams, generate
 from fsgen.backends.transformers import proof
 from fsgen.backends.transformers.architecture import Architecture
@@ -19,6 +20,8 @@ from tests.backends.scripts import alone
 from tests.tiny import tiny_tokenizer
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 
 # Those that people use, and one of each kind that is peculiar.
 # fmt: off
@@ -154,3 +157,12 @@ def test_small_errors_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Architecture, "run", off)
     with pytest.raises(ValueError, match="does not give the logits of a fresh one"):
         check("qwen2_moe", module, Continuation.REWOUND, TransformersForward)
+
+
+def test_the_page_has_all_families() -> None:
+    rows = [line.split("|") for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    verdicts = {row[1].strip(): row[3].strip() for row in rows[1:]}
+    assert list(verdicts) == list(FAMILIES)
+    assert set(verdicts.values()) <= {"exact", "row by row", "refused"}
+    assert {family for family in ROWS if verdicts[family] != "row by row"} == set()
+    assert {family for family in EXACT if verdicts[family] != "exact"} == set()

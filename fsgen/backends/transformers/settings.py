@@ -159,4 +159,4 @@ def reason(error: BaseException) -> str:
     line = re.sub(r"^(TypeError|ValueError|KeyError): ", "", line)
     if isinstance(error, KeyError) and " " not in line:
         line = f"{line} is not known"
-    return line.rstrip(".")
+    return line.rstrip(".:")
