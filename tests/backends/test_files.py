@@ -197,3 +197,33 @@ def test_messages_become_a_prompt(tmp_path: Path) -> None:
     assert ours is not None
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     assert ours.apply_chat_template(messages, tokenize=False) == "a;b;"
+
+
+def test_a_model_of_the_hub_is_fetched_by_its_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = save_tiny(tmp_path / "hub" / "0123abc", "llama", 3)
+    AutoModelForCausalLM.from_pretrained(hub).save_pretrained(hub, max_shard_size="20KB")
+    (hub / "model.safetensors").unlink(missing_ok=True)
+    (hub / "consolidated.safetensors").write_bytes(b"the same once more")
+    wanted: list[str] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        assert name == "someone/model"
+        wanted.extend(allow_patterns)
+        return str(hub)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    checkpoint = open_checkpoint("someone/model")
+    assert isinstance(checkpoint, CpuCheckpoint)
+    assert {file.name for file in hub.glob("model-*")} <= set(wanted)
+    assert "consolidated.safetensors" not in wanted
+    assert (checkpoint.revision, checkpoint.path, checkpoint.local) == ("0123abc", "someone/model", None)
+    expected = TransformersModel(AutoModelForCausalLM.from_pretrained(hub)).session(1).score([TEXT], 2)
+    assert torch.equal(checkpoint.load().session(1).score([TEXT], 2), expected)
+
+
+def test_what_cannot_be_fetched_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(*_: Any, **__: Any) -> str:
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert open_for_cpu("someone/model", None) is None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fsgen.backends.checkpoint import Checkpoint
-from fsgen.backends.cpu.files import Tensors, fits
+from fsgen.backends.cpu.files import Tensors, fits, names
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.places import DTYPES, INT8, check_int8, check_weights
 from fsgen.backends.tokenizer import plain_tokenizer
@@ -129,7 +129,7 @@ def _fetched(name: str) -> Path | None:
         config = _read(settings / "config.json")
         if config is None or Shape.of(config) is None:
             return None
-        return Path(snapshot_download(name, allow_patterns=[*_SETTINGS, "*.safetensors"]))
+        return Path(snapshot_download(name, allow_patterns=[*_SETTINGS, *names(settings)]))
     except Exception:  # no such model, no network, no right to it: the other way tells
         return None
 

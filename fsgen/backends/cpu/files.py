@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fsgen.backends.cpu.shape import Shape
 
-INDEX = "model.safetensors.index.json"
+WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 COMPUTED = ("rotary_emb.inv_freq",)  # what older versions stored, and follows from the configuration
 
 
@@ -21,7 +21,7 @@ class Tensors(Mapping[str, Tensor]):
 
     Args:
         name: of the model, for messages.
-        folder: with one `.safetensors` file, or with several and their index.
+        folder: with `model.safetensors`, or with several files and their index.
 
     Attributes:
         shapes: of each tensor.
@@ -35,11 +35,11 @@ class Tensors(Mapping[str, Tensor]):
         self._files: dict[str, Path] = {}
         self.shapes: dict[str, tuple[int, ...]] = {}
         try:
-            for file in _files(folder):
+            for file in [folder / one for one in names(folder)]:
                 with safe_open(file, framework="pt") as opened:
-                    names = [key for key in opened.keys() if not key.endswith(COMPUTED)]  # noqa: SIM118 - no mapping
-                    self._files |= dict.fromkeys(names, file)
-                    self.shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in names}
+                    keys = [key for key in opened.keys() if not key.endswith(COMPUTED)]  # noqa: SIM118 - no mapping
+                    self._files |= dict.fromkeys(keys, file)
+                    self.shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in keys}
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the weights of {name!r} cannot be read: {error}") from error
 
@@ -58,12 +58,16 @@ class Tensors(Mapping[str, Tensor]):
         return len(self._files)
 
 
-def _files(folder: Path) -> list[Path]:
+def names(folder: Path) -> list[str]:
+    """The names of the weight files: the one that is whole, or those that the index names, as `transformers` chooses.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: an index that is none.
+    """
     index = folder / INDEX
-    if (folder / "model.safetensors").is_file() or not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return [folder / name for name in sorted(names)]
+    if (folder / WHOLE).is_file() or not index.is_file():
+        return [WHOLE]
+    return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
 
 
 def fits(shape: Shape, found: Mapping[str, tuple[int, ...]]) -> bool:
