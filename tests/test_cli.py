@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 import fsgen
+from fsgen.backends import Model
 from fsgen.backends.cpu.checkpoint import CpuCheckpoint
-from fsgen.backends.cpu.model import CpuModel
 from fsgen.cli import main
 from fsgen.cli.options import DRAFT, TARGET, TUNED
 from fsgen.methods.method import PRESETS
@@ -124,7 +124,7 @@ def test_only_models_that_the_method_calls_are_loaded(
     loaded: list[str] = []
     load = CpuCheckpoint.load
 
-    def watched(checkpoint: CpuCheckpoint, *arguments: Any) -> CpuModel:
+    def watched(checkpoint: CpuCheckpoint, *arguments: Any) -> Model:
         loaded.append(Path(checkpoint.name).name)
         return load(checkpoint, *arguments)
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from fsgen.backends import int8
+from fsgen.backends import int8, load
 from fsgen.backends.cpu.checkpoint import CpuCheckpoint, open_for_cpu
 from fsgen.backends.cpu.rope import Rope
 from fsgen.backends.cpu.shape import Shape
@@ -122,6 +122,13 @@ def test_what_is_known_of_a_model_is_the_same(tmp_path: Path) -> None:
     for name in ("info", "vocab_size", "context", "eos_ids", "capabilities"):
         assert getattr(ours, name) == getattr(theirs, name)
     assert ours.cache_bytes(70) == theirs.cache_bytes(70)
+
+
+def test_half_precision_runs_on_transformers(tmp_path: Path) -> None:
+    folder = save_tiny(tmp_path, "llama")
+    draft: Any = load(draft=folder, target=folder, draft_weights="float16").draft
+    assert isinstance(draft, TransformersModel)
+    assert draft.module.dtype == torch.float16
 
 
 def test_shards_are_read_as_one(tmp_path: Path) -> None:

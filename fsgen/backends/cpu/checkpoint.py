@@ -18,7 +18,8 @@ from fsgen.models.bundled import model_info
 from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
-    from fsgen.backends.cpu.model import CpuModel
+    from fsgen.backends.protocol import Model
+    from fsgen.backends.transformers.model import TransformersModel
 
 _SETTINGS = ["*.json", "*.jinja", "tokenizer*"]  # of a model of the hub
 
@@ -53,7 +54,9 @@ class CpuCheckpoint(Checkpoint):
     def context(self) -> int:
         return min(self.shape.context, 2**20)
 
-    def load(self, dtype: str = "auto", device: str = "auto") -> CpuModel:
+    def load(self, dtype: str = "auto", device: str = "auto") -> Model:
+        if dtype == "float16":  # which the compiled pass does not compute
+            return self._with_transformers(dtype)
         import torch
 
         from fsgen.backends.cpu.model import CpuModel  # here: it imports numba
@@ -68,11 +71,14 @@ class CpuCheckpoint(Checkpoint):
         about = (self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
         return CpuModel(weights, *about, partial(self._module, dtype))
 
-    def _module(self, dtype: str) -> Any:
-        """The weights as a `transformers` model."""
+    def _with_transformers(self, dtype: str) -> TransformersModel:
         from fsgen.backends.transformers.checkpoint import open_with_transformers
 
-        return open_with_transformers(self.folder).load(dtype, "cpu", compiled=False).module
+        return open_with_transformers(self.local or self.name).load(dtype, "cpu", compiled=False)
+
+    def _module(self, dtype: str) -> Any:
+        """The weights as a `transformers` model."""
+        return self._with_transformers(dtype).module
 
     def _info(self, tensors: Tensors) -> ModelInfo:
         if self.local is not None and (self.local / "pocket.json").is_file():
