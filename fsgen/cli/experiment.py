@@ -52,6 +52,8 @@ def experiment(
     try:
         with going_on():
             answer = run_experiment(name, chosen, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+    except typer.Exit:
+        raise
     except RuntimeError as error:
         print("error:", error, file=sys.stderr)
         raise typer.Exit(1) from None
