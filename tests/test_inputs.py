@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -131,6 +132,28 @@ def words() -> Iterator[Case]:
     yield ("generate", "a\udcffb")
 
 
+@pytest.mark.parametrize(
+    ("case", "fault"),
+    [
+        (("report", "{empty}", "--figures", "{file}"), "is a file"),
+        (("report", "{empty}", "--figures", "{file}/x"), "is a file"),
+        (("report", "{empty}", "--out", "{empty}"), "is a folder"),
+        (("router", "train", "{empty}", "--out", "{empty}"), "is a folder"),
+        (("study", "--out", "{file}"), "is a file"),
+        (("experiment", "threshold", "--out", "{file}/x"), "is a file"),
+    ],
+)
+def test_places_are_checked_before_the_work(refused: Callable[..., str], case: Case, fault: str) -> None:
+    assert fault in refused(*case)
+
+
+def test_a_folder_without_the_right_to_write(
+    refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "access", lambda place, mode: False)
+    assert f"no right to write {str(tmp_path)!r}" in refused("study", "--out", "new/folder")
+
+
 # --- YAML
 
 
@@ -187,6 +210,7 @@ def studies() -> Iterator[str]:
                 f"seed: {'9' * 5000}", "a: *b", "\x00", "\x1b[31m: 1", "seed: 0x" + "f" * 9000)  # fmt: skip
     yield from (STUDY + twice for twice in ("methods: [plain]", "seed: 1\nseed: 1", "'seed': 1\n\"seed\": 2"))
     yield STUDY.replace("target: b", "target: b, target: c")
+    yield STUDY + "seed: 18446744073709551616"
     yield STUDY + "#" + "x" * 2**20
 
 

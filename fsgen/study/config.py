@@ -179,7 +179,7 @@ class StudyConfig(Keys):
     grids: Annotated[tuple[GridConfig, ...], Field(min_length=1)] | None = None
     candidates: Annotated[int, Field(ge=0, le=1000)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 16
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     dtype: str = "auto"
     device: str = "auto"
     replay: bool = True
