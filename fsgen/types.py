@@ -47,13 +47,13 @@ class SamplingParams:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         checks = (
             ("max_tokens", self.max_tokens >= 1, "at least 1"),
-            ("temperature", 0.0 <= self.temperature < float("inf"), "0 (greedy) or a positive number"),
-            ("top_k", self.top_k >= 0, "0 (off) or a positive count"),
+            ("temperature", self.greedy or 1e-6 <= self.temperature <= 1e6, "0 (greedy), or from 1e-6 to 1e6"),
+            ("top_k", 0 <= self.top_k < 2**31, "0 (off) or a positive count below 2**31"),
             ("top_p", 0.0 < self.top_p <= 1.0, "above 0 and at most 1"),
             ("min_p", 0.0 <= self.min_p < 1.0, "at least 0 and below 1"),
             ("seed", 0 <= self.seed < 2**64, "an integer from 0 to 2**64 - 1"),
             ("stop", all(self.stop), "strings that are not empty"),
-            ("stop_tokens", all(token >= 0 for token in self.stop_tokens), "token ids"),
+            ("stop_tokens", all(0 <= token < 2**31 for token in self.stop_tokens), "token ids"),
         )
         for name, good, right in checks:
             if not good:

@@ -70,6 +70,7 @@ def test_models_as_a_table(run: Any) -> None:
 
 
 def test_plain_text_goes_to_stdout_and_figures_to_stderr(run: Any, pair: list[str], folders: dict[str, str]) -> None:
+    run("generate", PROMPT, *pair)  # which may compile, and say so
     answer = run("generate", PROMPT, *pair)
     members = fsgen.load(draft=folders["draft"], target=folders["target"])
     written = fsgen.generate(members, [PROMPT], sampling=fsgen.SamplingParams(max_tokens=12))[0]

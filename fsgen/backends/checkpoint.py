@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def locate(name: str | Path) -> Path | None:
     local = bundled_path(shown) if isinstance(name, str) else None
     if local is not None:
         return local
-    folder = Path(name).expanduser()
+    folder = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises RuntimeError for an unknown user
     if (folder / "config.json").is_file():
         return folder
     if folder.exists() or isinstance(name, Path) or shown.startswith(("/", ".", "~")) or shown.count("/") > 1:

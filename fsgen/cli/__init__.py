@@ -45,15 +45,29 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         argv: the words after `fsgen`; those of the process if None.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    unreadable = [argument for argument in arguments if not _is_text(argument)]
     # Half a million objects of the libraries live to the end; collected as often as usual, they took 5 % of a run.
     gc.set_threshold(50_000, 20, 20)
     try:
+        if unreadable:
+            raise ValueError(f"the argument {unreadable[0]!r} is not UTF-8")
         status = app(arguments or ["--help"], prog_name="fsgen", standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-        print("error:", message.strip(), file=sys.stderr)
+        print("error:", _one_line(message), file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _is_text(argument: str) -> bool:
+    """No byte of it stands for itself alone, as one does that the system could not decode."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
+
+
+def _one_line(message: str) -> str:
+    """A message in one line; a list of faults, one a line, is parted by semicolons."""
+    line = " ".join(message.replace(":\n- ", ": ").replace("\n- ", "; ").split())
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in line)
 
 
 def _show_version(wanted: bool) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.options import Limit, silence_libraries
+from fsgen.cli.options import Limit, going_on, new_folder, silence_libraries
 
 
 def experiment(
@@ -16,7 +16,10 @@ def experiment(
     config: Annotated[Path | None, typer.Option(help="What to run, as YAML.  [default: on the bundled models]")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Where results are kept; experiments may share a folder.  [default: runs/experiments/NAME]"),
+        typer.Option(
+            callback=new_folder,
+            help="Where results are kept; experiments may share a folder.  [default: runs/experiments/NAME]",
+        ),
     ] = None,
     limit: Limit = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove all that is in the folder, and run it again.")] = False,
@@ -47,7 +50,10 @@ def experiment(
 
     folder = out or Path("runs") / "experiments" / name
     try:
-        answer = run_experiment(name, chosen, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+        with going_on():
+            answer = run_experiment(name, chosen, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+    except typer.Exit:
+        raise
     except RuntimeError as error:
         print("error:", error, file=sys.stderr)
         raise typer.Exit(1) from None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -54,6 +56,43 @@ def models_by_role(method: Method, draft: str | None, target: str | None, base: 
                 draft = TUNED
                 base = next((info.tuned_from for info in bundled() if info.name == TUNED), None)
     return {"draft": draft, "target": target, "base": base}
+
+
+def new_folder(path: Path | None) -> Path | None:
+    """A folder that a command will write, checked before its work.
+
+    Raises:
+        ValueError: it is a file, or lies in one, or in a folder that cannot be written.
+    """
+    if path is not None:
+        there = next(each for each in (path, *path.absolute().parents) if each.exists())
+        if not there.is_dir():
+            raise ValueError(f"the folder {str(path)!r} cannot be written: {str(there)!r} is a file")
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise ValueError(f"the folder {str(path)!r} cannot be written: no right to write {str(there)!r}")
+    return path
+
+
+def new_file(path: Path | None) -> Path | None:
+    """A file that a command will write, checked before its work. Raises ValueError as `new_folder`, or for a folder."""
+    if path is not None:
+        if path.is_dir():
+            raise ValueError(f"the file {str(path)!r} cannot be written: it is a folder")
+        new_folder(path.absolute().parent)
+    return path
+
+
+@contextmanager
+def going_on() -> Iterator[None]:
+    """Work that the same command takes up again: where it is interrupted, that is said, and the exit status is 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted: what is finished is kept; the same command, without --fresh, goes on from there",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
 
 
 def silence_libraries(*names: str | None) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.options import StudyFolder
+from fsgen.cli.options import StudyFolder, new_file
 from fsgen.cli.output import console, print_json
 
 app = typer.Typer(help="Routers that are learned from the traces of a study: train, show.")
@@ -31,7 +31,9 @@ def train(
         float | None, typer.Option(help="Instead: miss no more mismatches than this share of the positions.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The random seed of the training.")] = 0,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="[default: DIR/routers/DRAFT-KIND.npz]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", callback=new_file, help="[default: DIR/routers/DRAFT-KIND.npz]")
+    ] = None,
 ) -> None:
     """Train a router on the traces of a study, and test it on examples that it has not seen."""
     from fsgen.analysis.labels import short_name

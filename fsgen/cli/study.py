@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.options import Limit, silence_libraries
+from fsgen.cli.options import Limit, going_on, new_folder, silence_libraries
 
 
 def study(
     config: Annotated[
         Path | None, typer.Argument(help="What to run, as YAML.  [default: the study of the bundled models]")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where results are kept.  [default: runs/NAME]")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=new_folder, help="Where results are kept.  [default: runs/NAME]")
+    ] = None,
     limit: Limit = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has been run before.")] = False,
 ) -> None:
@@ -29,7 +31,8 @@ def study(
     from fsgen.study import run_study
 
     folder = out or Path("runs") / (config.stem if config else "bundled")
-    result = run_study(config, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
-    print(f"report: {write(folder)}")
+    with going_on():
+        result = run_study(config, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+        print(f"report: {write(folder)}")
     if result.failed:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import Field
 
-from fsgen.study.config import Keys, StudyConfig, read_mapping, validated
+from fsgen.study.config import Keys, StudyConfig, read_mapping, read_text, validated
 
 _KEYS = "experiment, study and options"
 
@@ -71,10 +71,7 @@ def configured(name: str, config: str | Path | None = None) -> ExperimentConfig:
     shipped = _parsed(default_text(name), f"{name}.yaml")
     if config is None:
         return shipped
-    path = Path(config)
-    if not path.is_file():
-        raise ValueError(f"the configuration {str(config)!r} is not a file")
-    own = _parsed(path.read_text(encoding="utf-8"), str(config))
+    own = _parsed(read_text(config, "configuration"), str(config))
     if own.experiment != name:
         raise ValueError(f"{str(config)!r} is for the experiment {own.experiment!r}, not {name!r}")
     return own.model_copy(update={"title": own.title or shipped.title, "question": own.question or shipped.question})

@@ -15,6 +15,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+LARGEST = 1e6
+"""A factor of logits: far beyond any use, and far from where their sums overflow."""
+
 
 class Fusion(ABC):
     """Attributes: its name, and which members besides the target it reads."""
@@ -33,7 +36,7 @@ class Fusion(ABC):
 
 
 def _check(fusion: str, name: str, value: float, good: bool, right: str) -> None:
-    if not (good and math.isfinite(value)):
+    if not (good and abs(value) <= LARGEST):
         raise ValueError(f"{fusion}: {name}={value!r} is impossible: it must be {right}")
 
 
@@ -62,7 +65,7 @@ class Contrastive(Fusion):
 
     def __post_init__(self) -> None:
         _check(self.name, "alpha", self.alpha, 0.0 < self.alpha <= 1.0, "above 0 and at most 1")
-        _check(self.name, "beta", self.beta, self.beta >= 0.0, "a number, at least 0")
+        _check(self.name, "beta", self.beta, self.beta >= 0.0, f"a number, at least 0 and at most {LARGEST:g}")
 
     def __call__(self, target: Tensor, draft: Tensor | None, base: Tensor | None) -> Tensor:
         assert draft is not None
@@ -89,7 +92,7 @@ class Proxy(Fusion):
     reads_base = True
 
     def __post_init__(self) -> None:
-        _check(self.name, "alpha", self.alpha, True, "a finite number")
+        _check(self.name, "alpha", self.alpha, True, f"a number of a size of at most {LARGEST:g}")
 
     def __call__(self, target: Tensor, draft: Tensor | None, base: Tensor | None) -> Tensor:
         assert draft is not None
@@ -107,7 +110,7 @@ class Ensemble(Fusion):
     reads_draft = True
 
     def __post_init__(self) -> None:
-        _check(self.name, "w", self.w, True, "a finite number")
+        _check(self.name, "w", self.w, True, f"a number of a size of at most {LARGEST:g}")
 
     def __call__(self, target: Tensor, draft: Tensor | None, base: Tensor | None) -> Tensor:
         assert draft is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -20,7 +21,10 @@ from pydantic import (
     model_validator,
 )
 
+from fsgen.types import SamplingParams
+
 BUNDLED = "bundled.yaml"
+LARGEST = 2**20  # bytes of a file
 
 
 class Keys(BaseModel):
@@ -111,6 +115,11 @@ class SamplingConfig(Keys):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        SamplingParams(**self.model_dump())
+        return self
+
 
 def _named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
@@ -120,10 +129,14 @@ def _greedy(value: Any) -> Any:
     return {} if value == "greedy" else value
 
 
+def _keys(value: Any) -> Any:
+    return value if isinstance(value, dict) else dict(value) if isinstance(value, Keys) else ()
+
+
 Tasks = Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_named)], ...], Field(min_length=1)]
 _Pair = Annotated[
     Annotated[PairConfig, Tag("<pair>")] | Annotated[LadderConfig, Tag("<ladder>")],
-    Discriminator(lambda value: "<ladder>" if "ladder" in dict(value) else "<pair>"),
+    Discriminator(lambda value: "<ladder>" if "ladder" in _keys(value) else "<pair>"),
 ]
 Pairs = Annotated[tuple[_Pair, ...], Field(min_length=1)]
 Methods = Annotated[tuple[Annotated[MethodConfig, BeforeValidator(_named)], ...], Field(min_length=1)]
@@ -166,7 +179,7 @@ class StudyConfig(Keys):
     grids: Annotated[tuple[GridConfig, ...], Field(min_length=1)] | None = None
     candidates: Annotated[int, Field(ge=0, le=1000)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 16
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     dtype: str = "auto"
     device: str = "auto"
     replay: bool = True
@@ -215,10 +228,7 @@ def load_config(config: str | Path | StudyConfig | None = None) -> StudyConfig:
         return config
     if config is None:
         return parse_config((resources.files("fsgen.study") / BUNDLED).read_text(encoding="utf-8"), BUNDLED)
-    path = Path(config)
-    if not path.is_file():
-        raise ValueError(f"the study {str(config)!r} is not a file")
-    return parse_config(path.read_text(encoding="utf-8"), str(config))
+    return parse_config(read_text(config, "study"), str(config))
 
 
 def parse_config(text: str, source: str = "the study") -> StudyConfig:
@@ -227,11 +237,36 @@ def parse_config(text: str, source: str = "the study") -> StudyConfig:
     return validated(StudyConfig, content, source, "a study")
 
 
+def read_text(path: str | Path, what: str) -> str:
+    """The text of a configuration's file. Raises ValueError: there is no such file, it is too large, or no UTF-8."""
+    file = Path(path)
+    if not file.is_file():
+        raise ValueError(f"the {what} {str(path)!r} is not a file")
+    if file.stat().st_size > LARGEST:
+        raise ValueError(f"the {what} {str(path)!r} has more than {LARGEST:,} bytes")
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"the {what} {str(path)!r} is not UTF-8: {error}") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key of a mapping is given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [value for (tag, value), count in Counter(keys).items() if count > 1]:
+            raise yaml.constructor.ConstructorError(None, None, f"the key {twice[0]!r} is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(text: str, source: str, keys: str) -> dict[str, Any]:
     """The mapping that YAML text holds. Raises ValueError: it is none; `keys` are named as what it should have."""
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        content = yaml.load(text, _Loader)  # a safe loader
+    except RecursionError:
+        raise ValueError(f"{source} is not YAML that can be read: it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:  # the last ones for values of odd tags
         raise ValueError(f"{source} is not YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{source} is not a mapping with keys such as {keys}")

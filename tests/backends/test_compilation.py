@@ -23,6 +23,7 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where compiled code is kept; empty."""
     monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path / "cache"))
     compilation._say_not_kept.cache_clear()
+    compilation._say_damaged.cache_clear()
     return tmp_path / "cache"
 
 
@@ -73,3 +74,28 @@ def test_a_full_disk_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: p
     check_compiles()
     said = capsys.readouterr().err
     assert said.count("compiled code cannot be kept (No space left on device)") == 1
+
+
+@pytest.mark.parametrize("files", ["*.nbi", "*.nbc", "*.nb?"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "garbage", "bit", "text"])
+def test_damaged_code_is_compiled_anew(
+    cache_folder: Path, capsys: pytest.CaptureFixture[str], files: str, damage: str
+) -> None:
+    check_compiles()
+    damaged = list(cache_folder.rglob(files))
+    for file in damaged:
+        content = file.read_bytes()
+        flipped = bytearray(content)
+        flipped[-len(content) // 3] ^= 16  # within the code, or the digests of the index
+        kinds = {"empty": b"", "cut": content[: len(content) // 2], "zeros": bytes(len(content))}
+        kinds |= {"garbage": np.random.default_rng(0).bytes(len(content)), "bit": bytes(flipped), "text": b"x = 1\n"}
+        file.write_bytes(kinds[damage])
+    capsys.readouterr()
+    check_compiles()
+    said = capsys.readouterr().err
+    assert said.count(COMPILING) == 1
+    assert said.count("is damaged, and is compiled anew") == (
+        damage != "bit" or files == "*.nbc"
+    )  # another key is not found
+    check_compiles()
+    assert capsys.readouterr() == ("", ""), "and is kept again"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from fsgen.types import shortest
 
 FORMAT = "fsgen learned router 1"
 _LARGEST = 64 * 2**20  # bytes, unpacked
+_LARGEST_HEADER = 2**20
+_MOST_TOP = 1000  # as many as a trace can have
 _HEADER = "header"
 
 
@@ -44,7 +46,7 @@ class LearnedModel:
     record: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.top < 2 or len(self.scorer.mean) != len(names(self.top)):
+        if not 2 <= self.top <= _MOST_TOP or len(self.scorer.mean) != len(names(self.top)):
             raise ValueError(f"it scores {len(self.scorer.mean)} features, not those of {self.top} probabilities")
         if not math.isfinite(self.threshold):
             raise ValueError(f"its threshold is {self.threshold}")
@@ -94,12 +96,12 @@ def read(path: str | Path) -> LearnedModel:
     Raises:
         ValueError: no such file, or one that is none, or is damaged; it is named.
     """
-    where = Path(path).expanduser()
+    where = _located(path)
     if not where.is_file():
         raise ValueError(f"there is no learned router {str(path)!r}; `fsgen router train` writes one")
     try:
         return _read(where)
-    except (ValueError, KeyError, TypeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # whatever a hostile file makes of zipfile, NumPy and json
         raise ValueError(f"{str(path)!r} is no learned router, or is damaged: {error}") from error
 
 
@@ -110,7 +112,7 @@ def located(argument: str) -> tuple[LearnedModel, float]:
         ValueError: as `read`, or a threshold that is none.
     """
     file, at, value = argument.rpartition("@")
-    if not at or Path(argument).expanduser().is_file():
+    if not at or _located(argument).is_file():
         model = read(argument)
         return model, model.threshold
     model = read(file)
@@ -123,25 +125,47 @@ def located(argument: str) -> tuple[LearnedModel, float]:
     return model, threshold
 
 
+def _located(path: str | Path) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111  # Path's own raises RuntimeError for an unknown user
+
+
 def _read(path: Path) -> LearnedModel:
     with zipfile.ZipFile(path) as archive:
-        if sum(entry.file_size for entry in archive.infolist()) > _LARGEST:
+        entries = archive.infolist()
+        if sum(entry.file_size for entry in entries) > _LARGEST:
             raise ValueError(f"it is larger than {_LARGEST} bytes")
+        for entry in entries:
+            with archive.open(entry) as stream:
+                _check_size(stream, entry.file_size)
     with np.load(path, allow_pickle=False) as content:
         arrays = {name: content[name] for name in content.files}
     if _HEADER not in arrays or arrays[_HEADER].dtype != np.uint8:
         raise ValueError("it has no header")
-    header = json.loads(arrays.pop(_HEADER).tobytes())
+    text = arrays.pop(_HEADER).tobytes()
+    if len(text) > _LARGEST_HEADER:
+        raise ValueError(f"its header is larger than {_LARGEST_HEADER} bytes")
+    header = json.loads(text)
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"its header does not say {FORMAT!r}")
+    if type(header["top"]) is not int or not 2 <= header["top"] <= _MOST_TOP:
+        raise ValueError(f"it reads no count of probabilities from 2 to {_MOST_TOP}")
     if header["features"] != list(names(header["top"])):
         raise ValueError("it reads features that this version does not make")
     draft = header["draft"]
     return LearnedModel(
         scorer=scorer(header["kind"], arrays),
-        top=int(header["top"]),
+        top=header["top"],
         threshold=float(header["threshold"]),
         draft={"name": str(draft["name"]), "digest": str(draft["digest"])},
         vocabulary=str(header["vocabulary"]),
         record=dict(header["record"]),
     )
+
+
+def _check_size(stream: IO[bytes], size: int) -> None:
+    """Raises ValueError where an array is said to be larger than what is there: NumPy would make room for it first."""
+    version = np.lib.format.read_magic(stream)
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read_header(stream)
+    if math.prod(shape) * kind.itemsize > size:
+        raise ValueError(f"it has an array of {shape} that is not there")
