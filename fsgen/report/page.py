@@ -16,8 +16,9 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from fsgen.analysis.frequency import read_run, read_study, read_summary, write_whole
+from fsgen.analysis.frequency import read_run, read_study, read_summary
 from fsgen.analysis.study import StudyAnalysis, analyze
+from fsgen.files import write_text
 from fsgen.report import provenance
 from fsgen.report.chart import Cell
 from fsgen.report.definitions import DEFINITIONS
@@ -63,7 +64,7 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
         config=yaml.safe_dump(study["config"], sort_keys=False, allow_unicode=True),
         versions=provenance.versions(records),
     )
-    write_whole(path, page)
+    write_text(path, page)
     if figures_folder is not None:
         export([figure for group in shown for figure in group.figures], Path(figures_folder))
     return path

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from fsgen.study import run_study, store
+from fsgen import files
+from fsgen.study import run_study
 from tests.study.ladder import small_study, write_study
 from tests.study.tables import tables
 
@@ -130,18 +131,18 @@ def test_killed_between_two_files(
         pass
 
     count = 0
-    whole = store.atomically
+    whole = files.atomically
 
-    def breaking(path: Path, write: object) -> None:
+    def breaking(path: Path, write: object) -> str:
         nonlocal count
         count += 1
         if count > moment:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f".{path.name}.part").write_bytes(b"half")
             raise Killed
-        whole(path, write)  # type: ignore[arg-type]
+        return whole(path, write)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "atomically", breaking)
+    monkeypatch.setattr(files, "atomically", breaking)
     with pytest.raises(Killed):
         run_study(config, tmp_path / "killed")
     monkeypatch.undo()
