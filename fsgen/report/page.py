@@ -48,9 +48,12 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
     """
     folder = Path(out_dir)
     path = folder / "report.html" if out is None else Path(out)
-    study, rows = read_study(folder), read_summary(folder)
+    study = read_study(folder)
+    analysis = StudyAnalysis(study["name"], (), (), ())
+    if read_summary(folder):
+        analysis = analyze(folder, projections=False)
+    rows = analysis.summary  # counted again from the tables, which have checksums; the file has none
     records = [read_run(folder, row.run) for row in rows]
-    analysis = analyze(folder, projections=False) if rows else StudyAnalysis(study["name"], (), (), ())
     shown = groups(folder, analysis)
     page = _render(
         shown,

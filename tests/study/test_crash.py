@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,3 +149,38 @@ def test_killed_between_two_files(
     monkeypatch.undo()
     run_study(config, tmp_path / "killed")
     assert tables(tmp_path / "killed") == expected
+
+
+def test_the_command_is_killed(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """`kill -9` of the command at random moments, those of its start and its report included; FSGEN_KILLS says how many."""
+    config, expected = undisturbed
+    out, draw = tmp_path / "out", random.Random(int(os.environ.get("FSGEN_KILLS_SEED", "0")))
+    command = [sys.executable, "-m", "fsgen", "study", str(config), "--out", str(out)]
+    kills, wanted, span = 0, int(os.environ.get("FSGEN_KILLS", "3")), 10.0
+    while True:
+        started = time.perf_counter()
+        limit = draw.random() * span if kills < wanted else None
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, errors
+        found = tables(out)
+        assert found.pop("report.html")
+        assert found == expected
+        if limit is None:
+            break
+        span = time.perf_counter() - started
+        shutil.rmtree(out)  # it was finished: kill another one
+    assert kills == wanted
