@@ -48,10 +48,8 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
     """
     folder = Path(out_dir)
     path = folder / "report.html" if out is None else Path(out)
-    study = read_study(folder)
-    analysis = StudyAnalysis(study["name"], (), (), ())
-    if read_summary(folder):
-        analysis = analyze(folder, projections=False)
+    study, finished = read_study(folder), read_summary(folder)
+    analysis = analyze(folder, projections=False) if finished else StudyAnalysis(study["name"], (), (), ())
     rows = analysis.summary  # counted again from the tables, which have checksums; the file has none
     records = [read_run(folder, row.run) for row in rows]
     shown = groups(folder, analysis)

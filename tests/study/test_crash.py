@@ -152,7 +152,7 @@ def test_killed_between_two_files(
 
 
 def test_the_command_is_killed(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    """`kill -9` of the command at random moments, those of its start and its report included; FSGEN_KILLS says how many."""
+    """`kill -9` of the command at random moments, of its start and its report too; FSGEN_KILLS says how many."""
     config, expected = undisturbed
     out, draw = tmp_path / "out", random.Random(int(os.environ.get("FSGEN_KILLS_SEED", "0")))
     command = [sys.executable, "-m", "fsgen", "study", str(config), "--out", str(out)]
