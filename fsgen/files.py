@@ -40,6 +40,15 @@ def clean(text: str) -> str:
     return _SURROGATES.sub("\ufffd", text)
 
 
+def cleaned(content: Any) -> Any:
+    """The same for all texts in plain data."""
+    if isinstance(content, dict):
+        return {key: cleaned(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [cleaned(value) for value in content]
+    return clean(content) if isinstance(content, str) else content
+
+
 # ---- writing
 
 

@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "generation": {"types", "metrics", "render"},
     "probs": {"types"},
     "models": {"types"},
-    "tasks": {"types"},
+    "tasks": {"types", "files"},
     "methods": {"types", "probs"},
     "backends": {"types", "probs", "models"},
     "engine": {"types", "probs", "methods", "backends"},

@@ -155,6 +155,17 @@ def test_an_answer_with_half_a_character_fails_no_run(
     assert report.write(tmp_path / "out").is_file()
 
 
+def test_a_question_with_half_a_character_is_asked(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+    lines = Path(data).read_text(encoding="utf-8").splitlines(keepends=True)
+    (odd := tmp_path / "odd.jsonl").write_text("".join(line.replace("What", "\\ud800") for line in lines))
+    study = small_study(ladder, str(odd))
+    study["grids"] = study["grids"][:1]
+    result = studied(write_study(tmp_path / "study.yaml", study), tmp_path / "out")
+    assert (result.failed, result.failed_texts) == ({}, 0)
+    (prompts,) = (tmp_path / "out" / "examples").iterdir()
+    assert pl.read_parquet(prompts)["prompt"].str.contains("\ufffd is").all()
+
+
 # ---- the disk and the clock
 
 
@@ -174,7 +185,7 @@ def test_a_full_disk_is_one_line(
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         fsync(handle)
 
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(WriteError, match=r"cannot be written: No space left on device; what is finished is kept"):
         studied(config, tmp_path / "out")
     monkeypatch.undo()
