@@ -22,22 +22,23 @@ FILES = sorted((ROOT / "fsgen").rglob("*.py"))
 WRITING = {"types", "generation", "methods", "backends", "engine", "api"}  # what it takes to write a text
 MAY_IMPORT: dict[str, set[str]] = {
     "types": set(),
+    "files": set(),
     "metrics": {"types"},
     "render": {"types", "metrics"},
     "generation": {"types", "metrics", "render"},
     "probs": {"types"},
     "models": {"types"},
-    "tasks": {"types"},
+    "tasks": {"types", "files"},
     "methods": {"types", "probs"},
     "backends": {"types", "probs", "models"},
     "engine": {"types", "probs", "methods", "backends"},
     "api": {"types", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
-    "analysis": {"types", "metrics", "methods"},
-    "study": WRITING | {"metrics", "models", "tasks", "analysis", "replay"},
-    "experiments": WRITING | {"metrics", "models", "tasks", "analysis", "probs", "study"},
-    "report": {"types", "metrics", "render", "analysis"},
+    "analysis": {"types", "files", "metrics", "methods"},
+    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
+    "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
+    "report": {"types", "files", "metrics", "render", "analysis"},
     "cli": WRITING | {"render", "models", "tasks", "verify", "analysis", "study", "experiments", "report"},
     "__init__": WRITING,
     "__main__": {"cli"},
@@ -58,7 +59,9 @@ HOMES = {
     "jinja2": "report",
     "typer": "cli",
 }
-WITHOUT_TORCH = ("types", "metrics", "generation", "models", "tasks", "methods/learned", "analysis", "report", "render")
+WITHOUT_TORCH = (
+    *("types", "files", "metrics", "generation", "models", "tasks", "methods/learned", "analysis", "report", "render"),
+)
 
 
 def imports(file: Path, running: bool = False) -> Iterator[str]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
+from fsgen.files import read_json
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Any]
@@ -212,4 +212,4 @@ def effect(estimate: Estimate, negligible: float) -> bool | None:
 def read_answers(folder: Path) -> list[Answer]:
     """The answers in a folder, by the names of their experiments."""
     files = sorted((folder / FOLDER).glob("*.json"))
-    return [from_dict(json.loads(file.read_text(encoding="utf-8"))) for file in files]
+    return [from_dict(read_json(file)) for file in files]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
@@ -15,6 +13,7 @@ import polars as pl
 
 from fsgen.analysis.intervals import RESAMPLES, Estimate, ratio
 from fsgen.analysis.published import published_metrics
+from fsgen.files import DamagedError, part_files, read_json, read_table, write_json
 from fsgen.metrics import METRICS, Counts, ratio_counts
 
 _SCORES = ("accuracy", "draft_accuracy", "target_accuracy")
@@ -86,27 +85,28 @@ def read_study(folder: Path) -> dict[str, Any]:
     path = folder / "study.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} is not the folder of a study: there is no study.json in it")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content: dict[str, Any] = read_json(path)
     return content
 
 
 def read_run(folder: Path, run: str) -> dict[str, Any]:
-    """The record of a run."""
-    content: dict[str, Any] = json.loads((folder / "runs" / f"{run}.json").read_text(encoding="utf-8"))
+    """The record of a run. Raises ValueError where it is damaged."""
+    content: dict[str, Any] = read_json(folder / "runs" / f"{run}.json")
     return content
 
 
 def read_generations(folder: Path, run: str) -> pl.DataFrame:
-    """One row a text of a run."""
-    files = sorted((folder / "generations" / f"run={run}").glob("part-*.parquet"))
-    return pl.concat([pl.read_parquet(file, hive_partitioning=False) for file in files]) if files else pl.DataFrame()
+    """One row a text of a run. Raises ValueError where one of its files is damaged."""
+    files = part_files(folder, "generations", run)
+    tables = [pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files]
+    return pl.concat(tables) if files else pl.DataFrame()
 
 
 def read_examples(folder: Path, record: dict[str, Any]) -> pl.DataFrame | None:
     """Name, prompt and reference of the examples of a run, from its record; None where the folder has none."""
     digest = str((record.get("identity") or {}).get("task", {}).get("examples", ""))[:16]
     path = folder / "examples" / f"{digest}.parquet"
-    return pl.read_parquet(path) if path.is_file() else None
+    return read_table(path) if path.is_file() else None
 
 
 def summarize(folder: Path) -> list[SummaryRow]:
@@ -228,20 +228,8 @@ def estimates(generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int =
 def write_summary(folder: Path, rows: Iterable[SummaryRow]) -> Path:
     """Write `summary.json`, whole or not at all."""
     path = folder / "summary.json"
-    text = json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(path, text + "\n")
+    write_json(path, [asdict(row) for row in rows])
     return path
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    with unfinished.open("w", encoding="utf-8", newline="\n") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(path)
 
 
 def read_summary(folder: Path) -> list[SummaryRow]:
@@ -249,7 +237,10 @@ def read_summary(folder: Path) -> list[SummaryRow]:
     path = folder / "summary.json"
     if not path.is_file():
         raise ValueError(f"{str(folder)!r} has no summary.json: the study is not finished")
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    for row in rows:
-        row["intervals"] = {name: tuple(ends) for name, ends in row.get("intervals", {}).items()}
-    return [SummaryRow(**row) for row in rows]
+    rows = read_json(path, list)
+    try:
+        for row in rows:
+            row["intervals"] = {name: tuple(ends) for name, ends in row.get("intervals", {}).items()}
+        return [SummaryRow(**row) for row in rows]
+    except (TypeError, AttributeError) as error:
+        raise DamagedError(path, error) from None

@@ -7,6 +7,7 @@ from pathlib import Path
 import polars as pl
 
 from fsgen.analysis.intervals import GROUPS
+from fsgen.files import part_files
 
 Frame = pl.DataFrame | pl.LazyFrame
 _NEEDED = ("example", "turn", "position", "draft_token", "target_token")
@@ -16,12 +17,12 @@ def scan_traces(folder: Path, run: str) -> pl.LazyFrame:
     """The trace of a run, one row a token; nothing is read until it is collected.
 
     Raises:
-        ValueError: the folder has no trace of this run.
+        ValueError: the folder has no trace of this run, or a damaged one.
     """
-    files = sorted((folder / "traces" / f"run={run}").glob("part-*.parquet"))
+    files = part_files(folder, "traces", run)
     if not files:
         raise ValueError(f"{str(folder)!r} has no traces of the run {run!r}")
-    return pl.scan_parquet(files, hive_partitioning=False)
+    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
 
 
 def prepared(traces: Frame) -> pl.LazyFrame:

@@ -21,9 +21,9 @@ from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled, names, oracle_cells
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
+from fsgen.files import write_text
 from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import Keys, StudyConfig, TaskConfig
-from fsgen.study.store import atomically
 from fsgen.tasks import source
 from fsgen.tasks.gsm8k import GSM8K
 
@@ -114,7 +114,7 @@ def short_data(folder: Path, config: TaskConfig, count: int) -> Path:
     text = "".join(f"{line}\n" for line in lines)
     path = folder / "measured" / "questions" / f"{config.name}-{count}-{canonical_hash(text)[:16]}.jsonl"
     if not path.is_file():
-        atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(path, text)
     return path
 
 

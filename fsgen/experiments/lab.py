@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +13,13 @@ from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.backends import Members, Model, load
 from fsgen.backends.identity import identity
+from fsgen.files import atomically, read_json, read_table
 from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter
 from fsgen.study.run import Runner, write_inputs
-from fsgen.study.store import SCHEMA, Store, atomically
+from fsgen.study.store import SCHEMA, Store
 
 
 class Study:
@@ -120,7 +120,7 @@ class Lab:
     def _list(self, plan: Plan, rows: list[dict[str, Any]]) -> None:
         """Add the runs to those that the folder lists: experiments that share a folder share their runs."""
         path = self.folder / "study.json"
-        before: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        before: dict[str, Any] = read_json(path) if path.is_file() else {}
         listed = {row["run"]: row for row in [*before.get("rows", []), *rows]}
         config = plan.config.model_dump(mode="json", exclude_unset=True)
         configs = before.get("config", {}) | {plan.config.name: config}
@@ -152,9 +152,7 @@ class Lab:
             key: all that changes its content, as plain JSON: names and digests of models, the texts' run, settings.
             make: measures it.
         """
-        return pl.read_parquet(
-            self.file(name, key, ".parquet", lambda file: make().write_parquet(file, compression="zstd"))
-        )
+        return read_table(self.file(name, key, ".parquet", lambda file: make().write_parquet(file, compression="zstd")))
 
     def file(self, name: str, key: Mapping[str, Any], suffix: str, write: Callable[[Path], object]) -> Path:
         """A file that `write` makes, once for each key; arguments as in `table`, and the `suffix` of the file."""

@@ -12,8 +12,9 @@ from fsgen.analysis.frequency import summarize, write_summary
 from fsgen.experiments.base import experiment
 from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.lab import Lab
+from fsgen.files import write_json
 from fsgen.study.progress import Reporter
-from fsgen.study.store import SCHEMA, Store, write_json
+from fsgen.study.store import SCHEMA, Store
 
 
 def run_experiment(

@@ -16,8 +16,9 @@ import vl_convert
 import yaml
 from markupsafe import Markup
 
-from fsgen.analysis.frequency import read_run, read_study, read_summary, write_whole
+from fsgen.analysis.frequency import read_run, read_study, read_summary
 from fsgen.analysis.study import StudyAnalysis, analyze
+from fsgen.files import write_text
 from fsgen.report import provenance
 from fsgen.report.chart import Cell
 from fsgen.report.definitions import DEFINITIONS
@@ -47,9 +48,10 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
     """
     folder = Path(out_dir)
     path = folder / "report.html" if out is None else Path(out)
-    study, rows = read_study(folder), read_summary(folder)
+    study, finished = read_study(folder), read_summary(folder)
+    analysis = analyze(folder, projections=False) if finished else StudyAnalysis(study["name"], (), (), ())
+    rows = analysis.summary  # counted again from the tables, which have checksums; the file has none
     records = [read_run(folder, row.run) for row in rows]
-    analysis = analyze(folder, projections=False) if rows else StudyAnalysis(study["name"], (), (), ())
     shown = groups(folder, analysis)
     page = _render(
         shown,
@@ -63,7 +65,7 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
         config=yaml.safe_dump(study["config"], sort_keys=False, allow_unicode=True),
         versions=provenance.versions(records),
     )
-    write_whole(path, page)
+    write_text(path, page)
     if figures_folder is not None:
         export([figure for group in shown for figure in group.figures], Path(figures_folder))
     return path

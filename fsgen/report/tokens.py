@@ -19,6 +19,7 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study
 from fsgen.analysis.labels import method_label, short_name, task_label
 from fsgen.analysis.traces import scan_traces
+from fsgen.files import read_table
 from fsgen.render import LOOKS, SHADES
 from fsgen.report.chart import listed
 
@@ -138,7 +139,7 @@ class _Spelling:
         if key is None or not path.is_file():
             return lambda token: f"[{token}]".encode(), lambda token: False
         if key not in self._known:
-            table = pl.read_parquet(path).sort("token")
+            table = read_table(path).sort("token")
             self._known[key] = table["text"].to_list(), table["special"].to_list()
         texts, special = self._known[key]
         return (

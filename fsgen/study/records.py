@@ -32,6 +32,7 @@ class RunRecord:
         source: the run whose texts were replayed.
         members: by role, as `member_record` gives them.
         identity: what its key is a hash of.
+        files: the checksums of its parts.
         started, finished: times in ISO format.
     """
 
@@ -55,10 +56,16 @@ class RunRecord:
     hardware: dict[str, Any]
     started: str
     finished: str | None
+    files: dict[str, str]
 
 
 def running_record(
-    cell: Cell, config: StudyConfig, source: str | None, members: dict[str, dict[str, Any]], started: str
+    cell: Cell,
+    config: StudyConfig,
+    source: str | None,
+    members: dict[str, dict[str, Any]],
+    started: str,
+    files: dict[str, str],
 ) -> RunRecord:
     """The record of a run that begins."""
     task = cell.task
@@ -84,6 +91,7 @@ def running_record(
         hardware=hardware(),
         started=started,
         finished=None,
+        files=files,
     )
 
 

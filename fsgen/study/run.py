@@ -16,6 +16,7 @@ from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
 from fsgen.backends import Model
 from fsgen.backends.identity import vocabulary_digest
 from fsgen.backends.vocabulary import vocabulary
+from fsgen.files import WriteError
 from fsgen.study.cells import Cell
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.models import LoadedModels, bit_exact
@@ -188,12 +189,15 @@ class Runner:
         records = []
         for cell in step.cells:
             started = (self.store.record(cell.key) or {}).get("started", _now())
-            records.append(running_record(cell, self.plan.config, source, self._member_records(cell), started))
+            about = self._member_records(cell), started, self.store.checksums(cell.key)
+            records.append(running_record(cell, self.plan.config, source, *about))
             self.store.write_record(cell.key, asdict(records[-1]))
         self.reporter.working(step.cells[0].label)
         error = None
         try:
             self._run_units(step, source)
+        except WriteError:
+            raise  # no other run could be written either
         except (ValueError, RuntimeError, OSError, MemoryError) as caught:
             error = error_text(caught)
         if source is not None:  # also where it failed, or its logits would stay
@@ -204,7 +208,8 @@ class Runner:
                 status="finished" if error is None else "failed",
                 error=error,
                 members=self._member_records(cell),
-                finished=_now(),
+                finished=max(record.started, _now()),  # clocks are set back
+                files=self.store.checksums(cell.key),
             )
             self.store.write_record(cell.key, asdict(ended))
             if error is not None:

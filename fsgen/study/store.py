@@ -9,24 +9,34 @@
     summary.json, report.html                     made from the above
 
 A run is written in parts, each for the examples `from` to `to` (excluded). Every file appears under its name only when
-it is whole: written beside it, synced, renamed. The part of the generations comes after that of the traces, so that
-it is the mark of a finished part; what is there without it is written again.
+it is whole: written beside it, synced, renamed (fsgen.files). A part counts where both of its files are there and
+undamaged; the record of the run has their checksums. What is not is written again.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+
+from fsgen.files import (
+    DamagedError,
+    check_table,
+    clean,
+    part_files,
+    part_name,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 
 SCHEMA = 1
 """Version of the tables. It is part of every run's key, and `study.json` has it."""
@@ -101,8 +111,15 @@ VOCABULARY_SCHEMA = pa.schema([("token", pa.uint32()), ("text", pa.binary()), ("
 
 
 def columns(rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """A table from rows that have every column."""
-    return pa.table({name: pa.array([row[name] for row in rows], schema.field(name).type) for name in schema.names})
+    """A table from rows that have every column; its texts are made such that UTF-8 can hold them."""
+    made = {}
+    for name in schema.names:
+        kind = schema.field(name).type
+        values = [row[name] for row in rows]
+        if pa.types.is_string(kind):
+            values = [None if value is None else clean(value) for value in values]
+        made[name] = pa.array(values, kind)
+    return pa.table(made)
 
 
 class Store:
@@ -114,6 +131,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._checksums: dict[str, dict[str, str]] = {}
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -137,8 +155,8 @@ class Store:
 
     def check_schema(self) -> None:
         """Raises ValueError where the folder has tables of another version."""
-        path = self.folder / "study.json"
-        found = json.loads(path.read_text(encoding="utf-8")).get("schema") if path.is_file() else SCHEMA
+        plan = self._sound_json(self.folder / "study.json")
+        found = SCHEMA if plan is None else plan.get("schema")
         if found != SCHEMA:
             raise ValueError(
                 f"{str(self.folder)!r} has tables of version {found}, and this version of fsgen writes version "
@@ -158,11 +176,23 @@ class Store:
     # ---- parts
 
     def done(self, run: str) -> int:
-        """How many of a run's examples are written, always the first ones. What a crash left half done is removed."""
+        """How many of a run's examples are written, always the first ones.
+
+        What a crash left half done is removed, and what comes from a damaged or missing file on.
+        """
+        known = (self.record(run) or {}).get("files", {})
         finished = dict(self._parts("generations", run))
         stop = 0
         whole = set()
+        self._checksums[run] = {}
         while stop in finished:
+            files = {table: self._part(table, run, stop, finished[stop]) for table in _TABLES}
+            names = {table: part_name(table, file) for table, file in files.items()}
+            try:
+                found = {names[table]: check_table(file, known.get(names[table])) for table, file in files.items()}
+            except DamagedError:
+                break
+            self._checksums[run] |= found
             whole.add((stop, finished[stop]))
             stop = finished[stop]
         for table in _TABLES:
@@ -177,10 +207,14 @@ class Store:
         """Write what belongs to the examples `start` to `stop` of a run."""
         options: dict[str, Any] = {"compression_level": 9, "write_statistics": False}
         encoding = {"use_dictionary": _OTHERS, "column_encoding": dict.fromkeys(_FLOATS, "BYTE_STREAM_SPLIT")}
-        part = self._part("traces", run, start, stop)
-        atomically(part, lambda file: _write_table(traces, file, **options, **encoding))
-        part = self._part("generations", run, start, stop)
-        atomically(part, lambda file: _write_table(generations, file, **options))
+        for table, rows, more in (("traces", traces, encoding), ("generations", generations, {})):
+            part = self._part(table, run, start, stop)
+            checksum = write_table(part, rows, **options, **more)
+            self._checksums.setdefault(run, {})[part_name(table, part)] = checksum
+
+    def checksums(self, run: str) -> dict[str, str]:
+        """Those of the parts that were found by `done` or written since, for the record of the run."""
+        return dict(sorted(self._checksums.get(run, {}).items()))
 
     def generations(self, run: str) -> pl.DataFrame:
         """One row a text."""
@@ -191,10 +225,10 @@ class Store:
         return self._read("traces", run, TRACE_SCHEMA)
 
     def _read(self, table: str, run: str, schema: pa.Schema) -> pl.DataFrame:
-        files = [self._part(table, run, start, stop) for start, stop in self._parts(table, run)]
+        files = part_files(self.folder, table, run)
         empty = pl.from_arrow(schema.empty_table())
         assert isinstance(empty, pl.DataFrame)
-        return pl.concat([empty, *(pl.read_parquet(file, hive_partitioning=False) for file in files)])
+        return pl.concat([empty, *(pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files)])
 
     def _parts(self, table: str, run: str) -> list[tuple[int, int]]:
         found = (_PART.fullmatch(file.name) for file in self._folder(table, run).glob("part-*.parquet"))
@@ -217,17 +251,20 @@ class Store:
         self._write_shared("vocabularies", key, columns(rows, VOCABULARY_SCHEMA))
 
     def _write_shared(self, name: str, key: str, table: pa.Table) -> None:
-        """Write a table that its key describes wholly, where it is not there yet."""
+        """Write a table that its key describes wholly, where it is not there yet, or damaged."""
         path = self.folder / name / f"{key}.parquet"
-        if not path.is_file():
-            atomically(path, lambda file: _write_table(table, file))
+        try:
+            if read_table(path).equals(pl.DataFrame(table)):
+                return
+        except DamagedError:
+            pass
+        write_table(path, table)
 
     # ---- records
 
     def record(self, run: str) -> dict[str, Any] | None:
-        """The record of a run, None where there is none."""
-        path = self.folder / "runs" / f"{run}.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+        """The record of a run, None where there is none, or a damaged one."""
+        return self._sound_json(self.folder / "runs" / f"{run}.json")
 
     def write_record(self, run: str, record: Mapping[str, Any]) -> None:
         """Write the record of a run."""
@@ -236,32 +273,14 @@ class Store:
     def write_study(self, study: Mapping[str, Any]) -> None:
         """Write the plan; what was made from another one is removed."""
         path = self.folder / "study.json"
-        if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != study:
+        if self._sound_json(path) != study:
             for name in _PLAN_FILES:
                 (self.folder / name).unlink(missing_ok=True)
             write_json(path, study)
 
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
-
-
-def atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file so that a crash at any moment leaves the old one or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    write(unfinished)
-    with unfinished.open("rb") as stream:
-        os.fsync(stream.fileno())
-    unfinished.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _write_table(table: pa.Table, path: Path, **options: Any) -> None:
-    pq.write_table(table, path, compression="zstd", store_schema=False, **options)
+    def _sound_json(self, path: Path) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = read_json(path)
+        except DamagedError:
+            return None
+        return found

@@ -30,7 +30,9 @@ def rows(data: str | None, bundled: str, fields: Sequence[str]) -> list[dict[str
     if data is None:
         found, where = _parse(bundled, read_bundled(bundled)), f"bundled {bundled}"
     elif data.endswith(SUFFIXES):
-        found, where = _from_file(Path(data)), data
+        from fsgen.files import cleaned  # with a library of tables, which bundled data do not need
+
+        found, where = cleaned(_from_file(Path(data))), data
     elif Path(data).exists():
         raise ValueError(f"data file {data!r} must end in one of {', '.join(SUFFIXES)}")
     elif hub := _HUB.fullmatch(data):

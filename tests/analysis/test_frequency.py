@@ -14,6 +14,7 @@ from benchmarks.analysis import make_study
 from fsgen.analysis.frequency import (
     accuracy,
     estimates,
+    read_study,
     read_summary,
     summarize,
     total_counts,
@@ -112,7 +113,7 @@ def test_every_metric_has_an_interval_of_its_own_ratio() -> None:
 def test_published_definitions_are_chosen(tmp_path: Path) -> None:
     make_study(tmp_path, 4_000)
     assert all(row.published == {} for row in summarize(tmp_path))
-    study = json.loads((tmp_path / "study.json").read_text())
+    study = read_study(tmp_path)
     (tmp_path / "study.json").write_text(json.dumps(study | {"config": {"definitions": "published"}}))
     rows = summarize(tmp_path)
     routed = [item for item in rows if item.router != "always"]

@@ -19,13 +19,13 @@ def tables(out: Path) -> dict[str, Any]:
         if file.is_dir() or name == ".lock":
             continue
         if file.suffix == ".parquet":
-            frame = pl.read_parquet(file, hive_partitioning=False)
+            frame = pl.read_parquet(file, glob=False, hive_partitioning=False)
             found[name] = frame.drop([time for time in TIMES if time in frame.columns]).to_dicts()
         elif name == "summary.json":
             found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(file.read_text())]
         elif file.suffix == ".json":
             content = json.loads(file.read_text())
-            found[name] = {k: v for k, v in content.items() if k not in ("started", "finished")}
+            found[name] = {k: v for k, v in content.items() if k not in ("started", "finished", "files", "checksum")}
         else:
             found[name] = file.read_bytes()
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from fsgen.study import run_study, store
+from fsgen import files
+from fsgen.study import run_study
 from tests.study.ladder import small_study, write_study
 from tests.study.tables import tables
 
@@ -130,20 +132,55 @@ def test_killed_between_two_files(
         pass
 
     count = 0
-    whole = store.atomically
+    whole = files.atomically
 
-    def breaking(path: Path, write: object) -> None:
+    def breaking(path: Path, write: object) -> str:
         nonlocal count
         count += 1
         if count > moment:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.with_name(f".{path.name}.part").write_bytes(b"half")
             raise Killed
-        whole(path, write)  # type: ignore[arg-type]
+        return whole(path, write)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(store, "atomically", breaking)
+    monkeypatch.setattr(files, "atomically", breaking)
     with pytest.raises(Killed):
         run_study(config, tmp_path / "killed")
     monkeypatch.undo()
     run_study(config, tmp_path / "killed")
     assert tables(tmp_path / "killed") == expected
+
+
+def test_the_command_is_killed(undisturbed: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    """`kill -9` of the command at random moments, of its start and its report too; FSGEN_KILLS says how many."""
+    config, expected = undisturbed
+    out, draw = tmp_path / "out", random.Random(int(os.environ.get("FSGEN_KILLS_SEED", "0")))
+    command = [sys.executable, "-m", "fsgen", "study", str(config), "--out", str(out)]
+    kills, wanted, span = 0, int(os.environ.get("FSGEN_KILLS", "3")), 10.0
+    while True:
+        started = time.perf_counter()
+        limit = draw.random() * span if kills < wanted else None
+        process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            _, errors = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+            kills += 1
+            continue
+        assert process.returncode == 0, errors
+        found = tables(out)
+        assert found.pop("report.html")
+        assert found == expected
+        if limit is None:
+            break
+        span = time.perf_counter() - started
+        shutil.rmtree(out)  # it was finished: kill another one
+    assert kills == wanted

@@ -74,11 +74,11 @@ def test_a_run_that_was_interrupted_is_completed(out: Path) -> None:
             one, two = (pl.DataFrame(rows).drop(floats + lists) for rows in (content, found[name]))
             assert one.equals(two), name
     completed = json.loads((out / "runs" / f"{run}.json").read_text(encoding="utf-8"))
-    changed = {"versions", "hardware", "finished"}
+    changed = {"versions", "hardware", "finished", "files", "checksum"}
     assert {k: v for k, v in completed.items() if k not in changed} == {
         k: v for k, v in record.items() if k not in changed
     }
-    assert list(completed) == list(record)
+    assert list(completed) == [*record, "files", "checksum"]
 
 
 def test_tables_of_another_version_are_refused(out: Path) -> None:
