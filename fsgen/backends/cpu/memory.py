@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import sys
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic
+from torch import Tensor
 
 # Sums may be taken in any order, the same one each time; NaN and infinity stay what they are.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"reassoc", "contract", "arcp", "nsz", "afn"}}
@@ -25,6 +29,18 @@ BFLOAT16, BFLOAT16_PAIR = np.uint16(0), np.uint32(0)
 def fields(names: str, kind: Any = np.int64) -> list[tuple[str, Any]]:
     """Fields of a record type, of one kind each; a number, or an address."""
     return [(name, kind) for name in names.split()]
+
+
+def advise_huge_pages(numbers: Tensor) -> None:
+    """Asks for huge pages, of which fewer have to be looked up; for memory that nothing has been written to yet.
+
+    Only advice: on a system that takes none, all works the same, a few percent slower for large weights.
+    """
+    if sys.platform == "linux":
+        start = -(-numbers.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
+        length = numbers.data_ptr() + numbers.nbytes - start
+        if length > 0:
+            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_HUGEPAGE)
 
 
 @intrinsic

@@ -11,6 +11,7 @@ from torch import Tensor
 from fsgen.backends.cpu.arguments import BLOCK, TYPES
 from fsgen.backends.cpu.compilation import address
 from fsgen.backends.cpu.gemm import HAS_PAIRS, LANES, PANEL
+from fsgen.backends.cpu.memory import advise_huge_pages
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.int8 import rounded
 
@@ -61,9 +62,9 @@ class Linear:
         for number, (weight, scale) in enumerate(parts):  # one after another: nothing is held twice
             packed = pack(weight, inputs, per)
             if not number:
-                self.weight = packed[None] if count == 1 else packed.new_empty(count, *packed.shape)
-            if count > 1:
-                self.weight[number] = packed
+                self.weight = packed.new_empty(count, *packed.shape)
+                advise_huge_pages(self.weight)
+            self.weight[number] = packed
             scales += [] if scale is None else [_padded(scale)]
         self.scales = torch.stack(scales) if scales else None
         self.inputs = inputs
