@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +67,13 @@ class Tokenizer:
     @property
     def chat_template(self) -> Any:
         """How messages become a prompt; None where nothing is said."""
-        return self._whole().chat_template
+        return self._whole.chat_template
 
     def apply_chat_template(self, messages: Any, **options: Any) -> Any:
         """Messages as a prompt; see `transformers`."""
-        return self._whole().apply_chat_template(messages, **options)
+        return self._whole.apply_chat_template(messages, **options)
 
+    @cached_property
     def _whole(self) -> Any:
         from fsgen.backends.transformers.tokenizers import open_tokenizer  # here, because that takes time
 

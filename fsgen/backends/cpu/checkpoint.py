@@ -32,11 +32,13 @@ class CpuCheckpoint(Checkpoint):
         folder: of its files; of a model of the hub, where they were put.
         shape: what its configuration says.
         eos_ids: the tokens that end a text.
+        tensors: of its files; None for a model of the hub, whose weights are fetched when they are loaded.
     """
 
     folder: Path
     shape: Shape
     eos_ids: frozenset[int]
+    tensors: Tensors | None
 
     @property
     def model_type(self) -> str:
@@ -66,7 +68,9 @@ class CpuCheckpoint(Checkpoint):
         if dtype == INT8:
             check_int8(self, device)
         kind = torch.float32 if dtype in ("auto", INT8) else DTYPES[dtype]
-        tensors = Tensors(self.name, self.folder)
+        tensors = self.tensors or _fitting(self.name, _fetched(self.name, self.folder), self.shape)
+        if tensors is None:  # of the hub, and not as its configuration wants them
+            return self._with_transformers(dtype)
         weights = CpuWeights(self.shape, tensors, kind, int8=dtype == INT8)
         about = (self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
         return CpuModel(weights, *about, partial(self._module, dtype))
@@ -106,8 +110,8 @@ def open_for_cpu(name: str, local: Path | None) -> CpuCheckpoint | None:
     if folder is None or config is None or shape is None:
         return None
     eos = _eos_ids(folder, config)
-    tensors = _headers(name, folder)
-    if eos is None or tensors is None or not fits(shape, tensors.shapes):
+    tensors = None if local is None else _fitting(name, local, shape)
+    if eos is None or (local is not None and tensors is None):
         return None
     tokenizer: Any = plain_tokenizer(folder)
     if tokenizer is None:
@@ -116,26 +120,26 @@ def open_for_cpu(name: str, local: Path | None) -> CpuCheckpoint | None:
         tokenizer = open_tokenizer(folder, name)
     if tokenizer.eos_token_id is not None:
         eos |= {tokenizer.eos_token_id}
-    return CpuCheckpoint(name, name if local is None else str(local), local, tokenizer, folder, shape, eos)
+    return CpuCheckpoint(name, name if local is None else str(local), local, tokenizer, folder, shape, eos, tensors)
 
 
-def _headers(name: str, folder: Path) -> Tensors | None:
+def _fitting(name: str, folder: Path | None, shape: Shape) -> Tensors | None:
+    """The tensors of a folder, if they are those that its configuration asks for."""
     try:
-        return Tensors(name, folder)
+        tensors = None if folder is None else Tensors(name, folder)
     except ValueError:
         return None
+    return tensors if tensors is not None and fits(shape, tensors.shapes) else None
 
 
-def _fetched(name: str) -> Path | None:
-    """The folder of a model of the hub, whose files are fetched where they are not here yet; None if there is none."""
+def _fetched(name: str, settings: Path | None = None) -> Path | None:
+    """The folder of a model of the hub: its settings, or, beside those at hand, its weights; None if it has none."""
     from huggingface_hub import snapshot_download
 
     try:
-        settings = Path(snapshot_download(name, allow_patterns=_SETTINGS))
-        config = _read(settings / "config.json")
-        if config is None or Shape.of(config) is None:
-            return None
-        return Path(snapshot_download(name, allow_patterns=[*_SETTINGS, *names(settings)]))
+        if settings is None:
+            return Path(snapshot_download(name, allow_patterns=_SETTINGS))
+        return Path(snapshot_download(name, allow_patterns=[*_SETTINGS, *names(settings)], revision=settings.name))
     except Exception:  # no such model, no network, no right to it: the other way tells
         return None
 

@@ -161,16 +161,13 @@ class CpuWeights:
             for name in norms
         }
         tensors["norm"] = self._source["model.norm.weight"].float()
-        biases = {"qkv_bias": ("q_proj", "k_proj", "v_proj"), "o_bias": ("o_proj",)}
+        biases, sizes = {"qkv_bias": ("q_proj", "k_proj", "v_proj"), "o_bias": ("o_proj",)}, self._shape.biases()
         for name, parts in biases.items():
-            rows = [_padded(*(self._bias(f"{layer}self_attn.{part}") for part in parts)) for layer in layers]
+            of_layers = [[f"{layer}self_attn.{part}.bias" for part in parts] for layer in layers]
+            rows = [_padded(*(self._source.get(one, torch.zeros(sizes[one])) for one in each)) for each in of_layers]
             if name == "qkv_bias" or any(row.any() for row in rows):
                 tensors[name] = torch.stack(rows)
         return tensors
-
-    def _bias(self, name: str) -> Tensor:
-        given = self._source.get(f"{name}.bias")
-        return torch.zeros(self._shape.weights()[f"{name}.weight"][0]) if given is None else given
 
     def arguments(self) -> dict[str, Any]:
         """The model, as compiled code reads it (`arguments.ARGUMENTS`)."""
