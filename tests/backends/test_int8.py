@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch import nn
 
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import Model, ModelInfo, int8, load
+from fsgen.backends.cpu import gemm, weights
+from fsgen.backends.cpu.arithmetic import quantize
+from fsgen.backends.cpu.gemm import PANEL
+from fsgen.backends.cpu.memory import FLOAT32, INT8_PAIR, INT16_PAIR, OPTIONS, pointer
 from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.cpu.modules import weights_of
+from fsgen.backends.cpu.weights import pack
 from fsgen.backends.transformers.checkpoint import open_with_transformers
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
@@ -80,8 +87,12 @@ def test_a_model_is_near_the_one_that_it_rounds(architecture: str) -> None:
     assert 0 < float((one - other).abs().sum(-1).max()) < 0.1
 
 
+@pytest.mark.parametrize("pairs", [False, *[True] * gemm.HAS_INT8_PAIRS])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
-def test_the_compiled_pass_reads_the_rounded_weights(architecture: str) -> None:
+def test_the_compiled_pass_reads_the_rounded_weights(
+    architecture: str, pairs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "HAS_INT8_PAIRS", pairs)
     module = tiny_model(architecture, attention_bias=True) if architecture != "qwen2" else tiny_model(architecture)
     int8.quantise(module, architecture)
     assert weights_of(module)
@@ -98,7 +109,59 @@ def test_the_compiled_pass_reads_the_rounded_weights(architecture: str) -> None:
                 setattr(part, name, layer)
     with torch.inference_mode():
         expected = torch.stack([module(torch.tensor([text]), use_cache=False).logits[0, -1] for text in texts])
-    assert (ours - expected).abs().max() < 1e-4
+    # Pairs round the inputs to sixteen bits.
+    assert (ours - expected).abs().max() < (5e-4 if pairs else 1e-4)
+
+
+@pytest.mark.skipif(not gemm.HAS_INT8_PAIRS, reason="this processor does not multiply pairs of whole numbers")
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 64, 32), (2, 66, 96), (3, 512, 64), (9, 1300, 160)])
+def test_products_of_pairs_are_exact(tokens: int, inputs: int, outputs: int) -> None:
+    rng, blocks = np.random.default_rng(tokens), -(-inputs // 512)
+    x = rng.integers(-32767, 32768, (tokens, inputs)).astype(np.int16)
+    weight = rng.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+    x[0], weight[0] = 32767, -127  # the largest sums that there can be
+    steps, scales = rng.random((tokens, blocks), np.float32), rng.random(outputs, np.float32)
+    packed, out = pack(torch.from_numpy(weight), inputs, 2).numpy(), np.zeros((tokens, outputs), np.float32)
+    zeros = np.zeros(outputs, np.float32)
+    given = [array.ctypes.data for array in (x, steps, packed, scales, zeros, out)]
+    _multiply(*given, tokens, inputs, outputs, blocks)
+    expected = np.zeros((tokens, outputs))
+    for block in range(blocks):
+        part = slice(512 * block, 512 * (block + 1))
+        sums = x[:, part].astype(np.int64) @ weight[:, part].T.astype(np.int64)
+        expected += sums.astype(np.float32) * steps[:, block, None].astype(np.float64)
+    np.testing.assert_allclose(out, expected * scales, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@njit(**OPTIONS)
+def _multiply(
+    x: Any, steps: Any, weight: Any, scales: Any, zeros: Any, out: Any, tokens: int, inputs: int, outputs: int,
+    blocks: int,
+) -> None:  # fmt: skip
+    rows = gemm.Quantized(pointer(x, INT16_PAIR), inputs // 2, pointer(steps, FLOAT32), blocks)
+    columns = gemm.Columns(pointer(weight, INT8_PAIR), PANEL, inputs // 2 * PANEL, pointer(scales, FLOAT32))
+    add, into = gemm.Rows(pointer(zeros, FLOAT32), 0), gemm.Rows(pointer(out, FLOAT32), outputs)
+    gemm.gemm(tokens, inputs // 2, outputs // gemm.LANES, rows, columns, add, into, gemm.ADD_LAST)
+
+
+@njit(**OPTIONS)
+def _quantize(numbers: Any, out: Any, scale: Any) -> None:
+    quantize(numbers, out, scale)
+
+
+@pytest.mark.parametrize("count", [2, 32, 176, 512])
+def test_inputs_are_rounded_to_the_nearest_of_65535_levels(count: int) -> None:
+    numbers = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    out, scale, top = np.zeros(count, np.int16), np.zeros(1, np.float32), np.abs(numbers).max()
+    _quantize(numbers, out, scale)
+    assert scale[0] == pytest.approx(top / 32767, rel=1e-6)
+    assert (np.abs(out - numbers.astype(np.float64) * 32767 / top) < 0.501).all()
+    _quantize(np.zeros(count, np.float32), out, scale)
+    assert not out.any()
+    assert scale[0] == 0
+    numbers[1] = np.nan  # must not vanish in whole numbers
+    _quantize(numbers, out, scale)
+    assert np.isnan(scale[0])
 
 
 def test_a_model_of_other_layers_is_refused() -> None:

@@ -13,7 +13,7 @@ from fsgen.backends.cpu import kernels
 from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
 from fsgen.backends.cpu.attention import GROUPS_ROOM
 from fsgen.backends.cpu.compilation import address
-from fsgen.backends.cpu.gemm import LANES, PANEL
+from fsgen.backends.cpu.gemm import BLOCK_PAIRS, LANES, PANEL
 from fsgen.backends.cpu.weights import CpuWeights
 from fsgen.backends.forward import Work
 from fsgen.backends.transformers.slots import GROWTH
@@ -146,6 +146,10 @@ class CpuForward:
             "context": queries * w.value_dim,
             "zeros": max(*columns.values(), self._slots),
         }
+        if w.kind == "int8 pairs":  # two inputs in the place of one float32
+            widest = max(layer.inputs for layer in w.linears.values())
+            blocks = int(-(-widest // (2 * BLOCK_PAIRS)))
+            sizes |= {"quantized": tokens * widest // 2, "quantized_scales": tokens * blocks}
         # Apart, since compiled loops take another path, which may round otherwise, where two arrays are very close.
         sizes = {name: -(-size // LANES) * LANES + GAP for name, size in sizes.items()}
         self._scratch = torch.zeros(sum(sizes.values()))
