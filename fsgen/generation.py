@@ -58,15 +58,31 @@ class Generation:
         return pl.DataFrame(rows, infer_schema_length=None)
 
 
+CHARACTERS = 16  # for each token of the context window: of a longer text the beginning is looked at first
+
+
 class Tokenizing(Protocol):
     """Members, loaded or only planned."""
 
     @property
     def tokenizer(self) -> Any: ...
+    @property
+    def context(self) -> int: ...
 
 
 def encode(members: Tokenizing, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt; those of a text by the members' tokenizer, with whatever special tokens it adds."""
-    if isinstance(prompt, str):
-        return list(members.tokenizer.encode(prompt))
-    return [int(token) for token in prompt]
+    """Token ids of a prompt; those of a text by the members' tokenizer, with whatever special tokens it adds.
+
+    Raises:
+        ValueError: a text that is far beyond the context window: some tokenizers take a minute for a megabyte.
+    """
+    if not isinstance(prompt, str):
+        return [int(token) for token in prompt]
+    if len(prompt) > (beginning := CHARACTERS * members.context):
+        count = len(members.tokenizer.encode(prompt[:beginning]))
+        if count > 2 * members.context:  # what follows cannot make fewer of them
+            raise ValueError(
+                f"a prompt of {len(prompt):,} characters exceeds the context window of {members.context:,} tokens: its "
+                f"first {beginning:,} characters are {count:,} tokens"
+            )
+    return list(members.tokenizer.encode(prompt))

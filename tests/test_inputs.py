@@ -62,7 +62,16 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--max-tokens": (*NO_COUNTS, "0", "9223372036854775808"),
     "--dtype": NO_DTYPES,
     "--device": NO_DEVICES,
-    "--draft-weights": (*NO_DTYPES, "int4"),
+    "--weights": (
+        *NO_DTYPES,
+        "int4",
+        "draft=int4",
+        "somebody=int8",
+        "draft=",
+        "=int8",
+        "draft=int8,draft=int8",
+        "int8,",
+    ),
 }
 OF_GENERATE = {
     "--temperature": (*NO_SHARES, "1e-300"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -132,7 +132,8 @@ class Plan:
     Attributes:
         draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
             for a role without a model.
-        dtype, device, draft_weights: as given to `plan`.
+        dtype, device: as given to `plan`.
+        weights: of a role, the type of its weights where it is another one than `dtype` says.
         ngram: as in `Members`.
     """
 
@@ -141,7 +142,7 @@ class Plan:
     base: Checkpoint | Model | None
     dtype: str
     device: str
-    draft_weights: str = "auto"
+    weights: Mapping[str, str] = field(default_factory=dict)
     ngram: int = 0
 
     @property
@@ -174,7 +175,7 @@ class Plan:
                 models[role] = member if role in roles else None
                 continue
             where = str(member.local.resolve()) if member.local else member.path
-            dtype = self.draft_weights if role == "draft" and self.draft_weights != "auto" else self.dtype
+            dtype = self.weights.get(role, self.dtype)
             if (where, dtype) not in loaded:
                 loaded[where, dtype] = member.load(dtype, self.device)
             models[role] = loaded[where, dtype]
@@ -187,7 +188,7 @@ def plan(
     base: str | Path | Model | None = None,
     dtype: str = "auto",
     device: str = "auto",
-    draft_weights: str = "auto",
+    weights: str = "auto",
 ) -> Plan:
     """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
     from fsgen.backends import places  # here, for they import torch
@@ -197,13 +198,10 @@ def plan(
     draft = None if ngram else draft
     places.check_dtype(dtype)
     places.check_device(device)
-    places.check_weights(draft_weights)
-    if draft_weights != "auto" and not isinstance(draft, (str, Path)):
-        held = "no draft is named" if draft is None else f"the draft {draft.info.name} is loaded already"
-        raise ValueError(f"draft_weights={draft_weights!r} changes nothing: {held}")
     given = dict(zip(ROLES, (draft, target, base), strict=True))
     if all(member is None for member in given.values()):
         raise ValueError("no model is given: name a draft or a target")
+    by_role = places.weights_by_role(weights, [role for role in ROLES if isinstance(given[role], (str, Path))])
     opened: dict[str, Checkpoint] = {}
     for member in given.values():
         if isinstance(member, (str, Path)) and str(member) not in opened:
@@ -219,10 +217,11 @@ def plan(
     _check_tokenizers(checked)
     for checkpoint in opened.values():
         places.place(checkpoint, device, dtype)
-    if draft_weights == places.INT8:
-        places.check_int8(opened[str(draft)], device)
+    for role, kind in by_role.items():
+        if kind == places.INT8:
+            places.check_int8(opened[str(given[role])], device)
     members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
-    return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights, ngram=ngram)
+    return Plan(**members, dtype=dtype, device=device, weights=by_role, ngram=ngram)
 
 
 def load(
@@ -231,7 +230,7 @@ def load(
     base: str | Path | Model | None = None,
     dtype: str = "auto",
     device: str = "auto",
-    draft_weights: str = "auto",
+    weights: str = "auto",
 ) -> Members:
     """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
 
@@ -241,14 +240,15 @@ def load(
             what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup).
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
-        draft_weights: of the draft alone: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight
-            bits a weight, see `fsgen.backends.int8`). Greedy texts stay the target's: what is drafted is verified.
+        weights: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight bits a weight, see
+            `fsgen.backends.int8`) for all models, or for each by its role: `draft=int8`, `draft=int8,target=bfloat16`.
+            A rounded target is another model; of a rounded draft, greedy texts stay the target's.
 
     Raises:
         ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state no
             session can keep.
     """
-    return plan(draft, target, base, dtype, device, draft_weights).load()
+    return plan(draft, target, base, dtype, device, weights).load()
 
 
 def _ngram(draft: str | Path | Model | None) -> int:

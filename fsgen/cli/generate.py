@@ -12,10 +12,10 @@ from fsgen.cli.options import (
     Base,
     Device,
     Draft,
-    DraftWeights,
     Dtype,
     MaxTokens,
     Target,
+    Weights,
     models_by_role,
     silence_libraries,
 )
@@ -67,7 +67,7 @@ def generate(
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; may be given several times.")] = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
-    draft_weights: DraftWeights = "auto",
+    weights: Weights = "auto",
     candidates: Annotated[
         int, typer.Option(min=0, help="With --json: how many likely tokens of both systems each record keeps.")
     ] = 0,
@@ -88,7 +88,7 @@ def generate(
 
     chosen = parse(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
-    planned = plan(**names, dtype=dtype, device=device, draft_weights=draft_weights)
+    planned = plan(**names, dtype=dtype, device=device, weights=weights)
     chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, text)], [sampling])
     members = planned.load(chosen.roles)

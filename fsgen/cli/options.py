@@ -31,8 +31,12 @@ Base = Annotated[str | None, typer.Option(help="The small model before it was tu
 MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-DraftWeights = Annotated[
-    str, typer.Option(help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.")
+Weights = Annotated[
+    str,
+    typer.Option(
+        help="Instead of --dtype, which has no int8: float32, bfloat16, float16, or int8 on a CPU, for all models, or "
+        "for each: draft=int8,target=bfloat16."
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]

@@ -11,10 +11,10 @@ from fsgen.cli.options import (
     Base,
     Device,
     Draft,
-    DraftWeights,
     Dtype,
     MaxTokens,
     Target,
+    Weights,
     models_by_role,
     silence_libraries,
 )
@@ -75,7 +75,7 @@ def verify(
     every_token: EveryToken = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
-    draft_weights: DraftWeights = "auto",
+    weights: Weights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check that a pair writes what its System 2 writes token by token.
@@ -98,7 +98,7 @@ def verify(
 
     chosen, _ = ways(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
-    planned = plan(**names, dtype=dtype, device=device, draft_weights=draft_weights)
+    planned = plan(**names, dtype=dtype, device=device, weights=weights)
     found = _prompts(planned, max_tokens, task, prompts_file, prompts)
     chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, found.texts[0])], [sampling])
@@ -122,7 +122,10 @@ def _prompts(planned: Plan, max_tokens: int, task: str, file: Path | None, count
     from fsgen.tasks.prompts import from_file, from_tasks
 
     def fits(text: str) -> bool:
-        return 0 < len(encode(planned, text)) <= planned.context - max_tokens
+        try:
+            return 0 < len(encode(planned, text)) <= planned.context - max_tokens
+        except ValueError:  # far too long
+            return False
 
     return from_file(file, count, fits) if file else from_tasks(task, PROMPTS if count is None else count, fits)
 

@@ -174,11 +174,11 @@ def test_a_processor_with_inexact_products_is_refused(monkeypatch: pytest.Monkey
     exact = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(max=2**15 - 1))
     with pytest.raises(ValueError, match="int8 weights need a processor"):
-        load(draft=DRAFT, target=TARGET, draft_weights="int8")
+        load(draft=DRAFT, target=TARGET, weights="draft=int8")
 
 
 def test_greedy_texts_stay_the_targets(target: Model) -> None:
-    members = load(draft=DRAFT, target=target, draft_weights="int8")
+    members = load(draft=DRAFT, target=target, weights="draft=int8")
     sampling = SamplingParams(max_tokens=48)
     expected = fsgen.generate(members, PROMPTS, "plain", sampling=sampling)
     for batch_size in (1, 3):
@@ -190,7 +190,7 @@ def test_greedy_texts_stay_the_targets(target: Model) -> None:
 
 
 def test_a_text_does_not_depend_on_its_batch(target: Model) -> None:
-    members = load(draft=DRAFT, target=target, draft_weights="int8")
+    members = load(draft=DRAFT, target=target, weights="draft=int8")
     sampling = SamplingParams(max_tokens=24, temperature=0.8, seed=3)
     alone = [fsgen.generate(members, [prompt], "speculative", sampling=sampling)[0] for prompt in PROMPTS]
     together = fsgen.generate(members, PROMPTS, "speculative", sampling=sampling)
@@ -198,16 +198,29 @@ def test_a_text_does_not_depend_on_its_batch(target: Model) -> None:
 
 
 def test_the_draft_alone_is_rounded() -> None:
-    members = load(draft=DRAFT, target=DRAFT, draft_weights="int8")
+    members = load(draft=DRAFT, target=DRAFT, weights="draft=int8")
     assert (_kind(members.draft), _kind(members.target)) == ("int8", "float32")
     assert members.draft is not None
     assert members.target is not None
     assert members.draft.info == members.target.info
 
 
+def test_a_rounded_target_writes_its_own_texts() -> None:
+    members = load(draft=DRAFT, target="pocket-1.5m", weights="int8")
+    assert (_kind(members.draft), _kind(members.target)) == ("int8", "int8")
+    sampling = SamplingParams(max_tokens=48)
+    expected = fsgen.generate(members, PROMPTS, "plain", sampling=sampling)
+    for method in ("speculative", "contrastive", "ensemble"):
+        alone = expected if method == "speculative" else fsgen.generate(members, PROMPTS, method, "always", 1, sampling)
+        texts = fsgen.generate(members, PROMPTS, method, None, 4, sampling, 3)
+        assert [text.token_ids for text in texts] == [text.token_ids for text in alone]
+    mixed = load(draft=DRAFT, target="pocket-1.5m", weights="target=int8, draft=bfloat16")
+    assert (_kind(mixed.draft), _kind(mixed.target)) == ("bfloat16", "int8")
+
+
 @pytest.mark.parametrize(("weights", "expected"), [("bfloat16", "bfloat16"), ("auto", "float32")])
 def test_a_draft_in_another_type(weights: str, expected: str) -> None:
-    members = load(draft=DRAFT, target="pocket-1.5m", draft_weights=weights)
+    members = load(draft=DRAFT, target="pocket-1.5m", weights=f"draft={weights}")
     assert _kind(members.draft) == expected
     assert _kind(members.target) == "float32"
 
@@ -225,8 +238,10 @@ def test_a_half_precision_checkpoint_counts_its_weights_as_they_were(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"draft": DRAFT, "draft_weights": "int4"}, r"draft_weights='int4' is unknown: choose auto, .* or int8"),
-        ({"draft_weights": "int8"}, "draft_weights='int8' changes nothing: no draft is named"),
+        ({"draft": DRAFT, "weights": "int4"}, r"weights='int4' is unknown: choose auto, .* or int8"),
+        ({"weights": "draft=int8"}, "weights='draft=int8' names 'draft': weights are still to be loaded of target"),
+        ({"draft": DRAFT, "weights": "draft=int8,draft=auto"}, "names 'draft' twice"),
+        ({"draft": DRAFT, "weights": "draft=int8,target=int3"}, "weights='int3' is unknown"),
         ({"draft": DRAFT, "dtype": "int8"}, "dtype='int8' is unknown"),
     ],
 )
@@ -236,14 +251,16 @@ def test_what_is_refused_before_weights_load(arguments: dict[str, Any], words: s
 
 
 def test_a_draft_at_hand_keeps_its_weights(target: Model) -> None:
-    with pytest.raises(ValueError, match="the draft pocket-8m is loaded already"):
-        load(draft=target, target=TARGET, draft_weights="int8")
+    with pytest.raises(ValueError, match="names 'draft': weights are still to be loaded of target"):
+        load(draft=target, target=TARGET, weights="draft=int8")
+    with pytest.raises(ValueError, match="changes nothing: no member has weights that are still to be loaded"):
+        load(draft=target, target=target, weights="int8")
 
 
 def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsgen.backends.places.check_device", lambda device: None)
     with pytest.raises(ValueError, match=r"int8 weights are for a CPU, and 'pocket-0.6m' would go to cuda:0"):
-        load(draft=DRAFT, target=TARGET, device="cuda:0", draft_weights="int8")
+        load(draft=DRAFT, target=TARGET, device="cuda:0", weights="draft=int8")
 
 
 def _kind(model: Model | None) -> str:
