@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import fsgen
-from fsgen.cli import analyze, experiment, generate, models, report, router, scaling, study, verify
+from fsgen.cli import analyze, bench, experiment, generate, models, report, router, scaling, study, verify
 
 app = typer.Typer(
     name="fsgen",
@@ -33,6 +33,7 @@ for command in (
     report.report,
     analyze.analyze,
     scaling.scaling,
+    bench.bench,
 ):
     app.command()(command)
 app.add_typer(router.app, name="router")
