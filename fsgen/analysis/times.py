@@ -36,10 +36,16 @@ def slowdown(folder: Path, run: str, alone: str) -> Estimate | None:
     return over_repetitions(times[:both] / alone_times[:both]) if both else None
 
 
-def over_repetitions(values: Floats) -> Estimate:
-    """The mean of what was measured several times, with the 95 % interval of Student's t; None of a single one."""
-    mean, count = float(values.mean()), len(values)
-    if count < 2:
-        return Estimate(mean)
-    width = float(t.ppf(0.975, count - 1) * values.std(ddof=1) / np.sqrt(count))
-    return Estimate(mean, mean - width, mean + width)
+def over_repetitions(values: Floats, positive: bool = True) -> Estimate:
+    """The mean of what was measured several times, with the 95 % interval of Student's t; none of a single one.
+
+    Args:
+        values: by repetition.
+        positive: of times and their ratios: the mean and its interval are of the logarithms, and so stay above 0.
+    """
+    measured = np.log(values) if positive else values
+    mean, count = measured.mean(), len(values)
+    width = t.ppf(0.975, count - 1) * measured.std(ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    found = np.array([mean, mean - width, mean + width])
+    value, low, high = (np.exp(found) if positive else found).tolist()
+    return Estimate(value, low, high) if count > 1 else Estimate(value)

@@ -171,7 +171,11 @@ class Settings:
             judged = [self.over_mix(drawn * masks[1 - side], cost)[:, best[side]] for side in (0, 1)]
             return np.asarray((judged[0] + judged[1]) / 2)
 
-        gain = over_repetitions(measured(self.sums.once)) if cost == SECONDS else self.sums.estimate(measured)
+        gain = (
+            over_repetitions(measured(self.sums.once), positive=False)
+            if cost == SECONDS
+            else self.sums.estimate(measured)
+        )
         return gain, list(dict.fromkeys(self.names[i] for i in best))
 
     def cost(self, cost: str) -> Floats:

@@ -102,11 +102,16 @@ def test_signs_go_by_repetitions(study: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_the_interval_of_repetitions() -> None:
-    found = over_repetitions(np.array([1.0, 2.0, 3.0]))
+    found = over_repetitions(np.array([1.0, 2.0, 3.0]), positive=False)
     assert found.value == 2.0
     assert found.high == pytest.approx(2.0 + 4.302653 / np.sqrt(3)), "by hand, with two degrees of freedom"
     assert found.low == pytest.approx(2.0 - 4.302653 / np.sqrt(3))
-    assert over_repetitions(np.array([1.5])).low is None
+    ratios = over_repetitions(np.exp([1.0, 2.0, 3.0]))
+    assert ratios.low == pytest.approx(np.exp(found.low))
+    assert (ratios.value, ratios.high) == pytest.approx((np.exp(2.0), np.exp(found.high)))
+    one = over_repetitions(np.array([1.5]))
+    assert (one.low, one.high) == (None, None)
+    assert one.value == pytest.approx(1.5)
 
 
 def test_damaged_times(study: dict[str, Any], tmp_path: Path) -> None:
