@@ -107,6 +107,8 @@ def test_the_interval_of_repetitions() -> None:
     assert found.high == pytest.approx(2.0 + 4.302653 / np.sqrt(3)), "by hand, with two degrees of freedom"
     assert found.low == pytest.approx(2.0 - 4.302653 / np.sqrt(3))
     ratios = over_repetitions(np.exp([1.0, 2.0, 3.0]))
+    assert found.low is not None
+    assert found.high is not None
     assert ratios.low == pytest.approx(np.exp(found.low))
     assert (ratios.value, ratios.high) == pytest.approx((np.exp(2.0), np.exp(found.high)))
     one = over_repetitions(np.array([1.5]))
