@@ -49,7 +49,7 @@ _OWN_FILES = (
     *_PLAN_FILES,
     *("runs/*.json", "times/*.json", "examples/*.parquet", "vocabularies/*.parquet"),
     *(f"{table}/run=*/{file}" for table in _TABLES for file in ("part-*.parquet", ".*.part")),
-    *("answers/*.json", "measured/*/*.parquet", "measured/*/*.npz"),
+    *("answers/*.json", *(f"measured/*/*.{kind}" for kind in ("parquet", "npz", "jsonl"))),
 )
 _OWN_FOLDERS = (  # inner ones first
     *("generations/run=*", "traces/run=*", "measured/*"),

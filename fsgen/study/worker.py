@@ -16,6 +16,7 @@ from fsgen.study.cells import LoadedTask, Prompt
 from fsgen.study.records import StoredText, Text
 from fsgen.study.units import Unit
 from fsgen.tasks import Score
+from fsgen.tasks.sandbox import SandboxUnavailable
 from fsgen.types import Example
 
 Item = TypeVar("Item")
@@ -173,6 +174,8 @@ class Scorer:
             try:
                 if key not in self._scores:
                     self._scores[key] = task.task.score(question.example, result.text)
+            except (OSError, MemoryError, SandboxUnavailable):
+                raise  # the fault is the machine's, not the text's: the run fails, and is tried again
             except Exception as error:  # whatever went wrong, there is no score
                 return Text(*place, result, score=None, error=f"not scored: {error_text(error)}")
             return Text(*place, result, self._scores[key])
