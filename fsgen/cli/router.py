@@ -39,11 +39,10 @@ def train(
     from fsgen.analysis.labels import short_name
     from fsgen.analysis.learning import train as train_router
     from fsgen.analysis.tables import show_training
-    from fsgen.files import atomically
 
     trained = train_router(folder, kind, run, calls, misses, seed)
     file = out or folder / "routers" / f"{short_name(trained.model.draft['name'])}-{kind}.npz"
-    atomically(file, trained.model.write)
+    trained.write(file)
     show_training(trained, console())
     print(f"router: learned:{file}")
 
