@@ -39,6 +39,11 @@ class Unit:
     def task(self) -> LoadedTask:
         return self.cells[0].task
 
+    def first(self) -> Unit:
+        """Its first example alone."""
+        task = replace(self.task, examples=self.task.examples[:1])
+        return replace(self, cells=tuple(replace(cell, task=task) for cell in self.cells), stop=self.start + 1)
+
 
 @dataclass(frozen=True)
 class Step:

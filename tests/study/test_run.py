@@ -262,7 +262,7 @@ def test_an_answer_that_cannot_be_scored_has_no_score(
     ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(self: Any, example: Any, text: str, **options: Any) -> Any:
-        raise OSError("disk full")
+        raise LookupError("odd text")
 
     monkeypatch.setattr(type(get("pocket_math")), "score", failing)
     study = small_study(ladder, data)
@@ -270,7 +270,7 @@ def test_an_answer_that_cannot_be_scored_has_no_score(
     result = studied(study, tmp_path / "out")
     assert all((row.accuracy, row.failed) == (None, 10) for row in result.rows)
     found = Store(tmp_path / "out").generations(result.rows[0].run)
-    assert found["error"][0] == "not scored: OSError: disk full"
+    assert found["error"][0] == "not scored: LookupError: odd text"
     assert found["text"][0] is not None
 
 
