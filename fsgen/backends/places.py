@@ -32,6 +32,15 @@ def check_weights(weights: str) -> None:
         raise ValueError(f"draft_weights={weights!r} is unknown: choose auto, {', '.join(DTYPES)} or {INT8}")
 
 
+def check_choice(checkpoint: Checkpoint, weights: str) -> None:
+    """Raises ValueError for a type of weights where these stay as they are in their file."""
+    if checkpoint.own_weights:
+        raise ValueError(
+            f"{checkpoint.name!r} cannot have {weights} weights: they stay in the types that they have in its file (one "
+            "of the type Q8_0 has eight bits a weight)"
+        )
+
+
 def check_device(device: str) -> None:
     """Raises ValueError for a device that does not exist here."""
     kind, _, number = device.partition(":")
