@@ -238,9 +238,10 @@ def load(
     """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
 
     Args:
-        draft, target, base: each a bundled model (`pocket-...`), a local folder, a GGUF file (`....gguf`, run by
-            llama.cpp on the CPU), a name on the Hugging Face hub, or a model that is loaded already. The same name twice is one model. A draft `ngram`, or `ngram:N`, is no model:
-            what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup).
+        draft, target, base: each a bundled model (`pocket-...`), a local folder, a GGUF file (run by llama.cpp on the
+            CPU), a name on the Hugging Face hub, or a model that is loaded already. The same name twice is one model.
+            A draft `ngram`, or `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens,
+            or fewer (prompt lookup).
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
             file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.

@@ -61,9 +61,7 @@ def read_header(path: Path) -> Header:
         return header
     named = _PART.search(path.name)
     if named is None or int(named[1]) != 1 or int(named[2]) != count:
-        raise ValueError(
-            f"it is one of {count} files, of which the first has to be named: ...-00001-of-{count:05}.gguf"
-        )
+        raise ValueError(f"it is one of {count} files, and the first has to be named: ...-00001-of-{count:05}.gguf")
     parts = [path.with_name(_PART.sub(f"-{n:05}-of-{count:05}.gguf", path.name)) for n in range(1, count + 1)]
     others = [_read(part) for part in parts[1:]]
     shapes, types = dict(header.shapes), dict(header.types)

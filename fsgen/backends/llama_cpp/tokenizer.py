@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
@@ -42,16 +43,17 @@ class GgufTokenizer:
 
     def __init__(self, header: Header, file: LoadedFile | None = None, name: str = "") -> None:
         found = header.metadata
-        kind, self._tokens = found.get("tokenizer.ggml.model"), found.get("tokenizer.ggml.tokens")
+        kind, tokens = found.get("tokenizer.ggml.model"), found.get("tokenizer.ggml.tokens")
         if kind not in SPELLINGS:
             raise ValueError(f"its tokenizer is of the kind {kind!r}, and {', '.join(SPELLINGS)} can be used")
-        if not isinstance(self._tokens, list) or not self._tokens:
+        if not isinstance(tokens, list) or not tokens:
             raise ValueError("its tokenizer has no tokens")
+        self._tokens: list[str] = tokens
         self._kinds = found.get("tokenizer.ggml.token_type") or [1] * len(self._tokens)
         if len(self._kinds) < len(self._tokens):
             raise ValueError(f"its tokenizer has {len(self._tokens)} tokens and the kinds of {len(self._kinds)}")
         if len(set(self._tokens)) < len(self._tokens):
-            twice = next(token for i, token in enumerate(self._tokens) if token in self._tokens[:i])
+            twice = Counter(self._tokens).most_common(1)[0][0]
             raise ValueError(f"its tokenizer has the token {twice!r} twice")
         self.name_or_path, self._file = name, file
         self.decoder_parts = SPELLINGS[kind]
