@@ -112,10 +112,7 @@ def _backend(tokenizer: Any) -> dict[str, Any] | None:
 
 def decoder_parts(tokenizer: Any) -> set[str]:
     """The kinds of steps (`ByteLevel`, `ByteFallback`, ...) that turn tokens into text; none where it hides them."""
-    told: frozenset[str] | None = getattr(
-        tokenizer, "decoder_parts", None
-    )  # of a tokenizer that is none of the library
-    if told is not None:
+    if (told := getattr(tokenizer, "decoder_parts", None)) is not None:  # it has no rules of that library
         return set(told)
     decoder = (_backend(tokenizer) or {}).get("decoder") or {}
     return {step["type"] for step in [decoder, *decoder.get("decoders", [])] if "type" in step}

@@ -85,6 +85,8 @@ def locate(name: str | Path) -> Path | None:
     folder = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises RuntimeError for an unknown user
     if (folder / "config.json").is_file():
         return folder
+    if folder.is_dir() and any(folder.glob("*.gguf")):
+        raise ValueError(f"{shown!r} is a folder of GGUF files: name one of them")
     if folder.exists() or isinstance(name, Path) or shown.startswith(("/", ".", "~")) or shown.count("/") > 1:
         raise ValueError(f"no model at {shown!r}: there is no such folder with a config.json in it")
     return None

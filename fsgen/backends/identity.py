@@ -89,7 +89,8 @@ def _digest(stamps: tuple[tuple[Path, int, int], ...]) -> str:
             continue
         blocks = -(-size // _BLOCK)
         step = max(1, -(-blocks // _BLOCKS))
-        result.update(f"{file.name}\0{size}\0".encode())
+        name = file.name if file.suffix == ".safetensors" else ""  # others may be called anything
+        result.update(f"{name}\0{size}\0".encode())
         with file.open("rb") as stream:
             for block in range(0, blocks, step):
                 stream.seek(block * _BLOCK)

@@ -36,8 +36,8 @@ def check_choice(checkpoint: Checkpoint, weights: str) -> None:
     """Raises ValueError for a type of weights where these stay as they are in their file."""
     if checkpoint.own_weights:
         raise ValueError(
-            f"{checkpoint.name!r} cannot have {weights} weights: those of a GGUF file stay in its types (Q8_0 has eight "
-            "bits)"
+            f"{checkpoint.name!r} cannot have {weights} weights: those of a GGUF file stay in its types, of which Q8_0 "
+            "has eight bits"
         )
 
 

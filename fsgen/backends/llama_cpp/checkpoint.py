@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from fsgen.backends.protocol import Model
 
 SUFFIX = ".gguf"
+MOST_LAYERS = 512  # more end the process
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,10 @@ def open_gguf(name: str, device: str) -> GgufCheckpoint:
         ValueError: there is no such file, it is broken, holds a model that cannot be used, or llama-cpp-python is
             missing.
     """
-    path = Path(name).expanduser()
-    if not path.is_file():
+    found = os.path.expanduser(name)  # noqa: PTH111  # Path's own raises RuntimeError for an unknown user
+    if not os.path.isfile(found):  # noqa: PTH113  # Path's own raises OSError for a name that is too long
         raise ValueError(f"there is no file {name!r}")
+    path = Path(found)
     try:
         header = read_header(path)
         _check(header)
@@ -115,6 +118,8 @@ def _check(header: Header) -> None:
         raise ValueError(f"its attention ({header.architecture}) is not causal")
     for name in ("context_length", "embedding_length", "block_count"):
         header.size(name)
+    if header.size("block_count") > MOST_LAYERS:
+        raise ValueError(f"its block_count is {header.size('block_count')}, and llama.cpp takes {MOST_LAYERS} at most")
     if "token_embd.weight" not in header.shapes:
         raise ValueError("it has no embedding (token_embd.weight)")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ class LoadedFile:
         settings.n_gpu_layers = 0
         settings.vocab_only, settings.check_tensors = not weights, weights
         _messages.clear()
-        self.model: int | None = calls.llama_model_load_from_file(str(path).encode(), settings)
+        self.model: int | None = calls.llama_model_load_from_file(os.fsencode(path), settings)
         if self.model is None:
             raise ValueError(f"{name!r} cannot be loaded: {reason()}")
         finalize(self, calls.llama_model_free, self.model)

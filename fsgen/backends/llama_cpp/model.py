@@ -53,7 +53,7 @@ class LlamaCppModel:
         self.vocab_size = len(tokenizer)
         self._file = LoadedFile(header.parts[0], info.name, weights=True)
         calls = library()
-        kind = calls.llama_ftype_name(calls.llama_model_ftype(self._file.model)).decode()
+        kind = calls.llama_ftype_name(calls.llama_model_ftype(self._file.model)).decode().removeprefix("(guessed) ")
         self.precision = f"{kind} with keys and values in {self._dtype}"
 
     def __repr__(self) -> str:
