@@ -78,7 +78,7 @@ def described(changes: dict[str, tuple[int, Any]] | None = None) -> bytes:
 
 
 def test_every_type_of_value(tmp_path: Path) -> None:
-    values = [
+    values: list[tuple[str, int, Any]] = [
         ("a.byte", UINT8, 200),
         ("a.whole", INT32, -7),
         ("a.large", UINT64, 2**40),

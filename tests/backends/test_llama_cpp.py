@@ -16,6 +16,7 @@ pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 pytest.importorskip("gguf", reason="the package gguf, which writes the files, is not installed")
 
 from benchmarks.gguf_files import TYPES, write_gguf
+from benchmarks.scripted import by_llama_calls, rounds
 from fsgen import Members, SamplingParams, generate, load
 from fsgen.backends.identity import identity
 from fsgen.backends.llama_cpp import checkpoint as checkpoints
@@ -204,8 +205,8 @@ def differs_at_near_ties_alone(
 @pytest.mark.parametrize("roles", [("draft",), ("target",), ("draft", "target")], ids="+".join)
 def test_greedy_texts_are_those_of_the_other_format(files: dict[str, str], roles: tuple[str, ...], method: str) -> None:
     bundled = {"draft": DRAFT, "target": TARGET}
-    members = load(**bundled | {role: files[bundled[role]] for role in roles})  # type: ignore[arg-type]
-    wanted = load(**bundled)  # type: ignore[arg-type]
+    members = load(**bundled | {role: files[bundled[role]] for role in roles})
+    wanted = load(**bundled)
     sampling = SamplingParams(max_tokens=24)
     fixed = None if method in ("plain", "oracle") else 4  # else their lengths would be chosen by measured times
     ours, theirs = (generate(each, PROMPTS, method, None, fixed, sampling) for each in (members, wanted))
@@ -219,7 +220,7 @@ def test_greedy_texts_are_those_of_the_other_format(files: dict[str, str], roles
 
 def test_proxy_tuning_with_files_for_all(files: dict[str, str]) -> None:
     names = {"draft": DRAFT, "target": TARGET, "base": DRAFT}
-    members, wanted = load(**{role: files[name] for role, name in names.items()}), load(**names)  # type: ignore[arg-type]
+    members, wanted = load(**{role: files[name] for role, name in names.items()}), load(**names)
     ours, theirs = (generate(each, PROMPTS, "proxy", sampling=SamplingParams(16)) for each in (members, wanted))
     assert [text.token_ids for text in ours] == [text.token_ids for text in theirs]
 
@@ -266,6 +267,20 @@ def test_verify_explains_every_difference(files: dict[str, str], kind: str) -> N
     assert verdict.dtype == {"float32": "all F32", "int8": "Q8_0"}[kind] + " with keys and values in float32"
     if kind == "float32":
         assert verdict.equal == len(PROMPTS)
+
+
+def test_scripted_drafts_are_accepted_as_often_as_told(files: dict[str, str]) -> None:
+    """What `benchmarks.real` measures rounds with; the calls are those of the rounds, made again."""
+    draft, target = load(draft=DRAFT).draft, load(target=TARGET).target
+    assert draft is not None
+    assert target is not None
+    counts = []
+    for acceptance in (0.0, 0.8, 1.0):
+        plain, drafted, calls = rounds(draft, target, acceptance, list(range(1, 20)), 60)
+        assert min(plain, drafted, by_llama_calls(Path(files[DRAFT]), Path(files[TARGET]), calls, 120)) > 0
+        counts.append(sum(role == "target" for role, _, _ in calls))
+    assert counts[0] == 60
+    assert counts[0] > counts[1] > counts[2]
 
 
 # --- what is said, refused and given back

@@ -81,30 +81,35 @@ class Context:
         if not calls.llama_state_seq_set_data(self.pointer, content, written, row):
             calls.llama_memory_seq_rm(self.memory, row, -1, -1)
 
-    def run(self, chunks: list[Chunk], logits: Tensor, name: str) -> None:
-        """Runs these tokens, `most` of them at most; what is wanted goes to `logits` [rows, keep, vocab], contiguous.
+    def decode(self, chunks: list[Chunk]) -> list[tuple[int, Work, int]]:
+        """Runs these tokens, `most` of them at most.
+
+        Returns:
+            of each position whose logits are wanted: its number, for `logits`; the row's work; how far it is from the
+            end, -1 for the last.
 
         Raises:
             RuntimeError: llama.cpp failed.
         """
-        batch, at, outputs = self._batch, 0, []
+        batch, outputs = self._batch, []
+        batch.n_tokens = 0
         for item, start, end in chunks:
             length = len(item.tokens)
             for position in range(start, end):
-                wanted = position >= length - item.wanted
-                batch.token[at], batch.pos[at] = item.tokens[position], position
+                at, wanted = batch.n_tokens, position >= length - item.wanted
+                batch.token[at], batch.pos[at], batch.logits[at] = item.tokens[position], position, wanted
                 batch.n_seq_id[at], batch.seq_id[at][0] = 1, item.row
-                batch.logits[at] = wanted
+                batch.n_tokens += 1
                 if wanted:
-                    outputs.append((at, item.row, position - length))
-                at += 1
-        batch.n_tokens = at
+                    outputs.append((at, item, position - length))
         if code := self._calls.llama_decode(self.pointer, batch):
-            raise RuntimeError(f"llama.cpp could not run {name} (status {code}): {reason()}")
-        size = logits.shape[-1] * logits.itemsize
-        for i, row, position in outputs:
-            # Its memory is written again by the next call.
-            ctypes.memmove(logits[row, position].data_ptr(), self._calls.llama_get_logits_ith(self.pointer, i), size)
+            raise RuntimeError(f"llama.cpp could not run {self._file.name!r} (status {code}): {reason()}")
+        return outputs
+
+    def logits(self, at: int) -> ctypes.Array[ctypes.c_float]:
+        """The logits of a position, at a place where the next call writes again."""
+        found: ctypes.Array[ctypes.c_float] = self._calls.llama_get_logits_ith(self.pointer, at)
+        return found
 
 
 class LlamaCppForward:
@@ -113,12 +118,12 @@ class LlamaCppForward:
     Args:
         file: with its weights.
         dtype: of keys and values.
-        name, vocab_size: of the model.
+        vocab_size: of the model.
         rows, context: of the session; the longest row there can be, in tokens.
     """
 
-    def __init__(self, file: LoadedFile, dtype: str, name: str, vocab_size: int, rows: int, context: int) -> None:
-        self._file, self._dtype, self._name, self._vocab = file, dtype, name, vocab_size
+    def __init__(self, file: LoadedFile, dtype: str, vocab_size: int, rows: int, context: int) -> None:
+        self._file, self._dtype, self._vocab = file, dtype, vocab_size
         self.rows, self._longest = rows, context
         self._room = 0  # tokens of each row
         self._context: Context | None = None
@@ -145,6 +150,8 @@ class LlamaCppForward:
         for item in work:
             item.start = self._context.rewind(item.row, item.start)
         logits = torch.zeros(self.rows, keep, self._vocab)
+        size = self._vocab * logits.itemsize
         for chunks in passes(work, self._context.most):
-            self._context.run(chunks, logits, self._name)
+            for at, item, position in self._context.decode(chunks):
+                ctypes.memmove(logits[item.row, position].data_ptr(), self._context.logits(at), size)
         return logits

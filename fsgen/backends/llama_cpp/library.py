@@ -64,6 +64,7 @@ class LoadedFile:
         weights: they are loaded and checked; else the tokenizer alone.
 
     Attributes:
+        name: as above.
         model, vocab: as llama.cpp's calls want them.
 
     Raises:
@@ -72,7 +73,7 @@ class LoadedFile:
 
     def __init__(self, path: Path, name: str, weights: bool) -> None:
         calls = library()
-        settings = calls.llama_model_default_params()
+        self.name, settings = name, calls.llama_model_default_params()
         settings.n_gpu_layers = 0
         settings.vocab_only, settings.check_tensors = not weights, weights
         _messages.clear()

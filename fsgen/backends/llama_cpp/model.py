@@ -71,7 +71,7 @@ class LlamaCppModel:
         most = library().llama_max_parallel_sequences()
         if not 1 <= batch_size <= most:
             raise ValueError(f"batch_size={batch_size} is impossible: a session of llama.cpp has 1 to {most} rows")
-        forward = LlamaCppForward(self._file, self._dtype, self.info.name, self.vocab_size, batch_size, self.context)
+        forward = LlamaCppForward(self._file, self._dtype, self.vocab_size, batch_size, self.context)
         return CachedSession(forward, self.info.name, self.vocab_size, self.context, self.device)
 
     def cache_bytes(self, tokens: int) -> int:
