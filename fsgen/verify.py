@@ -72,7 +72,7 @@ class Verdict:
 
     Attributes:
         method, reference: the two ways of writing.
-        dtype: of the target.
+        dtype: what the target computes in.
         measured_in: the wider type in which gaps were measured; None where rounding was estimated, or nothing differed.
         texts, tokens: how many were written with the method.
         accepted: how many of the tokens the draft wrote.
@@ -216,7 +216,7 @@ def verify(
     return Verdict(
         method=chosen.name,
         reference=reference.name,
-        dtype=_name(judge.dtype),
+        dtype=judge.precision,
         measured_in=_name(judge.wider_dtype),
         texts=len(ids),
         tokens=tokens,
@@ -284,8 +284,8 @@ class _Judge:
         self._eager: dict[str, UncachedModel] | None = None
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._models["target"].dtype
+    def precision(self) -> str:
+        return self._models["target"].precision
 
     @property
     def wider_dtype(self) -> torch.dtype | None:

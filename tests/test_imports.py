@@ -51,6 +51,7 @@ HOMES = {
     "tokenizers": "backends/tokenizer.py",
     "safetensors": "backends",
     "huggingface_hub": "backends",
+    "llama_cpp": "backends/llama_cpp",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
@@ -60,6 +61,8 @@ HOMES = {
     "jinja2": "report",
     "typer": "cli",
 }
+RUNNING = ("hub", "multi-gpu", "llama-cpp")  # extras with what fsgen itself imports
+PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *("types", "files", "metrics", "generation", "models", "tasks", "methods/learned", "analysis", "report", "render"),
 )
@@ -189,12 +192,12 @@ def test_every_library_is_declared() -> None:
     extras = project["optional-dependencies"]
     declared = {
         canonicalize_name(Requirement(text).name)
-        for text in [*project["dependencies"], *extras.get("hub", []), *extras.get("multi-gpu", [])]
+        for text in [*project["dependencies"], *(line for name in RUNNING for line in extras.get(name, []))]
     }
     owners = metadata.packages_distributions()
     used = {name for file in FILES for name in libraries(file)} - sys.stdlib_module_names - {"fsgen"}
     for library in sorted(used):
-        names = {canonicalize_name(owner) for owner in owners.get(library, [library])}
+        names = {canonicalize_name(owner) for owner in owners.get(library, [PACKAGES.get(library, library)])}
         assert names & declared, f"{library} is imported, but not among the dependencies"
 
 
@@ -203,7 +206,7 @@ def test_every_direct_dependency_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {canonicalize_name(line.split("==")[0]): line for line in lines if "==" in line}
     extras = project["optional-dependencies"]
-    wanted = [text for name in ("hub", "ladder", "dev") for text in extras.get(name, [])]
+    wanted = [text for name in ("hub", "llama-cpp", "ladder", "dev") for text in extras.get(name, [])]
     for text in [*project["dependencies"], *wanted]:
         requirement = Requirement(text)
         line = pinned[canonicalize_name(requirement.name)]

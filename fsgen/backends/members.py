@@ -218,6 +218,7 @@ def plan(
     for checkpoint in opened.values():
         places.place(checkpoint, device, dtype)
     for role, kind in by_role.items():
+        places.check_choice(opened[str(given[role])], kind)
         if kind == places.INT8:
             places.check_int8(opened[str(given[role])], device)
     members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
@@ -235,10 +236,12 @@ def load(
     """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
 
     Args:
-        draft, target, base: each a bundled model (`pocket-...`), a local folder, a name on the Hugging Face hub, or a
-            model that is loaded already. The same name twice is one model. A draft `ngram`, or `ngram:N`, is no model:
-            what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup).
-        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
+        draft, target, base: each a bundled model (`pocket-...`), a local folder, a GGUF file (run by llama.cpp on the
+            CPU), a name on the Hugging Face hub, or a model that is loaded already. The same name twice is one model.
+            A draft `ngram`, or `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens,
+            or fewer (prompt lookup).
+        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
+            file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
         weights: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight bits a weight, see
             `fsgen.backends.int8`) for all models, or for each by its role: `draft=int8`, `draft=int8,target=bfloat16`.

@@ -61,6 +61,15 @@ def weights_by_role(weights: str, roles: Collection[str]) -> dict[str, str]:
     return {role: kind for role, kind in found.items() if kind != "auto"}
 
 
+def check_choice(checkpoint: Checkpoint, weights: str) -> None:
+    """Raises ValueError for a type of weights where these stay as they are in their file."""
+    if checkpoint.own_weights:
+        raise ValueError(
+            f"{checkpoint.name!r} cannot have {weights} weights: those of a GGUF file stay in its types, of which Q8_0 "
+            "has eight bits"
+        )
+
+
 def check_device(device: str) -> None:
     """Raises ValueError for a device that does not exist here."""
     kind, _, number = device.partition(":")

@@ -158,9 +158,14 @@ def _summary(verdict: Verdict, prompts: Prompts) -> list[tuple[str, str]]:
         ("ties within rounding", f"{len(ties):,}"),
     ]
     if ties:
-        widest = max(ties, key=lambda tie: tie.gap)
+        gap, bound = max((max(tie.gap, tie.expected_gap), tie.bound) for tie in ties)
         how = f"measured in {verdict.measured_in}" if verdict.measured_in else "rounding estimated"
-        rows.append(("largest gap of a tie", f"{widest.gap:.2g}, of {widest.bound:.2g} that rounding allows; {how}"))
+        rows.append(
+            (
+                "largest gap of a tie",
+                f"{gap:.2g}, of {bound:.2g} that rounding allows; {how}",
+            )
+        )
     if nearby := sum(tie.measured_positions > 1 for tie in ties):
         rows.append(("by rounding nearby", f"{nearby:,} of the ties, measured at several positions"))
     seconds = (
