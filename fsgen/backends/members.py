@@ -296,7 +296,7 @@ def _compare(members: dict[str, tuple[str, Any, int]]) -> str | None:
         if difference is None:
             continue
         if "base" in (role, other):
-            raise ValueError(f"{difference}; what a base is compared with, it must share the tokenizer of")
+            raise ValueError(f"{difference}; a base needs the tokenizer of draft and target")
         for name, tokenizer, _ in (one, two):
             if not readable(tokenizer):
                 raise ValueError(f"{difference}; and that of {name} does not say where in a text its tokens lie")

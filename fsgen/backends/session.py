@@ -157,7 +157,7 @@ def _as_list(tokens: TokenIds) -> list[int]:
 
 
 def common_prefix(known: Sequence[int], tokens: Sequence[int]) -> int:
-    """How many tokens (or bytes) two sequences share at their beginning. Halving: slices are compared, without a loop."""
+    """How many tokens (or bytes) two sequences share at their beginning. Halving, so that slices are compared."""
     low, high = 0, min(len(known), len(tokens))
     if (known if len(known) == high else known[:high]) == (tokens if len(tokens) == high else tokens[:high]):
         return high

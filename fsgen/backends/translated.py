@@ -28,7 +28,7 @@ from fsgen.backends.protocol import Capabilities, Model, Session, TokenIds, Usag
 from fsgen.backends.session import common_prefix
 from fsgen.backends.translation import LOOK_BACK, Translation, tail
 
-LOOK_AHEAD = 4
+LOOK_AHEAD = 16
 """Tokens that the draft writes on, at most, to see which token of the target its text begins with."""
 
 

@@ -67,6 +67,12 @@ class Translation:
             if index < draft_size and other < target_size and self.texts[index] == text:
                 pairs.setdefault(other, index)
         self.shared = {index: other for other, index in pairs.items()}
+        self._begun = {
+            text[:size]
+            for text, index in self.target.ids.items()
+            if index < target_size and text not in self.draft.ids
+            for size in range(1, len(text))
+        }
         self.filler = next(iter([*self.draft.beginning, *sorted(draft_ends)]), 0)
 
     def to_draft(self, text: bytes) -> list[Piece]:
@@ -91,7 +97,9 @@ class Translation:
             ahead: how it goes on.
 
         Returns:
-            the token; None where no token of the target begins what is ahead.
+            the token; None where no token of the target begins what is ahead. More text could change it where that is
+            the beginning of a token that the draft lacks (one that both have, the draft would have written itself), or
+            ends inside of a character.
         """
         match = MARKED.search(ahead)
         if match and not match.start():
@@ -108,12 +116,19 @@ class Translation:
             found = self.target.longest_prefix(text)  # it would make one token of what is before and what is ahead
             if found is None or found.id >= self._target_size:
                 return None, bool(match)
-            found = Piece(found.id, place + found.end)
-        return found.id, bool(match) or found.end < place + len(text)
+        return found.id, bool(match) or (text not in self._begun and _whole(text))
 
     @property
     def _target_special(self) -> Collection[int]:
         return self.target.special.values()
+
+
+def _whole(text: bytes) -> bool:
+    """Whether bytes end with the end of a character."""
+    for n, byte in enumerate(reversed(text[-3:]), 1):
+        if byte < 0x80 or byte >= 0xC0:
+            return n >= (1 if byte < 0x80 else 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4)
+    return True
 
 
 def tail(bounds: Sequence[int], text: bytes) -> bytes:
