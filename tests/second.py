@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -21,12 +19,7 @@ def texts(count: int = 400) -> list[str]:
     return [example.prompt for example in tasks.get("gsm8k").load(count)]
 
 
-def second_draft(
-    folder: Path,
-    model: str = "pocket-0.6m",
-    size: int = 1024,
-    train: Callable[[list[str], int], Any] = train_tokenizer,
-) -> Path:
+def second_draft(folder: Path, model: str = "pocket-0.6m", size: int = 1024) -> Path:
     """A bundled model in a folder, with a tokenizer of `size` entries that is trained here.
 
     The embedding of each entry is the mean of those of the tokens that the first tokenizer has for its bytes.
@@ -34,7 +27,7 @@ def second_draft(
     source = bundled_path(model)
     assert source is not None
     first = Tokenizer.from_file(str(source / "tokenizer.json"))
-    second = train(texts(), size)
+    second = train_tokenizer(texts(), size)
     started = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
     weights = started.state_dict()
     config = started.config

@@ -35,11 +35,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"types", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
+    "pair": WRITING,
     "analysis": {"types", "files", "metrics", "methods"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
-    "cli": WRITING | {"render", "models", "tasks", "verify", "analysis", "study", "experiments", "report"},
+    "cli": WRITING | {"render", "models", "tasks", "verify", "pair", "analysis", "study", "experiments", "report"},
     "__init__": WRITING,
     "__main__": {"cli"},
 }

@@ -149,7 +149,7 @@ class Reciter(Table):
 
     def logits(self, context: Sequence[int]) -> Tensor:
         known = codec(self.tokenizer)
-        ends = set(self.tokenizer.all_special_ids)
+        ends = set(known.special.values())
         before = b"".join(known.spell([token for token in context if token not in ends], first=True))
         before = before.removeprefix(b" ")  # which some put before every text
         z = torch.zeros(self.vocab_size)

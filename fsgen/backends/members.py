@@ -65,6 +65,7 @@ class Members:
             from fsgen.backends.translated import TranslatedModel  # here, for it imports torch
 
             draft = TranslatedModel(draft, target)
+            base = base and TranslatedModel(base, target, look_ahead=0)
         present = {role: model for role, model in zip(ROLES, (draft, target, base), strict=True) if model is not None}
         if not present:
             raise ValueError("no model is given: name a draft or a target")
@@ -158,8 +159,8 @@ class Plan:
     @property
     def _present(self) -> list[Checkpoint | Model]:
         """Those that take the token ids as they are, the target first."""
-        draft = self.draft if self.difference is None else None
-        return [member for member in (self.target, draft, self.base) if member is not None]
+        members = (self.target, self.draft, self.base) if self.difference is None else (self.target,)
+        return [member for member in members if member is not None]
 
     @property
     def tokenizer(self) -> Any:
@@ -295,12 +296,12 @@ def _compare(members: dict[str, tuple[str, Any, int]]) -> str | None:
             difference = _beyond(*one, two[2], two[0]) or _beyond(*two, one[2], one[0])
         if difference is None:
             continue
-        if "base" in (role, other):
-            raise ValueError(f"{difference}; a base needs the tokenizer of draft and target")
+        if {role, other} == {"draft", "base"} or ("base" in (role, other) and "draft" not in members):
+            raise ValueError(f"{difference}; a base needs the tokenizer of its draft")
         for name, tokenizer, _ in (one, two):
             if not readable(tokenizer):
                 raise ValueError(f"{difference}; and that of {name} does not say where in a text its tokens lie")
-        found = difference
+        found = found or difference
     return found
 
 

@@ -39,7 +39,8 @@ class TranslatedModel:
 
     Args:
         draft, target: models of different tokenizers, for which `fsgen.backends.codec.readable` holds.
-        look_ahead: see `LOOK_AHEAD`; 0: tokens that both have alone, at one call of the draft a token.
+        look_ahead: see `LOOK_AHEAD`; 0: tokens that both have alone, at one call of the draft a token. Predictions are
+            then a function of the text alone, for which the draft reads it anew: what mixes probabilities needs that.
     """
 
     def __init__(self, draft: Model, target: Model, look_ahead: int = LOOK_AHEAD) -> None:
@@ -78,6 +79,7 @@ class _Row:
         room: tokens of the draft that it may have.
         prompt: tokens of the target in its prompt.
         longest: tokens of the target that it will have at most.
+        anew: the draft's tokens are those of the whole text, whatever they were before.
 
     Attributes:
         text: its bytes. context, bounds: the target's tokens, and where in the text each ends.
@@ -86,8 +88,10 @@ class _Row:
         seen: the draft's logits after so many of its tokens, where they are known.
     """
 
-    def __init__(self, translation: Translation, room: int, prompt: int = 0, longest: int = 0) -> None:
-        self._translation, self._room = translation, room
+    def __init__(
+        self, translation: Translation, room: int, prompt: int = 0, longest: int = 0, anew: bool = False
+    ) -> None:
+        self._translation, self._room, self._anew = translation, room, anew
         self.prompt, self.longest = prompt, longest
         self.context: list[int] = []
         self.bounds: list[int] = []
@@ -141,26 +145,27 @@ class _Row:
         self.context = list(context)
         agreed = common_prefix(self.written, self.text)
         if agreed < len(self.text) or self._known > agreed or not self.ids:
-            if agreed < self._origin:
+            if agreed < self._origin or (self._anew and self._origin):
                 self._restart()
             self.keep(max(self.first, bisect_right(self.ends, agreed)))
             self._read()
         self._known = len(self.text)
-        if len(self.ids) > self._room:  # only the end of the text is read; half of the room, so that this is rare
-            cut = len(self.ids) - (self._room + 1) // 2
+        if len(self.ids) > self._room:  # only the end of the text is read; cut in large steps, so that this is rare
+            step = (self._room + 1) // 2
+            cut = -(-(len(self.ids) - self._room) // step) * step
             self._origin, self.first, self.seen = self.ends[cut - 1], 0, {}
             del self.ids[:cut], self.ends[:cut]
 
     def _read(self) -> None:
         """Encodes what the draft has not read; its last tokens too, since their end may be cut otherwise now."""
-        old, i = list(self.ids), max(self.first, len(self.ids) - LOOK_BACK)
+        old, i = list(self.ids), self.first if self._anew else max(self.first, len(self.ids) - LOOK_BACK)
         start = self.ends[i - 1] if i else self._origin
         while i > self.first and self.text[start : start + 1] and 0x80 <= self.text[start] < 0xC0:
             i -= 1  # a character began before
             start = self.ends[i - 1] if i else self._origin
         found = self._translation.to_draft(self.text[start:])
         # How a text is cut may be wrong where it was begun anywhere. It is right from where both ways agree.
-        known = {end: i + n for n, end in enumerate(self.ends[i:], 1)}
+        known = {end: i + n for n, end in enumerate(self.ends[i:], 1)} if not self._anew else {}
         places = ((j, known[start + piece.end]) for j, piece in enumerate(found, 1) if start + piece.end in known)
         j, n = next(places, (0, i))
         self.ids[n:] = [piece.id for piece in found[j:]]
@@ -193,7 +198,7 @@ class TranslatedSession:
         self._draft: Session = model.draft.session(rows)
         self._context, self._vocab, self._device = model.draft.context, model.vocab_size, model.device
         self._room = max(1, self._context - model.look_ahead)
-        self._rows = [_Row(self._translation, self._room) for _ in range(rows)]
+        self._rows = [_Row(self._translation, self._room, anew=not self._look_ahead) for _ in range(rows)]
         shared = self._translation.shared
         self._from = torch.tensor(list(shared), dtype=torch.long, device=self._device)
         self._to = torch.tensor(list(shared.values()), dtype=torch.long, device=self._device)
@@ -202,7 +207,7 @@ class TranslatedSession:
     def begin(self, row: int, prompt: int, longest: int) -> None:
         """A new text starts in this row; see `Session.begin`."""
         self.usage[row] = Usage()
-        self._rows[row] = _Row(self._translation, self._room, prompt, longest)
+        self._rows[row] = _Row(self._translation, self._room, prompt, longest, anew=not self._look_ahead)
 
     @torch.inference_mode()
     def score(self, sequences: Sequence[TokenIds | None], last: int | Sequence[int]) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from fsgen.methods.fusions import SharedTokens
 from fsgen.methods.method import Method
 from fsgen.types import SamplingParams
 
@@ -38,7 +39,7 @@ def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampli
             fusion of probabilities where the draft has another tokenizer.
     """
     method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
-    if members.difference is not None and method.fusion.reads_draft:
+    if members.difference is not None and method.fusion.reads_draft and not isinstance(method.fusion, SharedTokens):
         raise ValueError(
             f"method {method.name!r} mixes the probabilities of draft and target token by token, and "
             f"{members.difference}"

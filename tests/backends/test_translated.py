@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models
 
 from fsgen.backends import Members
-from fsgen.backends.codec import MARKED, Codec, codec
+from fsgen.backends.codec import MARKED, Codec, Piece, codec
 from fsgen.backends.translated import TranslatedModel
 from fsgen.backends.translation import LOOK_BACK, Translation
 from tests.doubles import Table
@@ -157,7 +157,12 @@ def test_long_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> No
     draft = table("bpe", context=100_000)
     sizes: list[int] = []
     encode = Codec.encode
-    monkeypatch.setattr(Codec, "encode", lambda self, text: sizes.append(len(text)) or encode(self, text))
+
+    def counted(self: Codec, text: bytes) -> list[Piece]:
+        sizes.append(len(text))
+        return encode(self, text)
+
+    monkeypatch.setattr(Codec, "encode", counted)
     ids = [piece.id for piece in codec(target.tokenizer).encode(text)]
     session = TranslatedModel(draft, target).session(1)
     session.begin(0, 2000, 3000)
@@ -201,8 +206,7 @@ def test_who_is_translated_and_who_is_refused() -> None:
     assert members.tokenizer is target.tokenizer
     with pytest.raises(ValueError, match=r"bytes-0 and bpe-0 have different tokenizers.*a base needs"):
         Members.of(target, target, draft)
-    with pytest.raises(ValueError, match=r"different tokenizers.*base"):
-        Members.of(draft, target, draft)
+    assert isinstance(Members.of(draft, target, draft).base, TranslatedModel)
 
     class Hidden:
         def __init__(self, inner: Any) -> None:

@@ -16,8 +16,11 @@ from fsgen.api import finished
 from fsgen.backends import Members
 from fsgen.backends.codec import codec
 from fsgen.backends.translated import TranslatedModel
+from fsgen.backends.translation import Translation
 from fsgen.engine import Engine, Sequence
+from fsgen.methods.method import parse
 from fsgen.replay import replay
+from fsgen.verify import verify
 from tests.backends.test_translated import lettered
 from tests.doubles import Table
 from tests.unlike import KINDS, TEXTS, Reciter, table, tokenizer_of
@@ -187,11 +190,50 @@ def test_sampled_texts_of_models_are_distributed_as_the_targets() -> None:
     assert found.pvalue > 1e-3
 
 
-@pytest.mark.parametrize("method", ["contrastive", "ensemble", "mixture", "route:fusion=mixture"])
-def test_mixtures_of_unlike_tokens_are_refused(method: str) -> None:
+@pytest.mark.parametrize("method", ["contrastive:missing=0.5", "ensemble:missing=0.5", "mixture:missing=0.5"])
+def test_mixtures_go_over_the_tokens_that_both_have(method: str) -> None:
+    """Greedy texts are those of q worked out at each step, whatever the draft length."""
+    draft, target = table("bpe", seed=1), table("bpe-prefix-space", seed=2)
+    members = Members.of(draft, target)
+    there = Translation(draft.tokenizer, target.tokenizer, draft.eos_ids, target.eos_ids, 420, target.vocab_size)
+    prompt = target.tokenizer.encode("the nation of the international")
+    fusion, ids = parse(method).fusion, list(prompt)
+    shared = list(there.shared.items())
+    for _ in range(12):
+        text = b"".join(codec(target.tokenizer).spell(ids, first=True))
+        z = draft.logits([piece.id for piece in there.to_draft(text)])
+        q = fusion(target.logits(ids)[[b for _, b in shared]], z[[a for a, _ in shared]], None)
+        ids.append(shared[int(q.argmax())][1])
+    for k in (1, 2, 5):
+        sampling = SamplingParams(12, ignore_eos=True)
+        [found] = generate(members, [prompt], method, draft_tokens=k, sampling=sampling)
+        assert found.token_ids == ids[len(prompt) :], k
+
+
+def test_mixtures_of_too_few_tokens_are_refused_with_what_was_measured() -> None:
     members = Members.of(table("bpe"), table("bytes"))
+    with pytest.raises(ValueError, match=r"share too few tokens.*0\.\d+ of the probability of bpe-0.*is missing=0.05"):
+        generate(members, ["the"], "contrastive")
+    with pytest.raises(ValueError, match="share too few tokens"):
+        list(stream(members, "the", "ensemble"))
+    with pytest.raises(ValueError, match=r"missing=2.0 is impossible"):
+        generate(members, ["the"], "contrastive:missing=2")
     with pytest.raises(ValueError, match=r"mixes the probabilities.*bpe-0 and bytes-0 have different tokenizers"):
-        generate(members, ["the"], method)
+        Engine(members).add(Sequence([5], "contrastive"))
+    with pytest.raises(ValueError, match="only runs in sessions"):
+        verify(members, ["the"], "contrastive:missing=1")
+
+
+def test_proxy_tuning_across_tokenizers() -> None:
+    draft, base, target = table("bpe", seed=1), table("bpe", seed=3), table("bpe-prefix-space", seed=2)
+    members = Members.of(draft, target, base)
+    texts = [
+        generate(members, ["the nation"], "proxy:missing=0.6", draft_tokens=k, sampling=SamplingParams(10))
+        for k in (1, 4)
+    ]
+    assert texts[0][0].token_ids == texts[1][0].token_ids
+    with pytest.raises(ValueError, match="a base needs the tokenizer of its draft"):
+        Members.of(draft, target, target)
 
 
 def test_logits_that_are_not_finite_are_named() -> None:
