@@ -77,7 +77,7 @@ def _show(found: Pair, prompts: int) -> None:
     out.print(table)
     methods = Table(box=None, pad_edge=False)
     for name in ("method", "possible", "how, or why not"):
-        methods.add_column(name, overflow="fold")
+        methods.add_column(name, overflow="fold", no_wrap=name == "method")
     alike: dict[tuple[bool, str], list[str]] = {}
     for one in found.methods:
         alike.setdefault((one.possible, one.note), []).append(one.method)
