@@ -20,7 +20,7 @@ from fsgen.api import generate, method_for
 from fsgen.backends.transformers.uncached import MOST_LOGITS, UncachedModel, rounding
 from fsgen.generation import Prompt, encode
 from fsgen.methods.check import check
-from fsgen.methods.fusions import Fusion
+from fsgen.methods.fusions import Fusion, SharedTokens
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.methods.routers import Always
 from fsgen.types import SamplingParams
@@ -132,6 +132,8 @@ def ways(
         chosen = chosen.fixed()
     if chosen.skips_verification:
         raise ValueError(f"method {chosen.name!r} trusts tokens that System 2 never sees: it has no exact reference")
+    if isinstance(chosen.fusion, SharedTokens):
+        raise ValueError(f"method {chosen.name!r} reads a draft with another tokenizer, which only runs in sessions")
     if chosen.fusion.reads_draft:
         shown = f"{chosen.name}, token by token"
         reference = replace(chosen, name=shown, router=Always(), draft_tokens=1, adaptive=False)

@@ -203,7 +203,7 @@ def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
         (["--router", "max-prob:2"], ["max-prob:2 is impossible"]),
         (["--method", "proxy"], ["proxy", "--base"]),
         (["--base", "{base}"], ["speculative", "--base"]),
-        (["--draft", "{foreign}"], ["different tokenizers", "foreign", "target"]),
+        (["--base", "{foreign}", "--method", "proxy"], ["different tokenizers", "foreign", "draft", "a base needs"]),
         (["--draft", "{draft}/nothing"], ["no model at"]),
         (["--draft-tokens", "1000"], ["draft_tokens=1000"]),
         (["--max-tokens", "1000"], ["max_tokens=1000", "context window of 128"]),

@@ -36,11 +36,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "replay": {"types", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
     "bench": WRITING | {"metrics", "models", "probs"},
+    "pair": WRITING,
     "analysis": {"types", "files", "metrics", "methods"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
-    "cli": WRITING | {"render", "models", "tasks", "verify", "bench", "analysis", "study", "experiments", "report"},
+    "cli": (
+        WRITING | {"render", "models", "tasks", "verify", "pair", "bench", "analysis", "study", "experiments", "report"}
+    ),
     "__init__": WRITING,
     "__main__": {"cli"},
 }

@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import fsgen
-from fsgen.cli import analyze, bench, experiment, generate, models, report, router, scaling, study, verify
+from fsgen.cli import analyze, bench, experiment, generate, models, pair, report, router, scaling, study, verify
 
 app = typer.Typer(
     name="fsgen",
@@ -27,6 +27,7 @@ app = typer.Typer(
 for command in (
     models.models,
     generate.generate,
+    pair.pair,
     verify.verify,
     study.study,
     experiment.experiment,

@@ -99,8 +99,8 @@ def verify(
     chosen, _ = ways(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
     planned = plan(**names, dtype=dtype, device=device, weights=weights)
+    chosen, _ = ways(method_for(planned, chosen))
     found = _prompts(planned, max_tokens, task, prompts_file, prompts)
-    chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, found.texts[0])], [sampling])
     members = planned.load(chosen.roles)
     with progress_bar("verifying", len(found.texts)) as advance:
