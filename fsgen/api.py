@@ -11,10 +11,11 @@ import torch
 
 from fsgen.backends.protocol import Usage
 from fsgen.engine import Engine, Sequence
-from fsgen.generation import Generation, Prompt, encode
+from fsgen.generation import Generation
 from fsgen.methods.check import check
 from fsgen.methods.method import Method, parse
 from fsgen.metrics import count
+from fsgen.prompts import Prompt, Prompts, encode, separate
 from fsgen.types import SamplingParams, Token
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def finished(sequence: Sequence, tokens: list[Token]) -> Generation:
 
 def generate(
     members: Members,
-    prompts: List[Prompt],
+    prompts: Prompts,
     method: str | Method = "speculative",
     router: str | Router | None = None,
     draft_tokens: int | str | None = None,
@@ -76,9 +77,12 @@ def generate(
 ) -> list[Generation]:
     """Write a completion for every prompt.
 
+    A list comes back whatever is given, as from vLLM: of one text, `generate(members, "Hello")[0]` is its completion.
+
     Args:
         members: the models (`fsgen.load`).
-        prompts: texts, or sequences of token ids.
+        prompts: one, or several: a text, token ids, or a conversation, a list of messages such as
+            `{"role": "user", "content": "Hi"}`, by the model's chat template (`fsgen.prompts`).
         method: a preset, with parameters behind a colon (`contrastive:beta=0.3`), or a `Method`.
         router: instead of the method's own: `max-prob:0.5`, `entropy:1`, ...
         draft_tokens: instead of the method's own: a number, or `auto`: chosen adaptively (`engine.draft_length`).
@@ -91,15 +95,15 @@ def generate(
         keep_logits: keep q's logits with each text, of a method that consults System 2 everywhere.
 
     Returns:
-        a `Generation` for each prompt, in order.
+        a `Generation` for each prompt, in order; none where there is no prompt.
 
     Raises:
-        ValueError: unknown method, router or parameter, a member that is missing, a prompt that with its budget exceeds
-            the context window, keys and values of one text beyond `cache_bytes`. All prompts are checked before the
-            first token is written.
+        ValueError: unknown method, router or parameter, a member that is missing, what is no prompt, messages for
+            models without a chat template, a prompt that with its budget exceeds the context window, keys and values
+            of one text beyond `cache_bytes`. All prompts are checked before the first token is written.
     """
     chosen = method_for(members, method, router, draft_tokens)
-    ids = [encode(members, prompt) for prompt in prompts]
+    ids = [encode(members, prompt) for prompt in separate(prompts)]
     each = [sampling] * len(ids) if isinstance(sampling, SamplingParams) else list(sampling)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from fsgen.metrics import Counts
 from fsgen.types import StopReason, Token, as_dict
@@ -12,8 +11,6 @@ from fsgen.types import StopReason, Token, as_dict
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
-
-Prompt = str | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -56,17 +53,3 @@ class Generation:
                 row |= {f"{side}_top_ids": [i for i, _ in top], f"{side}_top_probs": [p for _, p in top]}
             rows.append(row)
         return pl.DataFrame(rows, infer_schema_length=None)
-
-
-class Tokenizing(Protocol):
-    """Members, loaded or only planned."""
-
-    @property
-    def tokenizer(self) -> Any: ...
-
-
-def encode(members: Tokenizing, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt; those of a text by the members' tokenizer, with whatever special tokens it adds."""
-    if isinstance(prompt, str):
-        return list(members.tokenizer.encode(prompt))
-    return [int(token) for token in prompt]

@@ -82,9 +82,9 @@ def generate(
     silence_libraries(draft, target, base)
     from fsgen.api import method_for, stream
     from fsgen.backends import plan
-    from fsgen.generation import encode
     from fsgen.methods.check import check
     from fsgen.methods.method import parse
+    from fsgen.prompts import encode
 
     chosen = parse(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)

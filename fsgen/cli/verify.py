@@ -91,8 +91,8 @@ def verify(
     silence_libraries(draft, target, base)
     from fsgen.api import method_for
     from fsgen.backends import plan
-    from fsgen.generation import encode
     from fsgen.methods.check import check
+    from fsgen.prompts import encode
     from fsgen.verify import verify as verify_texts
     from fsgen.verify import ways
 
@@ -118,7 +118,7 @@ def verify(
 
 def _prompts(planned: Plan, max_tokens: int, task: str, file: Path | None, count: int | None) -> Prompts:
     """The prompts of a file or of the tasks, those that leave room for so many tokens."""
-    from fsgen.generation import encode
+    from fsgen.prompts import encode
     from fsgen.tasks.prompts import from_file, from_tasks
 
     def fits(text: str) -> bool:

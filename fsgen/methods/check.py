@@ -37,8 +37,6 @@ def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampli
     method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
     if "draft" in method.roles:
         method.router.require(members)
-    if not prompts:
-        raise ValueError("there is no prompt")
     if len(prompts) != len(sampling):
         raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
     for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):

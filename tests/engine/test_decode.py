@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import SamplingParams, generate, stream
-from fsgen.generation import encode
+from fsgen.prompts import encode
 from fsgen.replay import replay
 from tests.doubles import Letters, Table, group, trio
 from tests.engine import reference
@@ -325,7 +325,6 @@ def test_replay_refuses_what_it_cannot_know() -> None:
 @pytest.mark.parametrize(
     ("prompts", "sampling", "message"),
     [
-        ([], params(), "no prompt"),
         ([[]], params(), "has no tokens"),
         ([[1, 99]], params(), "vocabulary of 8"),
         ([[1] * 500], params(40), "context window of 512"),
