@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fsgen.metrics import Counts
 from fsgen.types import StopReason, Token, as_dict
@@ -35,11 +37,38 @@ class Generation:
     prompt_tokens: int
     logits: Tensor | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def logprobs(self) -> list[dict[int, float]] | None:
+        """Log-probabilities by token id, for each token of the text, itself and the most likely ones, as in vLLM.
+
+        They are those of q, or of p where System 2 was not consulted, at temperature 1, with penalties and biases.
+        None where `SamplingParams.logprobs` did not ask for them.
+        """
+        found = [token.target_logprobs or token.draft_logprobs for token in self.tokens]
+        return [dict(each) for each in found] if all(found) else None
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the text, each token coloured by its source."""
         from fsgen.render import html
 
         return html(self)
+
+    def as_dict(self, whole: bool = True) -> dict[str, Any]:
+        """The text with its counts as plain data; `whole`: with the record of every token."""
+        tokens = {"tokens": [asdict(token) for token in self.tokens]} if whole else {}
+        logprobs = {} if self.logprobs is None else {"logprobs": [list(each.items()) for each in self.logprobs]}
+        return {
+            "text": self.text,
+            **tokens,
+            "stats": self.stats.as_dict(),
+            "prompt_tokens": self.prompt_tokens,
+            "stop_reason": self.stop_reason,
+            **logprobs,
+        }
+
+    def to_json(self, whole: bool = True) -> str:
+        """The same as JSON; a log-probability of minus infinity is null."""
+        return json.dumps(finite(self.as_dict(whole)), allow_nan=False)
 
     def to_frame(self) -> pl.DataFrame:
         """The trace as a Polars data frame, one row a token."""
@@ -51,5 +80,16 @@ class Generation:
             for side in ("draft", "target"):
                 top = row.pop(f"{side}_top")
                 row |= {f"{side}_top_ids": [i for i, _ in top], f"{side}_top_probs": [p for _, p in top]}
+                own, *_ = row.pop(f"{side}_logprobs") or ((token.id, None),)
+                row[f"{side}_logprob"] = own[1]
             rows.append(row)
         return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None for every number that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

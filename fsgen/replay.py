@@ -101,7 +101,7 @@ def _records(logits: Tensor, side: str, candidates: int, other: Tensor | None = 
     """What a trace keeps of each position of [n, vocab] logits; with the other's, the total variation too."""
     buffer, traces = TraceBuffer(), [Trace() for _ in range(len(logits))]
     for place, trace in enumerate(traces):
-        buffer.add(trace, side, logits, place, candidates)
+        buffer.add(trace, side, logits, place, (candidates, None))
         if other is not None:
             buffer.compare(trace, logits, place, other, place)
     buffer.settle()

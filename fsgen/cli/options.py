@@ -83,15 +83,12 @@ def new_file(path: Path | None) -> Path | None:
 
 
 @contextmanager
-def going_on() -> Iterator[None]:
+def going_on(how: str = "the same command, without --fresh, goes on from there") -> Iterator[None]:
     """Work that the same command takes up again: where it is interrupted, that is said, and the exit status is 130."""
     try:
         yield
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: what is finished is kept; the same command, without --fresh, goes on from there",
-            file=sys.stderr,
-        )
+        print(f"\ninterrupted: what is finished is kept; {how}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

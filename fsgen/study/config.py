@@ -115,6 +115,16 @@ class SamplingConfig(Keys):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, given: Any) -> Any:
+        """A study measures models as they are, in texts that end by their task: other settings would change both."""
+        elsewhere = {*cls.model_fields, "max_tokens", "seed", "stop"}  # or settings of a task or of the study
+        known = [field.name for field in fields(SamplingParams) if field.name not in elsewhere]
+        if found := [key for key in _keys(given) if key in known]:
+            raise ValueError(f"{found[0]} is no setting of a study: it is for fsgen.generate and `fsgen generate`")
+        return given
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         SamplingParams(**self.model_dump())

@@ -230,9 +230,9 @@ def test_stop_strings_wherever_they_end(method: str, temperature: float) -> None
 def test_stop_tokens_of_a_row_end_its_text_and_add_nothing() -> None:
     members = trio(8, seed=2)
     (free,) = generate(members, ["abc"], sampling=params(30, ignore_eos=True))
-    rows = [params(30, ignore_eos=True, stop_tokens=[token]) for token in sorted(set(free.token_ids))]
+    rows = [params(30, ignore_eos=True, stop_token_ids=[token]) for token in sorted(set(free.token_ids))]
     for text, row in zip(generate(members, ["abc"] * len(rows), sampling=rows), rows, strict=True):
-        ended = free.token_ids.index(row.stop_tokens[0])
+        ended = free.token_ids.index(row.stop_token_ids[0])
         assert text.token_ids == free.token_ids[: ended + 1]
         assert text.text == members.tokenizer.decode(free.token_ids[:ended], skip_special_tokens=True)
         assert text.stop_reason == "stop"
