@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import replace
@@ -23,6 +24,8 @@ from fsgen.types import SamplingParams, Token
 if TYPE_CHECKING:
     from fsgen.backends import Members, Plan
     from fsgen.methods.routers import Router
+
+_log = logging.getLogger(__name__)
 
 
 def method_for(
@@ -125,6 +128,9 @@ def generate(
         done[order[place]] = generation
         if progress is not None:
             progress(1)
+    counts = [done[i].stats for i in range(len(texts))]
+    tokens, seconds = sum(each.tokens for each in counts), sum(each.seconds for each in counts)
+    _log.info("wrote %d texts of %d tokens with %s in %.1f s", len(texts), tokens, chosen.name, seconds)
     return [done[i] for i in range(len(texts))]
 
 

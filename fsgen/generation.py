@@ -85,6 +85,18 @@ class Generation:
             rows.append(row)
         return pl.DataFrame(rows, infer_schema_length=None)
 
+    def to_pandas(self) -> Any:
+        """The same as a pandas data frame. Raises ImportError where pandas is not installed."""
+        return as_pandas(self.to_frame())
+
+
+def as_pandas(frame: pl.DataFrame) -> Any:
+    """A Polars data frame as one of pandas. Raises ImportError where that is not installed."""
+    try:
+        return frame.to_pandas()
+    except ImportError:
+        raise ImportError("to_pandas needs pandas: pip install pandas; to_frame gives a Polars data frame") from None
+
 
 def finite(value: Any) -> Any:
     """Plain data with None for every number that is not finite, which JSON does not have."""

@@ -85,7 +85,7 @@ def read_requests(
             check(planned, chosen, [ids], [replace(params, n=1)])
         except (ValueError, RecursionError) as error:
             why = str(error).replace("prompt 0 has", "its prompt has")
-            raise ValueError(f"line {number} of the input: {why}") from None
+            raise ValueError(f"line {number} of the input: {why.partition('; give ')[0]}") from None
         for choice, own in enumerate(choices(params)):
             content = repr([ids, chosen, own, models, list(settings)])
             key = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:16]

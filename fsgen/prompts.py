@@ -85,16 +85,22 @@ def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:
     Raises:
         ValueError: it has none, or refuses the messages.
     """
-    if not getattr(tokenizer, "chat_template", None):
-        raise ValueError(
-            f"messages need a chat template, and the model {getattr(tokenizer, 'name_or_path', '') or ''!r} has none "
-            "(base models such as the bundled ones have not): give a text, or a model that was tuned to chat"
-        )
+    require_template(tokenizer)
     plain = [dict(message) for message in messages]
     try:
         return str(tokenizer.apply_chat_template(plain, tokenize=False, add_generation_prompt=True))
     except Exception as error:  # a template is a program: it may raise anything
         raise ValueError(f"the model's chat template refuses these messages: {error}") from error
+
+
+def require_template(tokenizer: Any) -> None:
+    """Raises ValueError where messages cannot become a prompt, with what to do."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise ValueError(
+            f"messages need a chat template, and the model {getattr(tokenizer, 'name_or_path', '') or ''!r} has none "
+            "(base models such as the bundled ones have not): give a text, or a target that was tuned to chat, such as "
+            "Qwen/Qwen2.5-7B-Instruct, with a small draft of its family"
+        )
 
 
 def _tokenizer(members: Tokenizing) -> Any:

@@ -37,13 +37,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"types", "prompts", "probs", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "prompts", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
+    "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
     "analysis": {"types", "files", "metrics", "methods"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
-    "cli": WRITING | {"render", "models", "tasks", "verify", "jsonl", "analysis", "study", "experiments", "report"},
-    "__init__": WRITING,
+    "cli": WRITING
+    | {"render", "models", "tasks", "verify", "jsonl", "conversation", "analysis", "study", "experiments", "report"},
+    "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
 }
 

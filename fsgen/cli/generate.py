@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +24,7 @@ from fsgen.cli.options import (
     new_file,
     silence_libraries,
 )
-from fsgen.cli.output import console, progress_bar
+from fsgen.cli.output import finished, progress_bar, show_stream
 from fsgen.cli.sampling import (
     FrequencyPenalty,
     IgnoreEos,
@@ -45,34 +46,44 @@ from fsgen.cli.sampling import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
-
     from fsgen.backends import Plan
-    from fsgen.generation import Generation
     from fsgen.methods import method as methods
-    from fsgen.types import SamplingParams, Token
+    from fsgen.types import SamplingParams
 
-FILES = "Many prompts"
+METHOD, FILES = "The method", "Many prompts"
+METHODS = ("oracle", "speculative", "contrastive", "proxy", "ensemble", "mixture", "route", "plain")
+ROUTERS = ("always", "never", "max-prob:", "margin:", "entropy:", "random:", "position:", "learned:")
+
+
+def _completed(names: Sequence[str]) -> Callable[[str], list[str]]:
+    """What the shell completes a word with, of these names."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
 
 Method = Annotated[
     str,
     typer.Option(
         help="oracle, speculative, contrastive, proxy, ensemble, mixture, route or plain, with parameters as in "
-        "contrastive:alpha=0.1,beta=0.5."
+        "contrastive:alpha=0.1,beta=0.5.",
+        autocompletion=_completed(METHODS),
+        rich_help_panel=METHOD,
     ),
 ]
 Router = Annotated[
     str | None,
     typer.Option(
         help="Where System 2 is consulted: always, never, max-prob:T, margin:T, entropy:T, random:R, position:A-B or "
-        "learned:FILE.  [default: the method's own]"
+        "learned:FILE.  [default: the method's own]",
+        autocompletion=_completed(ROUTERS),
+        rich_help_panel=METHOD,
     ),
 ]
 DraftTokens = Annotated[
     str | None,
     typer.Option(
         help="How many tokens are drafted in a round at most; auto: chosen adaptively.  "
-        "[default: the method's own, auto where all is verified]"
+        "[default: the method's own, auto where all is verified]",
+        rich_help_panel=METHOD,
     ),
 ]
 Prompt = Annotated[
@@ -138,11 +149,14 @@ def generate(
     logprobs: Logprobs = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write on from a prompt, and show which system wrote each token.
+    """Write on from a prompt, or from each of a file.
 
-    Example: fsgen generate "Question: 2 + 2?" --draft Qwen/Qwen2.5-0.5B --target Qwen/Qwen2.5-7B
+    On a terminal each token has the style of the system that wrote it.
 
-    With --input, a file of prompts instead, and a file of results.
+    \b
+    Examples:
+      fsgen generate "Question: 2 + 2?" --draft Qwen/Qwen2.5-0.5B --target Qwen/Qwen2.5-7B
+      fsgen generate --input prompts.jsonl --output results.jsonl --temperature 0.8 --n 4
     """
     from fsgen.types import SamplingParams
 
@@ -200,11 +214,9 @@ def _one(
         for params in each:
             tokens = stream(members, prompt, method, sampling=params, candidates=candidates)
             if as_json:
-                print(_finished(tokens, lambda token: None).to_json())
-            elif sys.stdout.isatty():
-                _print_coloured(tokens)
+                print(finished(tokens, lambda token: None).to_json())
             else:
-                _print_plain(tokens)
+                show_stream(tokens)
 
 
 def _many(
@@ -236,33 +248,3 @@ def _many(
             print(f"; {done:,} were there" if done else "", file=sys.stderr)
         else:
             print(f"all {done:,} texts were there already", file=sys.stderr)
-
-
-def _finished(tokens: Generator[Token, None, Generation], show: Callable[[Token], None]) -> Generation:
-    """The finished generation; each token is shown as it comes."""
-    while True:
-        try:
-            token = next(tokens)
-        except StopIteration as end:
-            generation: Generation = end.value
-            return generation
-        show(token)
-
-
-def _print_coloured(tokens: Generator[Token, None, Generation]) -> None:
-    from fsgen.render import STYLES, figures, legend
-
-    out = console()
-    generation = _finished(
-        tokens, lambda token: out.out(token.text, style=STYLES[token.source], end="", highlight=False)
-    )
-    out.print()
-    out.print(legend(), figures(generation), sep="  ", soft_wrap=True)
-
-
-def _print_plain(tokens: Generator[Token, None, Generation]) -> None:
-    from fsgen.render import figures
-
-    generation = _finished(tokens, lambda token: print(token.text, end="", flush=True))
-    print()
-    print(figures(generation), file=sys.stderr)

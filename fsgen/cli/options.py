@@ -19,20 +19,44 @@ if TYPE_CHECKING:
 # The bundled pair that writes where no model is named; proxy tuning drafts with a tuned model, against its own base.
 DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
 
+MODELS, ENDING = "Models", "Where a text ends"
+
+
+def _models(incomplete: str) -> list[str]:
+    """What the shell completes names of models with."""
+    return [info.name for info in bundled() if info.name.startswith(incomplete)]
+
+
 Draft = Annotated[
     str | None,
     typer.Option(
         help=f"The small model: bundled, a folder, or a name on the hub; or ngram:N, look-up in the text so far.  "
-        f"[default: {DRAFT}]"
+        f"[default: {DRAFT}]",
+        autocompletion=_models,
+        rich_help_panel=MODELS,
     ),
 ]
-Target = Annotated[str | None, typer.Option(help=f"The large model.  [default: {TARGET}]")]
-Base = Annotated[str | None, typer.Option(help="The small model before it was tuned, for the proxy method alone.")]
-MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help=f"The large model.  [default: {TARGET}]", autocompletion=_models, rich_help_panel=MODELS),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="The small model before it was tuned, for the proxy method alone.",
+        autocompletion=_models,
+        rich_help_panel=MODELS,
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.", rich_help_panel=ENDING)]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODELS)]
 DraftWeights = Annotated[
-    str, typer.Option(help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.")
+    str,
+    typer.Option(
+        help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.",
+        rich_help_panel=MODELS,
+    ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]

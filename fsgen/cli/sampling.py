@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fsgen.cli.options import ENDING
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SAMPLING, ENDING = "How tokens are chosen", "Where a text ends"
+SAMPLING = "How tokens are chosen"
 
 Temperature = Annotated[float, typer.Option(help="0 is greedy.", rich_help_panel=SAMPLING)]
 TopK = Annotated[

@@ -78,7 +78,11 @@ def verify(
     draft_weights: DraftWeights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check that a pair writes what its System 2 writes token by token.
+    """Check a pair: does it write what its System 2 would alone?
+
+    \b
+    Example:
+      fsgen verify --draft Qwen/Qwen2.5-0.5B --target Qwen/Qwen2.5-7B --prompts 50
 
     Greedy texts are compared token by token, and each first difference is explained: a tie within rounding, or a fault.
     The exit status is 1 where there are faults. Sampled texts cannot be compared like this; that they have the right

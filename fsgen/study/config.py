@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -225,17 +226,19 @@ class Grid:
     sampling: tuple[SamplingConfig, ...]
 
 
-def load_config(config: str | Path | StudyConfig | None = None) -> StudyConfig:
+def load_config(config: str | Path | Mapping[str, Any] | StudyConfig | None = None) -> StudyConfig:
     """The configuration of a study.
 
     Args:
-        config: a YAML file, a configuration, or None for the bundled study.
+        config: a YAML file, the mapping that such a file holds, a configuration, or None for the bundled study.
 
     Raises:
         ValueError: no such file, no YAML, or a configuration that is not one; every fault is named.
     """
     if isinstance(config, StudyConfig):
         return config
+    if isinstance(config, Mapping):
+        return validated(StudyConfig, dict(config), "the study", "a study")
     if config is None:
         return parse_config((resources.files("fsgen.study") / BUNDLED).read_text(encoding="utf-8"), BUNDLED)
     return parse_config(read_text(config, "study"), str(config))
