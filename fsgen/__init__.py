@@ -1,21 +1,37 @@
 """Collaborative decoding of a small and a large language model: measured, planned, run."""
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fsgen.api import generate, stream
     from fsgen.backends import Members, load
+    from fsgen.conversation import chat
     from fsgen.generation import Generation
     from fsgen.methods.method import Method
     from fsgen.types import Example, SamplingParams, Token
 
-__all__ = ["Example", "Generation", "Members", "Method", "SamplingParams", "Token", "generate", "load", "stream"]
+__all__ = [
+    "Example",
+    "Generation",
+    "Members",
+    "Method",
+    "SamplingParams",
+    "Token",
+    "chat",
+    "generate",
+    "load",
+    "stream",
+]
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # silent, until a program wants to hear
 
 _HOMES = {
     "api": ("generate", "stream"),
     "backends": ("Members", "load"),
+    "conversation": ("chat",),
     "generation": ("Generation",),
     "methods.method": ("Method",),
     "types": ("Example", "SamplingParams", "Token"),
@@ -28,3 +44,7 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

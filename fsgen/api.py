@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator
 from collections.abc import Sequence as List
 from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
 from fsgen.backends.protocol import Usage
 from fsgen.engine import Engine, Sequence
-from fsgen.generation import Generation, Prompt, encode
+from fsgen.generation import Generation
 from fsgen.methods.check import check
 from fsgen.methods.fusions import SharedTokens
 from fsgen.methods.method import Method, parse
 from fsgen.metrics import count
+from fsgen.probs import choice_seed
+from fsgen.prompts import Prompt, Prompts, encode, separate
 from fsgen.types import SamplingParams, Token
 
 if TYPE_CHECKING:
     from fsgen.backends import Members, Plan
     from fsgen.methods.routers import Router
+
+_log = logging.getLogger(__name__)
 
 
 def method_for(
@@ -75,7 +81,7 @@ def finished(sequence: Sequence, tokens: list[Token]) -> Generation:
 
 def generate(
     members: Members,
-    prompts: List[Prompt],
+    prompts: Prompts,
     method: str | Method = "speculative",
     router: str | Router | None = None,
     draft_tokens: int | str | None = None,
@@ -88,9 +94,12 @@ def generate(
 ) -> list[Generation]:
     """Write a completion for every prompt.
 
+    A list comes back whatever is given, as from vLLM: of one text, `generate(members, "Hello")[0]` is its completion.
+
     Args:
         members: the models (`fsgen.load`).
-        prompts: texts, or sequences of token ids.
+        prompts: one, or several: a text, token ids, or a conversation, a list of messages such as
+            `{"role": "user", "content": "Hi"}`, by the model's chat template (`fsgen.prompts`).
         method: a preset, with parameters behind a colon (`contrastive:beta=0.3`), or a `Method`.
         router: instead of the method's own: `max-prob:0.5`, `entropy:1`, ...
         draft_tokens: instead of the method's own: a number, or `auto`: chosen adaptively (`engine.draft_length`).
@@ -103,45 +112,70 @@ def generate(
         keep_logits: keep q's logits with each text, of a method that consults System 2 everywhere.
 
     Returns:
-        a `Generation` for each prompt, in order.
+        a `Generation` for each prompt, in order, or as many as its `sampling.n` says; none where there is no prompt.
 
     Raises:
-        ValueError: unknown method, router or parameter, a member that is missing, a prompt that with its budget exceeds
-            the context window, keys and values of one text beyond `cache_bytes`. All prompts are checked before the
-            first token is written.
+        ValueError: unknown method, router or parameter, a member that is missing, what is no prompt, messages for
+            models without a chat template, a prompt that with its budget exceeds the context window, keys and values
+            of one text beyond `cache_bytes`. All prompts are checked before the first token is written.
     """
     chosen = method_for(members, method, router, draft_tokens)
-    ids = [encode(members, prompt) for prompt in prompts]
+    ids = [encode(members, prompt) for prompt in separate(prompts)]
     each = [sampling] * len(ids) if isinstance(sampling, SamplingParams) else list(sampling)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
-    check(members, chosen, ids, each)
-    if not ids:
+    check(members, chosen, ids, [replace(params, n=1) for params in each])
+    texts = [(prompt, one) for prompt, params in zip(ids, each, strict=True) for one in choices(params)]
+    if not texts:
         return []
     members = _mixable(members, chosen, ids)
-    engine = Engine(members, min(batch_size, len(ids)), every_round=False, cache_bytes=cache_bytes)
+    engine = Engine(members, min(batch_size, len(texts)), every_round=False, cache_bytes=cache_bytes)
     # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
     # at a time they keep their rows, in which a kept session may hold their beginnings.
-    order = list(range(len(ids)))
-    if batch_size < len(ids):
-        order.sort(key=lambda i: len(ids[i]))
-    sequences = {
-        engine.add(sequence): (i, sequence, list[Token]())
-        for i in order
-        for sequence in [Sequence(ids[i], chosen, each[i], candidates, keep_logits)]
-    }
+    order = list(range(len(texts)))
+    if batch_size < len(texts):
+        order.sort(key=lambda i: len(texts[i][0]))
+    sequences = (Sequence(texts[i][0], chosen, texts[i][1], candidates, keep_logits) for i in order)
     done: dict[int, Generation] = {}
-    while not engine.idle:
-        for number, token in engine.step():
-            i, sequence, tokens = sequences[number]
-            tokens.append(token)
-            if sequence.finished and len(tokens) == sequence.written:
-                done[i] = finished(sequence, tokens)
-                del sequences[number]
-                if progress is not None:
-                    progress(1)
-    engine.close()
-    return [done[i] for i in range(len(ids))]
+    for place, generation in completed(engine, sequences, len(texts)):
+        done[order[place]] = generation
+        if progress is not None:
+            progress(1)
+    counts = [done[i].stats for i in range(len(texts))]
+    tokens, seconds = sum(each.tokens for each in counts), sum(each.seconds for each in counts)
+    _log.info("wrote %d texts of %d tokens with %s in %.1f s", len(texts), tokens, chosen.name, seconds)
+    return [done[i] for i in range(len(texts))]
+
+
+def choices(sampling: SamplingParams) -> list[SamplingParams]:
+    """The settings of each of the `n` texts of a prompt: the same, with a random seed of its own."""
+    return [replace(sampling, n=1, seed=choice_seed(sampling.seed, choice)) for choice in range(sampling.n)]
+
+
+def completed(engine: Engine, sequences: Iterable[Sequence], ahead: int) -> Iterator[tuple[int, Generation]]:
+    """Each text with its place among `sequences` as soon as it has ended; the engine is closed at the end.
+
+    Args:
+        engine: that is idle.
+        sequences: texts to be written, taken in their order.
+        ahead: how many of them are handed to the engine at a time, at most.
+    """
+    coming = enumerate(sequences)
+    open_texts: dict[int, tuple[int, Sequence, list[Token]]] = {}
+    try:
+        while True:
+            for place, sequence in islice(coming, ahead - len(open_texts)):
+                open_texts[engine.add(sequence)] = place, sequence, []
+            if not open_texts:
+                return
+            for number, token in engine.step():
+                place, sequence, tokens = open_texts[number]
+                tokens.append(token)
+                if sequence.finished and len(tokens) == sequence.written:
+                    del open_texts[number]
+                    yield place, finished(sequence, tokens)
+    finally:
+        engine.close()
 
 
 def stream(

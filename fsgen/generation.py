@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from fsgen.metrics import Counts
 from fsgen.types import StopReason, Token, as_dict
@@ -12,8 +13,6 @@ from fsgen.types import StopReason, Token, as_dict
 if TYPE_CHECKING:
     import polars as pl
     from torch import Tensor
-
-Prompt = str | Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,38 @@ class Generation:
     prompt_tokens: int
     logits: Tensor | None = field(default=None, repr=False, compare=False)
 
+    @property
+    def logprobs(self) -> list[dict[int, float]] | None:
+        """Log-probabilities by token id, for each token of the text, itself and the most likely ones, as in vLLM.
+
+        They are those of q, or of p where System 2 was not consulted, at temperature 1, with penalties and biases.
+        None where `SamplingParams.logprobs` did not ask for them.
+        """
+        found = [token.target_logprobs or token.draft_logprobs for token in self.tokens]
+        return [dict(each) for each in found] if all(found) else None
+
     def _repr_html_(self) -> str:
         """What a notebook shows: the text, each token coloured by its source."""
         from fsgen.render import html
 
         return html(self)
+
+    def as_dict(self, whole: bool = True) -> dict[str, Any]:
+        """The text with its counts as plain data; `whole`: with the record of every token."""
+        tokens = {"tokens": [asdict(token) for token in self.tokens]} if whole else {}
+        logprobs = {} if self.logprobs is None else {"logprobs": [list(each.items()) for each in self.logprobs]}
+        return {
+            "text": self.text,
+            **tokens,
+            "stats": self.stats.as_dict(),
+            "prompt_tokens": self.prompt_tokens,
+            "stop_reason": self.stop_reason,
+            **logprobs,
+        }
+
+    def to_json(self, whole: bool = True) -> str:
+        """The same as JSON; a log-probability of minus infinity is null."""
+        return json.dumps(finite(self.as_dict(whole)), allow_nan=False)
 
     def to_frame(self) -> pl.DataFrame:
         """The trace as a Polars data frame, one row a token."""
@@ -54,35 +80,28 @@ class Generation:
             for side in ("draft", "target"):
                 top = row.pop(f"{side}_top")
                 row |= {f"{side}_top_ids": [i for i, _ in top], f"{side}_top_probs": [p for _, p in top]}
+                own, *_ = row.pop(f"{side}_logprobs") or ((token.id, None),)
+                row[f"{side}_logprob"] = own[1]
             rows.append(row)
         return pl.DataFrame(rows, infer_schema_length=None)
 
-
-CHARACTERS = 16  # for each token of the context window: of a longer text the beginning is looked at first
-
-
-class Tokenizing(Protocol):
-    """Members, loaded or only planned."""
-
-    @property
-    def tokenizer(self) -> Any: ...
-    @property
-    def context(self) -> int: ...
+    def to_pandas(self) -> Any:
+        """The same as a pandas data frame. Raises ImportError where pandas is not installed."""
+        return as_pandas(self.to_frame())
 
 
-def encode(members: Tokenizing, prompt: Prompt) -> list[int]:
-    """Token ids of a prompt; those of a text by the members' tokenizer, with whatever special tokens it adds.
+def as_pandas(frame: pl.DataFrame) -> Any:
+    """A Polars data frame as one of pandas. Raises ImportError where that is not installed."""
+    try:
+        return frame.to_pandas()
+    except ImportError:
+        raise ImportError("to_pandas needs pandas: pip install pandas; to_frame gives a Polars data frame") from None
 
-    Raises:
-        ValueError: a text that is far beyond the context window: some tokenizers take a minute for a megabyte.
-    """
-    if not isinstance(prompt, str):
-        return [int(token) for token in prompt]
-    if len(prompt) > (beginning := CHARACTERS * members.context):
-        count = len(members.tokenizer.encode(prompt[:beginning]))
-        if count > 2 * members.context:  # what follows cannot make fewer of them
-            raise ValueError(
-                f"a prompt of {len(prompt):,} characters exceeds the context window of {members.context:,} tokens: its "
-                f"first {beginning:,} characters are {count:,} tokens"
-            )
-    return list(members.tokenizer.encode(prompt))
+
+def finite(value: Any) -> Any:
+    """Plain data with None for every number that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

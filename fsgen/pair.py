@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fsgen.backends.overlap import Mass, lacking, masses
 from fsgen.backends.translated import TranslatedModel
-from fsgen.generation import Prompt, encode
 from fsgen.methods.method import PRESETS, Method
+from fsgen.prompts import Prompt, encode
 
 if TYPE_CHECKING:
     from fsgen.backends import Members

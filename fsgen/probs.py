@@ -6,7 +6,7 @@ the distributions that drawing saw.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fsgen.types import SamplingParams
+from fsgen.types import Candidates, SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ class Lines:
 
     def __getitem__(self, part: slice) -> Lines:
         return Lines(self.tensors[part], self.places[part])
+
+    def parts(self, logits: int) -> Iterator[slice]:
+        """Cuts them into parts of at most so many logits, or one position."""
+        size = max(1, logits // self.shape[1]) if len(self) else 1
+        return (slice(start, start + size) for start in range(0, len(self), size))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -203,7 +208,12 @@ def stream_keys(seeds: NDArray[np.uint64], stream: int) -> NDArray[np.uint64]:
 
 
 # What a number is for: a draft token, its acceptance, System 2's own token, a random router, draft and System 2 both.
-DRAFT, ACCEPT, DECIDE, ROUTE, SHARED = range(5)
+_STREAMS = DRAFT, ACCEPT, DECIDE, ROUTE, SHARED = range(5)
+
+
+def choice_seed(seed: int, choice: int) -> int:
+    """The random seed of one of several texts of a prompt (`SamplingParams.n`); the first one has the seed itself."""
+    return int(stream_keys(np.array([seed], np.uint64), len(_STREAMS) + choice)[0]) if choice else seed
 
 
 def sample(probs: Tensor, uniform: Tensor) -> Tensor:
@@ -331,6 +341,15 @@ def _summarize(logits: Tensor, top: int) -> Summary:
         top_ids=best.indices[..., :top],
         top_probs=best.values[..., :top],
     )
+
+
+def log_probs(lines: Lines, tokens: Sequence[int], most: int) -> list[Candidates]:
+    """The log-probability of a token at each position, and those of the `most` most likely ones: (id, value) each."""
+    found = lines.together().log_softmax(-1)
+    own = found.gather(-1, torch.tensor(tokens, device=found.device)[:, None])[:, 0].tolist()
+    best = found.topk(min(most, found.shape[-1]), dim=-1)
+    tops = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+    return [((t, z), *zip(*top, strict=True)) for t, z, top in zip(tokens, own, tops, strict=True)]
 
 
 def left_aligned(logits: Tensor, last: list[int]) -> Tensor:

@@ -33,20 +33,27 @@ class Look:
         rgb: visible on white and on black, and distinct for readers with colour vision deficiency.
         line: the kind of line under the token, which shows the source without any colour.
         terminal: the style in a terminal, whose colours are its user's.
+        plain: the style in one that shall have no colours (NO_COLOR).
     """
 
     rgb: tuple[int, int, int]
     line: str
     terminal: str
+    plain: str
 
 
 LOOKS = {
-    "trusted": Look((133, 61, 242), "dotted", "magenta"),
-    "accepted": Look((85, 152, 212), "solid", "cyan"),
-    "recovered": Look((212, 53, 95), "double", "bold red"),
-    "bonus": Look((196, 137, 20), "dashed", "yellow"),
+    "trusted": Look((133, 61, 242), "dotted", "magenta", "underline"),
+    "accepted": Look((85, 152, 212), "solid", "cyan", "none"),
+    "recovered": Look((212, 53, 95), "double", "bold red", "bold"),
+    "bonus": Look((196, 137, 20), "dashed", "yellow", "bold underline"),
 }
-STYLES = {source: look.terminal for source, look in LOOKS.items()}
+
+
+def styles(no_color: bool = False) -> dict[str, str]:
+    """The style of each source in a terminal."""
+    return {source: look.plain if no_color else look.terminal for source, look in LOOKS.items()}
+
 
 SHADES = (0.06, 0.46)
 """Opacity of a token's background where the draft is certain, and where it is not at all; text stays readable."""
@@ -58,27 +65,30 @@ def shade(uncertainty: float) -> float:
     return least + (most - least) * min(max(uncertainty, 0.0), 1.0)
 
 
-def legend() -> Text:
+def legend(no_color: bool = False) -> Text:
     """The sources, each in its style."""
-    return Text(" ").join(Text(source, style=STYLES[source]) for source in SOURCES)
+    looks = styles(no_color)
+    return Text(" ").join(Text(source, style=looks[source]) for source in SOURCES)
 
 
 def figures(generation: Generation) -> str:
     """What a text cost, in one line; a figure that was not measured is left out."""
-    stats = generation.stats
     sources = Counter[str](token.source for token in generation.tokens)
+    written = ", ".join(f"{sources[source]} {source}" for source in SOURCES if sources[source])
+    return counted(generation.stats, written, f"ended by {generation.stop_reason}")
+
+
+def counted(stats: Counts, written: str = "", ended: str = "") -> str:
+    """What one text or many cost, in one line, with what is said of their sources and of how they ended."""
     speed = f", {stats.tokens / stats.seconds:.0f}/s" if stats.seconds else ""
-    shown = [
-        f"{stats.tokens} tokens in {stats.seconds:.2f} s{speed}",
-        ", ".join(f"{sources[source]} {source}" for source in SOURCES if sources[source]),
-    ]
+    shown = [f"{stats.tokens} tokens in {stats.seconds:.2f} s{speed}", written]
     if stats.collaboration_frequency is not None:
         shown.append(f"collaboration frequency {stats.collaboration_frequency:.2f}")
     if stats.consulted_rate is not None:
         shown.append(f"System 2 consulted at {stats.consulted_rate:.0%}")
     if stats.mean_accepted_length is not None:
         shown.append(f"{stats.mean_accepted_length:.2f} tokens a call")
-    return "; ".join([*shown, f"ended by {generation.stop_reason}"])
+    return "; ".join(filter(None, [*shown, ended]))
 
 
 def html(generation: Generation) -> str:

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from fsgen.backends.reader import Reader
 from fsgen.engine.trace import Trace, TraceBuffer
-from fsgen.generation import Generation, Prompt, encode
+from fsgen.generation import Generation
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.metrics import count
+from fsgen.prompts import Prompts, encode, separate
 from fsgen.types import Source, Token
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def replayable(method: Method) -> bool:
 
 def replay(
     members: Sequence[Members],
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     written: Sequence[Generation],
     method: str | Method = PRESETS["oracle"],
     candidates: int = 0,
@@ -72,7 +73,7 @@ def replay(
     if not written:
         return [[] for _ in members]
     vocab = min(group.vocab_size for group in members)
-    ids = [encode(members[0], prompt) for prompt in prompts]
+    ids = [encode(members[0], prompt) for prompt in separate(prompts)]
     sequences = [[*i, *text.token_ids[:-1]] for i, text in zip(ids, written, strict=True)]
     lengths = [len(text.token_ids) for text in written]
     reads_q, *reads_p = (
@@ -103,7 +104,7 @@ def _records(logits: Tensor, side: str, candidates: int, other: Tensor | None = 
     """What a trace keeps of each position of [n, vocab] logits; with the other's, the total variation too."""
     buffer, traces = TraceBuffer(), [Trace() for _ in range(len(logits))]
     for place, trace in enumerate(traces):
-        buffer.add(trace, side, logits, place, candidates)
+        buffer.add(trace, side, logits, place, (candidates, None))
         if other is not None:
             buffer.compare(trace, logits, place, other, place)
     buffer.settle()

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from fsgen.api import generate, method_for
 from fsgen.backends.transformers.uncached import MOST_LOGITS, UncachedModel, rounding
-from fsgen.generation import Prompt, encode
 from fsgen.methods.check import check
 from fsgen.methods.fusions import Fusion, SharedTokens
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.methods.routers import Always
+from fsgen.prompts import Prompts, encode, separate
 from fsgen.types import SamplingParams
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def ways(
 
 def verify(
     members: Members,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     method: str | Method = "speculative",
     router: str | Router | None = None,
     draft_tokens: int | str | None = None,
@@ -169,7 +169,7 @@ def verify(
 
     Args:
         members: the models (`fsgen.load`).
-        prompts: texts, or sequences of token ids.
+        prompts: texts, sequences of token ids, or conversations (`fsgen.prompts`).
         method, router, draft_tokens: as in `fsgen.generate`; but where no number is given, a method that would choose
             draft lengths by measured times drafts its usual number, so that a verdict can be repeated.
         max_tokens: the budget of each text.
@@ -182,15 +182,16 @@ def verify(
         ValueError: as in `fsgen.generate`; a method that trusts tokens unverified; one that is its own reference.
     """
     chosen, reference = ways(method_for(members, method, router), draft_tokens=draft_tokens)
-    ids = [encode(members, prompt) for prompt in prompts]
+    ids = [encode(members, prompt) for prompt in separate(prompts)]
+    if not ids:
+        raise ValueError("there is no prompt")
     sampling = SamplingParams(max_tokens)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
     check(members, chosen, ids, [sampling] * len(ids))
     judge = _Judge(members, chosen.fusion)
     differences: list[Difference] = []
-    tokens = accepted = equal = 0
-    seconds = [0.0, 0.0, 0.0]
+    tokens, accepted, equal, seconds = 0, 0, 0, [0.0, 0.0, 0.0]
 
     # Prompts of like length are written together.
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))

@@ -18,6 +18,8 @@ import fsgen
 from fsgen.backends import Model
 from fsgen.backends.cpu.checkpoint import CpuCheckpoint
 from fsgen.cli import main
+from fsgen.cli.generate import METHODS
+from fsgen.cli.generate import ROUTERS as COMPLETED
 from fsgen.cli.options import DRAFT, TARGET, TUNED
 from fsgen.methods.method import PRESETS
 from fsgen.methods.routers import ROUTERS
@@ -391,3 +393,52 @@ def test_a_report_needs_a_study(run: Any, tmp_path: Path) -> None:
     answer = run("report", str(tmp_path))
     assert answer.status == 2
     assert "no study.json" in answer.err
+
+
+# --- help and completion
+
+
+def test_help_begins_with_a_short_line_and_has_an_example(run: Any) -> None:
+    listed = run("--help").out.split("Commands:\n")[1].splitlines()
+    assert len(listed) == 10
+    assert not [line for line in listed if line.endswith("...") or len(line) > 80]
+    for line in listed:
+        name = line.split()[0]
+        if name not in ("models", "router"):
+            assert f"\n    fsgen {name} " in run(name, "--help").out
+
+
+def test_options_stand_in_groups(run: Any) -> None:
+    shown = run("generate", "--help").out
+    titles = ["Arguments:", "Models:", "The method:", "How tokens are chosen:", "Where a text ends:", "Many prompts:"]
+    places = [shown.index(f"\n{title}\n") for title in [*titles, "Options:"]]
+    assert places == sorted(places)
+    assert places[1] < shown.index("--weights") < places[2] < shown.index("--router <") < places[3]
+    assert places[-1] < shown.index("--json")
+    assert set(METHODS) == set(PRESETS)
+    assert {name.rstrip(":") for name in COMPLETED} == set(ROUTERS)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("fsgen gen", ["generate"]),
+        ("fsgen generate --draft pocket-0.6m-t", ["pocket-0.6m-tuned"]),
+        ("fsgen generate --method spec", ["speculative"]),
+        ("fsgen chat --router max", ["max-prob:"]),
+        ("fsgen generate --repet", ["--repetition-penalty"]),
+    ],
+)
+def test_the_shell_completes(words: str, expected: list[str]) -> None:
+    environment = os.environ | {
+        "_FSGEN_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1),
+    }  # fmt: skip
+    command = [sys.executable, "-c", "import sys; sys.argv = ['fsgen']; from fsgen.cli import main; main()"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert found.stdout.split() == expected
+
+
+def test_the_tab_key_finds_the_public_names() -> None:
+    assert set(fsgen.__all__) < set(dir(fsgen))
+    shown = subprocess.run([sys.executable, "-m", "fsgen", "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout == f"fsgen {fsgen.__version__}\n"

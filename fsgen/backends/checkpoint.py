@@ -72,6 +72,12 @@ class Checkpoint(ABC):
         """The model with its weights; `dtype` may be int8 too, on a CPU. Raises ValueError where it cannot be used."""
 
 
+def on_hub(name: str) -> tuple[str, str | None]:
+    """The name of a model on the hub, and the branch, tag or commit behind an @; None where none is said."""
+    repository, _, revision = name.partition("@")
+    return (name, None) if Path(name).is_dir() else (repository, revision or None)
+
+
 def locate(name: str | Path) -> Path | None:
     """The folder of a bundled or local model, None for a name on the hub.
 

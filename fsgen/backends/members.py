@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,12 +14,15 @@ from typing import Any
 
 from fsgen.backends.alignment import first_difference
 from fsgen.backends.budget import rows_within
-from fsgen.backends.checkpoint import Checkpoint
+from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.codec import readable
 from fsgen.backends.identity import Identity, identity
 from fsgen.backends.protocol import Model, Session
 
+_log = logging.getLogger(__name__)
+
 ROLES = ("draft", "target", "base")
+Given = Any  # a name, a folder, a `Model`, or a model of `transformers`; None for a role without a model
 USUAL_NGRAM = 3  # tokens of a match, at most
 
 
@@ -194,25 +199,33 @@ class Plan:
             where = str(member.local.resolve()) if member.local else member.path
             dtype = self.weights.get(role, self.dtype)
             if (where, dtype) not in loaded:
+                started = time.perf_counter()
                 loaded[where, dtype] = member.load(dtype, self.device)
+                _log.info("loaded the %s %s in %.1f s", role, member.name, time.perf_counter() - started)
             models[role] = loaded[where, dtype]
         return replace(Members.of(**models), ngram=self.ngram)
 
 
 def plan(
-    draft: str | Path | Model | None = None,
-    target: str | Path | Model | None = None,
-    base: str | Path | Model | None = None,
+    draft: Given = None,
+    target: Given = None,
+    base: Given = None,
     dtype: str = "auto",
     device: str = "auto",
     weights: str = "auto",
+    tokenizer: Any = None,
+    revision: str | None = None,
 ) -> Plan:
     """`load` without the weights: finds the models and refuses what can be refused; arguments and errors as there."""
     from fsgen.backends import places  # here, for they import torch
-    from fsgen.backends.opening import open_checkpoint
+    from fsgen.backends.opening import open_checkpoint, open_loaded
 
     ngram = _ngram(draft)
-    draft = None if ngram else draft
+    named = [_at(None if ngram else draft, revision), _at(target, revision), _at(base, revision)]
+    memory = {id(m): open_loaded(m, tokenizer) for m in named if m is not None and not isinstance(m, (str, Path))}
+    if tokenizer is not None and not memory:
+        raise ValueError("tokenizer= is for models that are loaded already: a name has its own")
+    draft, target, base = (memory.get(id(member), member) for member in named)
     places.check_dtype(dtype)
     places.check_device(device)
     given = dict(zip(ROLES, (draft, target, base), strict=True))
@@ -242,35 +255,46 @@ def plan(
 
 
 def load(
-    draft: str | Path | Model | None = None,
-    target: str | Path | Model | None = None,
-    base: str | Path | Model | None = None,
+    draft: Given = None,
+    target: Given = None,
+    base: Given = None,
     dtype: str = "auto",
     device: str = "auto",
     weights: str = "auto",
+    tokenizer: Any = None,
+    revision: str | None = None,
 ) -> Members:
     """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
 
     Args:
         draft, target, base: each a bundled model (`pocket-...`), a local folder, a GGUF file (run by llama.cpp on the
-            CPU), a name on the Hugging Face hub, or a model that is loaded already. The same name twice is one model.
-            A draft `ngram`, or `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens,
-            or fewer (prompt lookup).
+            CPU), a name on the Hugging Face hub (with a branch, tag or commit behind an @), or a model that is loaded
+            already, by this function or by `transformers`. The same name twice is one model. A draft `ngram`, or
+            `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt
+            lookup).
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
             file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
         weights: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight bits a weight, see
             `fsgen.backends.int8`) for all models, or for each by its role: `draft=int8`, `draft=int8,target=bfloat16`.
             A rounded target is another model; of a rounded draft, greedy texts stay the target's.
+        tokenizer: of models that `transformers` has loaded; their own, by their names, if None.
+        revision: the branch, tag or commit of all models of the hub that have none behind an @.
 
     Raises:
         ValueError: a name, dtype or device that does not exist, a base with another tokenizer, or a model whose state
             no session can keep.
     """
-    return plan(draft, target, base, dtype, device, weights).load()
+    return plan(draft, target, base, dtype, device, weights, tokenizer, revision).load()
 
 
-def _ngram(draft: str | Path | Model | None) -> int:
+def _at(member: Given, revision: str | None) -> Given:
+    """A name on the hub with the revision, where it has none; anything else as it is."""
+    here = not isinstance(member, str) or "@" in member or locate(member) is not None
+    return member if here or revision is None else f"{member}@{revision}"
+
+
+def _ngram(draft: Given) -> int:
     """The tokens of a match where n-grams draft, 0 where a model does."""
     if not isinstance(draft, str) or draft.partition(":")[0] != "ngram":
         return 0

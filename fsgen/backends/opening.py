@@ -3,18 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.cpu.checkpoint import open_for_cpu
 from fsgen.backends.llama_cpp.checkpoint import SUFFIX, open_gguf
 from fsgen.backends.places import on_cpu
 
+if TYPE_CHECKING:
+    from fsgen.backends.protocol import Model
+
+
+def open_loaded(model: Any, tokenizer: Any = None) -> Model:
+    """A model that is in memory already.
+
+    Args:
+        model: of this package, which is given back; or a causal language model of `transformers`, put into eval mode.
+        tokenizer: of the latter, or a folder or name of one; None: that of the place it was loaded from.
+
+    Raises:
+        ValueError: it is no model, its tokenizer is nowhere to be found, or no session could serve it.
+    """
+    if hasattr(model, "session"):
+        found: Model = model
+        return found
+    if not (hasattr(model, "config") and hasattr(model, "generate")):
+        raise ValueError(
+            f"{model!r:.60} is no model: give a name, a folder, or a loaded causal language model of transformers"
+        )
+    from fsgen.backends.transformers.model import TransformersModel
+    from fsgen.backends.transformers.tokenizers import open_tokenizer
+
+    name = str(getattr(model.config, "name_or_path", "") or "")
+    if tokenizer is None and not name:
+        raise ValueError(f"the loaded {type(model).__name__} has no tokenizer: give tokenizer=")
+    if tokenizer is None or isinstance(tokenizer, (str, Path)):
+        tokenizer = open_tokenizer(tokenizer or name)
+    return TransformersModel(model, tokenizer, name, name if Path(name).is_dir() else "")
+
 
 def open_checkpoint(name: str | Path, dtype: str = "auto", device: str = "auto") -> Checkpoint:
     """Finds a model, and reads its configuration and tokenizer.
 
     Args:
-        name: a bundled model, a local folder, a GGUF file, or a name on the Hugging Face hub.
+        name: a bundled model, a local folder, a GGUF file, or a name on the hub, with a revision behind an @.
         dtype, device: for which it is going to be loaded; see `places`.
 
     Raises:

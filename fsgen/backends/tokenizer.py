@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +31,14 @@ class Tokenizer:
         backend_tokenizer, name_or_path: as `transformers` calls them: its rules, and its folder.
         model_max_length: the longest text, in tokens; None where nothing is said.
         eos_token_id, all_special_ids: as `transformers` has them.
+        chat_template: how messages become a prompt; None where nothing is said.
     """
 
     def __init__(self, folder: Path, backend: Backend, settings: dict[str, Any]) -> None:
         self._folder, self.name_or_path, self.backend_tokenizer = folder, str(folder), backend
         self.model_max_length: int | None = settings.get("model_max_length")
         names = {name: _content(settings[name]) for name in _NAMED if settings.get(name) is not None}
+        self._names, self.chat_template = names, _template(folder, settings)
         self.eos_token_id: int | None = backend.token_to_id(names["eos_token"]) if "eos_token" in names else None
         ids = (backend.token_to_id(name) for name in names.values())
         self.all_special_ids = sorted({one for one in ids if one is not None})
@@ -64,20 +65,15 @@ class Tokenizer:
         """The tokens beside those of the model of the tokenizer."""
         return {token.content: index for index, token in self.backend_tokenizer.get_added_tokens_decoder().items()}
 
-    @property
-    def chat_template(self) -> Any:
-        """How messages become a prompt; None where nothing is said."""
-        return self._whole.chat_template
+    def apply_chat_template(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """Messages as the text of a prompt; `add_generation_prompt` begins the assistant's next one."""
+        if self.chat_template is None:
+            raise ValueError(f"the tokenizer of {self.name_or_path!r} has no chat template")
+        if options.pop("tokenize", False):
+            raise ValueError("apply_chat_template(tokenize=True) is for transformers' tokenizers: encode the text")
+        from fsgen.backends.chat_template import render  # here, for it imports jinja2
 
-    def apply_chat_template(self, messages: Any, **options: Any) -> Any:
-        """Messages as a prompt; see `transformers`."""
-        return self._whole.apply_chat_template(messages, **options)
-
-    @cached_property
-    def _whole(self) -> Any:
-        from fsgen.backends.transformers.tokenizers import open_tokenizer  # here, because that takes time
-
-        return open_tokenizer(self._folder)
+        return render(self.chat_template, messages, **self._names, **options)
 
 
 def plain_tokenizer(folder: Path) -> Tokenizer | None:
@@ -85,11 +81,12 @@ def plain_tokenizer(folder: Path) -> Tokenizer | None:
     try:
         settings = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         backend = Backend.from_file(str(folder / "tokenizer.json"))
-        if not _says_all(backend, settings) or (folder / "special_tokens_map.json").is_file():
+        elsewhere = (folder / name for name in ("special_tokens_map.json", "additional_chat_templates"))
+        if not _says_all(backend, settings) or any(file.exists() for file in elsewhere):
             return None
+        return Tokenizer(folder, backend, settings)
     except Exception:  # of many kinds, among them the library's own; the other way tells what is wrong
         return None
-    return Tokenizer(folder, backend, settings)
 
 
 def _says_all(backend: Backend, settings: dict[str, Any]) -> bool:
@@ -107,6 +104,17 @@ def _says_all(backend: Backend, settings: dict[str, Any]) -> bool:
         and backend.truncation is None
         and backend.padding is None
     )
+
+
+def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    """The chat template of a folder: its file, or what `tokenizer_config.json` says."""
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    said = settings.get("chat_template")
+    if isinstance(said, list):  # several, by name
+        said = {each["name"]: each["template"] for each in said}.get("default")
+    return None if said is None else str(said)
 
 
 def _content(token: Any) -> str:

@@ -14,20 +14,39 @@ from typing import Annotated, NoReturn
 import typer
 
 import fsgen
-from fsgen.cli import analyze, bench, experiment, generate, models, pair, report, router, scaling, study, verify
+from fsgen.cli import (
+    analyze,
+    bench,
+    chat,
+    experiment,
+    generate,
+    models,
+    pair,
+    report,
+    router,
+    scaling,
+    study,
+    verify,
+)  # fmt: skip
+from fsgen.cli.output import GroupedCommand
 
 app = typer.Typer(
     name="fsgen",
-    help="Collaborative decoding of a small and a large language model: measured, planned, run.",
-    add_completion=False,
+    help="""Collaborative decoding of a small and a large language model: measured, planned, run.
+
+    \b
+    Examples:
+      fsgen generate "Question: 2 + 2?" --draft pocket-0.6m --target pocket-8m
+      fsgen study                       # of the bundled models; prints where its report is""",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
+for command in (  # in the order in which one meets them
     models.models,
     generate.generate,
     pair.pair,
+    chat.chat,
     verify.verify,
     study.study,
     experiment.experiment,
@@ -36,7 +55,7 @@ for command in (
     scaling.scaling,
     bench.bench,
 ):
-    app.command()(command)
+    app.command(cls=GroupedCommand)(command)
 app.add_typer(router.app, name="router")
 
 
@@ -56,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         status = app(arguments or ["--help"], prog_name="fsgen", standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        if role := getattr(error, "role", None):  # an argument in Python is an option here
+            message = message.replace(f"give {role}=", f"give --{role}")
         print("error:", _one_line(message), file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)

@@ -27,7 +27,14 @@ def analyze(
     pictures: Annotated[bool, typer.Option(help="Project the draft's probabilities; this takes some seconds.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object with everything.")] = False,
 ) -> None:
-    """Show what a study's traces say about frequency, positions, uncertainty, routers and signs of failure."""
+    """Show in numbers what the traces of a study say.
+
+    About frequency, positions, uncertainty, routers and signs of failure.
+
+    \b
+    Example:
+      fsgen analyze runs/my-study
+    """
     from fsgen.analysis.study import analyze as analyze_study
 
     budgets = {"calls": calls, "misses": misses}

@@ -26,7 +26,11 @@ def experiment(
     listed: Annotated[bool, typer.Option("--list", help="Name the experiments and their questions.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the configuration that NAME has by default.")] = False,
 ) -> None:
-    """Answer one of the field's open questions for some models, and write the report.
+    """Answer an open question of the field for your models.
+
+    \b
+    Example:
+      fsgen experiment strategies --limit 16
 
     An experiment that was interrupted goes on where it stopped.
     """

@@ -19,23 +19,44 @@ if TYPE_CHECKING:
 # The bundled pair that writes where no model is named; proxy tuning drafts with a tuned model, against its own base.
 DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
 
+MODELS, ENDING = "Models", "Where a text ends"
+
+
+def _models(incomplete: str) -> list[str]:
+    """What the shell completes names of models with."""
+    return [info.name for info in bundled() if info.name.startswith(incomplete)]
+
+
 Draft = Annotated[
     str | None,
     typer.Option(
         help=f"The small model: bundled, a folder, or a name on the hub; or ngram:N, look-up in the text so far.  "
-        f"[default: {DRAFT}]"
+        f"[default: {DRAFT}]",
+        autocompletion=_models,
+        rich_help_panel=MODELS,
     ),
 ]
-Target = Annotated[str | None, typer.Option(help=f"The large model.  [default: {TARGET}]")]
-Base = Annotated[str | None, typer.Option(help="The small model before it was tuned, for the proxy method alone.")]
-MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Target = Annotated[
+    str | None,
+    typer.Option(help=f"The large model.  [default: {TARGET}]", autocompletion=_models, rich_help_panel=MODELS),
+]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        help="The small model before it was tuned, for the proxy method alone.",
+        autocompletion=_models,
+        rich_help_panel=MODELS,
+    ),
+]
+MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.", rich_help_panel=ENDING)]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODELS)]
 Weights = Annotated[
     str,
     typer.Option(
         help="Instead of --dtype, which has no int8: float32, bfloat16, float16, or int8 on a CPU, for all models, or "
-        "for each: draft=int8,target=bfloat16."
+        "for each: draft=int8,target=bfloat16.",
+        rich_help_panel=MODELS,
     ),
 ]
 Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
@@ -87,15 +108,12 @@ def new_file(path: Path | None) -> Path | None:
 
 
 @contextmanager
-def going_on() -> Iterator[None]:
+def going_on(how: str = "the same command, without --fresh, goes on from there") -> Iterator[None]:
     """Work that the same command takes up again: where it is interrupted, that is said, and the exit status is 130."""
     try:
         yield
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted: what is finished is kept; the same command, without --fresh, goes on from there",
-            file=sys.stderr,
-        )
+        print(f"\ninterrupted: what is finished is kept; {how}", file=sys.stderr)
         raise typer.Exit(130) from None
 
 

@@ -3,12 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer.core
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from fsgen.generation import Generation
+    from fsgen.types import Token
+
+
+class GroupedCommand(typer.core.TyperCommand):
+    """A command whose help shows its options in groups (`rich_help_panel`), the ones of no group last."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            usual = "Arguments" if param.param_type_name == "argument" else "Options"
+            if record is not None:
+                groups.setdefault(getattr(param, "rich_help_panel", None) or usual, []).append(record)
+        groups["Options"] = groups.pop("Options", [])
+        for title, records in groups.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def print_json(record: Any, indent: int | None = None) -> None:
@@ -33,3 +56,31 @@ def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=shown, transient=True, disable=not shown.is_terminal) as progress:
         bar = progress.add_task(title, total=total)
         yield lambda count: progress.advance(bar, count)
+
+
+def finished(tokens: Generator[Token, None, Generation], show: Callable[[Token], None]) -> Generation:
+    """The finished generation; each token is shown as it comes."""
+    while True:
+        try:
+            token = next(tokens)
+        except StopIteration as end:
+            generation: Generation = end.value
+            return generation
+        show(token)
+
+
+def show_stream(tokens: Generator[Token, None, Generation]) -> Generation:
+    """A text as it is written: on a terminal each token in the style of its source, else plain; then its figures."""
+    from fsgen.render import figures, legend, styles
+
+    if not sys.stdout.isatty():
+        generation = finished(tokens, lambda token: print(token.text, end="", flush=True))
+        print()
+        print(figures(generation), file=sys.stderr)
+        return generation
+    out = console()
+    looks = styles(out.no_color)
+    generation = finished(tokens, lambda token: out.out(token.text, style=looks[token.source], end="", highlight=False))
+    out.print()
+    out.print(legend(out.no_color), figures(generation), sep="  ", soft_wrap=True)
+    return generation

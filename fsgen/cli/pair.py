@@ -32,8 +32,8 @@ def pair(
 
     silence_libraries(draft, target)
     from fsgen.backends import plan
-    from fsgen.generation import encode
     from fsgen.pair import compare
+    from fsgen.prompts import encode
 
     planned = plan(draft, target, dtype=dtype, device=device)
     if planned.draft is None:

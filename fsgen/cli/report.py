@@ -20,7 +20,12 @@ def report(
         typer.Option(metavar="FOLDER", callback=new_folder, help="Write the figures there, too, as SVG, PNG and PDF."),
     ] = None,
 ) -> None:
-    """Write the report of a study: one HTML file that needs nothing else."""
+    """Write the report of a study, one HTML file.
+
+    \b
+    Example:
+      fsgen report runs/my-study
+    """
     from fsgen.report import write
 
     print(f"report: {write(folder, out, figures)}")

@@ -10,7 +10,7 @@ import typer
 from fsgen.cli.options import StudyFolder, new_file
 from fsgen.cli.output import console, print_json
 
-app = typer.Typer(help="Routers that are learned from the traces of a study: train, show.")
+app = typer.Typer(help="Learn routers from the traces of a study.")
 
 
 @app.command()

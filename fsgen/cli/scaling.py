@@ -25,7 +25,12 @@ def scaling(
     ] = "total",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a method and task.")] = False,
 ) -> None:
-    """Compare the laws by which the collaboration frequency may depend on the sizes of draft and target."""
+    """Compare laws of the frequency over the sizes of models.
+
+    \b
+    Example:
+      fsgen scaling published --predict 70B:7B
+    """
     from fsgen.analysis.scaling import compare_laws, parse_pair, read_points, show, too_small
     from fsgen.models.bundled import bundled
 

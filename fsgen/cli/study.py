@@ -20,7 +20,13 @@ def study(
     limit: Limit = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has been run before.")] = False,
 ) -> None:
-    """Measure how much of the large model a text needs, and write the report.
+    """Measure how much of the large model texts need.
+
+    It writes a report, and prints where that is.
+
+    \b
+    Example:
+      fsgen study my-study.yaml --out runs/my-study
 
     A study that was interrupted goes on where it stopped. The exit status is 1 where runs of it failed.
     """

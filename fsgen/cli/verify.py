@@ -78,7 +78,11 @@ def verify(
     weights: Weights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check that a pair writes what its System 2 writes token by token.
+    """Check a pair: does it write what its System 2 would alone?
+
+    \b
+    Example:
+      fsgen verify --draft Qwen/Qwen2.5-0.5B --target Qwen/Qwen2.5-7B --prompts 50
 
     Greedy texts are compared token by token, and each first difference is explained: a tie within rounding, or a fault.
     The exit status is 1 where there are faults. Sampled texts cannot be compared like this; that they have the right
@@ -91,8 +95,8 @@ def verify(
     silence_libraries(draft, target, base)
     from fsgen.api import method_for
     from fsgen.backends import plan
-    from fsgen.generation import encode
     from fsgen.methods.check import check
+    from fsgen.prompts import encode
     from fsgen.verify import verify as verify_texts
     from fsgen.verify import ways
 
@@ -118,7 +122,7 @@ def verify(
 
 def _prompts(planned: Plan, max_tokens: int, task: str, file: Path | None, count: int | None) -> Prompts:
     """The prompts of a file or of the tasks, those that leave room for so many tokens."""
-    from fsgen.generation import encode
+    from fsgen.prompts import encode
     from fsgen.tasks.prompts import from_file, from_tasks
 
     def fits(text: str) -> bool:

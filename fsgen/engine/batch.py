@@ -18,6 +18,7 @@ from fsgen.engine.trace import TraceBuffer
 from fsgen.methods.method import MAX_ADAPTIVE, Method
 from fsgen.methods.verifiers import Verifier
 from fsgen.probs import Transforms, uniforms
+from fsgen.processors import LogitsProcessor, process
 
 
 class Group:
@@ -53,8 +54,7 @@ class Group:
 
     def uniforms(self, positions: NDArray[np.int64], stream: int) -> Tensor:
         """[rows, n] uniform numbers for [rows, n] positions."""
-        numbers = torch.from_numpy(uniforms(self.seeds[:, None], positions, stream))
-        return numbers.to(self.transforms.greedy_rows.device)
+        return torch.from_numpy(uniforms(self.seeds[:, None], positions, stream)).to(self.transforms.greedy_rows.device)
 
     def choose(self, step: int, sequences: List[Sequence]) -> bool:
         """Decides which of these texts draft another token (`drafts`), after `step` others; whether any does."""
@@ -116,6 +116,7 @@ class Batch:
         assert lead is not None
         self.device, self.vocab = lead.device, members.vocab_size
         self._sessions: dict[str, Session] = {}
+        self._processors: list[LogitsProcessor | None] = [None] * rows
 
     def join(self, row: int, sequence: Sequence) -> None:
         """A text takes a free row."""
@@ -124,6 +125,7 @@ class Batch:
             sequence.usage[role] = session.usage[row]
         sequence.start(self.members.tokenizer, self.members.eos_ids)
         self.sequences[row], self.reads_prompts = sequence, True
+        self._processors[row] = LogitsProcessor.of(sequence.sampling, sequence.prompt_length, sequence.ends)
 
     def begin_round(self) -> None:
         self.spent = {"draft": 0.0, "system2": 0.0}
@@ -160,5 +162,7 @@ class Batch:
         started = time.perf_counter()
         logits = self.session(role).score(sequences, last)
         logits = (logits if logits.shape[-1] == self.vocab else logits[..., : self.vocab]).to(self.device)
+        if any(self._processors):
+            logits = process(logits, sequences, last, self._processors)
         self.spent["draft" if role == "draft" else "system2"] += time.perf_counter() - started
         return logits

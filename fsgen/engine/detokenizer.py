@@ -23,15 +23,15 @@ class Detokenizer:
 
     Args:
         tokenizer: with `decode`.
-        stop: strings before which the text ends.
+        stop: strings before which the text ends, once it has `least` tokens.
 
     Attributes:
         text: so far; once stopped, what stands before the stop string.
         stopped: a stop string has appeared.
     """
 
-    def __init__(self, tokenizer: Any, stop: Sequence[str]) -> None:
-        self._tokenizer, self._stop = tokenizer, tuple(stop)
+    def __init__(self, tokenizer: Any, stop: Sequence[str], least: int = 0) -> None:
+        self._tokenizer, self._stop, self._least, self._count = tokenizer, tuple(stop), least, 0
         # A token's text may depend on its left: the last settled tokens are decoded together with those after them.
         self._context: tuple[int, ...] = ()
         self._context_text = ""
@@ -54,14 +54,15 @@ class Detokenizer:
         context_text, before = self._decode(tokens), len(self.text)  # decoding may raise: only now anything changes
         self.text += grown[len(self._context_text) :]
         self._context, self._context_text, self._unsettled = tokens, context_text, ()
+        self._count += len(tokens)
         found = [index for stop in self._stop if (index := self.text.find(stop, max(0, before - len(stop) + 1))) >= 0]
-        if found:
+        if found and self._count >= self._least:
             self.text, self.stopped = self.text[: min(found)], True
         return len(self.text)
 
     def restarted(self, tokens: Sequence[int]) -> Detokenizer:
         """A fresh text of the same kind that holds `tokens`."""
-        text = Detokenizer(self._tokenizer, self._stop)
+        text = Detokenizer(self._tokenizer, self._stop, self._least)
         for token in tokens:
             text.push(token)
         return text

@@ -159,7 +159,7 @@ def commit(one: Sequence, result: RoundResult, traces: TraceBuffer, adaptive: Ad
             _write(one, result, j, token, traces)
     if result.taken_back and one.active and result.q is not None and result.token is not None:
         trace = one.take_back(result.taken_back)
-        traces.add(trace, "target", result.q, 0, one.candidates)
+        traces.add(trace, "target", result.q, 0, one.kept)
         one.write(result.token, "recovered", trace)
     if adaptive is not None:
         for j, prob in enumerate(one.draft_probs[: result.accepted + 1]):
@@ -175,9 +175,9 @@ def _write(one: Sequence, result: RoundResult, j: int, token: int, traces: Trace
     p = result.p if j < len(result.drafted) else None
     q, place = result.q if j >= result.trusted else None, j - result.trusted
     if p is not None:
-        traces.add(trace, "draft", p, j, one.candidates)
+        traces.add(trace, "draft", p, j, one.kept)
     if q is not None:
-        traces.add(trace, "target", q, place, one.candidates)
+        traces.add(trace, "target", q, place, one.kept)
     if p is not None and q is not None:
         if result.distances is None:
             traces.compare(trace, p, j, q, place, one.sampling.temperature or 1.0)
@@ -195,7 +195,7 @@ def complete_bonus(one: Sequence, p: Tensor, place: int, traces: TraceBuffer, tr
     """The record of a bonus token learns what the draft would have chosen: p[place] are its logits, [vocab]."""
     trace, q = one.held[-1], one.pending_bonus
     assert q is not None
-    traces.add(trace, "draft", p, place, one.candidates)
+    traces.add(trace, "draft", p, place, one.kept)
     if transforms.temperature_only:
         traces.compare(trace, p, place, q[None], 0, one.sampling.temperature or 1.0)
     else:

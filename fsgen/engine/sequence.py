@@ -41,7 +41,7 @@ class Sequence:
         keep_logits: bool = False,
     ) -> None:
         self.prompt_ids, self.method, self.sampling = [int(token) for token in prompt_ids], parse(method), sampling
-        self.candidates, self.keep_logits = candidates, keep_logits
+        self.kept, self.keep_logits = (candidates, sampling.logprobs), keep_logits  # what records keep
         self.ids, self.prompt_length = list(self.prompt_ids), len(self.prompt_ids)
         self.number = 0  # its id, which the engine gives it
         self.longest = self.prompt_length + sampling.max_tokens  # tokens that it can have at most
@@ -62,8 +62,8 @@ class Sequence:
 
     def start(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
         """It gets a row."""
-        self.ends = frozenset(self.sampling.stop_tokens) | (frozenset() if self.sampling.ignore_eos else eos_ids)
-        self.text = Detokenizer(tokenizer, self.sampling.stop)
+        self.ends = frozenset(self.sampling.stop_token_ids) | (frozenset() if self.sampling.ignore_eos else eos_ids)
+        self.text = Detokenizer(tokenizer, self.sampling.stop, self.sampling.min_tokens)
 
     @property
     def active(self) -> bool:
@@ -122,7 +122,7 @@ class Sequence:
         self.written, self.fresh = self.written + 1, self.fresh + 1
         self.trusted = self.trusted + 1 if source == "trusted" else 0
         if ended:
-            self._end("stop" if token in self.sampling.stop_tokens else "eos")
+            self._end("stop" if token in self.sampling.stop_token_ids else "eos")
         elif self.text.stopped or last:
             self._end("stop" if self.text.stopped else "length")
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from fsgen.probs import Lines, summarize, variation
+from fsgen.probs import Lines, log_probs, summarize, variation
 
 Trace = dict[str, Any]
+Kept = tuple[int, int | None]  # most likely tokens of a position, and log-probabilities where they are wanted
 
 CHUNK = 2**18  # logits that are summarised at a time: 1 MiB, which the intermediate tensors share a core's cache with
 HOLD = 2**23  # logits that may wait to be summarised
@@ -31,13 +32,13 @@ class TraceBuffer:
 
     def _clear(self) -> None:
         self.held = 0  # logits that wait, of drafted tokens that were not written too
-        # By side, draft or target, and number of candidates: the records, and the logits of each.
-        self._sides = defaultdict[tuple[str, int], tuple[list[Trace], Lines]](lambda: ([], Lines()))
+        # By side, draft or target, and what is kept of each position: the records, and the logits of each.
+        self._sides = defaultdict[tuple[str, Kept], tuple[list[Trace], Lines]](lambda: ([], Lines()))
         self._compared, self._p, self._q, self._temperatures = list[Trace](), Lines(), Lines(), list[float]()
 
-    def add(self, trace: Trace, side: str, logits: Tensor, place: int, candidates: int) -> None:
+    def add(self, trace: Trace, side: str, logits: Tensor, place: int, kept: Kept) -> None:
         """A record's logits of p (`draft`) or q (`target`): logits[place], [vocab]."""
-        traces, lines = self._sides[side, candidates]
+        traces, lines = self._sides[side, kept]
         traces.append(trace)
         lines.add(logits, place)
 
@@ -51,13 +52,16 @@ class TraceBuffer:
     def settle(self) -> None:
         """Complete all records. Raises ValueError for logits that are not finite: the model, and the position."""
         faults: list[tuple[str, Trace]] = []
-        for (side, candidates), (traces, lines) in self._sides.items():
-            for part in _parts(lines):
+        for (side, (candidates, logprobs)), (traces, lines) in self._sides.items():
+            for part in lines.parts(CHUNK):
                 columns = _columns(lines[part], side, candidates)
+                if logprobs is not None:
+                    ids = [one.get("id", 0) for one in traces[part]]
+                    columns[f"{side}_logprobs"] = log_probs(lines[part], ids, logprobs)
                 for trace, values in zip(traces[part], zip(*columns.values(), strict=True), strict=True):
                     trace.update(zip(columns, values, strict=True))
                 faults += [(side, trace) for trace in traces[part] if not math.isfinite(trace[f"{side}_prob"])]
-        for part in _parts(self._p):
+        for part in self._p.parts(CHUNK):
             distances = variation(self._p[part], self._q[part], self._temperatures[part]).tolist()
             for trace, distance in zip(self._compared[part], distances, strict=True):
                 trace["total_variation"] = distance
@@ -65,12 +69,6 @@ class TraceBuffer:
         for side, trace in faults:
             place = f"at token {trace['position']} of a text" if "position" in trace else "in a text"
             raise ValueError(f"the logits of the {side} {self._names.get(side, 'model')} are not finite {place}")
-
-
-def _parts(lines: Lines) -> Iterator[slice]:
-    """Positions that are summarised at a time."""
-    size = max(1, CHUNK // lines.shape[1]) if len(lines) else 1
-    return (slice(start, start + size) for start in range(0, len(lines), size))
 
 
 def _columns(lines: Lines, side: str, candidates: int) -> dict[str, list[Any]]:

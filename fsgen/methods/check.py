@@ -46,12 +46,15 @@ def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampli
         )
     if "draft" in method.roles:
         method.router.require(members)
-    if not prompts:
-        raise ValueError("there is no prompt")
     if len(prompts) != len(sampling):
         raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
     for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):
         method.verifier_for(params)
+        if params.n > 1:
+            raise ValueError(f"n={params.n} is for `fsgen.generate`; here every text is asked for by itself")
+        for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", dict(params.logit_bias))):
+            if any(token >= members.vocab_size for token in ids):
+                raise ValueError(f"{name} has a token id outside the vocabulary of {members.vocab_size}: {max(ids)}")
         if not len(prompt):
             raise ValueError(f"prompt {number} has no tokens; at least one is needed")
         if not all(0 <= token < members.vocab_size for token in prompt):

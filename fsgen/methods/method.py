@@ -19,6 +19,14 @@ MAX_NGRAM = 16
 AUTO = "auto"
 
 
+class MissingMemberError(ValueError):
+    """A method needs a member that is not there; `role` is the first of those."""
+
+    def __init__(self, method: str, missing: list[str]) -> None:
+        self.role = missing[0]
+        super().__init__(f"method {method!r} needs a {' and a '.join(missing)} model; give {self.role}=")
+
+
 @dataclass(frozen=True)
 class Method:
     """How draft and System 2 write together.
@@ -125,11 +133,11 @@ class Method:
         return tuple(roles)
 
     def require(self, available: Iterable[str]) -> None:
-        """Raises ValueError where a member that it calls is missing."""
+        """Raises MissingMemberError, a ValueError, where a member that it calls is missing."""
         available = set(available)
         missing = [role for role in self.roles if role not in available]
         if missing:
-            raise ValueError(f"method {self.name!r} needs a {' and a '.join(missing)} model; give --{missing[0]}")
+            raise MissingMemberError(self.name, missing)
 
     def verifier_for(self, sampling: SamplingParams) -> Verifier:
         """The verifier of a text. Raises ValueError for `exact` where tokens are drawn."""

@@ -12,6 +12,7 @@ from fsgen import tasks
 from fsgen.analysis.labels import short_name
 from fsgen.methods.method import Method
 from fsgen.methods.routers import Random
+from fsgen.prompts import chat_text
 from fsgen.study.config import SamplingConfig, StudyConfig, TaskConfig
 from fsgen.study.models import UnloadedModel
 from fsgen.study.store import SCHEMA
@@ -68,7 +69,7 @@ class LoadedTask:
         if not self.config.chat:
             return Prompt(example.prompt, tuple(tokenizer.encode(example.prompt)))
         messages = [{"role": role, "content": content} for role, content in example.messages]
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text = chat_text(tokenizer, messages)
         return Prompt(text, tuple(tokenizer.encode(text, add_special_tokens=False)))
 
 

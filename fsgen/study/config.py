@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
@@ -115,6 +116,16 @@ class SamplingConfig(Keys):
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     min_p: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _measured(cls, given: Any) -> Any:
+        """A study measures models as they are, in texts that end by their task: other settings would change both."""
+        elsewhere = {*cls.model_fields, "max_tokens", "seed", "stop"}  # or settings of a task or of the study
+        known = [field.name for field in fields(SamplingParams) if field.name not in elsewhere]
+        if found := [key for key in _keys(given) if key in known]:
+            raise ValueError(f"{found[0]} is no setting of a study: it is for fsgen.generate and `fsgen generate`")
+        return given
+
     @model_validator(mode="after")
     def _possible(self) -> Self:
         SamplingParams(**self.model_dump())
@@ -217,17 +228,19 @@ class Grid:
     sampling: tuple[SamplingConfig, ...]
 
 
-def load_config(config: str | Path | StudyConfig | None = None) -> StudyConfig:
+def load_config(config: str | Path | Mapping[str, Any] | StudyConfig | None = None) -> StudyConfig:
     """The configuration of a study.
 
     Args:
-        config: a YAML file, a configuration, or None for the bundled study.
+        config: a YAML file, the mapping that such a file holds, a configuration, or None for the bundled study.
 
     Raises:
         ValueError: no such file, no YAML, or a configuration that is not one; every fault is named.
     """
     if isinstance(config, StudyConfig):
         return config
+    if isinstance(config, Mapping):
+        return validated(StudyConfig, dict(config), "the study", "a study")
     if config is None:
         return parse_config((resources.files("fsgen.study") / BUNDLED).read_text(encoding="utf-8"), BUNDLED)
     return parse_config(read_text(config, "study"), str(config))

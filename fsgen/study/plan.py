@@ -104,7 +104,7 @@ class _Planner:
             method.require(names)
         except ValueError as error:
             place = f"{' -> '.join(name for role, name in names.items() if role != 'base')}, {method.name}"
-            self._faults.add(place, str(error).split("; give --")[0])
+            self._faults.add(place, str(error).split("; give ")[0])
             return None
         roles = {"target", *method.roles}
         cell = self._cell(task, {role: name for role, name in names.items() if role in roles}, method, sampling)

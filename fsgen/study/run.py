@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import polars as pl
 from rich.console import Console
 
 from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
@@ -17,6 +19,7 @@ from fsgen.backends import Model
 from fsgen.backends.identity import vocabulary_digest
 from fsgen.backends.vocabulary import vocabulary
 from fsgen.files import WriteError
+from fsgen.generation import as_pandas, finite
 from fsgen.study.cells import Cell
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.models import LoadedModels, bit_exact
@@ -36,6 +39,7 @@ from fsgen.study.store import SCHEMA, Store
 from fsgen.study.times import repeat
 from fsgen.study.units import Step, Unit, make_steps, make_units, text_cost
 from fsgen.study.worker import Scorer, error_text, run_unit
+from fsgen.types import as_dict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,9 +69,21 @@ class StudyResult:
     failed_texts: int = 0
     seconds: float = 0.0
 
+    def to_frame(self) -> pl.DataFrame:
+        """The summary as a Polars data frame, one row a cell."""
+        return pl.DataFrame([as_dict(row) for row in self.rows], infer_schema_length=None)
+
+    def to_pandas(self) -> Any:
+        """The same as a pandas data frame. Raises ImportError where pandas is not installed."""
+        return as_pandas(self.to_frame())
+
+    def to_json(self) -> str:
+        """The same as a JSON list of objects."""
+        return json.dumps([finite(as_dict(row)) for row in self.rows], allow_nan=False)
+
 
 def run_study(
-    config: str | Path | StudyConfig | None,
+    config: str | Path | Mapping[str, Any] | StudyConfig | None,
     out: str | Path,
     *,
     limit: int | None = None,
@@ -77,7 +93,7 @@ def run_study(
     """Run a study, or go on with it where it was interrupted.
 
     Args:
-        config: a YAML file, a configuration, or None for the bundled study.
+        config: a YAML file, the mapping that such a file holds, a configuration, or None for the bundled study.
         out: the folder of its tables.
         limit: at most so many examples of each task.
         fresh: remove what studies wrote there before.

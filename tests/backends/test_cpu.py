@@ -366,7 +366,7 @@ def test_no_record_depends_on_the_batch(
             temperature=temperatures[i % len(temperatures)],
             seed=i,
             stop=stop,
-            stop_tokens=tuple(ends)[mixed * i :],
+            stop_token_ids=tuple(ends)[mixed * i :],
             ignore_eos=ignores,
         )
         for i, (_, n) in enumerate(lengths)

@@ -213,8 +213,9 @@ def test_a_model_of_the_hub_is_fetched_by_its_index(tmp_path: Path, monkeypatch:
     (hub / "consolidated.safetensors").write_bytes(b"the same once more")
     wanted: list[str] = []
 
-    def download(name: str, allow_patterns: list[str], revision: str = "0123abc") -> str:
-        assert (name, revision) == ("someone/model", "0123abc")
+    def download(name: str, allow_patterns: list[str], revision: str | None) -> str:
+        # First the newest one, and then the weights of the one that it was.
+        assert (name, revision) == ("someone/model", "0123abc" if wanted else None)
         wanted.extend(allow_patterns)
         return str(hub)
 

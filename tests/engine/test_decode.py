@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fsgen import SamplingParams, generate, stream
-from fsgen.generation import encode
+from fsgen.prompts import encode
 from fsgen.replay import replay
 from tests.doubles import Letters, Table, group, trio
 from tests.engine import reference
@@ -230,9 +230,9 @@ def test_stop_strings_wherever_they_end(method: str, temperature: float) -> None
 def test_stop_tokens_of_a_row_end_its_text_and_add_nothing() -> None:
     members = trio(8, seed=2)
     (free,) = generate(members, ["abc"], sampling=params(30, ignore_eos=True))
-    rows = [params(30, ignore_eos=True, stop_tokens=[token]) for token in sorted(set(free.token_ids))]
+    rows = [params(30, ignore_eos=True, stop_token_ids=[token]) for token in sorted(set(free.token_ids))]
     for text, row in zip(generate(members, ["abc"] * len(rows), sampling=rows), rows, strict=True):
-        ended = free.token_ids.index(row.stop_tokens[0])
+        ended = free.token_ids.index(row.stop_token_ids[0])
         assert text.token_ids == free.token_ids[: ended + 1]
         assert text.text == members.tokenizer.decode(free.token_ids[:ended], skip_special_tokens=True)
         assert text.stop_reason == "stop"
@@ -325,7 +325,6 @@ def test_replay_refuses_what_it_cannot_know() -> None:
 @pytest.mark.parametrize(
     ("prompts", "sampling", "message"),
     [
-        ([], params(), "no prompt"),
         ([[]], params(), "has no tokens"),
         ([[1, 99]], params(), "vocabulary of 8"),
         ([[1] * 500], params(40), "context window of 512"),

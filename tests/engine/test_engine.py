@@ -43,6 +43,8 @@ SAMPLINGS: list[dict[str, Any]] = [
     {"temperature": 1.0},
     {"temperature": 0.7, "top_k": 4},
     {"temperature": 1.3, "top_p": 0.8, "min_p": 0.05},
+    {"repetition_penalty": 1.4, "logprobs": 1},
+    {"temperature": 0.9, "frequency_penalty": 0.7, "presence_penalty": 0.4, "logit_bias": {2: 1.5, 1: -float("inf")}},
 ]
 
 
@@ -53,14 +55,14 @@ def sequence(dice: random.Random, vocab: int, context: int = 40) -> Sequence:
         max_tokens=dice.randint(1, 14),
         seed=dice.randrange(1000),
         stop=("ab",) if vocab < 30 and dice.random() < 0.3 else (),
-        stop_tokens=(3,) if dice.random() < 0.2 else (),
+        stop_token_ids=(3,) if dice.random() < 0.2 else (),
         ignore_eos=dice.random() < 0.3,
         **dice.choice(SAMPLINGS),
     )
     prompt = [dice.randrange(1, vocab) for _ in range(dice.randint(1, context))]
     made = Sequence(prompt, method, sampling, candidates=dice.choice([0, 2]))
     if router is not None and made.method.drafts and not made.method.ngram:
-        made = Sequence(prompt, replace(made.method, router=dice_router(router)), sampling, made.candidates)
+        made = Sequence(prompt, replace(made.method, router=dice_router(router)), sampling, made.kept[0])
     return made
 
 
@@ -73,7 +75,7 @@ def dice_router(text: str) -> Any:
 
 def alone(members: Members, one: Sequence) -> list[Token]:
     """The records of a text that is written by itself."""
-    again = Sequence(one.prompt_ids, one.method, one.sampling, one.candidates)
+    again = Sequence(one.prompt_ids, one.method, one.sampling, one.kept[0])
     engine = Engine(members, 1)
     engine.add(again)
     return [token for _, token in drained(engine)]

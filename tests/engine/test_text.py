@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fsgen.engine.detokenizer import Detokenizer
-from fsgen.generation import encode
+from fsgen.prompts import encode
 
 
 class Bytes:

@@ -111,3 +111,11 @@ def test_is_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         config.seed = 3
     assert isinstance(config, StudyConfig)
+
+
+def test_settings_that_are_not_measured_are_refused_by_name() -> None:
+    for key in ("repetition_penalty", "n", "logit_bias", "min_tokens", "stop_token_ids"):
+        with pytest.raises(ValueError, match=rf"sampling\.0: {key} is no setting of a study"):
+            parse_config(f"tasks: [gsm8k]\npairs: [{{target: a}}]\nmethods: [plain]\nsampling: [{{{key}: 1}}]")
+    with pytest.raises(ValueError, match=r"sampling\.0\.max_tokens: unknown key"):
+        parse_config("tasks: [gsm8k]\npairs: [{target: a}]\nmethods: [plain]\nsampling: [{max_tokens: 1}]")

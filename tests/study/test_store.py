@@ -35,8 +35,8 @@ def written(texts: int, length: int, vocab: int, top: int, seed: int = 0) -> lis
         q = common + 0.5 * torch.randn(1, length, vocab, generator=draw)
         buffer, traces = TraceBuffer(), [Trace() for _ in range(length)]
         for j, trace in enumerate(traces):
-            buffer.add(trace, "draft", p[0], j, top)
-            buffer.add(trace, "target", q[0], j, top)
+            buffer.add(trace, "draft", p[0], j, (top, None))
+            buffer.add(trace, "target", q[0], j, (top, None))
             buffer.compare(trace, p[0], j, q[0], j)
         buffer.settle()
         tokens = []

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fsgen.backends.checkpoint import Checkpoint
+from fsgen.backends.checkpoint import Checkpoint, on_hub
 from fsgen.backends.cpu.files import Tensors, fits, names
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.places import DTYPES, INT8, check_int8, check_weights
@@ -136,10 +136,13 @@ def _fetched(name: str, settings: Path | None = None) -> Path | None:
     """The folder of a model of the hub: its settings, or, beside those at hand, its weights; None if it has none."""
     from huggingface_hub import snapshot_download
 
+    repository, revision = on_hub(name)
     try:
         if settings is None:
-            return Path(snapshot_download(name, allow_patterns=_SETTINGS))
-        return Path(snapshot_download(name, allow_patterns=[*_SETTINGS, *names(settings)], revision=settings.name))
+            return Path(snapshot_download(repository, allow_patterns=_SETTINGS, revision=revision))
+        return Path(
+            snapshot_download(repository, allow_patterns=[*_SETTINGS, *names(settings)], revision=settings.name)
+        )
     except Exception:  # no such model, no network, no right to it: the other way tells
         return None
 

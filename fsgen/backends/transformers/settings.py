@@ -17,6 +17,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
+from fsgen.backends.checkpoint import on_hub
 from fsgen.models.bundled import bundled_names
 
 # Of each of these a model has at least one, whatever its family.
@@ -39,8 +40,9 @@ def read_config(name: str, path: str) -> Any:
     Raises:
         ValueError: it cannot be read, or no model can be made of it; names the file and the value.
     """
+    repository, revision = on_hub(path)
     try:
-        raw, _ = PretrainedConfig.get_config_dict(path)
+        raw, _ = PretrainedConfig.get_config_dict(repository, revision=revision)
     except Exception as error:  # many kinds, by what is wrong with the file or the way to it
         if Path(path).is_dir():
             raise ValueError(f"the config.json of {name!r} cannot be read: {reason(error)}") from error
@@ -52,7 +54,7 @@ def read_config(name: str, path: str) -> Any:
     for fault in _faults(raw):
         raise ValueError(refusal + fault)
     try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+        return AutoConfig.from_pretrained(repository, revision=revision, trust_remote_code=False)
     except Exception as error:  # of several libraries: they check the types and the sums of its values
         raise ValueError(refusal + reason(error)) from error
 

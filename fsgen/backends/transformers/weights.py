@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from fsgen.backends.checkpoint import on_hub
 from fsgen.backends.transformers.settings import reason
 
 NAMED = 3  # tensors that a message names, at most
@@ -36,9 +37,11 @@ def load_module(name: str, path: str, config: Any, dtype: torch.dtype | str, spr
     refusal = f"the weights of {name!r} cannot be loaded: "
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # what is reported there is an error here
+    repository, revision = on_hub(path)
     try:
         model, found = AutoModelForCausalLM.from_pretrained(
-            path,
+            repository,
+            revision=revision or "main",
             config=config,
             dtype=dtype,
             use_safetensors=True,
