@@ -64,8 +64,8 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--device": NO_DEVICES,
     "--weights": (
         *NO_DTYPES,
-        "int4",
-        "draft=int4",
+        "int2",
+        "draft=int2",
         "somebody=int8",
         "draft=",
         "=int8",

@@ -26,6 +26,7 @@ class Checkpoint(ABC):
         local: the folder, None for a model of the hub.
         tokenizer: with the interface of `transformers`.
         own_weights: its weights stay in the types that they have in its file.
+        four_bits: it can have weights of four bits.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Checkpoint(ABC):
     tokenizer: Any
 
     own_weights: ClassVar[bool] = False
+    four_bits: ClassVar[bool] = False
 
     @property
     @abstractmethod

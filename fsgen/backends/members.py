@@ -249,8 +249,8 @@ def plan(
         places.place(checkpoint, device, dtype)
     for role, kind in by_role.items():
         places.check_choice(opened[str(given[role])], kind)
-        if kind == places.INT8:
-            places.check_int8(opened[str(given[role])], device)
+        if kind in places.BITS:
+            places.check_rounded(opened[str(given[role])], kind, device)
     return Plan(**members, dtype=dtype, device=device, weights=by_role, ngram=ngram, difference=difference)
 
 
@@ -275,9 +275,10 @@ def load(
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
             file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
-        weights: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight bits a weight, see
-            `fsgen.backends.int8`) for all models, or for each by its role: `draft=int8`, `draft=int8,target=bfloat16`.
-            A rounded target is another model; of a rounded draft, greedy texts stay the target's.
+        weights: auto (as `dtype` says), float32, bfloat16, float16, or on a CPU int8 or int4 (eight or four bits a
+            weight, see `fsgen.backends.int8` and `int4`) for all models, or for each by its role: `draft=int8`,
+            `draft=int8,target=bfloat16`. A rounded target is another model; of a rounded draft, greedy texts stay the
+            target's.
         tokenizer: of models that `transformers` has loaded; their own, by their names, if None.
         revision: the branch, tag or commit of all models of the hub that have none behind an @.
 

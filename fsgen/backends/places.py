@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from fsgen.backends.checkpoint import Checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-INT8 = "int8"  # linear layers of eight bits, the rest in float32; on a CPU only
+# Linear layers of so many bits a weight, the rest in float32; on a CPU only.
+BITS = {"int8": 8, "int4": 4}
 
 # Room that a model needs on a GPU beside its weights, for the cache and the activations.
 HEADROOM = 1.25
@@ -29,8 +30,8 @@ def check_dtype(dtype: str) -> None:
 
 def check_weights(weights: str) -> None:
     """Raises ValueError for a type that no single model's weights are held in."""
-    if weights not in ("auto", INT8, *DTYPES):
-        raise ValueError(f"weights={weights!r} is unknown: choose auto, {', '.join(DTYPES)} or {INT8}")
+    if weights not in ("auto", *DTYPES, *BITS):
+        raise ValueError(f"weights={weights!r} is unknown: choose auto, {', '.join((*DTYPES, *BITS))}")
 
 
 def weights_by_role(weights: str, roles: Collection[str]) -> dict[str, str]:
@@ -112,15 +113,28 @@ def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
     return "auto"
 
 
-def check_int8(checkpoint: Checkpoint, device: str) -> None:
-    """Raises ValueError where a model cannot have int8 weights: off the CPU, or on one whose products are not exact."""
+def check_rounded(checkpoint: Checkpoint, kind: str, device: str) -> None:
+    """Raises ValueError where a model cannot have weights of eight or four bits.
+
+    They are for a CPU whose products of whole numbers are exact; four bits are for the compiled forward pass alone, on
+    a processor that multiplies pairs.
+    """
     where = place(checkpoint, device)
     if where != "cpu":
         raise ValueError(
-            f"int8 weights are for a CPU, and {checkpoint.name!r} would go to {where}: choose device='cpu', or another "
-            "type of weights"
+            f"{kind} weights are for a CPU, and {checkpoint.name!r} would go to {where}: choose device='cpu', or other "
+            "weights"
         )
     check_products()
+    if BITS[kind] == 4:
+        from fsgen.backends.cpu.gemm import HAS_INT8_PAIRS  # here: it imports numba
+
+        if not checkpoint.four_bits:
+            raise ValueError(
+                f"{checkpoint.name!r} does not run on the compiled forward pass, which {kind} weights need"
+            )
+        if not HAS_INT8_PAIRS:
+            raise ValueError(f"{kind} weights need a processor with AVX-512 VNNI, which this one has not: choose int8")
 
 
 def _weight_bytes(checkpoint: Checkpoint) -> int | None:

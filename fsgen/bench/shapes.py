@@ -42,7 +42,7 @@ def random_model(name: str, dtype: str = "auto", device: str = "auto") -> Model:
 
     Args:
         name: `random:0.5B`, or another size.
-        dtype: of its weights; auto is bfloat16. int8 on a CPU.
+        dtype: of its weights; auto is bfloat16; int8 or int4 on a CPU.
         device: as in `fsgen.load`; one device.
 
     Raises:
@@ -73,8 +73,9 @@ def _compiled(shape: Shape, info: ModelInfo, tokenizer: Any, dtype: str) -> Mode
     from fsgen.backends.cpu.model import CpuModel  # here: it imports numba
     from fsgen.backends.cpu.weights import CpuWeights
 
-    held = torch.float32 if dtype == places.INT8 else places.DTYPES[dtype]
-    weights = CpuWeights(shape, RandomTensors(shape.weights()), held, int8=dtype == places.INT8)
+    bits = places.BITS.get(dtype, 0)
+    held = torch.float32 if bits else places.DTYPES[dtype]
+    weights = CpuWeights(shape, RandomTensors(shape.weights()), held, bits)
     return CpuModel(weights, info, tokenizer, shape.context, frozenset())
 
 

@@ -54,8 +54,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_hel
 Weights = Annotated[
     str,
     typer.Option(
-        help="Instead of --dtype, which has no int8: float32, bfloat16, float16, or int8 on a CPU, for all models, or "
-        "for each: draft=int8,target=bfloat16.",
+        help="Instead of --dtype: float32, bfloat16, float16, or on a CPU int8 or int4, for all models, or for each: "
+        "draft=int8,target=bfloat16.",
         rich_help_panel=MODELS,
     ),
 ]

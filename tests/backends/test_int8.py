@@ -13,14 +13,14 @@ from torch import nn
 
 import fsgen
 from fsgen import SamplingParams
-from fsgen.backends import Model, ModelInfo, int8, load
+from fsgen.backends import Model, ModelInfo, int4, int8, load
 from fsgen.backends.cpu import gemm, weights
 from fsgen.backends.cpu.arithmetic import quantize
 from fsgen.backends.cpu.gemm import PANEL
-from fsgen.backends.cpu.memory import FLOAT32, INT8_PAIR, INT16_PAIR, OPTIONS, pointer
+from fsgen.backends.cpu.memory import BFLOAT16, FLOAT32, INT4_PAIR, INT8_PAIR, INT16_PAIR, OPTIONS, pointer
 from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.cpu.modules import weights_of
-from fsgen.backends.cpu.weights import pack
+from fsgen.backends.cpu.weights import Linear, pack
 from fsgen.backends.transformers.checkpoint import open_with_transformers
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
@@ -139,9 +139,84 @@ def _multiply(
     blocks: int,
 ) -> None:  # fmt: skip
     rows = gemm.Quantized(pointer(x, INT16_PAIR), inputs // 2, pointer(steps, FLOAT32), blocks)
-    columns = gemm.Columns(pointer(weight, INT8_PAIR), PANEL, inputs // 2 * PANEL, pointer(scales, FLOAT32))
+    columns = gemm.Columns(pointer(weight, INT8_PAIR), PANEL, inputs // 2 * PANEL, pointer(scales, FLOAT32), PANEL)
     add, into = gemm.Rows(pointer(zeros, FLOAT32), 0), gemm.Rows(pointer(out, FLOAT32), outputs)
     gemm.gemm(tokens, inputs // 2, outputs // gemm.LANES, rows, columns, add, into, gemm.ADD_LAST)
+
+
+@pytest.mark.skipif(not gemm.HAS_INT8_PAIRS, reason="this processor does not multiply pairs of whole numbers")
+@pytest.mark.parametrize(("tokens", "inputs"), [(1, 32), (2, 66), (3, 544), (9, 1300)])
+def test_products_of_four_bits_are_exact(tokens: int, inputs: int) -> None:
+    outputs, groups, blocks = 64, -(-inputs // 32), -(-inputs // 512)
+    torch.manual_seed(tokens)
+    levels, scales = int4.rounded(torch.randn(outputs, inputs))
+    layer = Linear([(levels, scales)], 1, inputs, 2)
+    x = torch.randint(-32767, 32768, (tokens, inputs)).to(torch.int16).numpy()
+    steps = np.random.default_rng(0).random((tokens, blocks), np.float32)
+    out, zeros = np.zeros((tokens, outputs), np.float32), np.zeros(outputs, np.float32)
+    assert layer.scales is not None
+    given = [x.ctypes.data, steps.ctypes.data, layer.weight.data_ptr(), layer.scales.data_ptr(), zeros.ctypes.data]
+    _multiply4(*given, out.ctypes.data, tokens, inputs, outputs, blocks, groups)
+    weight = (levels.double() - 8) * scales.double().repeat_interleave(32, 1)[:, :inputs]
+    steps_of = np.repeat(steps, 512, 1)[:, :inputs].astype(np.float64)
+    expected = (x * steps_of) @ weight.numpy().T
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+
+
+@njit(**OPTIONS)
+def _multiply4(
+    x: Any, steps: Any, weight: Any, scales: Any, zeros: Any, out: Any, tokens: int, inputs: int, outputs: int,
+    blocks: int, groups: int,
+) -> None:  # fmt: skip
+    rows = gemm.Quantized(pointer(x, INT16_PAIR), inputs // 2, pointer(steps, FLOAT32), blocks)
+    columns = gemm.Columns(
+        pointer(weight, INT4_PAIR), PANEL, inputs // 2 * PANEL, pointer(scales, BFLOAT16), groups * PANEL
+    )
+    add, into = gemm.Rows(pointer(zeros, FLOAT32), 0), gemm.Rows(pointer(out, FLOAT32), outputs)
+    gemm.gemm(tokens, inputs // 2, outputs // gemm.LANES, rows, columns, add, into, gemm.ADD_LAST)
+
+
+def test_rounding_to_four_bits() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 70)
+    weight[3] = 0
+    levels, scales = int4.rounded(weight)
+    assert (levels.dtype, levels.shape, scales.shape) == (torch.uint8, weight.shape, (40, 3))
+    steps = scales.repeat_interleave(32, 1)[:, :70]
+    off = ((levels.float() - 8) * steps - weight).abs()
+    # Half a step, but a whole one at the end that has one level less.
+    assert (off <= steps.abs() * 1.01 + 1e-6).all()
+    assert (off <= steps.abs() * 0.51).float().mean() > 0.95
+    assert not ((levels.float() - 8) * steps)[3].any()
+
+
+@pytest.mark.skipif(not gemm.HAS_INT8_PAIRS, reason="this processor does not multiply pairs of whole numbers")
+def test_a_model_of_four_bits() -> None:
+    exact, members = load(target=DRAFT), load(draft=DRAFT, target="pocket-1.5m", weights="int4")
+    assert (_kind(members.draft), _kind(members.target)) == ("int4", "int4")
+    assert members.draft is not None
+    assert exact.target is not None
+    ids = exact.tokenizer.encode(PROMPTS[0])
+    one, other = (model.session(1).score([ids], len(ids))[0].softmax(-1) for model in (exact.target, members.draft))
+    assert 0 < float((one - other).abs().sum(-1).mean()) < 0.5
+    sampling = SamplingParams(max_tokens=48)
+    expected = fsgen.generate(members, PROMPTS, "plain", sampling=sampling)
+    for batch_size in (1, 3):
+        texts = fsgen.generate(members, PROMPTS, "speculative", None, 4, sampling, batch_size)
+        assert [text.token_ids for text in texts] == [text.token_ids for text in expected]
+
+
+def test_four_bits_are_for_the_compiled_pass(tmp_path: Path) -> None:
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"does not run on the compiled .*, which int4 weights need"):
+        load(target=tmp_path, weights="int4")
+
+
+def test_four_bits_need_the_instruction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm, "HAS_INT8_PAIRS", False)
+    with pytest.raises(ValueError, match="int4 weights need a processor with AVX-512 VNNI"):
+        load(target=DRAFT, weights="int4")
 
 
 @njit(**OPTIONS)
@@ -238,7 +313,7 @@ def test_a_half_precision_checkpoint_counts_its_weights_as_they_were(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"draft": DRAFT, "weights": "int4"}, r"weights='int4' is unknown: choose auto, .* or int8"),
+        ({"draft": DRAFT, "weights": "int2"}, "weights='int2' is unknown: choose auto, .* int8, int4"),
         ({"weights": "draft=int8"}, "weights='draft=int8' names 'draft': weights are still to be loaded of target"),
         ({"draft": DRAFT, "weights": "draft=int8,draft=auto"}, "names 'draft' twice"),
         ({"draft": DRAFT, "weights": "draft=int8,target=int3"}, "weights='int3' is unknown"),

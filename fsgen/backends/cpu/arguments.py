@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fsgen.backends.cpu.memory import BFLOAT16, BFLOAT16_PAIR, FLOAT32, INT8, INT8_PAIR, fields
+from fsgen.backends.cpu.memory import BFLOAT16, BFLOAT16_PAIR, FLOAT32, INT4_PAIR, INT8, INT8_PAIR, fields
 from fsgen.backends.cpu.threads import HEADER
 
 MAX_TOKENS = 256  # of one pass: with more, what lies between two products would not stay in a core's own cache
@@ -22,7 +22,8 @@ class Types(NamedTuple):
         cache: of embeddings, keys and values; cache_read: of the latter, as products read them.
         activation: of what else goes into products, as it is written; activation_read: as it is read.
         per: numbers that a product reads as one: 2 where the processor multiplies pairs.
-        per_weight: of weights; pairs of int8 take inputs that are rounded to int16 (`gemm.Quantized`).
+        per_weight: of weights; pairs of int8 and int4 take inputs that are rounded to int16 (`gemm.Quantized`).
+        scale: of rounded weights.
     """
 
     weight: Any
@@ -32,6 +33,7 @@ class Types(NamedTuple):
     activation_read: Any
     per: int
     per_weight: int
+    scale: Any = FLOAT32
 
 
 TYPES = {
@@ -40,11 +42,12 @@ TYPES = {
     "bfloat16 pairs": Types(BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, 2, 2),
     "int8": Types(INT8, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1, 1),
     "int8 pairs": Types(INT8_PAIR, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1, 2),
+    "int4 pairs": Types(INT4_PAIR, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1, 2, BFLOAT16),
 }
 
 
-# The weights of a linear layer, of all layers one after another, in panels of 32 columns; scales of int8 ones.
-LINEAR = np.dtype(fields("weight scales inputs panels"), align=True)
+# The weights of a linear layer, of all layers one after another, in panels of 32 columns; scales of rounded ones.
+LINEAR = np.dtype(fields("weight scales inputs panels scale_panel"), align=True)
 
 # New tokens of one row of the session.
 CHUNK = np.dtype(

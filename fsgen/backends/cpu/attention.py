@@ -220,7 +220,7 @@ def _score(args, t, start, blocks, begin, end, column, scratch):
     """Scores of queries begin .. end - 1 with the keys of some blocks of slots, from slot `start` of the cache on."""
     n, slots = args.head_dim // t.per, args.cache_slots
     queries = Rows(at(scratch.queries_read, begin * n), n)
-    keys = Columns(at(pointer(args.key_cache, t.cache_read), start * n), WIDTH, n * BLOCK, scratch.zeros)
+    keys = Columns(at(pointer(args.key_cache, t.cache_read), start * n), WIDTH, n * BLOCK, scratch.zeros, WIDTH)
     scores = Rows(at(scratch.scores, begin * slots + column), slots)
     gemm(end - begin, n, 2 * blocks, queries, keys, Rows(scratch.zeros, BROADCAST), scores, ADD_LAST)
 
@@ -262,7 +262,7 @@ def _add_values(args, t, start, slots, begin, end, slot, scratch):
     probs = Rows(at(scratch.probs_read, begin * count + slot // t.per), count)
     values = at(pointer(args.value_cache, t.cache_read), start * width // t.per)
     context = Rows(at(scratch.context, begin * width), width)
-    columns = Columns(values, width, WIDTH, scratch.zeros)
+    columns = Columns(values, width, WIDTH, scratch.zeros, WIDTH)
     gemm_strided(end - begin, slots // t.per, width // LANES, probs, columns, context, context, ADD_FIRST)
 
 

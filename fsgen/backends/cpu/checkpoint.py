@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fsgen.backends.checkpoint import Checkpoint, on_hub
 from fsgen.backends.cpu.files import Tensors, fits, names
 from fsgen.backends.cpu.shape import Shape
-from fsgen.backends.places import DTYPES, INT8, check_int8, check_weights
+from fsgen.backends.places import BITS, DTYPES, check_rounded, check_weights
 from fsgen.backends.tokenizer import plain_tokenizer
 from fsgen.models.bundled import model_info
 from fsgen.types import ModelInfo
@@ -34,6 +34,8 @@ class CpuCheckpoint(Checkpoint):
         eos_ids: the tokens that end a text.
         tensors: of its files; None for a model of the hub, whose weights are fetched when they are loaded.
     """
+
+    four_bits = True
 
     folder: Path
     shape: Shape
@@ -65,13 +67,13 @@ class CpuCheckpoint(Checkpoint):
         from fsgen.backends.cpu.weights import CpuWeights
 
         check_weights(dtype)
-        if dtype == INT8:
-            check_int8(self, device)
-        kind = torch.float32 if dtype in ("auto", INT8) else DTYPES[dtype]
+        if dtype in BITS:
+            check_rounded(self, dtype, device)
+        kind = torch.float32 if dtype == "auto" or dtype in BITS else DTYPES[dtype]
         tensors = self.tensors or _fitting(self.name, _fetched(self.name, self.folder), self.shape)
         if tensors is None:  # of the hub, and not as its configuration wants them
             return self._with_transformers(dtype)
-        weights = CpuWeights(self.shape, tensors, kind, int8=dtype == INT8)
+        weights = CpuWeights(self.shape, tensors, kind, bits=BITS.get(dtype, 0))
         about = (self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
         return CpuModel(weights, *about, partial(self._module, dtype))
 

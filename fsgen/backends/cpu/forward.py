@@ -135,7 +135,7 @@ class CpuForward:
             "context": queries * w.value_dim,
             "zeros": max(*columns.values(), self._slots),
         }
-        if w.kind == "int8 pairs":  # two inputs in the place of one float32
+        if w.kind in ("int8 pairs", "int4 pairs"):  # two inputs in the place of one float32
             widest = max(layer.inputs for layer in w.linears.values())
             blocks = int(-(-widest // (2 * BLOCK_PAIRS)))
             sizes |= {"quantized": tokens * widest // 2, "quantized_scales": tokens * blocks}

@@ -4,8 +4,9 @@
 
 With `ADD_FIRST` a sum starts from `add` instead, so that it can be taken in parts. Weights are float32,
 bfloat16 (uint16, its bits) or int8; only int8 ones have a scale. Or they are pairs of two neighbouring inputs, bfloat16
-(uint32) or int8 (int16). Then the inputs are pairs too, i counts them, and one instruction multiplies and adds both.
-With int8 pairs the inputs are int16, each block of them with a scale (`Quantized`); the sum of a block is exact.
+(uint32), int8 (int16) or of four bits (uint8). Then the inputs are pairs too, i counts them, and one instruction
+multiplies and adds both. With the last two the inputs are int16, each block of them with a scale (`Quantized`), and the
+sum of a block is exact; of four bits each group of inputs has a scale for each column, and the sum of a group is.
 
 The sums stay in registers, and each runs over i in order, by fused multiply-adds. So a sum is the same to the last bit
 however many tokens or columns are computed beside it.
@@ -30,7 +31,8 @@ WIDTH, BROADCAST, ADD_LAST, ADD_FIRST = np.int64(PANEL), np.int64(0), np.int64(0
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
-_SIZES = {types.float32: 4, types.uint16: 2, types.int8: 1, types.uint32: 4, types.int16: 2}
+_SIZES = {types.float32: 4, types.uint16: 2, types.int8: 1, types.uint32: 4, types.int16: 2, types.uint8: 1}
+_WHOLE = (types.int16, types.uint8)  # whose products are of whole numbers
 # Where numba adds no flags of its own, products and sums are rounded one by one, however many are computed.
 _ROUNDED = ("nsz",)
 # Whether the processor multiplies pairs of bfloat16.
@@ -39,6 +41,7 @@ HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512bf16", False))
 HAS_INT8_PAIRS = bool(binding.get_host_cpu_features().get("avx512vnni", False))
 # Inputs of a block of `Quantized`, in pairs: 512 products of int16 and int8 are less than 2^31.
 BLOCK_PAIRS = np.int64(256)
+GROUP_PAIRS = 16  # inputs of a group of weights of four bits, in pairs
 # Weights are fetched so many inputs before they are needed: the processor's own prefetching ends with a memory page.
 PREFETCHED = 64
 
@@ -69,13 +72,15 @@ class Columns(NamedTuple):
         data: the first number.
         stride: from one input to the next.
         panel: from one panel of 32 columns to the next.
-        scales: of int8 columns.
+        scales: of int8 columns; of groups of four bits, bfloat16 (uint16), [groups, PANEL] of each panel.
+        scale_panel: from the scales of one panel to those of the next.
     """
 
     data: Any
     stride: int
     panel: int
     scales: Any
+    scale_panel: int
 
 
 class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite has no types
@@ -100,6 +105,14 @@ def _load_weights(builder: Any, start: Any, kind: Any) -> Any:
     if kind == types.int16:  # of int8, to be multiplied as int16
         pairs = builder.load(builder.bitcast(start, ir.VectorType(ir.IntType(8), 2 * LANES).as_pointer()), align=2)
         return builder.bitcast(builder.sext(pairs, ir.VectorType(ir.IntType(16), 2 * LANES)), _INTS)
+    if kind == types.uint8:  # of four bits each, from -8 to 7, to be multiplied as int16
+        bytes_ = builder.load(builder.bitcast(start, ir.VectorType(ir.IntType(8), LANES).as_pointer()), align=1)
+        both = builder.zext(bytes_, _INTS)
+        low, high = (builder.and_(both, ir.Constant(_INTS, [bits] * LANES)) for bits in (0x0F, 0xF0))
+        pairs = builder.or_(low, builder.shl(high, ir.Constant(_INTS, [12] * LANES)))
+        shorts = ir.VectorType(ir.IntType(16), 2 * LANES)
+        centred = builder.sub(builder.bitcast(pairs, shorts), ir.Constant(shorts, [8] * (2 * LANES)))
+        return builder.bitcast(centred, _INTS)
     if kind == types.int8:
         bytes_ = builder.load(builder.bitcast(start, ir.VectorType(ir.IntType(8), LANES).as_pointer()), align=1)
         return builder.sitofp(builder.sext(bytes_, _INTS), _FLOATS)
@@ -130,7 +143,7 @@ def _broadcast(builder: Any, number: Any) -> Any:
 
 def _multiply_add(builder: Any, total: Any, number: Any, vector: Any, kind: Any) -> Any:
     """total + number * vector, in one rounding for each product, or, of whole numbers, in none."""
-    if kind == types.int16:
+    if kind in _WHOLE:
         return builder.call(_instruction(builder, "avx512.vpdpwssd", _INTS, _INTS), [total, number, vector])
     if kind == types.uint32:
         halves = ir.VectorType(_BFloat(), 2 * LANES)
@@ -173,34 +186,67 @@ def _emit_sums(builder: Any, inputs: Any, starts: Any, weights: Any, sums: Any, 
                 builder.store(_multiply_add(builder, builder.load(sums[t][v]), number, column, kind), sums[t][v])
 
 
-def _emit_blocks(builder: Any, inputs: Any, x: Any, starts: Any, weights: Any, sums: Any, kind: Any) -> None:
-    """As `_emit_sums`, of `Quantized` inputs: the sum of each block exactly, times what one step of it stands for."""
-    _, _, scales, blocks = x
-    weights, stride, panel = weights
-    zero, block = ir.Constant(_INTS, [0] * LANES), _I64(BLOCK_PAIRS)
+def _emit_exact(builder: Any, first: Any, count: Any, starts: Any, weights: Any, exact: Any, kind: Any) -> None:
+    """The sums of products of whole numbers, of `count` inputs from the first one on."""
+    for row in exact:
+        for one in row:
+            builder.store(ir.Constant(_INTS, [0] * LANES), one)
+    begun = builder.gep(weights[0], [builder.mul(first, weights[1])]), *weights[1:]
+    _emit_sums(builder, count, [builder.gep(start, [first]) for start in starts], begun, exact, kind)
+
+
+def _emit_blocks(builder: Any, inputs: Any, x: Any, starts: Any, w: Any, sums: Any, kind: Any) -> None:
+    """As `_emit_sums`, of `Quantized` inputs: the sum of each block, times what one step of it stands for."""
+    weights, (scales, scale_panel) = w[:3], w[3:]
     exact = [[cgutils.alloca_once(builder, _INTS) for _ in row] for row in sums]
-    with cgutils.for_range(builder, blocks, intp=_I64) as loop:
-        first = builder.mul(loop.index, block)
-        left = builder.sub(inputs, first)
-        count = builder.select(builder.icmp_signed("<", left, block), left, block)
-        for row in exact:
-            for one in row:
-                builder.store(zero, one)
-        begun = builder.gep(weights, [builder.mul(first, stride)]), stride, panel
-        _emit_sums(builder, count, [builder.gep(start, [first]) for start in starts], begun, exact, kind)
-        for t, row in enumerate(exact):
-            place = builder.add(builder.mul(blocks, _I64(t)), loop.index)
-            scale = _broadcast(builder, builder.load(builder.gep(scales, [place])))
-            for one, total in zip(row, sums[t], strict=True):
-                added = builder.fmul(builder.sitofp(builder.load(one), _FLOATS), scale, flags=_ROUNDED)
-                builder.store(builder.fadd(builder.load(total), added, flags=_ROUNDED), total)
+    scaled = [[cgutils.alloca_once(builder, _FLOATS) for _ in row] for row in sums]
+
+    def in_steps(count: Any, size: Any) -> Any:
+        """Loops over parts of some inputs: the first one of a part, and how many there are in it."""
+        parts = builder.sdiv(builder.add(count, _I64(size - 1)), _I64(size))
+        with cgutils.for_range(builder, parts, intp=_I64) as loop:
+            first = builder.mul(loop.index, _I64(size))
+            left = builder.sub(count, first)
+            fits = builder.icmp_signed("<", left, _I64(size))
+            yield loop.index, first, builder.select(fits, left, _I64(size))
+
+    for block, first, count in in_steps(inputs, BLOCK_PAIRS):
+        if kind == types.uint8:
+            for row in scaled:
+                for one in row:
+                    builder.store(ir.Constant(_FLOATS, [0.0] * LANES), one)
+            for _, inner, few in in_steps(count, GROUP_PAIRS):
+                begin = builder.add(first, inner)
+                _emit_exact(builder, begin, few, starts, weights, exact, kind)
+                group = builder.mul(builder.sdiv(begin, _I64(GROUP_PAIRS)), _I64(PANEL))
+                for v in range(len(sums[0])):
+                    place = builder.add(group, _I64(v % 2 * LANES))
+                    place = builder.add(place, scale_panel) if v > 1 else place
+                    step = _load_weights(builder, builder.gep(scales, [place]), types.uint16)
+                    for t in range(len(sums)):
+                        _add_scaled(builder, exact[t][v], step, scaled[t][v])
+        else:
+            _emit_exact(builder, first, count, starts, weights, exact, kind)
+        for t, row in enumerate(sums):
+            place = builder.add(builder.mul(x[3], _I64(t)), block)
+            step = _broadcast(builder, builder.load(builder.gep(x[2], [place])))
+            for v, total in enumerate(row):
+                _add_scaled(builder, (scaled if kind == types.uint8 else exact)[t][v], step, total)
+
+
+def _add_scaled(builder: Any, number: Any, step: Any, total: Any) -> None:
+    """total += number * step, in place; the number may be whole."""
+    found = builder.load(number)
+    found = builder.sitofp(found, _FLOATS) if found.type == _INTS else found
+    added = builder.fmul(found, step, flags=_ROUNDED)
+    builder.store(builder.fadd(builder.load(total), added, flags=_ROUNDED), total)
 
 
 def _emit_product(builder: Any, tokens: int, vectors: int, kind: Any, width: int | None, arguments: Any) -> None:
     """The product for so many tokens and vectors of columns; `width` is their stride where that is known."""
     inputs, x, w, add, out, add_first = arguments
     x = cgutils.unpack_tuple(builder, x)
-    weights, w_stride, panel, scales = cgutils.unpack_tuple(builder, w)
+    weights, w_stride, panel, scales, scale_panel = cgutils.unpack_tuple(builder, w)
     w_stride = w_stride if width is None else _I64(width)
     add, add_stride = cgutils.unpack_tuple(builder, add)
     out, out_stride = cgutils.unpack_tuple(builder, out)
@@ -212,8 +258,8 @@ def _emit_product(builder: Any, tokens: int, vectors: int, kind: Any, width: int
     given = [[_load(builder, place(add, add_stride, t, v)) for v in range(vectors)] for t in range(tokens)]
     sums = [[cgutils.alloca_once_value(builder, builder.select(from_add, one, zero)) for one in row] for row in given]
     starts = [builder.gep(x[0], [builder.mul(x[1], _I64(t))]) for t in range(tokens)]
-    if kind == types.int16:
-        _emit_blocks(builder, inputs, x, starts, (weights, w_stride, panel), sums, kind)
+    if kind in _WHOLE:
+        _emit_blocks(builder, inputs, x, starts, (weights, w_stride, panel, scales, scale_panel), sums, kind)
     else:
         _emit_sums(builder, inputs, starts, (weights, w_stride, panel), sums, kind)
     for t in range(tokens):
@@ -277,7 +323,8 @@ def _gemm(width: int | None) -> Any:
             x_t = from_token(x, t)
             c = 0
             while c < vectors:
-                w_c = Columns(at(w.data, c // 2 * w.panel), w.stride, w.panel, at(w.scales, c * LANES))
+                scales = at(w.scales, c // 2 * w.scale_panel + c % 2 * LANES)
+                w_c = Columns(at(w.data, c // 2 * w.panel), w.stride, w.panel, scales, w.scale_panel)
                 add_tc = Rows(at(add.data, t * add.stride + c * LANES), add.stride)
                 out_tc = Rows(at(out.data, t * out.stride + c * LANES), out.stride)
                 if tokens <= 2 and vectors - c >= 4:

@@ -41,7 +41,7 @@ def product_inputs(args, t, me, num_tokens, x, inputs):
 
 @overload(product_inputs, inline="always")
 def _product_inputs(args, t, me, num_tokens, x, inputs):
-    if t.types[0] == types.int16:
+    if t.types[0] in (types.int16, types.uint8):
 
         def quantized(args, t, me, num_tokens, x, inputs):
             size = 2 * BLOCK_PAIRS
@@ -70,12 +70,13 @@ def linear(args, t, me, num_tokens, x, weights, layer, add, out):
     inputs = weights.inputs // t.per_weight
     panel = inputs * WIDTH
     weight = at(pointer(weights.weight, t.weight), layer * weights.panels * panel)
-    scales = at(pointer(weights.scales, FLOAT32), layer * weights.panels * WIDTH)
+    scales = at(pointer(weights.scales, t.scale), layer * weights.panels * weights.scale_panel)
     # Few tokens take all panels at once; with more, one panel stays in the core's cache for all of them.
     step = max(1, end - begin) if num_tokens <= 8 else 1
     for number in range(begin, end, step):
         column = number * WIDTH
-        columns = Columns(at(weight, number * panel), WIDTH, panel, at(scales, column))
+        scales_of = at(scales, number * weights.scale_panel)
+        columns = Columns(at(weight, number * panel), WIDTH, panel, scales_of, weights.scale_panel)
         add_to, into = Rows(at(add.data, column), add.stride), Rows(at(out.data, column), out.stride)
         gemm(num_tokens, inputs, step * PANEL // LANES, rows, columns, add_to, into, ADD_LAST)
 

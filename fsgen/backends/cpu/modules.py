@@ -29,7 +29,7 @@ def weights_of(module: Any) -> CpuWeights | None:
         shapes.pop("lm_head.weight", None)
     if not fits(shape, shapes):  # another class under a known name, or one with more to it
         return None
-    return CpuWeights(shape, tensors, torch.float32 if scales else module.dtype, int8=bool(scales))
+    return CpuWeights(shape, tensors, torch.float32 if scales else module.dtype, bits=8 * bool(scales))
 
 
 def _held_alike(module: Any) -> bool:

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fsgen.backends import int4, int8
 from fsgen.backends.cpu.arguments import BLOCK, TYPES
 from fsgen.backends.cpu.compilation import address
 from fsgen.backends.cpu.gemm import HAS_INT8_PAIRS, HAS_PAIRS, LANES, PANEL
 from fsgen.backends.cpu.memory import advise_huge_pages
 from fsgen.backends.cpu.shape import Shape
-from fsgen.backends.int8 import rounded
 
 DTYPES = frozenset({torch.float32, torch.bfloat16})
 
@@ -48,24 +48,28 @@ class Linear:
     """The same linear layer of all layers of a model.
 
     Args:
-        parts: of each layer the weight, [outputs, inputs], and float32 [outputs] the scales where it is int8.
+        parts: of each layer the weight, [outputs, inputs], and where it is rounded float32 the scales, [outputs] of
+            eight bits and [outputs, groups] of four (then the weight is from 0 to 15).
         count: of layers.
         inputs: to fill them up to.
         per: neighbouring inputs that lie together.
 
     Attributes:
-        weight: [layers, panels, inputs / per, PANEL, per]; scales: [layers, panels * PANEL], None where there are none.
+        weight: [layers, panels, inputs / per, PANEL, per], or two of four bits together, [..., PANEL, 1].
+        scales: [layers, panels * PANEL], or bfloat16 [layers, panels, groups, PANEL, 1]; None where there are none.
     """
 
     def __init__(self, parts: Iterable[tuple[Tensor, Tensor | None]], count: int, inputs: int, per: int) -> None:
         scales: list[Tensor] = []
         for number, (weight, scale) in enumerate(parts):  # one after another: nothing is held twice
             packed = pack(weight, inputs, per)
+            if weight.dtype == torch.uint8:
+                packed = packed[..., :1] | packed[..., 1:] << 4
             if not number:
                 self.weight = packed.new_empty(count, *packed.shape)
                 advise_huge_pages(self.weight)
             self.weight[number] = packed
-            scales += [] if scale is None else [_padded(scale)]
+            scales += [] if scale is None else [_padded(scale) if scale.ndim == 1 else pack(scale).bfloat16()]
         self.scales = torch.stack(scales) if scales else None
         self.inputs = inputs
 
@@ -75,7 +79,9 @@ class Linear:
 
     def argument(self) -> tuple[int, ...]:
         """As compiled code has it (`arguments.LINEAR`)."""
-        return address(self.weight), 0 if self.scales is None else address(self.scales), self.inputs, self.panels
+        scales = 0 if self.scales is None else address(self.scales)
+        groups = self.scales.shape[2] if self.scales is not None and self.scales.ndim > 2 else 1
+        return address(self.weight), scales, self.inputs, self.panels, groups * PANEL
 
 
 class CpuWeights:
@@ -85,7 +91,7 @@ class CpuWeights:
         shape: of the model.
         tensors: by name, as a checkpoint has them; linear weights may be int8, with `scales` beside each.
         dtype: float32 or bfloat16: of the embedding, the cache and the linear layers.
-        int8: linear layers have eight bits instead; then `dtype` is float32.
+        bits: linear layers have eight or four instead; then `dtype` is float32.
 
     Attributes:
         kind: of the weights, a key of `arguments.TYPES`: "... pairs" where the processor multiplies these.
@@ -98,25 +104,26 @@ class CpuWeights:
     """
 
     def __init__(
-        self, shape: Shape, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, int8: bool = False
+        self, shape: Shape, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32, bits: int = 0
     ) -> None:
         self.num_layers, self.hidden_size, self.vocab_size = shape.num_layers, shape.hidden_size, shape.vocab_size
         self.num_heads, self.num_kv_heads, self.head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
         self.value_dim = -(-self.head_dim // LANES) * LANES
         self.intermediate_size = -(-shape.intermediate_size // LANES) * LANES
-        self.dtype, self.int8, self.kind = dtype, int8, "int8" if int8 else str(dtype).removeprefix("torch.")
-        if self.hidden_size % 2 == 0 and {"bfloat16": HAS_PAIRS, "int8": HAS_INT8_PAIRS}.get(self.kind):
+        self.dtype, self.bits, self.kind = dtype, bits, f"int{bits}" if bits else str(dtype).removeprefix("torch.")
+        pairs = {"bfloat16": HAS_PAIRS, "int8": HAS_INT8_PAIRS, "int4": True}
+        if self.hidden_size % 2 == 0 and pairs.get(self.kind):
             self.kind += " pairs"
         self.per = TYPES[self.kind].per
         self._shape, self._source = shape, tensors
         self._layers = [f"model.layers.{number}." for number in range(shape.num_layers)]
         self.linears = self._linears()
         self.lm_head = self.linears["lm_head"]
-        self.products = sum(linear.weight.numel() for linear in self.linears.values())
+        self.products = sum(linear.weight.numel() for linear in self.linears.values()) * (2 if bits == 4 else 1)
         self.tensors = self._norms_and_biases() | {
             "sliding_windows": torch.tensor([window or 0 for window in shape.windows]),
         }
-        if int8 or not shape.tied:  # else it is read from the head
+        if bits or not shape.tied:  # else it is read from the head
             self.tensors["embed_tokens"] = tensors["model.embed_tokens.weight"].to(dtype).contiguous()
         self._source = {}  # what was read of it is here
         self.cos = self.sin = torch.empty(0, self.head_dim)
@@ -141,15 +148,22 @@ class CpuWeights:
         def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
             for prefix in prefixes:
                 weights, scales = zip(*(self._weight(prefix + name) for name in names), strict=True)
-                yield join(*weights), join(*(one[:, None] for one in scales))[:, 0] if self.int8 else None
+                yield join(*weights), self._joined(join, scales)
 
         return Linear(parts(), len(prefixes), inputs, TYPES[self.kind].per_weight)
 
+    def _joined(self, join: Callable[..., Tensor], scales: tuple[Tensor, ...]) -> Tensor | None:
+        return None if not self.bits else join(*scales)[:, 0] if self.bits == 8 else join(*scales)
+
     def _weight(self, name: str) -> tuple[Tensor, Tensor | None]:
         weight = self._source[f"{name}.weight"]
-        if not self.int8:
+        if not self.bits:
             return weight.to(self.dtype), None
-        return (weight, self._source[f"{name}.scales"]) if weight.dtype == torch.int8 else rounded(weight)
+        if self.bits == 4:
+            return int4.rounded(weight)
+        held = weight.dtype == torch.int8
+        weight, scales = (weight, self._source[f"{name}.scales"]) if held else int8.rounded(weight)
+        return weight, scales[:, None]
 
     def _norms_and_biases(self) -> dict[str, Tensor]:
         """float32, of all layers one after another; those that a model does not have are left out."""

@@ -12,7 +12,7 @@ from fsgen.backends.identity import files_digest
 from fsgen.backends.llama_cpp.header import Header, parameters, read_header
 from fsgen.backends.llama_cpp.library import LoadedFile, library
 from fsgen.backends.llama_cpp.tokenizer import GgufTokenizer
-from fsgen.backends.places import INT8, check_choice, check_dtype, on_cpu
+from fsgen.backends.places import BITS, check_choice, check_dtype, on_cpu
 from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class GgufCheckpoint(Checkpoint):
         Raises:
             ValueError: another type, or weights that are broken or not finite.
         """
-        check_choice(self, dtype) if dtype == INT8 else check_dtype(dtype)
+        check_choice(self, dtype) if dtype in BITS else check_dtype(dtype)
         from fsgen.backends.llama_cpp.model import LlamaCppModel
 
         about = (self.info, self.tokenizer, self.context, self.eos_ids, self.digest)

@@ -10,7 +10,7 @@ import torch
 
 from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.int8 import quantise
-from fsgen.backends.places import DTYPES, INT8, check_device, check_int8, check_weights, place
+from fsgen.backends.places import BITS, DTYPES, check_device, check_rounded, check_weights, place
 from fsgen.backends.transformers.context import context_of
 from fsgen.backends.transformers.continuation import text_config, ways_to_continue
 from fsgen.backends.transformers.model import TransformersModel, model_facts
@@ -61,8 +61,8 @@ class TransformersCheckpoint(Checkpoint):
         where = place(self, device, dtype)
         if dtype == "auto":
             kind: torch.dtype | str = torch.float32 if where == "cpu" else "auto"
-        elif dtype == INT8:
-            check_int8(self, device)
+        elif dtype in BITS:
+            check_rounded(self, dtype, device)
             kind = "auto"  # rounded from what the checkpoint holds
         else:
             kind = DTYPES[dtype]
@@ -73,7 +73,7 @@ class TransformersCheckpoint(Checkpoint):
             info = model_info(self.local)
         else:
             info = model_facts(model, self.name, self.path)  # before they are rounded
-        if dtype == INT8:
+        if dtype in BITS:
             check_finite(self.name, model)
             quantise(model, self.name)
         return TransformersModel(model, self.tokenizer, self.name, self.path, info, compiled=compiled)
