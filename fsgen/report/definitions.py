@@ -20,7 +20,7 @@ DEFINITIONS = (
     (
         "intervals",
         "95 %, by bootstrap over examples (percentiles): the tokens of one text are not independent, and neither are "
-        "the turns of a dialogue.",
+        "the turns of a dialogue. Those of times: over repetitions of whole runs (Student's t of the logarithms).",
     ),
     (
         "held-out error",
