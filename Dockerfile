@@ -11,8 +11,9 @@ RUN pip install --no-cache-dir --no-deps --require-hashes --requirement requirem
     fi \
     && pip install --no-cache-dir --no-build-isolation --constraint constraints.txt .
 
-RUN useradd --create-home fsgen && mkdir /work && chown fsgen /work
-USER fsgen
+# Any user may run it; compiled code is kept as long as the container is.
+ENV NUMBA_CACHE_DIR=/tmp/fsgen
+USER nobody
 WORKDIR /work
 ENTRYPOINT ["fsgen"]
 CMD ["--help"]
