@@ -9,6 +9,8 @@ LOCK := pip-compile --quiet --generate-hashes --strip-extras --no-header --no-an
 	--no-emit-find-links --no-emit-trusted-host --unsafe-package torch --build-deps-for editable \
 	--constraint constraints.txt pyproject.toml --output-file
 
+WITH_TESTS := .[dev,ladder]
+
 # Every package but torch, whose build depends on the machine, must have a hash that requirements/ knows.
 # An index that builds packages itself has others: HASHES=no goes by versions alone.
 HASHES ?= yes
@@ -74,7 +76,7 @@ $(VENV)/.study: pyproject.toml constraints.txt requirements/study.txt | $(BIN)/p
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt requirements/test.txt | $(BIN)/python
-	@$(call install,test,.[dev,ladder])
+	@$(call install,test,$(WITH_TESTS))
 	@touch $@ $(VENV)/.study
 
 $(BIN)/python:

@@ -29,7 +29,10 @@ Measure: TypeAlias = Callable[[Floats], Floats]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number and its 95 % bootstrap interval; None with fewer than two examples, or where all are the same."""
+    """A number and its 95 % interval; None with fewer than two examples, or where all are the same.
+
+    It is a bootstrap interval over examples; that of a time is over repetitions (`fsgen.analysis.times`).
+    """
 
     value: float
     low: float | None = None

@@ -20,7 +20,7 @@ DEFINITIONS = (
     (
         "intervals",
         "95 %, by bootstrap over examples (percentiles): the tokens of one text are not independent, and neither are "
-        "the turns of a dialogue.",
+        "the turns of a dialogue. Those of times: over repetitions of whole runs (Student's t of the logarithms).",
     ),
     (
         "held-out error",
@@ -70,9 +70,9 @@ DEFINITIONS = (
     (
         "too few, too many, too late",
         "Signs of failure: a router misses more than a tenth of the mismatches, or the score falls; more than half of "
-        "its consultations change nothing, or no time is saved; in more than a quarter of the texts the first "
-        "mismatch comes before the first consultation. A sign is found where the whole interval lies beyond its "
-        "limit.",
+        "its consultations change nothing, or, in runs that were repeated, no time is saved; in more than a quarter of "
+        "the texts the first mismatch comes before the first consultation. A sign is found where the whole interval "
+        "lies beyond its limit; that of a time is over the repetitions.",
     ),
     (
         "replay",

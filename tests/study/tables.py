@@ -25,7 +25,8 @@ def tables(out: Path) -> dict[str, Any]:
             found[name] = [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(file.read_text())]
         elif file.suffix == ".json":
             content = json.loads(file.read_text())
-            found[name] = {k: v for k, v in content.items() if k not in ("started", "finished", "files", "checksum")}
+            left_out = ("started", "finished", "files", "checksum", *TIMES)
+            found[name] = {k: v for k, v in content.items() if k not in left_out}
         else:
             found[name] = file.read_bytes()
     return found

@@ -112,9 +112,9 @@ def test_killed_many_times(studies: Studies, ladder: dict[str, str], data: str, 
 def undisturbed(
     ladder: dict[str, str], data: str, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any]]:
-    """A study of replays, and its tables."""
+    """A study of replays, whose targets are timed, and its tables."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    study = small_study(ladder, data)
+    study = small_study(ladder, data, repeats=2)
     study["grids"] = study["grids"][:1]
     config = write_study(folder / "study.yaml", study)
     run_study(config, folder / "out")

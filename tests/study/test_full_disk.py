@@ -128,18 +128,11 @@ def config(ladder: dict[str, str], data: str, tmp_path_factory: pytest.TempPathF
     return write_study(tmp_path_factory.mktemp("study") / "study.yaml", study)
 
 
-def stored(folder: Path) -> dict[str, Any]:
-    found = tables(folder)
-    for name in [name for name in found if name.startswith("times/")]:
-        found[name] = {"tokens": found[name]["tokens"]}
-    return found
-
-
 def test_a_study(config: Path, tmp_path: Path) -> None:
     def work(folder: Path) -> None:
         run_study(config, folder, console=Console(file=io.StringIO()))
 
-    assert at_every_write(work, stored, tmp_path, step=29) > 60
+    assert at_every_write(work, tables, tmp_path, step=29) > 60
 
 
 def test_the_command_says_it_in_one_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

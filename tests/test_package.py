@@ -1,0 +1,79 @@
+"""The source distribution has all that the check needs, and the wheel that is made of it works alone."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
+LEFT_OUT = {"__pycache__", "build", "dist", "runs", "work", "trunk"}
+
+
+def built(kind: str, source: Path, out: Path) -> Path:
+    out.mkdir()
+    command = [sys.executable, "-c", BUILD, kind, str(out)]
+    done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (made,) = out.iterdir()
+    return made
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the source distribution unpacks to."""
+    folder = tmp_path_factory.mktemp("source")
+    tree = folder / "tree"
+    tree.mkdir()
+    for path in ROOT.iterdir():  # built elsewhere, since building leaves files behind
+        if path.name not in LEFT_OUT | {".git", ".venv"} and not path.name.endswith((".egg-info", "_cache")):
+            (tree / path.name).symlink_to(path)
+    with tarfile.open(built("build_sdist", tree, folder / "sdist")) as archive:
+        archive.extractall(folder / "unpacked", filter="data")
+    (unpacked,) = (folder / "unpacked").iterdir()
+    return unpacked
+
+
+def files(folder: Path) -> set[str]:
+    """All files below a folder that are not made by running or building."""
+    found = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return {str(path) for path in found if not LEFT_OUT & set(path.parts)}
+
+
+def test_the_source_distribution_has_everything(source: Path) -> None:
+    for folder in ("fsgen", "tests", "docs", "benchmarks", "examples", "ladder", "requirements", ".ci"):
+        assert files(ROOT / folder) - files(source / folder) == set(), folder
+    for name in ("Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "NOTICE", "README.md", "SECURITY.md"):
+        assert (source / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_the_wheel_works_alone(source: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(built("build_wheel", source, tmp_path / "wheel")) as archive:
+        archive.extractall(tmp_path / "alone")
+    assert files(source / "fsgen") == files(tmp_path / "alone" / "fsgen")
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "alone"), "OMP_NUM_THREADS": "1"}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, *words]
+        done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("-c", "import fsgen; print(fsgen.__file__)").strip() == str(tmp_path / "alone" / "fsgen" / "__init__.py")
+    assert "pocket-8m" in run("-m", "fsgen", "models")
+    assert json.loads(run("-m", "fsgen", "generate", "Question: 2 + 2?", "--max-tokens", "4", "--json"))["text"]
+    study = "tasks: [{name: pocket_math, limit: 2, max_tokens: 4}]\nmethods: [oracle]\n"
+    (elsewhere / "study.yaml").write_text(study + "pairs: [{draft: pocket-0.1m, target: pocket-0.25m}]\n")
+    assert "report:" in run("-m", "fsgen", "study", "study.yaml", "--out", "runs")
+    assert run("-m", "fsgen", "experiment", "--list")
+    metadata = next((tmp_path / "alone").glob("fsgen-*.dist-info"))
+    assert (metadata / "licenses" / "NOTICE").is_file()
+    assert "fsgen = fsgen.cli:main" in (metadata / "entry_points.txt").read_text()
