@@ -254,7 +254,8 @@ def load(
     Args:
         draft, target, base: each a bundled model (`pocket-...`), a local folder, a name on the Hugging Face hub, or a
             model that is loaded already. The same name twice is one model. A draft `ngram`, or `ngram:N`, is no model:
-            what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup).
+            what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup). A draft may have
+            another tokenizer than the target (`fsgen.backends.translated`); a base has that of its draft.
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
         draft_weights: of the draft alone: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight
