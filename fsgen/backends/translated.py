@@ -164,6 +164,8 @@ class _Row:
             i -= 1  # a character began before
             start = self.ends[i - 1] if i else self._origin
         found = self._translation.to_draft(self.text[start:])
+        if i == self.first and [piece.id for piece in found[:1]] == self.ids[:i][-1:]:
+            found = found[1:]  # both tokenizers put it before a text
         # How a text is cut may be wrong where it was begun anywhere. It is right from where both ways agree.
         known = {end: i + n for n, end in enumerate(self.ends[i:], 1)} if not self._anew else {}
         places = ((j, known[start + piece.end]) for j, piece in enumerate(found, 1) if start + piece.end in known)

@@ -138,6 +138,39 @@ def test_special_tokens_are_those_of_the_same_name_and_ends_are_ends() -> None:
     assert all(known.texts[a] == other.texts[b] for a, b in same.shared.items() if a not in (1, 2))
 
 
+def test_letters_are_letters_and_not_the_bytes_of_unknown_characters() -> None:
+    one = tokenizer_of("sentencepiece")
+    there = Translation(one, tokenizer_of("bytes"), {2}, {1}, len(one), 258)
+    [letter] = tokenizer_of("bytes").encode("q")
+    names = {other: one.convert_ids_to_tokens(index) for index, other in there.shared.items()}
+    assert names[letter] == "q"
+    assert names[tokenizer_of("bytes").encode("\t")[0]] == "<0x09>"
+
+
+@pytest.mark.parametrize(("kind", "begun"), [("sentencepiece", ["<s>"]), ("bytes", []), ("wordpiece", ["[CLS]"])])
+def test_a_text_begins_once(kind: str, begun: list[str]) -> None:
+    draft, target = table(kind), table("sentencepiece")
+    seen: list[list[int]] = []
+    session = TranslatedModel(draft, target, look_ahead=0).session(1)
+    score = session._draft.score
+
+    def counted(sequences: Any, last: Any) -> Any:
+        seen.extend(sequences)
+        return score(sequences, last)
+
+    session._draft.score = counted  # type: ignore[method-assign]
+    session.begin(0, 3, 20)
+    ids = target.tokenizer.encode("the nation")
+    assert tokenizer_of("sentencepiece").convert_ids_to_tokens(ids[0]) == "<s>"
+    for n in (4, len(ids), 5):
+        session.score([ids[:n]], 1)
+    names = [tokenizer_of(kind).convert_ids_to_tokens(each) for each in seen]
+    special = {"<s>", "</s>", "[CLS]", "[SEP]", "[UNK]"}
+    if kind == "bytes":  # of the same name, though it puts none itself
+        begun = ["<s>"]
+    assert all([name for name in each if name in special] == begun for each in names)
+
+
 def test_a_token_that_grows_over_the_boundary_is_no_answer() -> None:
     target = tokenizer_of("bpe")
     known = codec(target)
