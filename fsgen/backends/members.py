@@ -35,6 +35,7 @@ class Members:
         ngram: where there is no draft model, matches of at most so many tokens draft (prompt lookup); 0: none do.
         draft_lengths: what decoding has learned of their speed and agreement, by method and batch size.
         difference: of the draft's tokenizer from the target's, in words; None where they map texts alike.
+        mixed: the probabilities of a draft with another tokenizer can be mixed with the target's (see `overlap`).
         lock: held for each round, so that engines in several threads take turns.
     """
 
@@ -48,6 +49,7 @@ class Members:
     ngram: int = 0
     draft_lengths: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     difference: str | None = None
+    mixed: bool = False
     lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
     _kept: dict[tuple[str, int], Session] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keeps: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -161,6 +163,11 @@ class Plan:
         """Those that take the token ids as they are, the target first."""
         members = (self.target, self.draft, self.base) if self.difference is None else (self.target,)
         return [member for member in members if member is not None]
+
+    @property
+    def mixed(self) -> bool:
+        """As in `Members`; not known before weights are loaded."""
+        return True
 
     @property
     def tokenizer(self) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fsgen import SamplingParams, generate, stream
-from fsgen.api import finished
+from fsgen.api import finished, method_for
 from fsgen.backends import Members
 from fsgen.backends.codec import codec
 from fsgen.backends.translated import TranslatedModel
@@ -220,6 +220,8 @@ def test_mixtures_of_too_few_tokens_are_refused_with_what_was_measured() -> None
         generate(members, ["the"], "contrastive:missing=2")
     with pytest.raises(ValueError, match=r"mixes the probabilities.*bpe-0 and bytes-0 have different tokenizers"):
         Engine(members).add(Sequence([5], "contrastive"))
+    with pytest.raises(ValueError, match=r"mixes the probabilities"):
+        Engine(members).add(Sequence([5], method_for(members, "contrastive")))
     with pytest.raises(ValueError, match="only runs in sessions"):
         verify(members, ["the"], "contrastive:missing=1")
 
