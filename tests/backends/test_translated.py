@@ -218,6 +218,28 @@ def test_a_text_beyond_the_window_of_the_draft() -> None:
     session.score([ids[:3]], 1)  # and back to its beginning
 
 
+@given(
+    kinds=st.sampled_from([(a, b) for a in KINDS for b in KINDS if a != b]),
+    cuts=st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(0, 60), max_size=3)), min_size=1, max_size=6),
+    text=ODD,
+    window=st.sampled_from([9, 512]),
+)
+@settings(max_examples=60, deadline=None)
+def test_shared_tokens_alone_depend_on_the_text_alone(
+    kinds: tuple[str, str], cuts: list[tuple[int, list[int]]], text: str, window: int
+) -> None:
+    draft, target = table(kinds[0], seed=1, context=window, order=1000), table(kinds[1], seed=2)
+    model = TranslatedModel(draft, target, look_ahead=0)
+    ids = [*target.tokenizer.encode(text), *target.tokenizer.encode(TEXTS[3])]
+    session = model.session(1)
+    session.begin(0, 1, 60)
+    for n, more in cuts:
+        context = [*ids[:n], *more]
+        fresh = model.session(1)
+        fresh.begin(0, 1, 60)
+        assert torch.equal(session.score([context], 1), fresh.score([context], 1))
+
+
 def test_what_is_spent_is_what_the_draft_runs() -> None:
     target, draft = table("bytes"), table("bpe", seed=1)
     model = TranslatedModel(draft, target, look_ahead=0)
