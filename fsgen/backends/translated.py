@@ -263,15 +263,11 @@ class TranslatedSession:
         if not inside and n not in row.seen:
             row.keep(n)
             row.seen[n] = yield row.ids
-        piece, settled, before = None, False, tail(row.bounds, row.text)
-        while self._look_ahead:
-            if row.ahead:
-                piece, settled = self._translation.to_target(before, row.ahead)
-            if settled or len(row.ids) - n >= self._look_ahead:
-                break
+        while len(row.ids) - n < self._look_ahead and not self._translation.settled(row.ahead):
             if len(row.ids) not in row.seen:
                 row.seen[len(row.ids)] = yield row.ids
             row.append(int(row.seen[len(row.ids)].argmax()))
+        piece = self._translation.to_target(tail(row.bounds, row.text), row.ahead) if row.ahead else None
         row.seen = {size: logits for size, logits in row.seen.items() if size >= n}
         return _Prediction(None if inside else row.seen[n], row.ids[n] if n < len(row.ids) else None, piece)
 

@@ -176,12 +176,11 @@ def test_a_token_that_grows_over_the_boundary_is_no_answer() -> None:
     known = codec(target)
     there = Translation(tokenizer_of("bytes"), target, {1}, {1}, 258, len(target))
     assert target.encode(" the") != target.encode(" th") + target.encode("e")
-    piece, _ = there.to_target(b" th", b"e dog")
-    assert piece is not None
-    assert known.texts[piece] == b"e"
-    assert not there.to_target(b" the", b" th")[1]
-    piece, settled = there.to_target(b" the", b" the d")
-    assert (known.texts[piece], settled) == (b" the", True)  # type: ignore[index]
+    assert there.to_target(b" th", b"e dog") == known.ids[b"e"]
+    assert there.to_target(b" the", b" the d") == known.ids[b" the"]
+    assert not there.settled(b" th")
+    assert there.settled(b" the d")
+    assert not there.settled("é".encode()[:1])
 
 
 def test_long_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
