@@ -124,7 +124,7 @@ def generate(
     each = [sampling] * len(ids) if isinstance(sampling, SamplingParams) else list(sampling)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} is impossible: at least 1")
-    check(members, chosen, ids, [replace(params, n=1) for params in each])
+    check(members, chosen, ids, [replace(params, n=1) for params in each], measured_later=True)
     texts = [(prompt, one) for prompt, params in zip(ids, each, strict=True) for one in choices(params)]
     if not texts:
         return []
@@ -192,7 +192,7 @@ def stream(
     The generator returns the finished `Generation` (the value of `yield from`).
     """
     chosen, ids = method_for(members, method, router, draft_tokens), encode(members, prompt)
-    check(members, chosen, [ids], [sampling])
+    check(members, chosen, [ids], [sampling], measured_later=True)
     engine = Engine(_mixable(members, chosen, [ids]), 1)
     sequence = Sequence(ids, chosen, sampling, candidates)
     engine.add(sequence)

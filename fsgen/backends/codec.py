@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 from fsgen.backends.alignment import decoder_parts
-from fsgen.backends.vocabulary import vocabulary
+from fsgen.backends.vocabulary import BYTE, vocabulary
 
 _MARK = b"\xff\xff"  # not in UTF-8
 MARKED = re.compile(rb"\xff\xff([0-9a-f]{8})")
@@ -47,7 +47,8 @@ class Codec:
     Attributes:
         texts: of each id its bytes; of a special token its mark; empty for an id without a token.
         special: by name, the ids of the special tokens.
-        ids: the token that writes these bytes, for each that one does; the first one where several do.
+        ids: the token that writes these bytes, for each that one does; where several do the first one, and last those
+            that stand for a byte of an unknown character.
         longest: bytes of the longest token.
         beginning: special tokens that it puts before a text.
     """
@@ -63,9 +64,9 @@ class Codec:
         for index in self.special.values():
             self.texts[index] = mark(index)
         self.ids: dict[bytes, int] = {}
-        for index, text in enumerate(self.texts):
-            if text and not known.special[index]:
-                self.ids.setdefault(text, index)
+        for index in sorted(range(len(self.texts)), key=lambda i: BYTE.fullmatch(names.get(i, "")) is not None):
+            if self.texts[index] and not known.special[index]:
+                self.ids.setdefault(self.texts[index], index)
         self.longest = max(map(len, self.ids), default=0)
         # A text that is decoded alone loses its first space where it only stands for the beginning of a word.
         self._drops_space = bool(parts & {"Metaspace", "Strip", "WordPiece"})

@@ -40,6 +40,7 @@ class Members:
         ngram: where there is no draft model, matches of at most so many tokens draft (prompt lookup); 0: none do.
         draft_lengths: what decoding has learned of their speed and agreement, by method and batch size.
         difference: of the draft's tokenizer from the target's, in words; None where they map texts alike.
+        mixed: the probabilities of a draft with another tokenizer can be mixed with the target's (see `overlap`).
         lock: held for each round, so that engines in several threads take turns.
     """
 
@@ -53,6 +54,7 @@ class Members:
     ngram: int = 0
     draft_lengths: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     difference: str | None = None
+    mixed: bool = False
     lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
     _kept: dict[tuple[str, int], Session] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keeps: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -169,6 +171,11 @@ class Plan:
         return [member for member in members if member is not None]
 
     @property
+    def mixed(self) -> bool:
+        """As in `Members`; not known before weights are loaded."""
+        return True
+
+    @property
     def tokenizer(self) -> Any:
         return self._present[0].tokenizer
 
@@ -271,7 +278,8 @@ def load(
             CPU), a name on the Hugging Face hub (with a branch, tag or commit behind an @), or a model that is loaded
             already, by this function or by `transformers`. The same name twice is one model. A draft `ngram`, or
             `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt
-            lookup).
+            lookup). A draft may have another tokenizer than the target (`fsgen.backends.translated`); a base has that
+            of its draft.
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
             file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.

@@ -83,6 +83,6 @@ def mixable(members: Members, bound: float, prompts: Sequence[Sequence[int]]) ->
     for name, mass in zip(names, masses(members, prompts[:PROMPTS]), strict=True):
         if 1.0 - mass.mean > bound:
             raise ValueError(f"{' and '.join(names)} share too few tokens to be mixed: {lacking(name, mass, bound)}")
-    found = replace(members, draft=TranslatedModel(draft.draft, members.target, look_ahead=0))
+    found = replace(members, draft=TranslatedModel(draft.draft, members.target, look_ahead=0), mixed=True)
     object.__setattr__(found, "lock", members.lock)  # the models are the same
     return found

@@ -164,6 +164,8 @@ class _Row:
             i -= 1  # a character began before
             start = self.ends[i - 1] if i else self._origin
         found = self._translation.to_draft(self.text[start:])
+        if i == self.first and [piece.id for piece in found[:1]] == self.ids[:i][-1:]:
+            found = found[1:]  # both tokenizers put it before a text
         # How a text is cut may be wrong where it was begun anywhere. It is right from where both ways agree.
         known = {end: i + n for n, end in enumerate(self.ends[i:], 1)} if not self._anew else {}
         places = ((j, known[start + piece.end]) for j, piece in enumerate(found, 1) if start + piece.end in known)
@@ -261,15 +263,11 @@ class TranslatedSession:
         if not inside and n not in row.seen:
             row.keep(n)
             row.seen[n] = yield row.ids
-        piece, settled, before = None, False, tail(row.bounds, row.text)
-        while self._look_ahead:
-            if row.ahead:
-                piece, settled = self._translation.to_target(before, row.ahead)
-            if settled or len(row.ids) - n >= self._look_ahead:
-                break
+        while len(row.ids) - n < self._look_ahead and not self._translation.settled(row.ahead):
             if len(row.ids) not in row.seen:
                 row.seen[len(row.ids)] = yield row.ids
             row.append(int(row.seen[len(row.ids)].argmax()))
+        piece = self._translation.to_target(tail(row.bounds, row.text), row.ahead) if row.ahead else None
         row.seen = {size: logits for size, logits in row.seen.items() if size >= n}
         return _Prediction(None if inside else row.seen[n], row.ids[n] if n < len(row.ids) else None, piece)
 

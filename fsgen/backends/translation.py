@@ -89,21 +89,24 @@ class Translation:
                     found.append(Piece(token, start))
         return found
 
-    def to_target(self, before: bytes, ahead: bytes) -> tuple[int | None, bool]:
-        """The target's token that goes on from a text, and whether more text would not change it.
+    def settled(self, ahead: bytes) -> bool:
+        """Whether more text would not change which token of the target this text begins with.
+
+        It would where the text is the beginning of a token that the draft lacks (one that both have, the draft would
+        have written itself), or ends inside of a character.
+        """
+        return MARKED.search(ahead) is not None or (bool(ahead) and ahead not in self._begun and _whole(ahead))
+
+    def to_target(self, before: bytes, ahead: bytes) -> int | None:
+        """The target's token that goes on from a text; None where no token of the target begins what is ahead.
 
         Args:
             before: the end of the text so far, at which a token of the target ends; `LOOK_BACK` tokens will do.
             ahead: how it goes on.
-
-        Returns:
-            the token; None where no token of the target begins what is ahead. More text could change it where that is
-            the beginning of a token that the draft lacks (one that both have, the draft would have written itself), or
-            ends inside of a character.
         """
         match = MARKED.search(ahead)
         if match and not match.start():
-            return int(match[1], 16), True
+            return int(match[1], 16)
         text = ahead[: match.start()] if match else ahead
         *_, before = MARKED.split(before)
         while before and 0x80 <= before[0] < 0xC0:  # it begins inside of a character
@@ -114,9 +117,7 @@ class Translation:
         found = pieces[i] if i < len(pieces) and (ends[i - 1] if i else 0) == place else None
         if found is None or found.id >= self._target_size or found.id in self._target_special:
             found = self.target.longest_prefix(text)  # it would make one token of what is before and what is ahead
-            if found is None or found.id >= self._target_size:
-                return None, bool(match)
-        return found.id, bool(match) or (text not in self._begun and _whole(text))
+        return found.id if found is not None and found.id < self._target_size else None
 
     @property
     def _target_special(self) -> Collection[int]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from fsgen.backends.alignment import decoder_parts
 
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def vocabulary(tokenizer: Any) -> Vocabulary:
             texts[index] = token.encode()
         elif "ByteLevel" in parts:
             texts[index] = bytes(_BYTES[char] for char in token if char in _BYTES)
-        elif "ByteFallback" in parts and (byte := _BYTE.fullmatch(token)):
+        elif "ByteFallback" in parts and (byte := BYTE.fullmatch(token)):
             texts[index] = bytes([int(byte[1], 16)])
         elif parts & {"ByteFallback", "Metaspace"}:
             texts[index] = token.replace("\u2581", " ").encode()

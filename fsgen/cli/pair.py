@@ -21,7 +21,7 @@ def pair(
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts of your own: one a line, as plain text or as a JSON string.")
     ] = None,
-    task: Annotated[str, typer.Option(help="Whose prompts are read else.")] = "gsm8k",
+    task: Annotated[str, typer.Option(help="Whose prompts are read otherwise.")] = "gsm8k",
     count: Annotated[int, typer.Option(min=1, help="How many prompts, at most.")] = 20,
     dtype: Dtype = "auto",
     device: Device = "auto",

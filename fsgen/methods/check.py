@@ -27,11 +27,23 @@ class Loadable(Protocol):
     def context(self) -> int: ...
     @property
     def difference(self) -> str | None: ...
+    @property
+    def mixed(self) -> bool: ...
     def identity(self, role: str) -> Any: ...
 
 
-def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
+def check(
+    members: Loadable,
+    method: Method,
+    prompts: Sequence[TokenIds],
+    sampling: Sequence[SamplingParams],
+    measured_later: bool = False,
+) -> None:
     """What can be known to fail before anything is computed.
+
+    Args:
+        members, method, prompts, sampling: what writes which texts, and how.
+        measured_later: whether models of different tokenizers can be mixed is measured before anything is written.
 
     Raises:
         ValueError: a prompt that is empty or with its budget exceeds the context window, a token id out of the
@@ -39,11 +51,8 @@ def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampli
             fusion of probabilities where the draft has another tokenizer.
     """
     method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
-    if members.difference is not None and method.fusion.reads_draft and not isinstance(method.fusion, SharedTokens):
-        raise ValueError(
-            f"method {method.name!r} mixes the probabilities of draft and target token by token, and "
-            f"{members.difference}"
-        )
+    if members.difference is not None and method.fusion.reads_draft:
+        _require_mixed(method, members.difference, members.mixed or measured_later)
     if "draft" in method.roles:
         method.router.require(members)
     if len(prompts) != len(sampling):
@@ -64,3 +73,11 @@ def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampli
                 f"prompt {number} has {len(prompt)} tokens, which with max_tokens={params.max_tokens} exceeds the "
                 f"context window of {members.context}"
             )
+
+
+def _require_mixed(method: Method, difference: str, mixed: bool) -> None:
+    if not (mixed and isinstance(method.fusion, SharedTokens)):
+        raise ValueError(
+            f"method {method.name!r} mixes the probabilities of draft and target token by token, and {difference}; "
+            "'fsgen generate' measures whether the tokens that both have are enough for that"
+        )

@@ -138,17 +138,49 @@ def test_special_tokens_are_those_of_the_same_name_and_ends_are_ends() -> None:
     assert all(known.texts[a] == other.texts[b] for a, b in same.shared.items() if a not in (1, 2))
 
 
+def test_letters_are_letters_and_not_the_bytes_of_unknown_characters() -> None:
+    one = tokenizer_of("sentencepiece")
+    there = Translation(one, tokenizer_of("bytes"), {2}, {1}, len(one), 258)
+    [letter] = tokenizer_of("bytes").encode("q")
+    names = {other: one.convert_ids_to_tokens(index) for index, other in there.shared.items()}
+    assert names[letter] == "q"
+    assert names[tokenizer_of("bytes").encode("\t")[0]] == "<0x09>"
+
+
+@pytest.mark.parametrize(("kind", "begun"), [("sentencepiece", ["<s>"]), ("bytes", []), ("wordpiece", ["[CLS]"])])
+def test_a_text_begins_once(kind: str, begun: list[str]) -> None:
+    draft, target = table(kind), table("sentencepiece")
+    seen: list[list[int]] = []
+    session = TranslatedModel(draft, target, look_ahead=0).session(1)
+    score = session._draft.score
+
+    def counted(sequences: Any, last: Any) -> Any:
+        seen.extend(sequences)
+        return score(sequences, last)
+
+    session._draft.score = counted  # type: ignore[method-assign]
+    session.begin(0, 3, 20)
+    ids = target.tokenizer.encode("the nation")
+    assert tokenizer_of("sentencepiece").convert_ids_to_tokens(ids[0]) == "<s>"
+    for n in (4, len(ids), 5):
+        session.score([ids[:n]], 1)
+    names = [tokenizer_of(kind).convert_ids_to_tokens(each) for each in seen]
+    special = {"<s>", "</s>", "[CLS]", "[SEP]", "[UNK]"}
+    if kind == "bytes":  # of the same name, though it puts none itself
+        begun = ["<s>"]
+    assert all([name for name in each if name in special] == begun for each in names)
+
+
 def test_a_token_that_grows_over_the_boundary_is_no_answer() -> None:
     target = tokenizer_of("bpe")
     known = codec(target)
     there = Translation(tokenizer_of("bytes"), target, {1}, {1}, 258, len(target))
     assert target.encode(" the") != target.encode(" th") + target.encode("e")
-    piece, _ = there.to_target(b" th", b"e dog")
-    assert piece is not None
-    assert known.texts[piece] == b"e"
-    assert not there.to_target(b" the", b" th")[1]
-    piece, settled = there.to_target(b" the", b" the d")
-    assert (known.texts[piece], settled) == (b" the", True)  # type: ignore[index]
+    assert there.to_target(b" th", b"e dog") == known.ids[b"e"]
+    assert there.to_target(b" the", b" the d") == known.ids[b" the"]
+    assert not there.settled(b" th")
+    assert there.settled(b" the d")
+    assert not there.settled("é".encode()[:1])
 
 
 def test_long_texts_are_not_encoded_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,6 +215,28 @@ def test_a_text_beyond_the_window_of_the_draft() -> None:
         assert session.score([ids[:n]], 1).isfinite().any()
     assert session.usage[0].tokens < 200 * 8
     session.score([ids[:3]], 1)  # and back to its beginning
+
+
+@given(
+    kinds=st.sampled_from([(a, b) for a in KINDS for b in KINDS if a != b]),
+    cuts=st.lists(st.tuples(st.integers(1, 40), st.lists(st.integers(0, 60), max_size=3)), min_size=1, max_size=6),
+    text=ODD,
+    window=st.sampled_from([9, 512]),
+)
+@settings(max_examples=60, deadline=None)
+def test_shared_tokens_alone_depend_on_the_text_alone(
+    kinds: tuple[str, str], cuts: list[tuple[int, list[int]]], text: str, window: int
+) -> None:
+    draft, target = table(kinds[0], seed=1, context=window, order=1000), table(kinds[1], seed=2)
+    model = TranslatedModel(draft, target, look_ahead=0)
+    ids = [*target.tokenizer.encode(text), *target.tokenizer.encode(TEXTS[3])]
+    session = model.session(1)
+    session.begin(0, 1, 60)
+    for n, more in cuts:
+        context = [*ids[:n], *more]
+        fresh = model.session(1)
+        fresh.begin(0, 1, 60)
+        assert torch.equal(session.score([context], 1), fresh.score([context], 1))
 
 
 def test_what_is_spent_is_what_the_draft_runs() -> None:
