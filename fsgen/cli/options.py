@@ -22,14 +22,16 @@ DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
 Draft = Annotated[
     str | None,
     typer.Option(
-        help=f"The small model: bundled, a folder, or a name on the hub; or ngram:N, look-up in the text so far.  "
-        f"[default: {DRAFT}]"
+        help=f"The small model: bundled, a folder, a GGUF file, or a name on the hub; or ngram:N, look-up in the text "
+        f"so far.  [default: {DRAFT}]"
     ),
 ]
-Target = Annotated[str | None, typer.Option(help=f"The large model.  [default: {TARGET}]")]
+Target = Annotated[str | None, typer.Option(help=f"The large model, named likewise.  [default: {TARGET}]")]
 Base = Annotated[str | None, typer.Option(help="The small model before it was tuned, for the proxy method alone.")]
 MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Dtype = Annotated[
+    str, typer.Option(help="auto, float32, bfloat16 or float16; of a GGUF file this is the type of keys and values.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 DraftWeights = Annotated[
     str, typer.Option(help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.")

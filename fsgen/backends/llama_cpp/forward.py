@@ -57,14 +57,15 @@ class Context:
 
     def rewind(self, row: int, length: int) -> int:
         """Forgets all but the first `length` tokens of a row: how many of them are still there, all or none."""
-        calls = self._calls
-        held = calls.llama_memory_seq_pos_max(self.memory, row) + 1
-        kept = held == length or (held > length and calls.llama_memory_seq_rm(self.memory, row, length, -1))
+        calls, memory = self._calls, self.memory
+        held = calls.llama_memory_seq_pos_max(memory, row) + 1
+        if held > length and calls.llama_memory_seq_rm(memory, row, length, -1):
+            held = calls.llama_memory_seq_pos_max(memory, row) + 1  # fewer where others wrote over what it left behind
         # Where a window has left tokens behind, what it sees from here has to be there.
-        first = calls.llama_memory_seq_pos_min(self.memory, row)
-        if kept and first <= max(0, length - self._window):
+        first = calls.llama_memory_seq_pos_min(memory, row)
+        if held == length and first <= max(0, length - self._window):
             return length
-        calls.llama_memory_seq_rm(self.memory, row, -1, -1)
+        calls.llama_memory_seq_rm(memory, row, -1, -1)
         return 0
 
     def copy(self, source: int, destination: int, length: int) -> None:
