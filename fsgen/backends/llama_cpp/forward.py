@@ -133,12 +133,12 @@ class LlamaCppForward:
         """Makes room for rows of so many tokens."""
         if longest <= self._room:
             return
-        room = max(longest, min(int(GROWTH * self._room), self._longest))
-        self._room = -(-room // CELLS) * CELLS
-        old, self._context = self._context, Context(self._file, self._dtype, self.rows, self.rows * self._room)
-        if old is not None:
+        room = -(-max(longest, min(int(GROWTH * self._room), self._longest)) // CELLS) * CELLS
+        grown = Context(self._file, self._dtype, self.rows, self.rows * room)
+        if self._context is not None:
             for row in range(self.rows):
-                self._context.take(old, row)
+                grown.take(self._context, row)
+        self._room, self._context = room, grown
 
     def copy(self, source: int, destination: int, length: int) -> None:
         """The keys and values of the first `length` tokens of a row become those of another."""
