@@ -49,9 +49,10 @@ class GgufTokenizer:
         merges = found.get("tokenizer.ggml.merges") or []
         self.merges = [tuple(merge.split(" ", 1)) for merge in merges] if kind == "gpt2" else None
         self.chat_template: str | None = found.get("tokenizer.chat_template")
-        ids = {role: found.get(f"tokenizer.ggml.{key}_token_id") for role, key in _NAMED.items()}
-        self._named = {role: self._tokens[i] for role, i in ids.items() if i in range(len(self._tokens))}
-        self.eos_token_id: int | None = ids["eos_token"] if "eos_token" in self._named else None
+        told = {role: found.get(f"tokenizer.ggml.{key}_token_id") for role, key in _NAMED.items()}
+        ids = {role: i for role, i in told.items() if type(i) is int and 0 <= i < len(self._tokens)}
+        self._named = {role: self._tokens[i] for role, i in ids.items()}
+        self.eos_token_id = ids.get("eos_token")
         self.all_special_ids = [i for i, each in enumerate(self._kinds) if each in (UNKNOWN, CONTROL)]
         # SentencePiece writes a space before the first word, which is none of the text.
         self._begins_with_space = kind == "llama" and found.get("tokenizer.ggml.add_space_prefix", True)
