@@ -47,7 +47,7 @@ def write_gguf(folder: Path, file: Path, kind: str = "float32", chat_template: s
     writer = gguf.GGUFWriter(partial, shape.model_type)
     _write_sizes(writer, shape, folder.name)
     writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
-    _write_tokenizer(writer, folder, shape.vocab_size, config)
+    write_tokenizer(writer, folder, shape.vocab_size, config)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     names = {name: (_name(name), whole if len(size) > 1 else gguf.GGMLQuantizationType.F32) for name, size in
@@ -84,7 +84,7 @@ def _write_sizes(writer: gguf.GGUFWriter, shape: Shape, name: str) -> None:
     writer.add_vocab_size(shape.vocab_size)
 
 
-def _write_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int, config: dict[str, Any]) -> None:
+def write_tokenizer(writer: gguf.GGUFWriter, folder: Path, rows: int, config: dict[str, Any]) -> None:
     """The tokenizer of a folder; ids that it does not have are there, and unused."""
     rules = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     ids = rules["model"]["vocab"] | {token["content"]: token["id"] for token in rules["added_tokens"]}

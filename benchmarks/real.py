@@ -184,8 +184,8 @@ def drafting(size: str, folder: Path, llama_cpp: bool) -> Table:
     table.add_row("target alone", f"{1e3 * plain:.1f}", "")
     table.add_row("with drafts", f"{1e3 * drafted:.1f}", f"{plain / drafted:.2f} x")
     if llama_cpp:
-        files = [gguf_file(folders[name], "int8") for name in ("0.5B", size)]
-        same = by_llama_calls(*files, calls, len(prompt) + WRITTEN + 64) / WRITTEN
+        draft, target = (gguf_file(folders[name], "int8") for name in ("0.5B", size))
+        same = by_llama_calls(draft, target, calls, len(prompt) + WRITTEN + 64) / WRITTEN
         table.add_row("the same calls by llama.cpp", f"{1e3 * same:.1f}", f"{same / drafted:.2f} x")
     return table
 

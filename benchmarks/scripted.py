@@ -59,7 +59,7 @@ class _RecordedSession:
 
 
 def rounds(
-    draft: Model, target: Model, acceptance: float, prompt: list[int], tokens: int
+    draft: Model, target: Model, acceptance: float, prompt: list[int], tokens: int, draft_tokens: int | str = "auto"
 ) -> tuple[float, float, list[Call]]:
     """Seconds a token of the target alone, and with drafts of which a share is accepted; and the calls of the latter.
 
@@ -68,6 +68,7 @@ def rounds(
         acceptance: the probability that a drafted token is the target's, independent of all others.
         prompt: token ids.
         tokens: to be written.
+        draft_tokens: as in `fsgen.generate`.
     """
     sampling, none = SamplingParams(tokens, ignore_eos=True), [prompt]
     started = time.perf_counter()
@@ -82,7 +83,7 @@ def rounds(
     for _ in range(2):  # draft lengths are chosen by times, which have to be learned first
         calls.clear()
         started = time.perf_counter()
-        (drafted,) = generate(members, none, "speculative", draft_tokens="auto", sampling=sampling)
+        (drafted,) = generate(members, none, "speculative", draft_tokens=draft_tokens, sampling=sampling)
         seconds = time.perf_counter() - started
     assert drafted.token_ids == plain.token_ids
     return plain_seconds / tokens, seconds / tokens, calls

@@ -30,15 +30,17 @@ def _models(incomplete: str) -> list[str]:
 Draft = Annotated[
     str | None,
     typer.Option(
-        help=f"The small model: bundled, a folder, or a name on the hub; or ngram:N, look-up in the text so far.  "
-        f"[default: {DRAFT}]",
+        help=f"The small model: bundled, a folder, a GGUF file, or a name on the hub; or ngram:N, look-up in the text "
+        f"so far.  [default: {DRAFT}]",
         autocompletion=_models,
         rich_help_panel=MODELS,
     ),
 ]
 Target = Annotated[
     str | None,
-    typer.Option(help=f"The large model.  [default: {TARGET}]", autocompletion=_models, rich_help_panel=MODELS),
+    typer.Option(
+        help=f"The large model, named likewise.  [default: {TARGET}]", autocompletion=_models, rich_help_panel=MODELS
+    ),
 ]
 Base = Annotated[
     str | None,
@@ -49,7 +51,13 @@ Base = Annotated[
     ),
 ]
 MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.", rich_help_panel=ENDING)]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
+Dtype = Annotated[
+    str,
+    typer.Option(
+        help="auto, float32, bfloat16 or float16; of a GGUF file this is the type of keys and values.",
+        rich_help_panel=MODELS,
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODELS)]
 Weights = Annotated[
     str,

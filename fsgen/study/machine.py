@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ def versions() -> dict[str, str]:
     import fsgen
 
     found = {name: version(name) for name in ("torch", "transformers", "tokenizers", "numpy")}
+    with suppress(PackageNotFoundError):  # of an extra
+        found["llama-cpp-python"] = version("llama-cpp-python")
     return {"fsgen": fsgen.__version__, **found, "python": platform.python_version()}
 
 

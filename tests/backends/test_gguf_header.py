@@ -133,6 +133,8 @@ BROKEN = {
     "has no tokens": described({"tokenizer.ggml.tokens": (STRING, "a")}),
     "the token 'a' twice": described({"tokenizer.ggml.tokens": (ARRAY, (STRING, ["<end>", "a", "a", "b"]))}),
     "4 tokens and the kinds of 2": described({"tokenizer.ggml.token_type": (ARRAY, (INT32, [1, 1]))}),
+    "its tokenizer.ggml.merges is 7": described({"tokenizer.ggml.merges": (UINT32, 7)}),
+    "its tokenizer.chat_template is True": described({"tokenizer.chat_template": (BOOL, True)}),
     "no embedding": gguf([("general.architecture", STRING, "llama"), *(("llama." + k, UINT32, n) for k, n in
                                                                        SIZES.items())]),
     "one of 3 files": described({"split.count": (INT32, 3)}),

@@ -15,7 +15,7 @@ import torch
 pytest.importorskip("llama_cpp", reason="the extra llama-cpp is not installed")
 pytest.importorskip("gguf", reason="the package gguf, which writes the files, is not installed")
 
-from benchmarks.gguf_files import TYPES, write_gguf
+from benchmarks.gguf_files import TYPES, write_gguf, write_tokenizer
 from benchmarks.scripted import by_llama_calls, rounds
 from fsgen import Members, SamplingParams, generate, load
 from fsgen.backends.identity import identity
@@ -184,6 +184,76 @@ def test_a_window_that_left_tokens_behind_is_read_again(files: dict[str, str], m
     assert float((session.score([ids], 1) - before).abs().max()) < 1e-4
 
 
+def write_windowed(file: Path, window: int) -> str:
+    """A random model of the Gemma 3 family, whose layers see so many tokens."""
+    import gguf
+    import numpy as np
+
+    writer, rng, layers, hidden, heads, width = gguf.GGUFWriter(file, "gemma3"), np.random.default_rng(0), 3, 32, 4, 16
+    writer.add_context_length(512)
+    writer.add_embedding_length(hidden)
+    writer.add_block_count(layers)
+    writer.add_feed_forward_length(48)
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(2)
+    writer.add_key_length(width)
+    writer.add_value_length(width)
+    writer.add_layer_norm_rms_eps(1e-6)
+    writer.add_rope_freq_base(1e4)
+    writer.add_sliding_window(window)
+    write_tokenizer(writer, ROOT / TARGET, 2048, {"eos_token_id": 0})
+    layer: dict[str, tuple[int, ...]] = {
+        "attn_norm": (hidden,), "post_attention_norm": (hidden,), "ffn_norm": (hidden,), "post_ffw_norm": (hidden,),
+        "attn_q_norm": (width,), "attn_k_norm": (width,), "attn_q": (heads * width, hidden),
+        "attn_k": (2 * width, hidden), "attn_v": (2 * width, hidden), "attn_output": (hidden, heads * width),
+        "ffn_gate": (48, hidden), "ffn_up": (48, hidden), "ffn_down": (hidden, 48),
+    }  # fmt: skip
+    shapes = {"token_embd": (2048, hidden), "output_norm": (hidden,)}
+    shapes |= {f"blk.{number}.{name}": shape for number in range(layers) for name, shape in layer.items()}
+    for name, shape in shapes.items():
+        weights = np.ones(shape) if len(shape) == 1 else rng.normal(0, 0.3, shape)
+        writer.add_tensor(f"{name}.weight", weights.astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return str(file)
+
+
+class Fresh:
+    """Reads each row alone, in a session of its own, in each call."""
+
+    def __init__(self, model: Any, rows: int) -> None:
+        self._model, self.usage = model, [None] * rows
+
+    def score(self, sequences: list[Any], last: list[int]) -> torch.Tensor:
+        logits = torch.zeros(len(sequences), max(last), self._model.vocab_size)
+        for row, (text, wanted) in enumerate(zip(sequences, last, strict=True)):
+            if text is not None:
+                logits[row, -wanted:] = self._model.session(1).score([text], wanted)[0]
+        return logits
+
+
+@pytest.mark.parametrize("window", [3, 8, 40])
+def test_windows_that_other_rows_write_over(tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a window has left behind is written over by any row; where it is seen again, the row is read anew."""
+    model = open_checkpoint(write_windowed(tmp_path / "windowed.gguf", window)).load()
+    session, fresh = model.session(3), Fresh(model, 3)
+    anew: list[int] = []
+    rewind = forwards.Context.rewind
+
+    def counted(self: Any, row: int, length: int) -> int:
+        kept = rewind(self, row, length)
+        if kept < length:
+            anew.append(length)
+        return kept
+
+    monkeypatch.setattr(forwards.Context, "rewind", counted)
+    # Of 5.9 for the largest logit; GELU is looked up in a table of float16.
+    assert farthest([session, fresh], random.Random(5), 60) < 5e-3
+    assert anew
+
+
 # --- texts
 
 
@@ -276,7 +346,7 @@ def test_scripted_drafts_are_accepted_as_often_as_told(files: dict[str, str]) ->
     assert target is not None
     counts = []
     for acceptance in (0.0, 0.8, 1.0):
-        plain, drafted, calls = rounds(draft, target, acceptance, list(range(1, 20)), 60)
+        plain, drafted, calls = rounds(draft, target, acceptance, list(range(1, 20)), 60, 4)
         assert min(plain, drafted, by_llama_calls(Path(files[DRAFT]), Path(files[TARGET]), calls, 120)) > 0
         counts.append(sum(role == "target" for role, _, _ in calls))
     assert counts[0] == 60

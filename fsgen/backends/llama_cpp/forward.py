@@ -57,14 +57,15 @@ class Context:
 
     def rewind(self, row: int, length: int) -> int:
         """Forgets all but the first `length` tokens of a row: how many of them are still there, all or none."""
-        calls = self._calls
-        held = calls.llama_memory_seq_pos_max(self.memory, row) + 1
-        kept = held == length or (held > length and calls.llama_memory_seq_rm(self.memory, row, length, -1))
+        calls, memory = self._calls, self.memory
+        held = calls.llama_memory_seq_pos_max(memory, row) + 1
+        if held > length and calls.llama_memory_seq_rm(memory, row, length, -1):
+            held = calls.llama_memory_seq_pos_max(memory, row) + 1  # fewer where others wrote over what it left behind
         # Where a window has left tokens behind, what it sees from here has to be there.
-        first = calls.llama_memory_seq_pos_min(self.memory, row)
-        if kept and first <= max(0, length - self._window):
+        first = calls.llama_memory_seq_pos_min(memory, row)
+        if held == length and first <= max(0, length - self._window):
             return length
-        calls.llama_memory_seq_rm(self.memory, row, -1, -1)
+        calls.llama_memory_seq_rm(memory, row, -1, -1)
         return 0
 
     def copy(self, source: int, destination: int, length: int) -> None:
@@ -132,12 +133,12 @@ class LlamaCppForward:
         """Makes room for rows of so many tokens."""
         if longest <= self._room:
             return
-        room = max(longest, min(int(GROWTH * self._room), self._longest))
-        self._room = -(-room // CELLS) * CELLS
-        old, self._context = self._context, Context(self._file, self._dtype, self.rows, self.rows * self._room)
-        if old is not None:
+        room = -(-max(longest, min(int(GROWTH * self._room), self._longest)) // CELLS) * CELLS
+        grown = Context(self._file, self._dtype, self.rows, self.rows * room)
+        if self._context is not None:
             for row in range(self.rows):
-                self._context.take(old, row)
+                grown.take(self._context, row)
+        self._room, self._context = room, grown
 
     def copy(self, source: int, destination: int, length: int) -> None:
         """The keys and values of the first `length` tokens of a row become those of another."""

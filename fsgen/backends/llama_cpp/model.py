@@ -16,6 +16,8 @@ from fsgen.backends.session import CachedSession
 from fsgen.types import ModelInfo
 
 _EIGHT_BITS = 1 / 127  # what products with quantised weights round their other factor to
+_TABLES = 2.0**-10  # some functions, GELU among them, are looked up in a table of float16
+_WITHOUT_TABLES = frozenset({"llama", "qwen2", "qwen3"})
 _EPS = {0: 2.0**-23, 1: 2.0**-10, 30: 2.0**-7}  # by the type of a tensor: float32, float16, bfloat16
 
 
@@ -64,6 +66,8 @@ class LlamaCppModel:
         """What it can do; see `Capabilities`. It rounds as coarsely as the coarsest of its types."""
         matrices = {kind for name, kind in self._header.types.items() if len(self._header.shapes[name]) > 1}
         eps = max(torch.finfo(DTYPES[self._dtype]).eps, *(_EPS.get(kind, _EIGHT_BITS) for kind in matrices))
+        if self._header.architecture not in _WITHOUT_TABLES:
+            eps = max(eps, _TABLES)
         return Capabilities(rounding=math.sqrt(self._header.size("block_count")) * eps)
 
     def session(self, batch_size: int) -> CachedSession:

@@ -18,7 +18,7 @@ SPELLINGS = {
     "gemma4": frozenset({"ByteFallback", "Metaspace"}),
     "t5": frozenset({"Metaspace"}),
 }
-UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 2, 3, 4, 5  # kinds of tokens
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # kinds of tokens
 _NAMED = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 
 
@@ -42,28 +42,18 @@ class GgufTokenizer:
     """
 
     def __init__(self, header: Header, file: LoadedFile | None = None, name: str = "") -> None:
-        found = header.metadata
-        kind, tokens = found.get("tokenizer.ggml.model"), found.get("tokenizer.ggml.tokens")
-        if kind not in SPELLINGS:
-            raise ValueError(f"its tokenizer is of the kind {kind!r}, and {', '.join(SPELLINGS)} can be used")
-        if not isinstance(tokens, list) or not tokens:
-            raise ValueError("its tokenizer has no tokens")
-        self._tokens: list[str] = tokens
-        self._kinds = found.get("tokenizer.ggml.token_type") or [1] * len(self._tokens)
-        if len(self._kinds) < len(self._tokens):
-            raise ValueError(f"its tokenizer has {len(self._tokens)} tokens and the kinds of {len(self._kinds)}")
-        if len(set(self._tokens)) < len(self._tokens):
-            twice = Counter(self._tokens).most_common(1)[0][0]
-            raise ValueError(f"its tokenizer has the token {twice!r} twice")
-        self.name_or_path, self._file = name, file
+        found, self.name_or_path, self._file = header.metadata, name, file
+        self._tokens, self._kinds = _tokens(found)
+        kind = found["tokenizer.ggml.model"]
         self.decoder_parts = SPELLINGS[kind]
-        merges = found.get("tokenizer.ggml.merges")
-        self.merges = [tuple(merge.split(" ", 1)) for merge in merges] if kind == "gpt2" and merges else None
+        merges = found.get("tokenizer.ggml.merges") or []
+        self.merges = [tuple(merge.split(" ", 1)) for merge in merges] if kind == "gpt2" else None
         self.chat_template: str | None = found.get("tokenizer.chat_template")
-        named = {role: found.get(f"tokenizer.ggml.{key}_token_id") for role, key in _NAMED.items()}
-        self._named = {role: self._tokens[i] for role, i in named.items() if i is not None and i < len(self._tokens)}
-        self.eos_token_id: int | None = named["eos_token"] if "eos_token" in self._named else None
-        self.all_special_ids = [i for i, kind in enumerate(self._kinds) if kind in (UNKNOWN, CONTROL)]
+        told = {role: found.get(f"tokenizer.ggml.{key}_token_id") for role, key in _NAMED.items()}
+        ids = {role: i for role, i in told.items() if type(i) is int and 0 <= i < len(self._tokens)}
+        self._named = {role: self._tokens[i] for role, i in ids.items()}
+        self.eos_token_id = ids.get("eos_token")
+        self.all_special_ids = [i for i, each in enumerate(self._kinds) if each in (UNKNOWN, CONTROL)]
         # SentencePiece writes a space before the first word, which is none of the text.
         self._begins_with_space = kind == "llama" and found.get("tokenizer.ggml.add_space_prefix", True)
 
@@ -118,3 +108,24 @@ class GgufTokenizer:
     @cached_property
     def _vocabulary(self) -> Vocabulary:
         return vocabulary(self)
+
+
+def _tokens(found: dict[str, Any]) -> tuple[list[str], Sequence[int]]:
+    """The tokens of a file, and of which kind each is. Raises ValueError as `GgufTokenizer`."""
+    kind, tokens = found.get("tokenizer.ggml.model"), found.get("tokenizer.ggml.tokens")
+    if kind not in SPELLINGS:
+        raise ValueError(f"its tokenizer is of the kind {kind!r}, and {', '.join(SPELLINGS)} can be used")
+    if not isinstance(tokens, list) or not tokens:
+        raise ValueError("its tokenizer has no tokens")
+    for name, type_ in (("merges", list), ("token_type", tuple), ("chat_template", str)):
+        key = "tokenizer." + ("" if name == "chat_template" else "ggml.") + name
+        if not isinstance(found.get(key, type_()), type_):
+            raise ValueError(f"its {key} is {found[key]!r:.60}")
+    kinds: Sequence[int] = found.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
+    if len(kinds) < len(tokens):
+        raise ValueError(f"its tokenizer has {len(tokens)} tokens and the kinds of {len(kinds)}")
+    # Two of one name end the process there; those without a name are given one.
+    twice = [token for token, times in Counter(tokens).items() if times > 1 and token]
+    if twice:
+        raise ValueError(f"its tokenizer has the token {twice[0]!r} twice")
+    return tokens, kinds
