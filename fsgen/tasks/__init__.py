@@ -7,6 +7,7 @@
 """
 
 from functools import cache
+from typing import Any
 
 from fsgen.plugins import find, registered, subclass
 from fsgen.tasks.base import Judge, Score, Task
@@ -18,6 +19,7 @@ from fsgen.tasks.math500 import MATH500
 from fsgen.tasks.mbpp import MBPP
 from fsgen.tasks.mmlu_stem import MMLUSTEM
 from fsgen.tasks.mt_bench import MTBench
+from fsgen.tasks.own_data import NAME, own_data
 from fsgen.tasks.pocket_math import PocketMath
 from fsgen.tasks.tiny_python import TinyPython
 
@@ -33,12 +35,16 @@ def names() -> list[str]:
     return sorted({*_TASKS, *registered("tasks")})
 
 
-def get(name: str) -> Task:
-    """The task of that name.
+def get(name: str, **settings: Any) -> Task:
+    """The task of that name; `settings` are those of your own data (`fsgen.tasks.own_data`).
 
     Raises:
         ValueError: There is none; the message lists the names.
     """
+    if name == NAME:
+        if not {"data", "answer", "metric"} <= settings.keys():
+            raise ValueError(f"task {NAME!r} is your own data: it needs data, prompt, answer and metric, in a study")
+        return own_data(**settings)
     if name not in _TASKS:
         own = _own(name)
         if own is None:
