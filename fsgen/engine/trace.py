@@ -56,9 +56,8 @@ class TraceBuffer:
             for part in lines.parts(CHUNK):
                 columns = _columns(lines[part], side, candidates)
                 if logprobs is not None:
-                    columns[f"{side}_logprobs"] = log_probs(
-                        lines[part], [one.get("id", 0) for one in traces[part]], logprobs
-                    )
+                    ids = [one.get("id", 0) for one in traces[part]]  # one that could not be written has none
+                    columns[f"{side}_logprobs"] = log_probs(lines[part], ids, logprobs)
                 for trace, values in zip(traces[part], zip(*columns.values(), strict=True), strict=True):
                     trace.update(zip(columns, values, strict=True))
                 faults += [(side, trace) for trace in traces[part] if not math.isfinite(trace[f"{side}_prob"])]
