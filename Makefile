@@ -5,8 +5,22 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/bundled
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+LOCK := pip-compile --quiet --generate-hashes --strip-extras --no-header --no-annotate --no-emit-index-url \
+	--no-emit-find-links --no-emit-trusted-host --unsafe-package torch --build-deps-for editable \
+	--constraint constraints.txt pyproject.toml --output-file
 
-.PHONY: help study bench test lint types tests format picture report-picture clean
+# Every package but torch, whose build depends on the machine, must have a hash that requirements/ knows.
+# An index that builds packages itself has others: HASHES=no goes by versions alone.
+HASHES ?= yes
+ifeq ($(HASHES),no)
+install = $(PIP) install --quiet --constraint constraints.txt --editable '$(2)'
+else
+install = $(PIP) install --quiet --no-deps --require-hashes --requirement requirements/$(1).txt && \
+	$(PIP) install --quiet --no-build-isolation --constraint constraints.txt --editable '$(2)' || \
+	{ echo "not installed. Where an index builds packages itself, and so has other hashes: make HASHES=no" >&2; exit 1; }
+endif
+
+.PHONY: help study bench test lint types tests format lock picture report-picture clean
 
 help:
 	@echo "make study   run the study of the bundled models and print where its report is"
@@ -14,6 +28,7 @@ help:
 	@echo "make test    the whole check: ruff, mypy, and the tests with their coverage"
 	@echo "make format  put the code into the project's form"
 	@echo "make picture make the picture of the README again; make report-picture the one of the report"
+	@echo "make lock    write the hashes of all packages again, after constraints.txt has changed"
 	@echo "make clean   remove the environment and what the tools left behind"
 
 study: $(VENV)/.study
@@ -45,15 +60,21 @@ picture: $(VENV)/.study
 report-picture: $(VENV)/.test
 	$(BIN)/python examples/report_picture.py $(OUT)/report.html --out docs/report.png
 
+lock:
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/pip install --quiet pip-tools==7.6.2
+	build/lock/bin/$(LOCK) requirements/study.txt
+	build/lock/bin/$(LOCK) requirements/test.txt --extra dev --extra ladder
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 
-$(VENV)/.study: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable .
+$(VENV)/.study: pyproject.toml constraints.txt requirements/study.txt | $(BIN)/python
+	@$(call install,study,.)
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev,ladder]'
+$(VENV)/.test: pyproject.toml constraints.txt requirements/test.txt | $(BIN)/python
+	@$(call install,test,.[dev,ladder])
 	@touch $@ $(VENV)/.study
 
 $(BIN)/python:

@@ -78,7 +78,7 @@ def groups(count: int, max_tokens: int) -> Iterator[Group]:
         exact=False,
     )
     for batch in (16, 64):
-        half = fsgen.load(draft=DRAFTS[-1], target=TARGET, dtype="bfloat16", draft_weights="float32")
+        half = fsgen.load(draft=DRAFTS[-1], target=TARGET, dtype="bfloat16", weights="draft=float32")
         lost = random_draft(half, "float32")
         some = many[: 4 * batch] if batch < 64 else many
         whole = SamplingParams(max_tokens=2 * max_tokens)  # so that most texts end by themselves, as they do in use

@@ -68,7 +68,9 @@ class Variant:
 def variants(names: list[str], target: Model) -> list[Variant]:
     """Every draft in float32, and the last one in the other types too."""
     chosen = [(name, "float32") for name in names] + [(names[-1], kind) for kind in WEIGHTS[1:]]
-    return [Variant(name, kind, fsgen.load(draft=name, target=target, draft_weights=kind)) for name, kind in chosen]
+    return [
+        Variant(name, kind, fsgen.load(draft=name, target=target, weights=f"draft={kind}")) for name, kind in chosen
+    ]
 
 
 def agreement(drafts: list[Variant], task_name: str, examples: int) -> list[Row]:

@@ -1,16 +1,23 @@
 """How fast models of real shapes decode on this CPU: random weights of Qwen2.5's sizes, one run.
 
-    python -m benchmarks.real [--sizes 0.5B 1.5B] [--weights bfloat16 int8] [--folder DIR] [--no-transformers]
+    python -m benchmarks.real [--sizes 0.5B 1.5B] [--weights bfloat16 int8] [--rounds 1.5B] [--folder DIR]
 
 For each size and type: milliseconds a token at batch 1, and the share of what the memory's bandwidth, measured in the
-same run, allows for the bytes of the weights; seconds of a prompt of 512 tokens; tokens a second at batch 8; the price
-of six tokens in one call; and the same of `transformers` in bfloat16. The models are made in DIR (1, 3 and 15 GB).
+same run, allows for the bytes of the weights; the price of six tokens in one call; tokens a second at batch 8; seconds
+of a prompt of 512 tokens. Beside it the same of llama.cpp at the same bits (bfloat16: BF16, int8: Q8_0), where the
+extras `llama-cpp` and `dev` are installed, measured in turns with ours; and of `transformers` in bfloat16.
+
+`--rounds SIZE` adds decoding with drafts: 0.5B drafts for SIZE, int8 both, four of five drafted tokens accepted, beside
+the target alone and beside the same calls made of llama.cpp's.
+
+The models are made in DIR, in both formats: 0.5B takes 2.5 GB, 1.5B 8 GB, 7B 23 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import json
 import shutil
 import statistics
@@ -25,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from benchmarks.bandwidth import bandwidth
 from fsgen.backends.cpu.checkpoint import CpuCheckpoint
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.opening import open_checkpoint
@@ -43,6 +51,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "7B": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
            "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
 }  # fmt: skip
+GGUF_TYPES = {"bfloat16": "BF16", "int8": "Q8_0"}
+TURNS = 2
+ACCEPTANCE, WRITTEN = 0.8, 96  # of drafted tokens, and tokens
 
 
 def make(size: str, folder: Path) -> Path:
@@ -77,12 +88,6 @@ def _random(name: str, sizes: tuple[int, ...], generator: torch.Generator) -> to
     return torch.empty(sizes).normal_(0.0, 0.02, generator=generator).bfloat16()
 
 
-def bandwidth() -> float:
-    """Bytes a second that all threads together read from memory."""
-    numbers = torch.ones(2**28)  # 1 GiB
-    return numbers.nbytes / min(timed(numbers.sum) for _ in range(5))
-
-
 def timed(call: Callable[[], Any]) -> float:
     started = time.perf_counter()
     call()
@@ -111,37 +116,113 @@ def figures(model: Any) -> dict[str, float]:
     return {"one": one, "six": six, "eight": eight, "prompt": prompt}
 
 
+def fastest(models: list[Any]) -> list[dict[str, float]]:
+    """The figures of models that are measured in turns: of each the best of its turns."""
+    found = [[figures(model) for model in models] for _ in range(TURNS)]
+    return [{name: min(turn[i][name] for turn in found) for name in found[0][i]} for i in range(len(models))]
+
+
+def row(name: str, found: dict[str, float], share: str) -> list[str]:
+    """A line of the table."""
+    return [
+        name, f"{1e3 * found['one']:.1f}", share, f"{found['six'] / found['one']:.2f}", f"{8 / found['eight']:.1f}",
+        f"{found['prompt']:.2f}",
+    ]  # fmt: skip
+
+
+def compare(size: str, kind: str, folder: Path, llama_cpp: bool) -> list[list[str]]:
+    """Lines of a size in a type: ours, llama.cpp's, and how many times as fast ours is."""
+    checkpoint = open_checkpoint(folder, device="cpu")
+    assert isinstance(checkpoint, CpuCheckpoint)
+    models: list[Any] = [checkpoint.load(kind)]
+    if llama_cpp:
+        from benchmarks.llama_calls import LlamaModel
+
+        models.append(LlamaModel(gguf_file(folder, kind)))
+    before = bandwidth()
+    found = fastest(models)
+    rate = max(before, bandwidth())
+    share = models[0].weight_bytes / rate / found[0]["one"]
+    print(f"{size} {kind}: {models[0].weight_bytes / 1e9:.2f} GB of weights, {rate / 1e9:.1f} GB/s", flush=True)
+    lines = [row(f"{size} {kind}", found[0], f"{share:.2f}")]
+    if llama_cpp:
+        times = {name: f"{found[1][name] / found[0][name]:.2f} x" for name in found[0]}
+        lines += [
+            row(f"{size} {GGUF_TYPES[kind]}, llama.cpp", found[1], "-"),
+            ["  ours is faster", times["one"], "", "", times["eight"], times["prompt"]],
+        ]
+    return lines
+
+
+def gguf_file(folder: Path, kind: str) -> Path:
+    """The model of a folder as a GGUF file beside it, made where it is not there yet."""
+    from benchmarks.gguf_files import write_gguf
+
+    file = folder.parent / f"{folder.name}-{kind}.gguf"
+    return file if file.is_file() else write_gguf(folder, file, kind)
+
+
+def with_transformers(size: str, folder: Path) -> list[str]:
+    """The line of `transformers` in bfloat16."""
+    from fsgen.backends.transformers.checkpoint import open_with_transformers
+
+    model = open_with_transformers(folder).load("bfloat16", "cpu", compiled=False)
+    return row(f"{size} bfloat16, transformers", figures(model), "-")
+
+
+def drafting(size: str, folder: Path, llama_cpp: bool) -> Table:
+    """A target alone, with drafts, and the calls of the latter made of llama.cpp's."""
+    from benchmarks.scripted import by_llama_calls, rounds
+
+    folders = {name: make(name, folder / name) for name in ("0.5B", size)}
+    models = {name: open_checkpoint(found, device="cpu").load("int8") for name, found in folders.items()}
+    prompt = [7 * i % 2000 + 1 for i in range(32)]
+    plain, drafted, calls = rounds(models["0.5B"], models[size], ACCEPTANCE, prompt, WRITTEN)
+    del models
+    gc.collect()
+    table = Table("int8, 0.5B for " + size, "ms a token", "drafting is faster")
+    table.add_row("target alone", f"{1e3 * plain:.1f}", "")
+    table.add_row("with drafts", f"{1e3 * drafted:.1f}", f"{plain / drafted:.2f} x")
+    if llama_cpp:
+        files = [gguf_file(folders[name], "int8") for name in ("0.5B", size)]
+        same = by_llama_calls(*files, calls, len(prompt) + WRITTEN + 64) / WRITTEN
+        table.add_row("the same calls by llama.cpp", f"{1e3 * same:.1f}", f"{same / drafted:.2f} x")
+    return table
+
+
+def has_llama_cpp() -> bool:
+    """Whether llama.cpp can be compared with; says what is missing."""
+    missing = [name for name in ("llama_cpp", "gguf") if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"without llama.cpp: {' and '.join(missing)} not installed (pip install 'fsgen[llama-cpp]' gguf)")
+    return not missing
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["0.5B", "1.5B"])
-    parser.add_argument("--weights", nargs="+", choices=["float32", "bfloat16", "int8"], default=["bfloat16", "int8"])
+    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=["0.5B", "1.5B"])
+    parser.add_argument("--weights", nargs="+", choices=["bfloat16", "int8"], default=["bfloat16", "int8"])
+    parser.add_argument("--rounds", choices=["1.5B", "7B"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "fsgen-real")
     parser.add_argument("--no-transformers", action="store_true")
+    parser.add_argument("--no-llama-cpp", action="store_true")
     given = parser.parse_args()
+    llama_cpp = not given.no_llama_cpp and has_llama_cpp()
     table = Table("model", "ms a token", "of bandwidth", "six tokens / one", "tokens/s of 8 rows", "512 tokens, s")
     for size in given.sizes:
-        checkpoint = open_checkpoint(make(size, given.folder / size), device="cpu")
-        assert isinstance(checkpoint, CpuCheckpoint)
-        for kind in [*given.weights, *["transformers"] * (not given.no_transformers)]:
-            rate = bandwidth()
-            if kind == "transformers":
-                from fsgen.backends.transformers.checkpoint import open_with_transformers
-
-                model: Any = open_with_transformers(checkpoint.folder).load("bfloat16", "cpu", compiled=False)
-                share = "-"
-            else:
-                model = checkpoint.load(kind)
-            found = figures(model)
-            if kind != "transformers":
-                share = f"{model.weight_bytes / rate / found['one']:.2f}"
-            table.add_row(
-                f"{size} {kind}", f"{1e3 * found['one']:.1f}", share, f"{found['six'] / found['one']:.2f}",
-                f"{8 / found['eight']:.1f}", f"{found['prompt']:.2f}",
-            )  # fmt: skip
-            print(f"{size} {kind}: bandwidth {rate / 1e9:.1f} GB/s", flush=True)
-            del model
+        folder = make(size, given.folder / size)
+        for kind in given.weights:
+            for line in compare(size, kind, folder, llama_cpp):
+                table.add_row(*line)
             gc.collect()
-    Console(width=120).print(table)
+        if not given.no_transformers:
+            table.add_row(*with_transformers(size, folder))
+            gc.collect()
+    console = Console(width=120)
+    if given.sizes:
+        console.print(table)
+    if given.rounds:
+        console.print(drafting(given.rounds, given.folder, llama_cpp))
 
 
 if __name__ == "__main__":

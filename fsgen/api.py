@@ -15,6 +15,7 @@ from fsgen.backends.protocol import Usage
 from fsgen.engine import Engine, Sequence
 from fsgen.generation import Generation
 from fsgen.methods.check import check
+from fsgen.methods.fusions import SharedTokens
 from fsgen.methods.method import Method, parse
 from fsgen.metrics import count
 from fsgen.probs import choice_seed
@@ -38,7 +39,18 @@ def method_for(
     chosen = parse(method, router, draft_tokens)
     if members.ngram and members.draft is None and chosen.drafts and not chosen.ngram:
         chosen = replace(chosen, ngram=members.ngram)
+    if members.difference is not None and chosen.fusion.reads_draft and not isinstance(chosen.fusion, SharedTokens):
+        chosen = replace(chosen, fusion=SharedTokens(chosen.fusion))
     return chosen
+
+
+def _mixable(members: Members, method: Method, prompts: List[List[int]]) -> Members:
+    """The members; where their tokenizers differ and their probabilities are mixed, as that needs them."""
+    if not isinstance(method.fusion, SharedTokens):
+        return members
+    from fsgen.backends.overlap import mixable  # here, for few need it
+
+    return mixable(members, method.missing, prompts)
 
 
 def finished(sequence: Sequence, tokens: list[Token]) -> Generation:
@@ -116,6 +128,7 @@ def generate(
     texts = [(prompt, one) for prompt, params in zip(ids, each, strict=True) for one in choices(params)]
     if not texts:
         return []
+    members = _mixable(members, chosen, ids)
     engine = Engine(members, min(batch_size, len(texts)), every_round=False, cache_bytes=cache_bytes)
     # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
     # at a time they keep their rows, in which a kept session may hold their beginnings.
@@ -178,9 +191,10 @@ def stream(
 
     The generator returns the finished `Generation` (the value of `yield from`).
     """
-    engine = Engine(members, 1)
-    chosen = method_for(members, method, router, draft_tokens)
-    sequence = Sequence(encode(members, prompt), chosen, sampling, candidates)
+    chosen, ids = method_for(members, method, router, draft_tokens), encode(members, prompt)
+    check(members, chosen, [ids], [sampling])
+    engine = Engine(_mixable(members, chosen, [ids]), 1)
+    sequence = Sequence(ids, chosen, sampling, candidates)
     engine.add(sequence)
     return _stream(engine, sequence)
 

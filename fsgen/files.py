@@ -82,10 +82,14 @@ def atomically(path: Path, write: Callable[[Path], object]) -> str:
     return checksum
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all. Raises WriteError."""
+    atomically(path, lambda file: file.write_bytes(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text as UTF-8, whole or not at all. Raises WriteError."""
-    content = clean(text).encode()
-    atomically(path, lambda file: file.write_bytes(content))
+    write_bytes(path, clean(text).encode())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -29,6 +29,8 @@ Prompt = str | Sequence[int] | Sequence[Message] | Array
 
 Prompts = Prompt | Sequence[Prompt]
 
+CHARACTERS = 16  # for each token of the context window: of a longer text the beginning is looked at first
+
 SHAPES = (
     'a prompt is a text, a list of token ids, or a list of messages such as {"role": "user", "content": "Hi"}; several '
     "are a list of these"
@@ -40,6 +42,8 @@ class Tokenizing(Protocol):
 
     @property
     def tokenizer(self) -> Any: ...
+    @property
+    def context(self) -> int: ...
 
 
 def separate(prompts: Prompts) -> list[Prompt]:
@@ -64,19 +68,31 @@ def encode(members: Tokenizing, prompt: Prompt) -> list[int]:
     with the beginning of the assistant's next message.
 
     Raises:
-        ValueError: no prompt, or several; messages where the model has no chat template, or which that refuses.
+        ValueError: no prompt, or several; messages where the model has no chat template, or which that refuses; a text
+            far beyond the context window: some tokenizers take a minute for a megabyte.
     """
     given: Any = _plain(prompt)
     if isinstance(given, str):
-        return list(_tokenizer(members).encode(given))
+        return _encoded(members, given)
     kinds = _kinds(given)
     if not given or kinds == {"a token id"}:
         return [int(token) for token in given]
     if not _is_one(given, kinds):
         raise ValueError(f"one prompt is wanted, and this is a list of several: {SHAPES}")
-    tokenizer = _tokenizer(members)
-    text = chat_text(tokenizer, given)
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return _encoded(members, chat_text(_tokenizer(members), given), add_special_tokens=False)
+
+
+def _encoded(members: Tokenizing, text: str, **options: bool) -> list[int]:
+    """Token ids of a text, of which the beginning is looked at first if it is very long."""
+    tokenizer, beginning = _tokenizer(members), CHARACTERS * members.context
+    if len(text) > beginning:
+        count = len(tokenizer.encode(text[:beginning], **options))
+        if count > 2 * members.context:  # what follows cannot make fewer of them
+            raise ValueError(
+                f"a prompt of {len(text):,} characters exceeds the context window of {members.context:,} tokens: its "
+                f"first {beginning:,} characters are {count:,} tokens"
+            )
+    return list(tokenizer.encode(text, **options))
 
 
 def chat_text(tokenizer: Any, messages: Sequence[Message]) -> str:

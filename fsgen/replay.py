@@ -59,13 +59,16 @@ def replay(
         for each of the members, a `Generation` for each prompt. Their seconds are those of the passes, not of a loop.
 
     Raises:
-        ValueError: a method that cannot be replayed, several targets, or texts that were sampled.
+        ValueError: a method that cannot be replayed, several targets, a draft with another tokenizer, or texts that
+            were sampled.
     """
     method = parse(method)
     if not replayable(method):
         raise ValueError(f"method {method.name!r} with {method.draft_tokens} draft tokens cannot be replayed; run it")
     if any(group.target is not members[0].target for group in members):
         raise ValueError("replay reads the texts of one target, but the members have several")
+    if other := next((group.difference for group in members if group.difference is not None), None):
+        raise ValueError(f"one pass of the draft is not what the loop asks it where tokenizers differ; run it: {other}")
     if any(text.stats.sampled for text in written):
         raise ValueError("sampled texts cannot be replayed: what the loop draws depends on the draft")
     if not written:

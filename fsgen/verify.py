@@ -19,7 +19,7 @@ from torch import Tensor
 from fsgen.api import generate, method_for
 from fsgen.backends.transformers.uncached import MOST_LOGITS, UncachedModel, rounding
 from fsgen.methods.check import check
-from fsgen.methods.fusions import Fusion
+from fsgen.methods.fusions import Fusion, SharedTokens
 from fsgen.methods.method import PRESETS, Method, parse
 from fsgen.methods.routers import Always
 from fsgen.prompts import Prompts, encode, separate
@@ -72,7 +72,7 @@ class Verdict:
 
     Attributes:
         method, reference: the two ways of writing.
-        dtype: of the target.
+        dtype: what the target computes in.
         measured_in: the wider type in which gaps were measured; None where rounding was estimated, or nothing differed.
         texts, tokens: how many were written with the method.
         accepted: how many of the tokens the draft wrote.
@@ -132,6 +132,8 @@ def ways(
         chosen = chosen.fixed()
     if chosen.skips_verification:
         raise ValueError(f"method {chosen.name!r} trusts tokens that System 2 never sees: it has no exact reference")
+    if isinstance(chosen.fusion, SharedTokens):
+        raise ValueError(f"method {chosen.name!r} reads a draft with another tokenizer, which only runs in sessions")
     if chosen.fusion.reads_draft:
         shown = f"{chosen.name}, token by token"
         reference = replace(chosen, name=shown, router=Always(), draft_tokens=1, adaptive=False)
@@ -217,7 +219,7 @@ def verify(
     return Verdict(
         method=chosen.name,
         reference=reference.name,
-        dtype=_name(judge.dtype),
+        dtype=judge.precision,
         measured_in=_name(judge.wider_dtype),
         texts=len(ids),
         tokens=tokens,
@@ -285,8 +287,8 @@ class _Judge:
         self._eager: dict[str, UncachedModel] | None = None
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self._models["target"].dtype
+    def precision(self) -> str:
+        return self._models["target"].precision
 
     @property
     def wider_dtype(self) -> torch.dtype | None:

@@ -205,7 +205,7 @@ def test_a_terminal_gets_colours_and_the_figures(pair: list[str]) -> None:
         (["--router", "max-prob:2"], ["max-prob:2 is impossible"]),
         (["--method", "proxy"], ["proxy", "--base"]),
         (["--base", "{base}"], ["speculative", "--base"]),
-        (["--draft", "{foreign}"], ["different tokenizers", "foreign", "target"]),
+        (["--base", "{foreign}", "--method", "proxy"], ["different tokenizers", "foreign", "draft", "a base needs"]),
         (["--draft", "{draft}/nothing"], ["no model at"]),
         (["--draft-tokens", "1000"], ["draft_tokens=1000"]),
         (["--max-tokens", "1000"], ["max_tokens=1000", "context window of 128"]),
@@ -413,7 +413,7 @@ def test_options_stand_in_groups(run: Any) -> None:
     titles = ["Arguments:", "Models:", "The method:", "How tokens are chosen:", "Where a text ends:", "Many prompts:"]
     places = [shown.index(f"\n{title}\n") for title in [*titles, "Options:"]]
     assert places == sorted(places)
-    assert places[1] < shown.index("--draft-weights") < places[2] < shown.index("--router <") < places[3]
+    assert places[1] < shown.index("--weights") < places[2] < shown.index("--router <") < places[3]
     assert places[-1] < shown.index("--json")
     assert set(METHODS) == set(PRESETS)
     assert {name.rstrip(":") for name in COMPLETED} == set(ROUTERS)

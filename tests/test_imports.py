@@ -38,14 +38,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "api": {"types", "prompts", "probs", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "prompts", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
+    "bench": WRITING | {"metrics", "models", "probs"},
+    "pair": WRITING,
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
     "analysis": {"types", "files", "metrics", "methods"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
-    "cli": WRITING
-    | {"render", "models", "tasks", "verify", "jsonl", "conversation", "analysis", "study", "experiments", "report"},
+    "cli": (
+        WRITING
+        | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
+        | {"experiments", "report"}
+    ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
 }
@@ -56,6 +61,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "tokenizers": "backends/tokenizer.py",
     "safetensors": "backends",
     "huggingface_hub": "backends",
+    "llama_cpp": "backends/llama_cpp",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
@@ -65,6 +71,8 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "jinja2": ("report", "backends/chat_template.py"),
     "typer": "cli",
 }
+RUNNING = ("hub", "multi-gpu", "llama-cpp")  # extras with what fsgen itself imports
+PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(
         "types",
@@ -207,12 +215,12 @@ def test_every_library_is_declared() -> None:
     extras = project["optional-dependencies"]
     declared = {
         canonicalize_name(Requirement(text).name)
-        for text in [*project["dependencies"], *extras.get("hub", []), *extras.get("multi-gpu", [])]
+        for text in [*project["dependencies"], *(line for name in RUNNING for line in extras.get(name, []))]
     }
     owners = metadata.packages_distributions()
     used = {name for file in FILES for name in libraries(file)} - sys.stdlib_module_names - {"fsgen"}
     for library in sorted(used):
-        names = {canonicalize_name(owner) for owner in owners.get(library, [library])}
+        names = {canonicalize_name(owner) for owner in owners.get(library, [PACKAGES.get(library, library)])}
         assert names & declared, f"{library} is imported, but not among the dependencies"
 
 
@@ -221,7 +229,7 @@ def test_every_direct_dependency_is_pinned() -> None:
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = {canonicalize_name(line.split("==")[0]): line for line in lines if "==" in line}
     extras = project["optional-dependencies"]
-    wanted = [text for name in ("hub", "ladder", "dev") for text in extras.get(name, [])]
+    wanted = [text for name in ("hub", "llama-cpp", "ladder", "dev") for text in extras.get(name, [])]
     for text in [*project["dependencies"], *wanted]:
         requirement = Requirement(text)
         line = pinned[canonicalize_name(requirement.name)]

@@ -62,7 +62,16 @@ WRONG: dict[str, tuple[str, ...]] = {
     "--max-tokens": (*NO_COUNTS, "0", "9223372036854775808"),
     "--dtype": NO_DTYPES,
     "--device": NO_DEVICES,
-    "--draft-weights": (*NO_DTYPES, "int4"),
+    "--weights": (
+        *NO_DTYPES,
+        "int4",
+        "draft=int4",
+        "somebody=int8",
+        "draft=",
+        "=int8",
+        "draft=int8,draft=int8",
+        "int8,",
+    ),
 }
 OF_GENERATE = {
     "--temperature": (*NO_SHARES, "1e-300"),
@@ -102,12 +111,26 @@ OF_VERIFY = {
     "--task": ("", "guess", "gsm8k,mbpp", "\udcff"),
     "--prompts-file": ("", "nothing.txt", ".", "{empty}", "{binary}", "/dev/null", "\udcff"),
 }
+OF_BENCH = {
+    **{
+        option: WRONG[option]
+        for option in ("--draft", "--target", "--draft-tokens", "--dtype", "--device", "--weights")
+    },
+    "--batch-size": ("", "0", "1,", "1;8", "-1", "1.5", "many", "9223372036854775808", "\udcff"),
+    "--acceptance": ("-0.1", "1.1", "nan", "0.5,", "often", "\udcff"),
+    "--prompt-tokens": (*NO_COUNTS, "0", "9223372036854775808"),
+    "--max-tokens": (*NO_COUNTS, "0", "1", "9223372036854775808"),
+    "--turns": (*NO_COUNTS, "0"),
+}
 
 
 def words() -> Iterator[Case]:
     """Command lines of which one word is wrong."""
     pair = ("--draft", "{draft}", "--target", "{target}", "--max-tokens", "8")
-    for command, options in ((("generate", "x"), WRONG | OF_GENERATE), (("verify",), WRONG | OF_VERIFY)):
+    commands = ((("generate", "x"), WRONG | OF_GENERATE), (("verify",), WRONG | OF_VERIFY), (("bench",), OF_BENCH))
+    yield from (("bench", *line.split()) for line in ("--draft {draft}", "--target random:8B", "--draft random:0.5B",
+                "--draft {draft} --target random:7B", "--draft random:1B --target random:7B"))  # fmt: skip
+    for command, options in commands:
         for option, values in options.items():
             yield from ((*command, *pair, option, value) for value in values)
     for start in (("study", "{study}"), ("experiment", "threshold")):

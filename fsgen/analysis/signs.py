@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.intervals import Estimate, Floats, grouped, ratio, resampled
+from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.analysis.traces import Frame, collect, prepared
 from fsgen.methods.learned.file import located
 
@@ -169,18 +169,23 @@ def _learned(argument: str) -> pl.Expr | None:
 
 
 def signs(
-    texts: pl.DataFrame, alone: pl.DataFrame | None = None, router: str | None = None, applied: Routed | None = None
+    texts: pl.DataFrame,
+    alone: pl.DataFrame | None = None,
+    router: str | None = None,
+    applied: Routed | None = None,
+    time: Estimate | None = None,
 ) -> tuple[Sign, ...]:
     """The signs of failure of a run.
 
     Args:
         texts: its generations; columns as in `docs/study.md`.
-        alone: those of the target alone, for scores and times.
+        alone: those of the target alone, for scores.
         router: of a run that trusts tokens where it does not consult; None for one that verifies every token, and so
             cannot consult too rarely or too late.
         applied: this router on a run that consulted everywhere, where there is one.
+        time: how many times as long a token takes as with the target alone, over repetitions of both runs
+            (`fsgen.analysis.times`); None where they were not repeated.
     """
-    time = _time(texts, alone)
     if router is None:
         return (_many(time, None, None),)
     lost = _score_lost(texts, alone)
@@ -205,20 +210,22 @@ def _few(router: str, applied: Routed | None, lost: Estimate | None) -> Sign:
 
 def _many(time: Estimate | None, router: str | None, applied: Routed | None) -> Sign:
     numbers = _named(needless=applied.needless if applied else None, time=time)
-    said, found = [], [_above(time, 1.0)]
-    if router is not None and applied is not None and applied.needless is not None:
-        found.append(_above(applied.needless, NEEDLESS))
+    said, found = [], [None if time is None or time.low is None else time.low > 1]
+    if router is not None and applied is not None:
+        found.append(applied.needless is not None and _above(applied.needless, NEEDLESS))
         said.append(
             f"At {_percent(applied.needless)} of the positions where {router} consults both choose the same token"
+            if applied.needless is not None
+            else f"{router} never consults"
         )
     if time is not None:
-        saved = "no time is saved" if time.value >= 1 else "time is saved"
+        saved = {True: "so that no time is saved", False: "so that time is saved", None: "which may save time or not"}
         said.append(
-            f"{'a' if said else 'A'} token takes {time.shown('.2f')} times as long as with the target alone, so that "
-            f"{saved}"
+            f"{'a' if said else 'A'} token takes {time.shown('.2f')} times as long as with the target alone, "
+            f"{saved[time.above(1.0)]}"
         )
-    if not said:
-        said.append("Neither needless consultations nor the time of the target alone are known")
+    else:
+        said.append(f"{'w' if said else 'W'}hether time is saved is not known: the runs were not repeated")
     return _sign("too many", found, said, numbers)
 
 
@@ -264,22 +271,6 @@ def _score_lost(texts: pl.DataFrame, alone: pl.DataFrame | None) -> Estimate | N
     if scores.is_empty():
         return None
     return ratio((scores["score_alone"] - scores["score"]).to_numpy(), np.ones(len(scores)))
-
-
-def _time(texts: pl.DataFrame, alone: pl.DataFrame | None) -> Estimate | None:
-    """Seconds a token, over those of the target alone on the same examples."""
-    table = _paired(texts, alone, pl.col("seconds", "tokens").sum().cast(pl.Float64))
-    _, tokens, seconds_alone, tokens_alone = table.to_numpy().sum(0) if len(table) else np.zeros(4)
-    if not (tokens and tokens_alone and seconds_alone):
-        return None
-    sums = grouped(table.to_numpy())
-
-    def slower(drawn: Floats) -> Floats:
-        seconds, tokens, seconds_alone, tokens_alone = (drawn @ sums).T
-        times: Floats = seconds / tokens / (seconds_alone / tokens_alone)
-        return times
-
-    return resampled(slower, len(sums))
 
 
 def _paired(texts: pl.DataFrame, alone: pl.DataFrame | None, columns: pl.Expr) -> pl.DataFrame:

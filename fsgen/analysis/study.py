@@ -19,6 +19,7 @@ from fsgen.analysis.projections import ProjectionResult, project
 from fsgen.analysis.published import PublishedResult, published
 from fsgen.analysis.routers import CALLS, MISSES, RoutersResult, check_budgets, routers
 from fsgen.analysis.signs import Sign, routed, signs
+from fsgen.analysis.times import slowdown
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.analysis.uncertainty import UncertaintyResult, uncertainty
 from fsgen.methods.learned.file import located
@@ -187,7 +188,8 @@ def _signs(study: _Study, row: SummaryRow) -> tuple[Sign, ...]:
         return ()
     router = row.router if trusting else None
     again = routed(study.traces(everywhere), _router(record)) if router and everywhere else None
-    return signs(study.texts(row.run), study.texts(alone) if alone else None, router, again)
+    time = slowdown(study.folder, row.run, alone) if alone else None
+    return signs(study.texts(row.run), study.texts(alone) if alone else None, router, again, time)
 
 
 def _router(record: dict[str, Any]) -> str:

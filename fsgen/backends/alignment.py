@@ -65,6 +65,9 @@ def _vocabulary_difference(one: Any, two: Any, names: tuple[str, str]) -> str | 
 def _rules_difference(one: Any, two: Any, names: tuple[str, str]) -> str | None:
     left_rules, right_rules = _backend(one), _backend(two)
     if left_rules is None or right_rules is None:
+        merges = _merges(one), _merges(two)
+        if all(merges) and (difference := _list_difference("merges", *merges, names)):
+            return difference
         for probe in PROBES:
             if one.encode(probe, add_special_tokens=False) != two.encode(probe, add_special_tokens=False):
                 return f"{names[0]} and {names[1]} split {probe!r} differently"
@@ -75,15 +78,28 @@ def _rules_difference(one: Any, two: Any, names: tuple[str, str]) -> str | None:
         if left == right or (left in EMPTY and right in EMPTY):
             continue
         if isinstance(left, list) and isinstance(right, list):
-            rank = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
-            if rank is None:
-                return f"{names[0]} has {len(left)} {key} and {names[1]} {len(right)}"
-            return f"{key} {rank} is {left[rank]!r} in {names[0]} and {right[rank]!r} in {names[1]}"
+            return _list_difference(key, left, right, names)
         return f"the model's {key} is {left!r} in {names[0]} and {right!r} in {names[1]}"
     for section in SECTIONS:
         if left_rules.get(section) != right_rules.get(section):
             return f"their {section.replace('_', '-')}s differ"
     return None
+
+
+def _list_difference(key: str, left: list[Any], right: list[Any], names: tuple[str, str]) -> str | None:
+    if left == right:
+        return None
+    rank = next((i for i, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), None)
+    if rank is None:
+        return f"{names[0]} has {len(left)} {key} and {names[1]} {len(right)}"
+    return f"{key} {rank} is {left[rank]!r} in {names[0]} and {right[rank]!r} in {names[1]}"
+
+
+def _merges(tokenizer: Any) -> list[Any]:
+    """The pairs of tokens that become one, in their order; empty where it does not show them."""
+    rules = _backend(tokenizer)
+    found = (rules.get("model") or {}).get("merges") if rules else getattr(tokenizer, "merges", None)
+    return [merge.split(" ", 1) if isinstance(merge, str) else list(merge) for merge in found or []]
 
 
 def _backend(tokenizer: Any) -> dict[str, Any] | None:
@@ -96,5 +112,7 @@ def _backend(tokenizer: Any) -> dict[str, Any] | None:
 
 def decoder_parts(tokenizer: Any) -> set[str]:
     """The kinds of steps (`ByteLevel`, `ByteFallback`, ...) that turn tokens into text; none where it hides them."""
+    if (told := getattr(tokenizer, "decoder_parts", None)) is not None:  # it has no rules of that library
+        return set(told)
     decoder = (_backend(tokenizer) or {}).get("decoder") or {}
     return {step["type"] for step in [decoder, *decoder.get("decoders", [])] if "type" in step}

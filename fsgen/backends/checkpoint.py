@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from fsgen.models.bundled import bundled_path
+from fsgen.backends.identity import folder_digest
+from fsgen.models.bundled import bundled_path, model_info
+from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
     from fsgen.backends.protocol import Model
@@ -23,12 +25,15 @@ class Checkpoint(ABC):
         path: local folder or hub name.
         local: the folder, None for a model of the hub.
         tokenizer: with the interface of `transformers`.
+        own_weights: its weights stay in the types that they have in its file.
     """
 
     name: str
     path: str
     local: Path | None
     tokenizer: Any
+
+    own_weights: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -49,6 +54,18 @@ class Checkpoint(ABC):
     @abstractmethod
     def context(self) -> int:
         """The longest sequence that the model can score, in tokens."""
+
+    @property
+    def info(self) -> ModelInfo:
+        """What lists show of it; sizes of 0 where its weights are still to be fetched."""
+        if self.local is None:
+            return ModelInfo(self.name, self.name, self.model_type, 0, 0)
+        return replace(model_info(self.local), name=self.name)
+
+    @property
+    def digest(self) -> str | None:
+        """What identifies its settings and weights."""
+        return self.revision if self.local is None else folder_digest(self.local)
 
     @abstractmethod
     def load(self, dtype: str = "auto", device: str = "auto") -> Model:
@@ -74,6 +91,8 @@ def locate(name: str | Path) -> Path | None:
     folder = Path(os.path.expanduser(name))  # noqa: PTH111  # Path's own raises RuntimeError for an unknown user
     if (folder / "config.json").is_file():
         return folder
+    if folder.is_dir() and any(folder.glob("*.gguf")):
+        raise ValueError(f"{shown!r} is a folder of GGUF files: name one of them")
     if folder.exists() or isinstance(name, Path) or shown.startswith(("/", ".", "~")) or shown.count("/") > 1:
         raise ValueError(f"no model at {shown!r}: there is no such folder with a config.json in it")
     return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
@@ -31,6 +32,32 @@ class Work:
     @property
     def new(self) -> int:
         return len(self.tokens) - self.start
+
+
+class Chunk(NamedTuple):
+    """What a pass runs of a row: its tokens from .. to - 1."""
+
+    work: Work
+    start: int
+    end: int
+
+
+def passes(work: list[Work], most: int) -> Iterator[list[Chunk]]:
+    """What is to run, row after row, in passes of `most` tokens at most."""
+    chunks: list[Chunk] = []
+    free = most
+    for item in work:
+        start, end = item.start, len(item.tokens)
+        while start < end:
+            until = min(end, start + free)
+            chunks.append(Chunk(item, start, until))
+            free -= until - start
+            start = until
+            if not free:
+                yield chunks
+                chunks, free = [], most
+    if chunks:
+        yield chunks
 
 
 class Forward(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,6 +20,7 @@ _HASHED_FILES = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+_WEIGHTS = (".safetensors", ".gguf")
 _BLOCK, _BLOCKS = 1 << 16, 1024
 
 
@@ -69,9 +71,12 @@ def folder_digest(folder: Path) -> str:
     small ones are read whole.
     """
     weights = sorted(folder.glob("*.safetensors"))
-    files = [file for name in _HASHED_FILES if (file := folder / name).is_file()]
-    stamps = tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in [*files, *weights])
-    return _digest(stamps)
+    return files_digest([*(file for name in _HASHED_FILES if (file := folder / name).is_file()), *weights])
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """A digest of files; see `folder_digest`."""
+    return _digest(tuple((file, (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files))
 
 
 @lru_cache(maxsize=64)
@@ -79,12 +84,13 @@ def _digest(stamps: tuple[tuple[Path, int, int], ...]) -> str:
     """Of files with their sizes and times, by which a change of them is seen."""
     result = hashlib.sha256()
     for file, size, _ in stamps:
-        if file.suffix != ".safetensors":
+        if file.suffix not in _WEIGHTS:
             result.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
             continue
         blocks = -(-size // _BLOCK)
         step = max(1, -(-blocks // _BLOCKS))
-        result.update(f"{file.name}\0{size}\0".encode())
+        name = file.name if file.suffix == ".safetensors" else ""  # others may be called anything
+        result.update(f"{name}\0{size}\0".encode())
         with file.open("rb") as stream:
             for block in range(0, blocks, step):
                 stream.seek(block * _BLOCK)

@@ -15,7 +15,7 @@ class Int8Linear(nn.Module):
 
     So no row depends on its neighbours, as it would with one scale for a whole batch, and since the sums are whole
     numbers the result is the same in any batch, to the last bit. (The compiled forward pass, `backends.cpu`, reads
-    these weights and rounds no inputs.)
+    these weights too, and rounds inputs to sixteen bits, or not at all where the processor does not multiply those.)
 
     Args:
         weight: int8 [outputs, inputs].

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -15,6 +15,7 @@ from typing import Any
 from fsgen.backends.alignment import first_difference
 from fsgen.backends.budget import rows_within
 from fsgen.backends.checkpoint import Checkpoint, locate
+from fsgen.backends.codec import readable
 from fsgen.backends.identity import Identity, identity
 from fsgen.backends.protocol import Model, Session
 
@@ -27,16 +28,18 @@ USUAL_NGRAM = 3  # tokens of a match, at most
 
 @dataclass(frozen=True)
 class Members:
-    """Models of one tokenizer, by role.
+    """Models that take the same token ids, by role.
 
     Attributes:
-        draft, target, base: the models; None for a role without a model.
+        draft, target, base: the models; None for a role without a model. A draft with another tokenizer than the
+            target's is a `TranslatedModel`, which takes the target's ids.
         tokenizer: the one they share, the target's copy where there is a target.
         vocab_size: ids that all of them know; logits beyond are padding, to be cropped.
         context: the longest sequence that all of them can score.
         eos_ids: the tokens that end a text, as the target has them.
         ngram: where there is no draft model, matches of at most so many tokens draft (prompt lookup); 0: none do.
         draft_lengths: what decoding has learned of their speed and agreement, by method and batch size.
+        difference: of the draft's tokenizer from the target's, in words; None where they map texts alike.
         lock: held for each round, so that engines in several threads take turns.
     """
 
@@ -49,6 +52,7 @@ class Members:
     eos_ids: frozenset[int]
     ngram: int = 0
     draft_lengths: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    difference: str | None = None
     lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
     _kept: dict[tuple[str, int], Session] = field(default_factory=dict, init=False, repr=False, compare=False)
     _keeps: list[bool] = field(default_factory=list, init=False, repr=False, compare=False)
@@ -58,10 +62,16 @@ class Members:
         """Members from models at hand.
 
         Raises:
-            ValueError: no model at all, or models of different tokenizers.
+            ValueError: no model at all, or different tokenizers where only one will do.
         """
+        given = zip(ROLES, (draft, target, base), strict=True)
+        difference = _compare({role: (m.info.name, m.tokenizer, m.vocab_size) for role, m in given if m is not None})
+        if difference is not None and draft is not None and target is not None:
+            from fsgen.backends.translated import TranslatedModel  # here, for it imports torch
+
+            draft = TranslatedModel(draft, target)
+            base = base and TranslatedModel(base, target, look_ahead=0)
         present = {role: model for role, model in zip(ROLES, (draft, target, base), strict=True) if model is not None}
-        _check_tokenizers([(model.info.name, model.tokenizer, model.vocab_size) for model in present.values()])
         if not present:
             raise ValueError("no model is given: name a draft or a target")
         lead = target or draft or base
@@ -74,6 +84,7 @@ class Members:
             vocab_size=min(model.vocab_size for model in present.values()),
             context=min(model.context for model in present.values()),
             eos_ids=lead.eos_ids,
+            difference=difference,
         )
 
     def identity(self, role: str) -> Identity:
@@ -137,8 +148,9 @@ class Plan:
     Attributes:
         draft, target, base: a checkpoint whose weights are still to be loaded, or a model that is loaded already; None
             for a role without a model.
-        dtype, device, draft_weights: as given to `plan`.
-        ngram: as in `Members`.
+        dtype, device: as given to `plan`.
+        weights: of a role, the type of its weights where it is another one than `dtype` says.
+        ngram, difference: as in `Members`.
     """
 
     draft: Checkpoint | Model | None
@@ -146,12 +158,15 @@ class Plan:
     base: Checkpoint | Model | None
     dtype: str
     device: str
-    draft_weights: str = "auto"
+    weights: Mapping[str, str] = field(default_factory=dict)
     ngram: int = 0
+    difference: str | None = None
 
     @property
     def _present(self) -> list[Checkpoint | Model]:
-        return [member for member in (self.target, self.draft, self.base) if member is not None]
+        """Those that take the token ids as they are, the target first."""
+        members = (self.target, self.draft, self.base) if self.difference is None else (self.target,)
+        return [member for member in members if member is not None]
 
     @property
     def tokenizer(self) -> Any:
@@ -167,7 +182,10 @@ class Plan:
 
     def identity(self, role: str) -> Identity:
         """What tells the model of a role from others."""
-        return identity(getattr(self, role))
+        found = identity(getattr(self, role))
+        if role == "draft" and self.difference is not None:
+            found = replace(found, vocabulary=identity(self.target).vocabulary)  # the ids that it will take
+        return found
 
     def load(self, roles: Container[str] = ROLES) -> Members:
         """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""
@@ -179,7 +197,7 @@ class Plan:
                 models[role] = member if role in roles else None
                 continue
             where = str(member.local.resolve()) if member.local else member.path
-            dtype = self.draft_weights if role == "draft" and self.draft_weights != "auto" else self.dtype
+            dtype = self.weights.get(role, self.dtype)
             if (where, dtype) not in loaded:
                 started = time.perf_counter()
                 loaded[where, dtype] = member.load(dtype, self.device)
@@ -194,7 +212,7 @@ def plan(
     base: Given = None,
     dtype: str = "auto",
     device: str = "auto",
-    draft_weights: str = "auto",
+    weights: str = "auto",
     tokenizer: Any = None,
     revision: str | None = None,
 ) -> Plan:
@@ -210,32 +228,30 @@ def plan(
     draft, target, base = (memory.get(id(member), member) for member in named)
     places.check_dtype(dtype)
     places.check_device(device)
-    places.check_weights(draft_weights)
-    if draft_weights != "auto" and not isinstance(draft, (str, Path)):
-        held = "no draft is named" if draft is None else f"the draft {draft.info.name} is loaded already"
-        raise ValueError(f"draft_weights={draft_weights!r} changes nothing: {held}")
     given = dict(zip(ROLES, (draft, target, base), strict=True))
     if all(member is None for member in given.values()):
         raise ValueError("no model is given: name a draft or a target")
+    by_role = places.weights_by_role(weights, [role for role in ROLES if isinstance(given[role], (str, Path))])
     opened: dict[str, Checkpoint] = {}
     for member in given.values():
         if isinstance(member, (str, Path)) and str(member) not in opened:
             opened[str(member)] = open_checkpoint(member, dtype, device)
 
-    checked: list[tuple[str, Any, int]] = []
-    for member in given.values():
-        if isinstance(member, (str, Path)):
-            checkpoint = opened[str(member)]
-            checked.append((checkpoint.name, checkpoint.tokenizer, checkpoint.vocab_size))
-        elif member is not None:
-            checked.append((member.info.name, member.tokenizer, member.vocab_size))
-    _check_tokenizers(checked)
+    members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
+    difference = _compare(
+        {
+            role: (m.name if isinstance(m, Checkpoint) else m.info.name, m.tokenizer, m.vocab_size)
+            for role, m in members.items()
+            if m is not None
+        }
+    )
     for checkpoint in opened.values():
         places.place(checkpoint, device, dtype)
-    if draft_weights == places.INT8:
-        places.check_int8(opened[str(draft)], device)
-    members = {role: opened[str(m)] if isinstance(m, (str, Path)) else m for role, m in given.items()}
-    return Plan(**members, dtype=dtype, device=device, draft_weights=draft_weights, ngram=ngram)
+    for role, kind in by_role.items():
+        places.check_choice(opened[str(given[role])], kind)
+        if kind == places.INT8:
+            places.check_int8(opened[str(given[role])], device)
+    return Plan(**members, dtype=dtype, device=device, weights=by_role, ngram=ngram, difference=difference)
 
 
 def load(
@@ -244,29 +260,32 @@ def load(
     base: Given = None,
     dtype: str = "auto",
     device: str = "auto",
-    draft_weights: str = "auto",
+    weights: str = "auto",
     tokenizer: Any = None,
     revision: str | None = None,
 ) -> Members:
     """Loads the models of a collaboration. Whatever can be refused is refused before any weights load.
 
     Args:
-        draft, target, base: each a bundled model (`pocket-...`), a local folder, a name on the Hugging Face hub (with a
-            branch, tag or commit behind an @), or a model that is loaded already, by this function or by
-            `transformers`. The same name twice is one model. A draft `ngram`, or `ngram:N`, is no model:
-            what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup).
-        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16.
+        draft, target, base: each a bundled model (`pocket-...`), a local folder, a GGUF file (run by llama.cpp on the
+            CPU), a name on the Hugging Face hub (with a branch, tag or commit behind an @), or a model that is loaded
+            already, by this function or by `transformers`. The same name twice is one model. A draft `ngram`, or
+            `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt
+            lookup).
+        dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
+            file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
-        draft_weights: of the draft alone: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight
-            bits a weight, see `fsgen.backends.int8`). Greedy texts stay the target's: what is drafted is verified.
+        weights: auto (as `dtype` says), float32, bfloat16, float16, or int8 (on a CPU: eight bits a weight, see
+            `fsgen.backends.int8`) for all models, or for each by its role: `draft=int8`, `draft=int8,target=bfloat16`.
+            A rounded target is another model; of a rounded draft, greedy texts stay the target's.
         tokenizer: of models that `transformers` has loaded; their own, by their names, if None.
         revision: the branch, tag or commit of all models of the hub that have none behind an @.
 
     Raises:
-        ValueError: a name, dtype or device that does not exist, different tokenizers, or a model whose state no
-            session can keep.
+        ValueError: a name, dtype or device that does not exist, a base with another tokenizer, or a model whose state
+            no session can keep.
     """
-    return plan(draft, target, base, dtype, device, draft_weights, tokenizer, revision).load()
+    return plan(draft, target, base, dtype, device, weights, tokenizer, revision).load()
 
 
 def _at(member: Given, revision: str | None) -> Given:
@@ -286,22 +305,43 @@ def _ngram(draft: Given) -> int:
     return int(size)
 
 
-def _check_tokenizers(members: list[tuple[str, Any, int]]) -> None:
-    """Refuses members (name, tokenizer, rows of the logits) whose ids do not mean the same."""
-    for (one, left, _), (two, right, _) in combinations(members, 2):
-        if left is None or right is None:
+def _compare(members: dict[str, tuple[str, Any, int]]) -> str | None:
+    """How the draft's token ids differ from the target's, in words; None where they mean the same.
+
+    Args:
+        members: name, tokenizer and rows of the logits, by role.
+
+    Raises:
+        ValueError: other members differ, or a tokenizer cannot be translated.
+    """
+    found = None
+    for (role, one), (other, two) in combinations(members.items(), 2):
+        if one[1] is None or two[1] is None:
             continue  # a model without a tokenizer takes the ids as they come
-        if difference := first_difference(left, right, (one, two)):
-            raise ValueError(f"{one} and {two} have different tokenizers: {difference}")
-    shared = min((rows for _, _, rows in members), default=0)
-    narrow = next((name for name, _, rows in members if rows == shared), "")
-    for name, tokenizer, rows in members:
-        if tokenizer is None or rows == shared:
+        if difference := first_difference(one[1], two[1], (one[0], two[0])):
+            difference = f"{one[0]} and {two[0]} have different tokenizers: {difference}"
+        else:
+            difference = _beyond(*one, two[2], two[0]) or _beyond(*two, one[2], one[0])
+        if difference is None:
             continue
-        # Rows beyond the shared ones may only be padding.
-        token, index = max(tokenizer.get_vocab().items(), key=lambda entry: int(entry[1]))
-        if index >= shared:
-            raise ValueError(
-                f"{name} and {narrow} have different vocabularies: the token {token!r} ({index}) of {name} is beyond "
-                f"the {shared} ids of {narrow}"
-            )
+        if {role, other} == {"draft", "base"} or ("base" in (role, other) and "draft" not in members):
+            raise ValueError(f"{difference}; a base needs the tokenizer of its draft")
+        for name, tokenizer, _ in (one, two):
+            if not readable(tokenizer):
+                raise ValueError(f"{difference}; and that of {name} does not say where in a text its tokens lie")
+        found = found or difference
+    return found
+
+
+def _beyond(name: str, tokenizer: Any, rows: int, shared: int, narrow: str) -> str | None:
+    """What of a vocabulary another model of the same tokenizer has no logits for, in words."""
+    if rows <= shared:
+        return None
+    # Rows beyond the shared ones may only be padding.
+    token, index = max(tokenizer.get_vocab().items(), key=lambda entry: int(entry[1]))
+    if index < shared:
+        return None
+    return (
+        f"{name} and {narrow} have different vocabularies: the token {token!r} ({index}) of {name} is beyond the "
+        f"{shared} ids of {narrow}"
+    )

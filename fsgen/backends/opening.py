@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.cpu.checkpoint import open_for_cpu
+from fsgen.backends.llama_cpp.checkpoint import SUFFIX, open_gguf
 from fsgen.backends.places import on_cpu
 from fsgen.plugins import find
 
@@ -46,7 +47,7 @@ def open_checkpoint(name: str | Path, dtype: str = "auto", device: str = "auto")
     """Finds a model, and reads its configuration and tokenizer.
 
     Args:
-        name: a bundled model, a local folder, or a name on the Hugging Face hub, with a revision behind an @.
+        name: a bundled model, a local folder, a GGUF file, or a name on the hub, with a revision behind an @.
         dtype, device: for which it is going to be loaded; see `places`.
 
     Raises:
@@ -54,6 +55,8 @@ def open_checkpoint(name: str | Path, dtype: str = "auto", device: str = "auto")
     """
     if (own := _own(str(name), dtype, device)) is not None:
         return own
+    if str(name).endswith(SUFFIX):
+        return open_gguf(str(name), device)
     if on_cpu(device) and dtype != "float16" and (found := open_for_cpu(str(name), locate(name))) is not None:
         return found
     from fsgen.backends.transformers.checkpoint import open_with_transformers  # here: importing it takes seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,7 +30,44 @@ def check_dtype(dtype: str) -> None:
 def check_weights(weights: str) -> None:
     """Raises ValueError for a type that no single model's weights are held in."""
     if weights not in ("auto", INT8, *DTYPES):
-        raise ValueError(f"draft_weights={weights!r} is unknown: choose auto, {', '.join(DTYPES)} or {INT8}")
+        raise ValueError(f"weights={weights!r} is unknown: choose auto, {', '.join(DTYPES)} or {INT8}")
+
+
+def weights_by_role(weights: str, roles: Collection[str]) -> dict[str, str]:
+    """The type of each member's weights: one for all of them, or each by name (`draft=int8,target=bfloat16`).
+
+    Args:
+        weights: as given; `auto` says nothing of any.
+        roles: of the members whose weights are still to be loaded.
+
+    Raises:
+        ValueError: an unknown type; a role without weights to load, or named twice; or none at all to load.
+    """
+    if "=" not in weights:
+        check_weights(weights)
+        if weights != "auto" and not roles:
+            raise ValueError(f"weights={weights!r} changes nothing: no member has weights that are still to be loaded")
+        return dict.fromkeys(roles, weights) if weights != "auto" else {}
+    found: dict[str, str] = {}
+    for part in weights.split(","):
+        role, _, kind = (word.strip() for word in part.partition("="))
+        if role not in roles:
+            choices = ", ".join(sorted(roles)) or "nobody"
+            raise ValueError(f"weights={weights!r} names {role!r}: weights are still to be loaded of {choices}")
+        if role in found:
+            raise ValueError(f"weights={weights!r} names {role!r} twice")
+        check_weights(kind)
+        found[role] = kind
+    return {role: kind for role, kind in found.items() if kind != "auto"}
+
+
+def check_choice(checkpoint: Checkpoint, weights: str) -> None:
+    """Raises ValueError for a type of weights where these stay as they are in their file."""
+    if checkpoint.own_weights:
+        raise ValueError(
+            f"{checkpoint.name!r} cannot have {weights} weights: those of a GGUF file stay in its types, of which Q8_0 "
+            "has eight bits"
+        )
 
 
 def check_device(device: str) -> None:

@@ -72,11 +72,14 @@ class Capabilities:
         full_logits: it gives all logits, not only those of the most likely tokens.
         bit_exact: a token's logits have the same bits however the work is cut into calls, and in any batch.
         several_tokens: several new tokens in one call are computed in one forward pass, not one by one.
+        rounding: by how much a logit may be off, as a part of the largest one; read where no `transformers` module is
+            at hand to measure it with.
     """
 
     full_logits: bool = True
     bit_exact: bool = False
     several_tokens: bool = True
+    rounding: float = 2.0**-23
 
 
 class Model(Protocol):

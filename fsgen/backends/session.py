@@ -156,8 +156,8 @@ def _as_list(tokens: TokenIds) -> list[int]:
     return list(tokens.tolist()) if hasattr(tokens, "tolist") else list(tokens)
 
 
-def common_prefix(known: list[int], tokens: list[int]) -> int:
-    """How many tokens two lists share at their beginning. Halving, so that slices are compared and no Python loop."""
+def common_prefix(known: Sequence[int], tokens: Sequence[int]) -> int:
+    """How many tokens (or bytes) two sequences share at their beginning. Halving, so that slices are compared."""
     low, high = 0, min(len(known), len(tokens))
     if (known if len(known) == high else known[:high]) == (tokens if len(tokens) == high else tokens[:high]):
         return high

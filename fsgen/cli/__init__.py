@@ -14,7 +14,20 @@ from typing import Annotated, NoReturn
 import typer
 
 import fsgen
-from fsgen.cli import analyze, chat, experiment, generate, models, report, router, scaling, study, verify
+from fsgen.cli import (
+    analyze,
+    bench,
+    chat,
+    experiment,
+    generate,
+    models,
+    pair,
+    report,
+    router,
+    scaling,
+    study,
+    verify,
+)  # fmt: skip
 from fsgen.cli.output import GroupedCommand
 
 app = typer.Typer(
@@ -32,6 +45,7 @@ app = typer.Typer(
 for command in (  # in the order in which one meets them
     models.models,
     generate.generate,
+    pair.pair,
     chat.chat,
     verify.verify,
     study.study,
@@ -39,6 +53,7 @@ for command in (  # in the order in which one meets them
     report.report,
     analyze.analyze,
     scaling.scaling,
+    bench.bench,
 ):
     app.command(cls=GroupedCommand)(command)
 app.add_typer(router.app, name="router")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fsgen.cli.generate import DraftTokens, Method, Router
-from fsgen.cli.options import Base, Device, Draft, DraftWeights, Dtype, Target, models_by_role, silence_libraries
+from fsgen.cli.options import Base, Device, Draft, Dtype, Target, Weights, models_by_role, silence_libraries
 from fsgen.cli.output import show_stream
 from fsgen.cli.sampling import MinP, Seed, Temperature, TopK, TopP
 
@@ -41,7 +41,7 @@ def chat(
     max_tokens: Annotated[int, typer.Option(help="The budget of each answer.")] = 512,
     dtype: Dtype = "auto",
     device: Device = "auto",
-    draft_weights: DraftWeights = "auto",
+    weights: Weights = "auto",
 ) -> None:
     """Talk with two models that were tuned to chat.
 
@@ -62,9 +62,7 @@ def chat(
     from fsgen.prompts import require_template
 
     chosen = parse(method, router, draft_tokens)
-    planned = plan(
-        **models_by_role(chosen, draft, target, base), dtype=dtype, device=device, draft_weights=draft_weights
-    )
+    planned = plan(**models_by_role(chosen, draft, target, base), dtype=dtype, device=device, weights=weights)
     require_template(planned.tokenizer)
     chosen = method_for(planned, chosen)
     chosen.require(role for role in ("draft", "target", "base") if getattr(planned, role) is not None)

@@ -15,10 +15,10 @@ from fsgen.cli.options import (
     Base,
     Device,
     Draft,
-    DraftWeights,
     Dtype,
     MaxTokens,
     Target,
+    Weights,
     going_on,
     models_by_role,
     new_file,
@@ -144,7 +144,7 @@ def generate(
     batch_size: BatchSize = 16,
     dtype: Dtype = "auto",
     device: Device = "auto",
-    draft_weights: DraftWeights = "auto",
+    weights: Weights = "auto",
     candidates: Candidates = 0,
     logprobs: Logprobs = None,
     as_json: AsJson = False,
@@ -177,10 +177,10 @@ def generate(
 
     chosen = parse(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
-    planned = plan(**names, dtype=dtype, device=device, draft_weights=draft_weights)
+    planned = plan(**names, dtype=dtype, device=device, weights=weights)
     chosen = method_for(planned, chosen)
     if prompt is None:
-        settings = [planned.dtype, planned.draft_weights, candidates, as_json]
+        settings = [planned.dtype, dict(planned.weights), candidates, as_json]
         _many(given, output, planned, chosen, sampling, settings, batch_size)
     else:
         _one(given, planned, chosen, sampling, candidates, as_json)

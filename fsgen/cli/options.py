@@ -51,10 +51,11 @@ Base = Annotated[
 MaxTokens = Annotated[int, typer.Option(help="The budget of written tokens.", rich_help_panel=ENDING)]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=MODELS)]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.", rich_help_panel=MODELS)]
-DraftWeights = Annotated[
+Weights = Annotated[
     str,
     typer.Option(
-        help="Of the draft alone: auto (as --dtype), float32, bfloat16, float16, or int8 on a CPU.",
+        help="Instead of --dtype, which has no int8: float32, bfloat16, float16, or int8 on a CPU, for all models, or "
+        "for each: draft=int8,target=bfloat16.",
         rich_help_panel=MODELS,
     ),
 ]

@@ -42,8 +42,7 @@ def train(
 
     trained = train_router(folder, kind, run, calls, misses, seed)
     file = out or folder / "routers" / f"{short_name(trained.model.draft['name'])}-{kind}.npz"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    trained.model.write(file)
+    trained.write(file)
     show_training(trained, console())
     print(f"router: learned:{file}")
 

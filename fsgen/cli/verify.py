@@ -11,10 +11,10 @@ from fsgen.cli.options import (
     Base,
     Device,
     Draft,
-    DraftWeights,
     Dtype,
     MaxTokens,
     Target,
+    Weights,
     models_by_role,
     silence_libraries,
 )
@@ -75,7 +75,7 @@ def verify(
     every_token: EveryToken = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
-    draft_weights: DraftWeights = "auto",
+    weights: Weights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Check a pair: does it write what its System 2 would alone?
@@ -102,9 +102,9 @@ def verify(
 
     chosen, _ = ways(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
-    planned = plan(**names, dtype=dtype, device=device, draft_weights=draft_weights)
+    planned = plan(**names, dtype=dtype, device=device, weights=weights)
+    chosen, _ = ways(method_for(planned, chosen))
     found = _prompts(planned, max_tokens, task, prompts_file, prompts)
-    chosen = method_for(planned, chosen)
     check(planned, chosen, [encode(planned, found.texts[0])], [sampling])
     members = planned.load(chosen.roles)
     with progress_bar("verifying", len(found.texts)) as advance:
@@ -126,7 +126,10 @@ def _prompts(planned: Plan, max_tokens: int, task: str, file: Path | None, count
     from fsgen.tasks.prompts import from_file, from_tasks
 
     def fits(text: str) -> bool:
-        return 0 < len(encode(planned, text)) <= planned.context - max_tokens
+        try:
+            return 0 < len(encode(planned, text)) <= planned.context - max_tokens
+        except ValueError:  # far too long
+            return False
 
     return from_file(file, count, fits) if file else from_tasks(task, PROMPTS if count is None else count, fits)
 
@@ -159,9 +162,14 @@ def _summary(verdict: Verdict, prompts: Prompts) -> list[tuple[str, str]]:
         ("ties within rounding", f"{len(ties):,}"),
     ]
     if ties:
-        widest = max(ties, key=lambda tie: tie.gap)
+        gap, bound = max((max(tie.gap, tie.expected_gap), tie.bound) for tie in ties)
         how = f"measured in {verdict.measured_in}" if verdict.measured_in else "rounding estimated"
-        rows.append(("largest gap of a tie", f"{widest.gap:.2g}, of {widest.bound:.2g} that rounding allows; {how}"))
+        rows.append(
+            (
+                "largest gap of a tie",
+                f"{gap:.2g}, of {bound:.2g} that rounding allows; {how}",
+            )
+        )
     if nearby := sum(tie.measured_positions > 1 for tie in ties):
         rows.append(("by rounding nearby", f"{nearby:,} of the ties, measured at several positions"))
     seconds = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -16,6 +17,7 @@ from fsgen.analysis.frequency import total_counts
 from fsgen.analysis.intervals import Estimate, Floats, draws, of_draws
 from fsgen.analysis.labels import short_name, task_label
 from fsgen.analysis.rates import Sums
+from fsgen.analysis.times import over_repetitions, read_times
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled, oracle_cells
 from fsgen.experiments.config import words
@@ -55,7 +57,7 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, dict[str, str], d
     families = _families(study.plan, options)
     losses = {name: _loss(lab, study.plan, name) for name in families}
     rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else ()
-    return pl.concat(counts), families, losses, list(_alone(study, families, losses)), list(rewinding)
+    return pl.concat(counts), families, losses, list(_alone(lab.folder, study, families, losses)), list(rewinding)
 
 
 def _pairs(plan: Plan) -> list[Pair]:
@@ -90,7 +92,14 @@ def _loss(lab: Lab, plan: Plan, name: str) -> float:
     return float(lab.table("losses", key, make)["loss"][0])
 
 
-def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> Iterator[Row]:
+def _time(folder: Path, runs: Sequence[str]) -> Row:
+    """The mean over tasks of a token's time, where the runs were repeated."""
+    times = [read_times(folder, run) for run in runs]
+    both = min(map(len, times))
+    return {"ms a token": over_repetitions(1e3 * np.mean([one[:both] for one in times], axis=0))} if both else {}
+
+
+def _alone(folder: Path, study: Study, families: Mapping[str, str], losses: Mapping[str, float]) -> Iterator[Row]:
     """What each model costs where it writes alone, over all tasks."""
     runs: dict[str, set[str]] = {name: set() for name in families}
     for cell in study.cells:
@@ -106,7 +115,7 @@ def _alone(study: Study, families: Mapping[str, str], losses: Mapping[str, float
                 "parameters": parameters[name],
                 "loss": losses[name],
                 "tokens run / token": one.target_tokens / one.tokens if one.tokens else None,
-                "ms a token": 1e3 * one.seconds / one.tokens if one.tokens else None,
+                **_time(folder, found),
             }
 
 
@@ -124,6 +133,7 @@ def _rewinding(lab: Lab, options: Options, pairs: Sequence[Pair], families: Mapp
             pairs=[pair._asdict() for pair in first.values()],
             methods=[{"name": "speculative", "draft_tokens": _LENGTH}],
             grids=None,
+            repeats=0,
         )
     )
     for row in study.rows:

@@ -18,7 +18,7 @@ from fsgen.study.plan import Plan
 from fsgen.types import Example, SamplingParams
 
 DRAFT, TARGET = "draft alone", "target alone"
-_COUNTS = {"tokens": pl.Int64, "consulted": pl.Int64, "seconds": pl.Float64}
+_COUNTS = {"tokens": pl.Int64, "consulted": pl.Int64}
 _TEXT = pl.Schema({"example": pl.String, "score": pl.Float64, **_COUNTS})
 
 
@@ -91,13 +91,14 @@ def routed(lab: Lab, cell: Cell, examples: Sequence[Example], router: str) -> pl
     chosen = parse_router(router)
     key: dict[str, Any] = {"run": cell.key, "examples": [example.id for example in examples]}
     seeds = [cell.params(cell.text_seed(example.id, 1)) for example in examples]
-    return lab.table("routed", key | {"router": chosen.identity}, lambda: write(lab, cell, examples, chosen, seeds))
+    table = lab.table("routed", key | {"router": chosen.identity}, lambda: write(lab, cell, examples, chosen, seeds))
+    return table.select(*_TEXT)  # former versions stored more
 
 
 def write(
     lab: Lab, cell: Cell, examples: Sequence[Example], router: Router, sampling: Sequence[SamplingParams]
 ) -> pl.DataFrame:
-    """Texts written by `route`: a row each, `example`, `score`, `tokens`, `consulted`, `seconds`."""
+    """Texts written by `route`: a row each, `example`, `score`, `tokens`, `consulted`."""
     members = lab.members(**cell.members)
     assert lab.config is not None
     texts = generate(

@@ -113,7 +113,7 @@ def short_data(folder: Path, config: TaskConfig, count: int) -> Path:
     lines = [json.dumps({"question": before + row["question"], "answer": row["answer"]}) for row in questions]
     text = "".join(f"{line}\n" for line in lines)
     path = folder / "measured" / "questions" / f"{config.name}-{count}-{canonical_hash(text)[:16]}.jsonl"
-    if not path.is_file():
+    if not path.is_file() or path.read_bytes() != text.encode():
         write_text(path, text)
     return path
 

@@ -13,7 +13,8 @@ from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.backends import Members, Model, load
 from fsgen.backends.identity import identity
-from fsgen.files import atomically, read_json, read_table
+from fsgen.files import atomically, check_table, read_json, read_table, write_table
+from fsgen.methods.learned.file import LearnedModel, read
 from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import Plan, make_plan
@@ -152,14 +153,34 @@ class Lab:
             key: all that changes its content, as plain JSON: names and digests of models, the texts' run, settings.
             make: measures it.
         """
-        return read_table(self.file(name, key, ".parquet", lambda file: make().write_parquet(file, compression="zstd")))
 
-    def file(self, name: str, key: Mapping[str, Any], suffix: str, write: Callable[[Path], object]) -> Path:
-        """A file that `write` makes, once for each key; arguments as in `table`, and the `suffix` of the file."""
+        def write(path: Path) -> None:
+            write_table(path, make().to_arrow())
+
+        return read_table(self._made(name, key, ".parquet", check_table, write))
+
+    def router(self, model: LearnedModel, key: Mapping[str, Any]) -> Path:
+        """The file of a learned router, written once; `key` as in `table`."""
+        return self._made("routers", key, ".npz", read, lambda path: atomically(path, model.write))
+
+    def _made(
+        self,
+        name: str,
+        key: Mapping[str, Any],
+        suffix: str,
+        check: Callable[[Path], object],
+        write: Callable[[Path], object],
+    ) -> Path:
+        """A file that is written where it is not there yet, or does not pass its `check`."""
         path = self.folder / "measured" / name / f"{canonical_hash(dict(key))[:16]}{suffix}"
-        if not path.is_file():
-            self._reporter.working(f"{self.name}: {name}")
-            atomically(path, write)
+        if path.is_file():
+            try:
+                check(path)
+                return path
+            except ValueError:
+                self.note(f"{str(path)!r} is damaged, and made again")
+        self._reporter.working(f"{self.name}: {name}")
+        write(path)
         return path
 
     def note(self, line: str) -> None:

@@ -16,17 +16,18 @@ from fsgen.analysis.frontier import on_frontier, random_mix
 from fsgen.analysis.intervals import Estimate, Floats, draws
 from fsgen.analysis.labels import method_label, short_name
 from fsgen.analysis.rates import Sums
+from fsgen.analysis.times import over_repetitions, read_times
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
 from fsgen.study.config import Keys
 
-COSTS = {"target_calls": "calls of the target", "operations": "operations", "price": "price", "seconds": "seconds"}
-"""What a text costs, by the column that has it."""
+COUNTED = {"target_calls": "calls of the target", "operations": "operations", "price": "price"}
+"""What a text costs, by the column that has it; the answer goes by these."""
 
-COUNTED = tuple(cost for cost in COSTS if cost != "seconds")
-"""What the answer goes by: seconds change with what else the machine does, and no resample of texts shows that."""
+SECONDS = "seconds"
+"""A cost of runs that were repeated. No text has one of its own, so intervals are over the repetitions."""
 
 ALONE = "alone"
 _NEVER = 0.05  # a method that is on a frontier in a smaller share of the resamples is never on it
@@ -50,8 +51,8 @@ def check(lab: Lab, options: Options) -> None:
         raise ValueError("the oracle is a measurement, and no way to write that costs what it would cost")
 
 
-def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
-    """Run the study, and price its texts; see `estimate`."""
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Run the study, price its texts and time its runs; see `estimate`."""
     study = lab.study()
     found: dict[str, pl.DataFrame] = {}
     for row in study.rows:
@@ -64,7 +65,15 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
         if row.draft is not None:
             texts = _priced(study.texts(row.run), read_run(lab.folder, row.run)["members"], row, options, _kind(row))
             found[row.run] = labelled(texts, setting=method_label(row) + f", {short_name(row.draft)}" * several)
-    return (pl.concat(found.values()),)
+    times = (_times(texts, read_times(lab.folder, run)) for run, texts in found.items())
+    return pl.concat(found.values()), pl.concat(times)
+
+
+def _times(texts: pl.DataFrame, seconds: Floats) -> pl.DataFrame:
+    """What a text of a setting took in each repetition, from the seconds of a token."""
+    tokens = float(texts["tokens"].sum()) / len(texts)
+    each = {"repetition": range(len(seconds)), SECONDS: seconds * tokens}
+    return labelled(pl.DataFrame(each, {"repetition": pl.Int64, SECONDS: pl.Float64}), setting=texts["setting"][0])
 
 
 def _price(role: str, member: Mapping[str, Any], row: SummaryRow, options: Options) -> float:
@@ -102,14 +111,20 @@ def _priced(
         operations=pl.sum_horizontal(operations),
         price=pl.sum_horizontal(price),
     )
-    means = costs.group_by("example").agg(pl.col("score").mean(), pl.col(*COSTS).sum().cast(pl.Float64))
+    sums = pl.col("tokens", *COUNTED).sum().cast(pl.Float64)
+    means = costs.group_by("example").agg(pl.col("score").mean(), sums)
     return labelled(means, kind=kind)
 
 
 class Settings:
-    """All settings on the same examples, or groups of them: accuracy and costs of a text."""
+    """All settings on the same examples, or groups of them: accuracy and costs of a text.
 
-    def __init__(self, texts: pl.DataFrame) -> None:
+    Attributes:
+        seconds: of a text, [repetitions, settings]; of those repetitions alone that all settings have.
+        costs: the names of what is known, by column.
+    """
+
+    def __init__(self, texts: pl.DataFrame, times: pl.DataFrame) -> None:
         by = ("setting", "kind")
         names = texts.select(by).unique(maintain_order=True).rows()
         self.names, self.kinds = ([str(row[i]) for row in names] for i in (0, 1))
@@ -120,66 +135,91 @@ class Settings:
         if len(common) < 2:
             raise ValueError(f"all settings have {len(common)} examples in common; two are needed at least")
         shared = texts.join(common.select("example"), on="example", maintain_order="left")
-        self.sums = Sums.of(shared, by, ("score", *COSTS), names)
+        self.sums = Sums.of(shared, by, ("score", *COUNTED), names)
         self.accuracies = self.sums.each("score", "texts")
+        each = [times.filter(setting=name).sort("repetition")[SECONDS].to_numpy() for name in self.names]
+        common_times = min(map(len, each))
+        self.seconds: Floats = np.stack([one[:common_times] for one in each], axis=1)
+        self.costs = COUNTED | ({SECONDS: SECONDS} if common_times else {})
 
     def means(self, drawn: Floats, cost: str) -> tuple[Floats, Floats]:
-        """Accuracy and cost of a text, [resamples, settings], of drawn examples [resamples, examples]."""
-        return self.sums.ratio("score", "texts", drawn), self.sums.ratio(cost, "texts", drawn)
+        """Accuracy and cost of a text, [resamples, settings], of drawn examples [resamples, examples].
+
+        Seconds are not those of the drawn examples: each repetition is a row for itself, beside all or some of them.
+        """
+        accuracy = self.sums.ratio("score", "texts", drawn)
+        if cost == SECONDS:
+            return np.repeat(accuracy[:1], len(self.seconds), axis=0), self.seconds
+        return accuracy, self.sums.ratio(cost, "texts", drawn)
 
     def over_mix(self, drawn: Floats, cost: str) -> Floats:
         """Accuracy over that of models alone, mixed at random at the same cost (`random_mix`), as `means`."""
         accuracy, spent = self.means(drawn, cost)
         return np.asarray(accuracy - random_mix(accuracy[:, self.alone], spent[:, self.alone], spent))
 
+    def on_frontier(self, cost: str) -> NDArray[np.bool_]:
+        """Which settings are on the frontier, in each resample of the examples or in each repetition."""
+        return on_frontier(*self.means(draws(len(self.sums)) if cost != SECONDS else self.sums.once, cost))
+
     def best_over_mix(self, cost: str) -> tuple[Estimate, list[str]]:
         """`over_mix` of the setting that is best on one half of the examples, on the other; and which these are."""
         half = np.arange(len(self.sums)) % 2 == 0
         masks = half.astype(float), (~half).astype(float)
-        best = [int(np.where(self.alone, -np.inf, self.over_mix(mask[None], cost)[0]).argmax()) for mask in masks]
+        best = [int(np.where(self.alone, -np.inf, self.over_mix(mask[None], cost).mean(0)).argmax()) for mask in masks]
 
         def measured(drawn: Floats) -> Floats:
             judged = [self.over_mix(drawn * masks[1 - side], cost)[:, best[side]] for side in (0, 1)]
             return np.asarray((judged[0] + judged[1]) / 2)
 
-        return self.sums.estimate(measured), list(dict.fromkeys(self.names[i] for i in best))
+        gain = (
+            over_repetitions(measured(self.sums.once), positive=False)
+            if cost == SECONDS
+            else self.sums.estimate(measured)
+        )
+        return gain, list(dict.fromkeys(self.names[i] for i in best))
+
+    def cost(self, cost: str) -> Floats:
+        """What a text costs with each setting; of seconds the mean over the repetitions."""
+        return np.asarray(self.means(self.sums.once, cost)[1].mean(0))
 
     def relative(self, cost: str) -> Floats:
         """What a text costs with each setting, as a multiple of the dearest model alone."""
-        spent = self.means(self.sums.once, cost)[1][0]
+        spent = self.cost(cost)
         most = spent[self.alone].max()
         return np.asarray(spent / most) if most else spent
 
 
-def estimate(texts: pl.DataFrame) -> Answer:
+def estimate(texts: pl.DataFrame, times: pl.DataFrame) -> Answer:
     """The answer from the texts of all settings.
 
     Args:
         texts: a row a text and setting, with the `setting` and its `kind` (`ALONE` for models alone), `example`,
-            `score`, and the columns of `COSTS`. Examples that one of the settings lacks are left out.
+            `score`, and the columns of `COUNTED`. Examples that one of the settings lacks are left out.
+        times: a row a `setting` and `repetition`, with the `seconds` of a text; empty where none was repeated.
 
     Raises:
         ValueError: no model alone, no other setting, or fewer than two examples that all have.
     """
-    settings = Settings(texts)
-    gains = {cost: settings.best_over_mix(cost) for cost in COSTS}
-    often = {cost: on_frontier(*settings.means(draws(len(settings.sums)), cost)) for cost in COSTS}
+    settings = Settings(texts, times)
+    costs = settings.costs
+    gains = {cost: settings.best_over_mix(cost) for cost in costs}
+    often = {cost: settings.on_frontier(cost) for cost in costs}
     above = [gains[cost][0].above(0.0) for cost in COUNTED]
     shares = {
-        kind: {cost: float(often[cost][:, [k == kind for k in settings.kinds]].any(axis=1).mean()) for cost in COSTS}
+        kind: {cost: float(often[cost][:, [k == kind for k in settings.kinds]].any(axis=1).mean()) for cost in costs}
         for kind in dict.fromkeys(settings.kinds)
         if kind != ALONE
     }
     never = [kind for kind, each in shares.items() if max(each[cost] for cost in COUNTED) < _NEVER]
-    by = (f"{gain} by {COSTS[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
+    by = (f"{gain} by {costs[cost]} ({' or '.join(names)})" for cost, (gain, names) in gains.items())
     return Answer.of(
         words("pareto"),
         holds=True if all(above) else False if False in above else None,
-        numbers={f"best over a random mix, by {name}": gains[cost][0] for cost, name in COSTS.items()},
+        numbers={f"best over a random mix, by {name}": gains[cost][0] for cost, name in costs.items()},
         charts={"costs": _all_points(settings), "frontiers": _frontier_points(settings)},
         tables={
             "settings": _rows(settings, often),
-            "methods": ({"method": kind, **{COSTS[c]: each[c] for c in COSTS}} for kind, each in shares.items()),
+            "methods": ({"method": kind, **{costs[c]: each[c] for c in costs}} for kind, each in shares.items()),
         },
         by="; ".join(by),
         never=", ".join(never),
@@ -189,23 +229,24 @@ def estimate(texts: pl.DataFrame) -> Answer:
 
 
 def _all_points(settings: Settings) -> Iterator[Point]:
-    for cost, name in COSTS.items():
+    for cost, name in settings.costs.items():
         for spent, score, kind in zip(settings.relative(cost), settings.accuracies, settings.kinds, strict=True):
             method = kind.partition(" ")[0] + " + rollback" * kind.endswith("rollback")  # fewer colours than routers
             yield Point.of(float(spent), score, method, name)
 
 
 def _frontier_points(settings: Settings) -> Iterator[Point]:
-    for cost, name in COSTS.items():
-        spent, there = settings.relative(cost), on_frontier(*settings.means(settings.sums.once, cost))[0]
+    for cost, name in settings.costs.items():
+        accuracy = settings.means(settings.sums.once, cost)[0][:1]
+        spent, there = settings.relative(cost), on_frontier(accuracy, settings.cost(cost)[None])[0]
         for number in np.argsort(spent, kind="stable"):
             if there[number]:
                 yield Point.of(float(spent[number]), settings.accuracies[number], name)
 
 
 def _rows(settings: Settings, often: Mapping[str, NDArray[np.bool_]]) -> Iterator[Row]:
-    costs = {name: settings.means(settings.sums.once, cost)[1][0] for cost, name in COSTS.items()}
-    costs |= {f"frontier by {name}": often[cost].mean(axis=0) for cost, name in COSTS.items()}
+    costs = {name: settings.cost(cost) for cost, name in settings.costs.items()}
+    costs |= {f"frontier by {name}": often[cost].mean(axis=0) for cost, name in settings.costs.items()}
     for i, (name, score) in enumerate(zip(settings.names, settings.accuracies, strict=True)):
         yield {"setting": name, "accuracy": score, **{column: float(values[i]) for column, values in costs.items()}}
 

@@ -158,7 +158,7 @@ def _routers(
         record = {"experiment": lab.name, "runs": [cell.key], "kind": kind, "examples": list(chosen_on.names)}
         known = {"name": draft.name, "digest": draft.digest}
         model = LearnedModel(scorer, chosen_on.top, 0.0, known, draft.vocabulary, record)
-        files[kind] = lab.file("routers", {"digest": model.digest, "draft": draft.digest}, ".npz", model.write)
+        files[kind] = lab.router(model, {"digest": model.digest, "draft": draft.digest})
     for name, score in scores.items():
         for budget in budgets:
             value = threshold(score, chosen_on.differs, calls=budget)

@@ -1,4 +1,4 @@
-"""`threshold`: accuracy, calls and seconds over thresholds, the knee, and what a threshold does on other tasks."""
+"""`threshold`: accuracy, calls and times over thresholds, the knee, and what a threshold does on other tasks."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from fsgen.analysis.answers import Answer, Point, Row, below
 from fsgen.analysis.intervals import Estimate, Floats, Measure, mean_of
 from fsgen.analysis.learning import Positions, positions, threshold
 from fsgen.analysis.rates import Sums
+from fsgen.analysis.times import over_repetitions, read_times
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import (
     DRAFT,
@@ -47,6 +48,8 @@ class Options(Keys):
     """Of the examples that judge, and of the thresholds; see `threshold.yaml`."""
 
     judged: Annotated[int, Field(ge=2)] = 96
+    timed: Annotated[int, Field(ge=1)] = 64
+    repeats: Annotated[int, Field(ge=2)] = 3
     on_policy: tuple[str, ...] = ("pocket_math",)
     calls: _Share = 0.2
     thresholds: Annotated[dict[_Router, Annotated[tuple[float, ...], Field(min_length=2)]], Field(min_length=1)]
@@ -65,12 +68,13 @@ def check(lab: Lab, options: Options) -> list[Cell]:
     return cells
 
 
-def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float]:
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, float]:
     """Choose thresholds on some examples of each task, and see what they do on others, of this task and the others."""
     study = lab.study()
     wrote = [cell for cell in study.cells if cell.task.task.name in options.on_policy]
     texts = pl.concat(_written(lab, study, cell, options) for cell in wrote)
-    return _carried(study, options), texts, options.calls
+    times = pl.concat(_times(lab, cell, options) for cell in wrote)
+    return _carried(study, options), texts, times, options.calls
 
 
 def _carried(study: Study, options: Options) -> pl.DataFrame:
@@ -104,7 +108,32 @@ def _written(lab: Lab, study: Study, cell: Cell, options: Options) -> pl.DataFra
     return labelled(pl.concat(tables, how="vertical_relaxed").with_columns(half=half), label=pair_label(cell))
 
 
-def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer:
+def _times(lab: Lab, cell: Cell, options: Options) -> pl.DataFrame:
+    """How long each router takes at each threshold, and the target alone, in runs that are repeated; see `estimate`."""
+    task = cell.task.config.model_dump(exclude_unset=True) | {"limit": min(options.timed, len(cell.task.examples))}
+    settings = {f"{name}:{shortest(each)}": (name, each) for name, of in options.thresholds.items() for each in of}
+    study = lab.study(
+        lab.varied(
+            name=f"{lab.name}-times",
+            tasks=[task],
+            pairs=[cell.members],
+            methods=["route"],
+            routers=[*settings],
+            grids=None,
+            repeats=options.repeats,
+        )
+    )
+    target = study.alone[study.cells[0].key]["target"]
+    runs = [(target, TARGET, None), *((one.key, *settings[one.router]) for one in study.cells)]
+    tables = []
+    for run, router, value in runs:
+        seconds = read_times(lab.folder, run)
+        each = pl.DataFrame({"repetition": range(len(seconds)), "seconds": seconds})
+        tables.append(labelled(each, label=pair_label(cell), router=router, threshold=value))
+    return pl.concat(tables, how="vertical_relaxed")
+
+
+def estimate(carried: pl.DataFrame, texts: pl.DataFrame, times: pl.DataFrame, calls: float) -> Answer:
     """The answer.
 
     Args:
@@ -112,15 +141,17 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
             that judges there, with the positions `consulted`, the mismatches `missed`, the `tokens`; and with what the
             threshold does on the examples that chose it, `promised_consulted` and `promised_missed`, both by token.
         texts: a row a text, with `label` (task and pair), `router` (also `DRAFT`, `TARGET`), `threshold`, `half`
-            (`CHOOSING` or `JUDGING`), `example`, `score`, `tokens`, `consulted`, `seconds`. The router that is answered
-            for is the first one that is neither.
+            (`CHOOSING` or `JUDGING`), `example`, `score`, `tokens`, `consulted`. The router that is answered for is the
+            first one that is neither.
+        times: a row for each `label`, `router` (also `TARGET`), `threshold` and `repetition`, with the `seconds` of a
+            token.
         calls: what the thresholds in `carried` were to consult, as a share of the positions.
     """
     texts = texts.filter(pl.col("score").is_not_null())
     routers = [name for name in texts["router"].unique(maintain_order=True) if name not in (DRAFT, TARGET)]
     main = routers[0]
     labels = texts["label"].unique(maintain_order=True).to_list()
-    curves = [_Curve(texts.filter(label=label), label, router) for label, router in product(labels, routers)]
+    curves = [_Curve(texts, times, label, router) for label, router in product(labels, routers)]
     order = [*product(routers, carried["source"].unique(maintain_order=True))]
     examples = carried.sort("example").partition_by("router", "source", "task", maintain_order=True)
     places = sorted(map(_Carried, examples), key=lambda place: routers.index(place.router))
@@ -141,8 +172,8 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
             f"misses of {main} on other tasks, off by": misses,
         },
         charts={
-            "curve": (point for curve in curves for point in curve.points()),
-            "seconds": (point for curve in curves for point in curve.points(seconds=True)),
+            "curve": (point for curve in curves for point in curve.accuracies()),
+            "seconds": (point for curve in curves for point in curve.times()),
             "carried": (Point.of(place.task, place.calls, place.source, place.router) for place in places),
         },
         tables={
@@ -165,17 +196,17 @@ def estimate(carried: pl.DataFrame, texts: pl.DataFrame, calls: float) -> Answer
 
 
 class _Curve:
-    """Calls, accuracy and seconds of a router over its thresholds, and its knee.
+    """Calls, accuracy and time of a router over its thresholds, and its knee.
 
     The conditions are the draft alone, the thresholds, and the target alone. The examples of one half choose the knee,
-    those of the other judge it.
+    those of the other judge it. Times are compared within a repetition.
     """
 
-    def __init__(self, texts: pl.DataFrame, label: str, router: str) -> None:
-        mine = texts.filter(pl.col("router").is_in([DRAFT, router, TARGET]))
+    def __init__(self, texts: pl.DataFrame, times: pl.DataFrame, label: str, router: str) -> None:
+        mine = texts.filter(pl.col("label") == label, pl.col("router").is_in([DRAFT, router, TARGET]))
         values = mine["threshold"].drop_nulls().unique().sort().to_numpy()
         conditions = [(DRAFT, None), *((router, value) for value in values.tolist()), (TARGET, None)]
-        columns = ("consulted", "tokens", "score", "seconds")
+        columns = ("consulted", "tokens", "score")
         chosen, judged = (
             Sums.of(mine.filter(half=half), ("router", "threshold"), columns, conditions, resamples=_RESAMPLES)
             for half in (CHOOSING, JUDGING)
@@ -187,25 +218,29 @@ class _Curve:
             "accuracy beside the target's": lambda weights: np.diff(
                 judged.ratio("score", "texts", weights, [-1, at]), axis=1
             )[:, 0],
-            "seconds beside the target's": partial(self._seconds, at),
         }
+        times = times.filter(label=label).sort("repetition")
+        usual = times.filter(router=TARGET)["seconds"].to_numpy()
+        each = [times.filter(router=router, threshold=value)["seconds"].to_numpy() for value in values]
+        self.slower = [over_repetitions(seconds / usual) for seconds in each]
         self.numbers = {
             "threshold": chosen.estimate(lambda weights: values[_heights(chosen, weights).argmax(1)]),
             **{name: judged.estimate(measure) for name, measure in measures.items()},
+            "seconds beside the target's": self.slower[at - 1],
         }
         self.height = judged.estimate(lambda weights: _heights(judged, weights)[:, at - 1])
 
-    def _seconds(self, at: int, weights: Floats) -> Floats:
-        """Seconds a token over the target's."""
-        seconds = self.judged.ratio("seconds", "tokens", weights, [at, -1])
-        return np.asarray(seconds[:, 0] / seconds[:, 1])
+    def accuracies(self) -> Iterator[Point]:
+        """Accuracy by calls, on the judging examples."""
+        yield from self._points(self.judged.each("score", "texts"), slice(None))
 
-    def points(self, seconds: bool = False) -> Iterator[Point]:
-        """Accuracy, or seconds a token over the target's, by calls, on the judging examples."""
-        every = self.judged.each("score", "texts")
-        for at, calls in enumerate(self.judged.ratio("consulted", "tokens", self.judged.once)[0]):
-            y = self.judged.estimate(partial(self._seconds, at)) if seconds else every[at]
-            yield Point.of(float(calls), y, self.router, self.label)
+    def times(self) -> Iterator[Point]:
+        """How many times as long a token takes as with the target alone, by calls, at each threshold."""
+        yield from self._points(self.slower, slice(1, -1))
+
+    def _points(self, values: Sequence[Estimate], conditions: slice) -> Iterator[Point]:
+        calls = self.judged.ratio("consulted", "tokens", self.judged.once, conditions)[0]
+        return (Point.of(float(x), y, self.router, self.label) for x, y in zip(calls, values, strict=True))
 
     def row(self) -> Row:
         names = ("threshold", "calls", "accuracy - target's", "seconds / target's", "above the chord")

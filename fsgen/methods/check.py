@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from fsgen.methods.fusions import SharedTokens
 from fsgen.methods.method import Method
 from fsgen.types import SamplingParams
 
@@ -24,6 +25,8 @@ class Loadable(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def context(self) -> int: ...
+    @property
+    def difference(self) -> str | None: ...
     def identity(self, role: str) -> Any: ...
 
 
@@ -32,9 +35,15 @@ def check(members: Loadable, method: Method, prompts: Sequence[TokenIds], sampli
 
     Raises:
         ValueError: a prompt that is empty or with its budget exceeds the context window, a token id out of the
-            vocabulary, a member that the method needs and that is not there, a router learned on another draft.
+            vocabulary, a member that the method needs and that is not there, a router learned on another draft, a
+            fusion of probabilities where the draft has another tokenizer.
     """
     method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
+    if members.difference is not None and method.fusion.reads_draft and not isinstance(method.fusion, SharedTokens):
+        raise ValueError(
+            f"method {method.name!r} mixes the probabilities of draft and target token by token, and "
+            f"{members.difference}"
+        )
     if "draft" in method.roles:
         method.router.require(members)
     if len(prompts) != len(sampling):

@@ -136,4 +136,30 @@ class Mixture(Fusion):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class SharedTokens(Fusion):
+    """Another fusion over the tokens that a draft of another tokenizer has too; no other token is ever written.
+
+    The draft's logits, and the base's, are -inf at tokens that they lack.
+    """
+
+    inner: Fusion
+    reads_draft = True
+
+    @property
+    def name(self) -> str:  # type: ignore[override]  # that of the other fusion
+        return self.inner.name
+
+    @property
+    def reads_base(self) -> bool:  # type: ignore[override]
+        return self.inner.reads_base
+
+    def __call__(self, target: Tensor, draft: Tensor | None, base: Tensor | None) -> Tensor:
+        assert draft is not None
+        lacking = draft == -torch.inf
+        if base is not None:
+            lacking |= base == -torch.inf
+        return self.inner(target.masked_fill(lacking, -torch.inf), draft, base).masked_fill(lacking, -torch.inf)
+
+
 FUSIONS: dict[str, type[Fusion]] = {fusion.name: fusion for fusion in (Target, Contrastive, Proxy, Ensemble, Mixture)}

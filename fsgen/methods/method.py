@@ -50,6 +50,8 @@ class Method:
             coupled where the method is adaptive, and rejection where it is not.
         ngram: instead of a draft model, what followed an earlier occurrence of the last tokens (prompt lookup), by
             matches of at most so many tokens; 0: the draft model.
+        missing: where the draft has another tokenizer, a fusion that reads it goes over the tokens that both have. The
+            mean probability of all others, the draft's or the target's, may be so much at most.
 
     Raises:
         ValueError: a combination that means nothing, named.
@@ -65,6 +67,7 @@ class Method:
     rollback: float | None = None
     verifier: str = "auto"
     ngram: int = 0
+    missing: float = 0.05
 
     def __post_init__(self) -> None:
         name, silent = f"method {self.name!r}", self.draft_tokens == 0
@@ -84,6 +87,8 @@ class Method:
              f"{name} needs a draft model: n-grams draft for 'speculative' alone"),
             (not 0 <= self.ngram <= MAX_NGRAM,
              f"ngram={self.ngram!r} is impossible: 0 (a draft model) to {MAX_NGRAM} tokens"),
+            (not 0.0 <= self.missing <= 1.0,
+             f"missing={self.missing!r} is impossible: a probability, from 0 to 1"),
         )  # fmt: skip
         for found, fault in faults:
             if found:
@@ -214,6 +219,7 @@ def _parse_method(text: str) -> Method:
 
     of_fusion = [field.name for field in fields(method.fusion)]  # type: ignore[arg-type]  # all are dataclasses
     of_method = ["draft_tokens", "verifier", "ngram"] + ["rollback"] * method.skips_verification
+    of_method += ["missing"] * method.fusion.reads_draft
     for key in given:
         if key not in of_fusion + of_method:
             known = of_fusion + of_method + ["fusion"] * method.skips_verification
@@ -224,6 +230,8 @@ def _parse_method(text: str) -> Method:
         method = replace(method, fusion=replace(method.fusion, **fusion_values))  # type: ignore[type-var]
     if "rollback" in given:
         method = replace(method, rollback=_number(name, "rollback", given))
+    if "missing" in given:
+        method = replace(method, missing=_number(name, "missing", given))
     if "draft_tokens" in given:
         method = _drafting(method, given["draft_tokens"])
     if "verifier" in given:

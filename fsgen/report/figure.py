@@ -10,6 +10,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
+from fsgen.files import write_bytes
 from fsgen.report.chart import DASHES, INK, INTERVAL, SYMBOLS, Axis, Cell, Chart, Figure, Layer, Row, Series
 
 _INK, _SOFT, _LINE = "#1b1f24", "#57606a", "#d8dde3"
@@ -72,8 +73,10 @@ def export(figures: Sequence[Figure], folder: Path) -> list[Path]:
 
     Returns:
         the files.
+
+    Raises:
+        WriteError: one of them cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     written = []
     for figure in figures:
         if figure.chart is None:
@@ -86,7 +89,7 @@ def export(figures: Sequence[Figure], folder: Path) -> list[Path]:
         }
         for suffix, content in made.items():
             path = folder / f"{figure.name}.{suffix}"
-            path.write_bytes(content)
+            write_bytes(path, content)
             written.append(path)
     return written
 

@@ -221,6 +221,7 @@ class StudyConfig(Keys):
         grids: several grids.
         candidates: how many of the most likely tokens of p and q the trace has.
         batch_size: texts written at a time. It changes the speed, not the tables, so it is not part of a run.
+        repeats: how often every run is written once more, for its time alone. Not part of a run either.
         seed: the random seed of the study.
         dtype, device: as in `fsgen.load`.
         replay: let drafts replay the target's texts where that gives the same trace as decoding.
@@ -236,6 +237,7 @@ class StudyConfig(Keys):
     grids: Annotated[tuple[GridConfig, ...], Field(min_length=1)] | None = None
     candidates: Annotated[int, Field(ge=0, le=1000)] = 10
     batch_size: Annotated[int, Field(ge=1)] = 16
+    repeats: Annotated[int, Field(ge=0, le=100)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**64)] = 0
     dtype: str = "auto"
     device: str = "auto"

@@ -9,10 +9,8 @@ from typing import Any
 import torch
 
 from fsgen.backends import Members, Model, ModelInfo, load, places
-from fsgen.backends.identity import folder_digest
 from fsgen.backends.opening import open_checkpoint
 from fsgen.backends.protocol import Capabilities, Session
-from fsgen.models.bundled import model_info
 from fsgen.study.config import StudyConfig
 
 SMALL_MODEL = 100_000_000
@@ -53,15 +51,9 @@ def open_model(name: str, config: StudyConfig) -> UnloadedModel:
     """Read a model without its weights. Raises ValueError: there is none of this name, or it cannot be used here."""
     checkpoint = open_checkpoint(name, config.dtype, config.device)
     places.place(checkpoint, config.device, config.dtype)
-    if checkpoint.local is not None:
-        digest = folder_digest(checkpoint.local)
-        info = replace(model_info(checkpoint.local), name=name)
-    else:
-        digest = str(checkpoint.revision)
-        info = ModelInfo(name, name, checkpoint.model_type, 0, 0)
     return UnloadedModel(
-        info=info,
-        digest=digest,
+        info=replace(checkpoint.info, name=name),
+        digest=str(checkpoint.digest),
         tokenizer=checkpoint.tokenizer,
         vocab_size=checkpoint.vocab_size,
         context=checkpoint.context,

@@ -31,11 +31,13 @@ class Plan:
     Attributes:
         rows: the cells of the grid, in its order.
         models: of all members, by name.
+        unlike: keys of the runs whose draft has another tokenizer than the target: these are never replayed.
     """
 
     config: StudyConfig
     rows: tuple[Row, ...]
     models: dict[str, UnloadedModel]
+    unlike: frozenset[str] = frozenset()
 
     @property
     def cells(self) -> list[Cell]:
@@ -82,7 +84,7 @@ def make_plan(config: StudyConfig, limit: int | None = None) -> Plan:
     faults.raise_all(config.name)
     if not rows:
         raise ValueError(f"study {config.name!r} has no cells")
-    return Plan(config, tuple(rows.values()), models)
+    return Plan(config, tuple(rows.values()), models, frozenset(planner.unlike))
 
 
 class _Planner:
@@ -93,6 +95,7 @@ class _Planner:
         self._cells: dict[str, Cell] = {}
         self._prompts: dict[tuple[int, str], list[Prompt] | None] = {}
         self._members: dict[tuple[tuple[str, str], ...], Members | ValueError] = {}
+        self.unlike: set[str] = set()  # see `Plan`
 
     def row(self, task: LoadedTask | None, pair: PairConfig, method: Method, sampling: SamplingConfig) -> Row | None:
         """A cell with its baselines; None where it has a fault."""
@@ -128,6 +131,8 @@ class _Planner:
 
     def _check(self, cell: Cell, models: dict[str, UnloadedModel]) -> None:
         members = self._compatible(models)
+        if members.difference is not None:
+            self.unlike.add(cell.key)
         cell.method.verifier_for(cell.params(0))
         prompts = self._encoded(cell, members)
         if prompts is None:

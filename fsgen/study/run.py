@@ -36,6 +36,7 @@ from fsgen.study.records import (
     vocabulary_rows,
 )
 from fsgen.study.store import SCHEMA, Store
+from fsgen.study.times import repeat
 from fsgen.study.units import Step, Unit, make_steps, make_units, text_cost
 from fsgen.study.worker import Scorer, error_text, run_unit
 from fsgen.types import as_dict
@@ -192,6 +193,7 @@ class Runner:
         self.reporter.begin(work, finished=self.skipped)
         for step in steps:
             self._run_step(step)
+        repeat(self.plan, self.failed, self.store, self._models, self.reporter)
 
     def _examples_left(self, cell: Cell) -> int:
         return len(cell.task.examples) - self._done[cell.key]

@@ -5,6 +5,7 @@
     generations/run=<run>/part-<from>-<to>.parquet    one row a text
     traces/run=<run>/part-<from>-<to>.parquet         one row a token
     examples/<task>.parquet, vocabularies/<vocabulary>.parquet    prompts, and what token ids mean
+    times/<run>.json                              of runs that were repeated, what each repetition took
     answers/<experiment>.json, measured/<name>/<key>.parquet or .npz     of experiments (fsgen.experiments)
     summary.json, report.html                     made from the above
 
@@ -46,13 +47,13 @@ _TABLES = ("generations", "traces")
 _PLAN_FILES = ("study.json", "summary.json", "report.html")
 _OWN_FILES = (
     *_PLAN_FILES,
-    *("runs/*.json", "examples/*.parquet", "vocabularies/*.parquet"),
+    *("runs/*.json", "times/*.json", "examples/*.parquet", "vocabularies/*.parquet"),
     *(f"{table}/run=*/{file}" for table in _TABLES for file in ("part-*.parquet", ".*.part")),
-    *("answers/*.json", "measured/*/*.parquet", "measured/*/*.npz"),
+    *("answers/*.json", *(f"measured/*/*.{kind}" for kind in ("parquet", "npz", "jsonl"))),
 )
 _OWN_FOLDERS = (  # inner ones first
     *("generations/run=*", "traces/run=*", "measured/*"),
-    *("runs", "examples", "vocabularies", *_TABLES, "answers", "measured"),
+    *("runs", "times", "examples", "vocabularies", *_TABLES, "answers", "measured"),
 )
 
 _NAME = pa.string()
@@ -269,6 +270,24 @@ class Store:
     def write_record(self, run: str, record: Mapping[str, Any]) -> None:
         """Write the record of a run."""
         write_json(self.folder / "runs" / f"{run}.json", record)
+
+    # ---- times
+
+    def times(self, run: str, batch_size: int) -> list[float]:
+        """The seconds of each repetition of a run; none where they are of other batches, or their file is damaged."""
+        found = self._sound_json(self._times(run)) or {}
+        seconds: list[float] = found["seconds"] if found.get("batch_size") == batch_size else []
+        return seconds
+
+    def add_time(self, run: str, batch_size: int, seconds: float, tokens: int) -> None:
+        """Add a repetition to those of a run that `times` gives."""
+        before = self.times(run, batch_size)
+        counts = (self._sound_json(self._times(run)) or {})["tokens"] if before else []
+        content = {"batch_size": batch_size, "seconds": [*before, seconds], "tokens": [*counts, tokens]}
+        write_json(self._times(run), content)
+
+    def _times(self, run: str) -> Path:
+        return self.folder / "times" / f"{run}.json"
 
     def write_study(self, study: Mapping[str, Any]) -> None:
         """Write the plan; what was made from another one is removed."""

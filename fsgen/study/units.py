@@ -39,6 +39,11 @@ class Unit:
     def task(self) -> LoadedTask:
         return self.cells[0].task
 
+    def first(self) -> Unit:
+        """Its first example alone."""
+        task = replace(self.task, examples=self.task.examples[:1])
+        return replace(self, cells=tuple(replace(cell, task=task) for cell in self.cells), stop=self.start + 1)
+
 
 @dataclass(frozen=True)
 class Step:
@@ -60,7 +65,8 @@ def make_steps(plan: Plan) -> list[Step]:
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in plan.cells:
         source = baselines.get(cell.key)
-        if plan.config.replay and source is not None and cell.params(0).greedy and replayable(cell.method):
+        same = replayable(cell.method) and cell.key not in plan.unlike
+        if plan.config.replay and source is not None and cell.params(0).greedy and same:
             # Small drafts replay a target's texts together, a large one by itself.
             alone = "" if plan.models[cell.members["draft"]].small else cell.key
             groups.setdefault((source.key, alone), []).append(cell)

@@ -16,6 +16,7 @@ from fsgen.study.cells import LoadedTask, Prompt
 from fsgen.study.records import StoredText, Text
 from fsgen.study.units import Unit
 from fsgen.tasks import Score
+from fsgen.tasks.sandbox import SandboxUnavailable
 from fsgen.types import Example
 
 Item = TypeVar("Item")
@@ -144,9 +145,14 @@ def error_text(error: BaseException) -> str:
 
 
 class Scorer:
-    """Scores texts, several at a time, and equal ones once."""
+    """Scores texts, several at a time, and equal ones once.
 
-    def __init__(self) -> None:
+    Args:
+        scoring: False leaves all of them without a score.
+    """
+
+    def __init__(self, scoring: bool = True) -> None:
+        self._scoring = scoring
         self._scores: dict[tuple[str, str, str, int, str], Score] = {}
 
     def add(self, task: LoadedTask, sources: Sources) -> None:
@@ -162,10 +168,14 @@ class Scorer:
             place = question.id, question.turn, question.prompt
             if isinstance(result, str):
                 return Text(*place, generation=None, score=None, error=result)
+            if not self._scoring:
+                return Text(*place, result, score=None)
             key = self._key(task, question.id, question.turn, result.text)
             try:
                 if key not in self._scores:
                     self._scores[key] = task.task.score(question.example, result.text)
+            except (OSError, MemoryError, SandboxUnavailable):
+                raise  # the fault is the machine's, not the text's: the run fails, and is tried again
             except Exception as error:  # whatever went wrong, there is no score
                 return Text(*place, result, score=None, error=f"not scored: {error_text(error)}")
             return Text(*place, result, self._scores[key])

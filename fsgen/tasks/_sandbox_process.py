@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
-from fsgen.tasks import _sandbox_folder, assertions
+from fsgen.tasks import _sandbox_folder, _sandbox_memory, assertions
 
 Limit = Literal["time", "memory", "processes", "output", "network", "files"]
 Isolation = Literal["namespaces", "landlock", "none"]
@@ -24,6 +24,8 @@ _CHILD = Path(__file__).parent / "_sandbox_child"
 _PYTHON = [sys.executable, "-s", "-S", "-B", "-X", "utf8"]
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONHASHSEED": "0"}
 _UNAVAILABLE = 125  # the child's exit status where the isolation cannot be had
+WALL = 6
+"""Times the limit on processor time is the limit on wall-clock time: for programs that wait, not for busy machines."""
 START_SECONDS = 60.0  # for the interpreter to start, on a machine however busy
 _REPORT_BYTES = 1 << 18
 
@@ -90,7 +92,8 @@ def start(
             )
             os.close(report_end)
             report_end = -1
-            watch = _Watch(process, mode, folder, report, len(calls), seconds, int(output_bytes), int(files_mb))
+            sizes = int(memory_mb), int(output_bytes), int(files_mb)
+            watch = _Watch(process, mode, folder, report, len(calls), seconds, *sizes)
             try:
                 assert process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):
@@ -129,12 +132,13 @@ class _Watch:
         report: int,
         calls: int,
         seconds: float,
+        memory_mb: int,
         output_bytes: int,
         files_mb: int,
     ) -> None:
         self._mode, self._folder, self._files_mb = mode, folder, files_mb
         self._process, self._report, self._calls = process, report, calls
-        self._seconds, self._output_bytes = seconds, output_bytes
+        self._seconds, self._memory_mb, self._output_bytes = seconds, memory_mb, output_bytes
         self._limit: Limit | None = None
         self._streams: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray(), "report": bytearray()}
         self._began = time.monotonic()
@@ -150,7 +154,7 @@ class _Watch:
             selector.register(self._process.stderr, selectors.EVENT_READ, "stderr")
             selector.register(self._report, selectors.EVENT_READ, "report")
             while selector.get_map() or self._process.poll() is None:  # a program may close all its pipes and run on
-                left = self._began + (self._seconds if self._started else START_SECONDS) - time.monotonic()
+                left = self._began + (WALL * self._seconds if self._started else START_SECONDS) - time.monotonic()
                 if left <= 0:
                     self._limit = "time"
                     break
@@ -163,6 +167,9 @@ class _Watch:
                 if not selector.get_map():
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._process.wait(min(left, 0.05))
+                # A process alone is held by its own limit; files in memory have theirs.
+                if self._mode == "namespaces" and _sandbox_memory.is_over(self._process.pid, self._memory_mb << 20):
+                    self._limit = "memory"
                 if self._mode != "namespaces" and _sandbox_folder.is_over(self._folder, self._files_mb << 20):
                     self._limit = "files"
                 if self._limit or (not events and self._process.poll() is not None):
@@ -206,15 +213,17 @@ class _Watch:
         values: tuple[object, ...] | None = None
         limit, error = self._limit, ""
         if limit == "time":
-            error = f"time limit ({self._seconds:g} s)"
+            error = f"time limit ({WALL * self._seconds:g} s of wall-clock time)"
         elif len(self._streams["report"]) > _REPORT_BYTES:
             error = f"output limit ({_REPORT_BYTES} bytes for what the calls return)"
         elif limit == "output":
             error = f"output limit ({self._output_bytes} bytes)"
+        elif limit == "memory":
+            error = f"memory limit ({self._memory_mb} MiB for all processes)"
         elif limit == "files":
             error = f"files limit ({self._files_mb} MiB)"
         elif len(lines) < 3:  # nothing after the line that says that it started
-            limit, error = _explain(code)
+            limit, error = _explain(code, self._seconds)
         else:
             try:
                 values, limit, error = _read_outcome(lines[1:], self._calls)
@@ -249,7 +258,7 @@ def _read_outcome(lines: list[bytes], calls: int) -> tuple[tuple[object, ...] | 
     return None, limit, f"{limit} limit: {error}" if limit else error
 
 
-def _explain(code: int) -> tuple[Limit | None, str]:
+def _explain(code: int, seconds: float) -> tuple[Limit | None, str]:
     """What an end without a verdict means: a signal that the launcher passed on as 128 + its number, or an exit."""
     number = -code if code < 0 else code - 128
     try:
@@ -257,7 +266,7 @@ def _explain(code: int) -> tuple[Limit | None, str]:
     except ValueError:
         return None, f"the program ended before its tests had finished (exit status {code})"
     if name == "SIGXCPU":
-        return "time", "time limit: SIGXCPU"
+        return "time", f"time limit ({seconds:g} s of processor time)"
     if name == "SIGXFSZ":
         return "files", "files limit: SIGXFSZ"
     return None, f"the program was ended by {name}"

@@ -15,8 +15,8 @@ The completion is the code, a line break and `[DONE]`. The paper's split: tasks 
 
 Scoring (the paper's, one sample): the program is the text before `[DONE]`, without the code fences of a chat model. It
 runs with the set-up code in `fsgen.tasks.sandbox` and makes the calls of the three asserts there; what they return is
-compared elsewhere. It is right when all asserts hold within 10 seconds and 512 MiB. An empty program is no answer. The
-note of the score names the error or the limit.
+compared elsewhere. It is right when all asserts hold within 10 seconds of processor time and 512 MiB. An empty program
+is no answer. The note of the score names the error or the limit.
 """
 
 import re

@@ -54,8 +54,9 @@ def run(
         program: Python source.
         tests: Assert statements that call the program.
         setup: Python source that runs after the program and before the tests.
-        seconds: Wall-clock limit.
-        memory_mb: Limit on the address space of each process, in MiB.
+        seconds: Limit on the processor time of each process, in whole seconds, rounded up; the wall clock has 6 times
+            as much.
+        memory_mb: Limit on the address space of each process, and on what all have in memory together, in MiB.
         processes: Limit on processes and threads at one time, the program itself included.
         output_bytes: Limit on what it prints.
         files_mb: Limit on the files it writes, in MiB.

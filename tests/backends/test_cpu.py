@@ -243,7 +243,9 @@ def test_large_models_and_mixed_types_are_not_supported(monkeypatch: pytest.Monk
     assert not weights_of(module)
 
 
-def test_int8_logits_do_not_depend_on_the_batch() -> None:
+@pytest.mark.parametrize("pairs", [False, *[True] * gemm.HAS_INT8_PAIRS])
+def test_int8_logits_do_not_depend_on_the_batch(pairs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "HAS_INT8_PAIRS", pairs)
     module = tiny_model("qwen2")
     int8.quantise(module, "some")
     model = TransformersModel(module, tiny_tokenizer(), info=ModelInfo("some", "", "qwen2", 1, 1))

@@ -126,7 +126,7 @@ def test_what_is_known_of_a_model_is_the_same(tmp_path: Path) -> None:
 
 def test_half_precision_runs_on_transformers(tmp_path: Path) -> None:
     folder = save_tiny(tmp_path, "llama")
-    draft: Any = load(draft=folder, target=folder, draft_weights="float16").draft
+    draft: Any = load(draft=folder, target=folder, weights="draft=float16").draft
     assert isinstance(draft, TransformersModel)
     assert draft.module.dtype == torch.float16
 

@@ -5,15 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numba import njit
 from torch import nn
 
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import Model, ModelInfo, int8, load
+from fsgen.backends.cpu import gemm, weights
+from fsgen.backends.cpu.arithmetic import quantize
+from fsgen.backends.cpu.gemm import PANEL
+from fsgen.backends.cpu.memory import FLOAT32, INT8_PAIR, INT16_PAIR, OPTIONS, pointer
 from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.cpu.modules import weights_of
+from fsgen.backends.cpu.weights import pack
 from fsgen.backends.transformers.checkpoint import open_with_transformers
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
@@ -80,8 +87,12 @@ def test_a_model_is_near_the_one_that_it_rounds(architecture: str) -> None:
     assert 0 < float((one - other).abs().sum(-1).max()) < 0.1
 
 
+@pytest.mark.parametrize("pairs", [False, *[True] * gemm.HAS_INT8_PAIRS])
 @pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3"])
-def test_the_compiled_pass_reads_the_rounded_weights(architecture: str) -> None:
+def test_the_compiled_pass_reads_the_rounded_weights(
+    architecture: str, pairs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "HAS_INT8_PAIRS", pairs)
     module = tiny_model(architecture, attention_bias=True) if architecture != "qwen2" else tiny_model(architecture)
     int8.quantise(module, architecture)
     assert weights_of(module)
@@ -98,7 +109,59 @@ def test_the_compiled_pass_reads_the_rounded_weights(architecture: str) -> None:
                 setattr(part, name, layer)
     with torch.inference_mode():
         expected = torch.stack([module(torch.tensor([text]), use_cache=False).logits[0, -1] for text in texts])
-    assert (ours - expected).abs().max() < 1e-4
+    # Pairs round the inputs to sixteen bits.
+    assert (ours - expected).abs().max() < (5e-4 if pairs else 1e-4)
+
+
+@pytest.mark.skipif(not gemm.HAS_INT8_PAIRS, reason="this processor does not multiply pairs of whole numbers")
+@pytest.mark.parametrize(("tokens", "inputs", "outputs"), [(1, 64, 32), (2, 66, 96), (3, 512, 64), (9, 1300, 160)])
+def test_products_of_pairs_are_exact(tokens: int, inputs: int, outputs: int) -> None:
+    rng, blocks = np.random.default_rng(tokens), -(-inputs // 512)
+    x = rng.integers(-32767, 32768, (tokens, inputs)).astype(np.int16)
+    weight = rng.integers(-127, 128, (outputs, inputs)).astype(np.int8)
+    x[0], weight[0] = 32767, -127  # the largest sums that there can be
+    steps, scales = rng.random((tokens, blocks), np.float32), rng.random(outputs, np.float32)
+    packed, out = pack(torch.from_numpy(weight), inputs, 2).numpy(), np.zeros((tokens, outputs), np.float32)
+    zeros = np.zeros(outputs, np.float32)
+    given = [array.ctypes.data for array in (x, steps, packed, scales, zeros, out)]
+    _multiply(*given, tokens, inputs, outputs, blocks)
+    expected = np.zeros((tokens, outputs))
+    for block in range(blocks):
+        part = slice(512 * block, 512 * (block + 1))
+        sums = x[:, part].astype(np.int64) @ weight[:, part].T.astype(np.int64)
+        expected += sums.astype(np.float32) * steps[:, block, None].astype(np.float64)
+    np.testing.assert_allclose(out, expected * scales, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
+
+
+@njit(**OPTIONS)
+def _multiply(
+    x: Any, steps: Any, weight: Any, scales: Any, zeros: Any, out: Any, tokens: int, inputs: int, outputs: int,
+    blocks: int,
+) -> None:  # fmt: skip
+    rows = gemm.Quantized(pointer(x, INT16_PAIR), inputs // 2, pointer(steps, FLOAT32), blocks)
+    columns = gemm.Columns(pointer(weight, INT8_PAIR), PANEL, inputs // 2 * PANEL, pointer(scales, FLOAT32))
+    add, into = gemm.Rows(pointer(zeros, FLOAT32), 0), gemm.Rows(pointer(out, FLOAT32), outputs)
+    gemm.gemm(tokens, inputs // 2, outputs // gemm.LANES, rows, columns, add, into, gemm.ADD_LAST)
+
+
+@njit(**OPTIONS)
+def _quantize(numbers: Any, out: Any, scale: Any) -> None:
+    quantize(numbers, out, scale)
+
+
+@pytest.mark.parametrize("count", [2, 32, 176, 512])
+def test_inputs_are_rounded_to_the_nearest_of_65535_levels(count: int) -> None:
+    numbers = np.random.default_rng(count).standard_normal(count).astype(np.float32)
+    out, scale, top = np.zeros(count, np.int16), np.zeros(1, np.float32), np.abs(numbers).max()
+    _quantize(numbers, out, scale)
+    assert scale[0] == pytest.approx(top / 32767, rel=1e-6)
+    assert (np.abs(out - numbers.astype(np.float64) * 32767 / top) < 0.501).all()
+    _quantize(np.zeros(count, np.float32), out, scale)
+    assert not out.any()
+    assert scale[0] == 0
+    numbers[1] = np.nan  # must not vanish in whole numbers
+    _quantize(numbers, out, scale)
+    assert np.isnan(scale[0])
 
 
 def test_a_model_of_other_layers_is_refused() -> None:
@@ -111,11 +174,11 @@ def test_a_processor_with_inexact_products_is_refused(monkeypatch: pytest.Monkey
     exact = torch._int_mm
     monkeypatch.setattr(torch, "_int_mm", lambda a, b: exact(a, b).clamp(max=2**15 - 1))
     with pytest.raises(ValueError, match="int8 weights need a processor"):
-        load(draft=DRAFT, target=TARGET, draft_weights="int8")
+        load(draft=DRAFT, target=TARGET, weights="draft=int8")
 
 
 def test_greedy_texts_stay_the_targets(target: Model) -> None:
-    members = load(draft=DRAFT, target=target, draft_weights="int8")
+    members = load(draft=DRAFT, target=target, weights="draft=int8")
     sampling = SamplingParams(max_tokens=48)
     expected = fsgen.generate(members, PROMPTS, "plain", sampling=sampling)
     for batch_size in (1, 3):
@@ -127,7 +190,7 @@ def test_greedy_texts_stay_the_targets(target: Model) -> None:
 
 
 def test_a_text_does_not_depend_on_its_batch(target: Model) -> None:
-    members = load(draft=DRAFT, target=target, draft_weights="int8")
+    members = load(draft=DRAFT, target=target, weights="draft=int8")
     sampling = SamplingParams(max_tokens=24, temperature=0.8, seed=3)
     alone = [fsgen.generate(members, [prompt], "speculative", sampling=sampling)[0] for prompt in PROMPTS]
     together = fsgen.generate(members, PROMPTS, "speculative", sampling=sampling)
@@ -135,16 +198,29 @@ def test_a_text_does_not_depend_on_its_batch(target: Model) -> None:
 
 
 def test_the_draft_alone_is_rounded() -> None:
-    members = load(draft=DRAFT, target=DRAFT, draft_weights="int8")
+    members = load(draft=DRAFT, target=DRAFT, weights="draft=int8")
     assert (_kind(members.draft), _kind(members.target)) == ("int8", "float32")
     assert members.draft is not None
     assert members.target is not None
     assert members.draft.info == members.target.info
 
 
+def test_a_rounded_target_writes_its_own_texts() -> None:
+    members = load(draft=DRAFT, target="pocket-1.5m", weights="int8")
+    assert (_kind(members.draft), _kind(members.target)) == ("int8", "int8")
+    sampling = SamplingParams(max_tokens=48)
+    expected = fsgen.generate(members, PROMPTS, "plain", sampling=sampling)
+    for method in ("speculative", "contrastive", "ensemble"):
+        alone = expected if method == "speculative" else fsgen.generate(members, PROMPTS, method, "always", 1, sampling)
+        texts = fsgen.generate(members, PROMPTS, method, None, 4, sampling, 3)
+        assert [text.token_ids for text in texts] == [text.token_ids for text in alone]
+    mixed = load(draft=DRAFT, target="pocket-1.5m", weights="target=int8, draft=bfloat16")
+    assert (_kind(mixed.draft), _kind(mixed.target)) == ("bfloat16", "int8")
+
+
 @pytest.mark.parametrize(("weights", "expected"), [("bfloat16", "bfloat16"), ("auto", "float32")])
 def test_a_draft_in_another_type(weights: str, expected: str) -> None:
-    members = load(draft=DRAFT, target="pocket-1.5m", draft_weights=weights)
+    members = load(draft=DRAFT, target="pocket-1.5m", weights=f"draft={weights}")
     assert _kind(members.draft) == expected
     assert _kind(members.target) == "float32"
 
@@ -162,8 +238,10 @@ def test_a_half_precision_checkpoint_counts_its_weights_as_they_were(tmp_path: P
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"draft": DRAFT, "draft_weights": "int4"}, r"draft_weights='int4' is unknown: choose auto, .* or int8"),
-        ({"draft_weights": "int8"}, "draft_weights='int8' changes nothing: no draft is named"),
+        ({"draft": DRAFT, "weights": "int4"}, r"weights='int4' is unknown: choose auto, .* or int8"),
+        ({"weights": "draft=int8"}, "weights='draft=int8' names 'draft': weights are still to be loaded of target"),
+        ({"draft": DRAFT, "weights": "draft=int8,draft=auto"}, "names 'draft' twice"),
+        ({"draft": DRAFT, "weights": "draft=int8,target=int3"}, "weights='int3' is unknown"),
         ({"draft": DRAFT, "dtype": "int8"}, "dtype='int8' is unknown"),
     ],
 )
@@ -173,14 +251,16 @@ def test_what_is_refused_before_weights_load(arguments: dict[str, Any], words: s
 
 
 def test_a_draft_at_hand_keeps_its_weights(target: Model) -> None:
-    with pytest.raises(ValueError, match="the draft pocket-8m is loaded already"):
-        load(draft=target, target=TARGET, draft_weights="int8")
+    with pytest.raises(ValueError, match="names 'draft': weights are still to be loaded of target"):
+        load(draft=target, target=TARGET, weights="draft=int8")
+    with pytest.raises(ValueError, match="changes nothing: no member has weights that are still to be loaded"):
+        load(draft=target, target=target, weights="int8")
 
 
 def test_a_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsgen.backends.places.check_device", lambda device: None)
     with pytest.raises(ValueError, match=r"int8 weights are for a CPU, and 'pocket-0.6m' would go to cuda:0"):
-        load(draft=DRAFT, target=TARGET, device="cuda:0", draft_weights="int8")
+        load(draft=DRAFT, target=TARGET, device="cuda:0", weights="draft=int8")
 
 
 def _kind(model: Model | None) -> str:

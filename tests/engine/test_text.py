@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fsgen.engine.detokenizer import Detokenizer
+from fsgen.prompts import encode
 
 
 class Bytes:
@@ -61,3 +64,27 @@ def test_restarted_text_is_the_text_of_its_tokens() -> None:
     for byte in "abcé".encode():
         text.push(byte)
     assert text.restarted(list(b"ab")).text == "ab"
+
+
+class _Counting:
+    """A tokenizer of one token for each character, that notes how long the longest text was."""
+
+    def __init__(self) -> None:
+        self.longest = 0
+
+    def encode(self, text: str) -> list[int]:
+        self.longest = max(self.longest, len(text))
+        return [1] * len(text)
+
+
+def test_of_an_endless_prompt_the_beginning_is_enough() -> None:
+    members = SimpleNamespace(tokenizer=_Counting(), context=100)
+    assert len(encode(members, "a" * 1600)) == 1600  # for the usual check to refuse, with its budget
+    with pytest.raises(ValueError, match="1,000,000 characters exceeds the context window of 100 tokens: its first"):
+        encode(members, "a" * 1_000_000)
+    assert members.tokenizer.longest == 1600
+
+
+def test_a_long_prompt_of_few_tokens_is_read_whole() -> None:
+    tokenizer = SimpleNamespace(encode=lambda text: [1] * (len(text) // 100))
+    assert len(encode(SimpleNamespace(tokenizer=tokenizer, context=50), "a" * 4_000)) == 40

@@ -13,13 +13,29 @@ import fsgen.experiments.cells as cells
 from fsgen.experiments.cells import DRAFT, TARGET
 from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.threshold import CHOOSING, JUDGING, Options, estimate
+from fsgen.study import worker
 from tests.experiments.conftest import Ask, Run
 
 EXAMPLES, LENGTH = 200, 50
 TASKS = ("one", "two", "three")
 
 
-def texts(accuracy: dict[float, float], seconds: float = 0.5) -> pl.DataFrame:
+def times(thresholds: dict[float, float], seconds: float = 0.5) -> pl.DataFrame:
+    """Three repetitions, each slower than the one before; a token takes longer the more often the router asks."""
+    settings: list[tuple[str, float | None, float]] = [(TARGET, None, 2.0)]
+    settings += [("max-prob", value, seconds + value) for value in thresholds]
+    return pl.DataFrame(
+        [
+            {"label": "math, a → b", "router": router, "threshold": value, "repetition": turn}
+            | {"seconds": spent * (1 + turn) * (1 + 0.1 * (turn if router == "max-prob" else 0))}
+            for router, value, spent in settings
+            for turn in range(3)
+        ],
+        schema_overrides={"threshold": pl.Float64},
+    )
+
+
+def texts(accuracy: dict[float, float]) -> pl.DataFrame:
     """Texts of `max-prob` at thresholds that ask as often as they are large, from a draft of 0.1 to a target of 0.9."""
     luck = {
         half: np.random.default_rng(i).permutation(EXAMPLES) / EXAMPLES for i, half in enumerate((CHOOSING, JUDGING))
@@ -30,7 +46,6 @@ def texts(accuracy: dict[float, float], seconds: float = 0.5) -> pl.DataFrame:
         [
             {"label": "math, a → b", "router": router, "threshold": value, "half": half, "example": f"{half}{i:03d}"}
             | {"score": float(luck[half][i] < right), "tokens": LENGTH, "consulted": round(asked * LENGTH)}
-            | {"seconds": 2.0 if router == TARGET else seconds + asked}
             for router, value, right, asked in settings
             for half in (CHOOSING, JUDGING)
             for i in range(EXAMPLES)
@@ -68,14 +83,17 @@ CURVE = {0.1: 0.3, 0.2: 0.7, 0.4: 0.75, 0.7: 0.85}  # farthest above the chord, 
 
 
 def test_the_knee_is_where_it_was_put() -> None:
-    found = estimate(carried(ALIKE), texts(CURVE), 0.2)
+    found = estimate(carried(ALIKE), texts(CURVE), times(CURVE), 0.2)
     numbers = found.numbers
     assert numbers["knee of max-prob: threshold"].value == 0.2
     assert numbers["knee of max-prob: calls"].value == pytest.approx(0.2)
     assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.2, abs=0.01)
     assert numbers["knee of max-prob: accuracy beside the target's"].above(0.0) is False
-    assert numbers["knee of max-prob: seconds beside the target's"].value == pytest.approx(0.35)
-    later = estimate(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
+    slower = numbers["knee of max-prob: seconds beside the target's"]
+    logs = np.log(0.35 * np.array([1.0, 1.1, 1.2]))
+    assert slower.value == pytest.approx(np.exp(logs.mean()))
+    assert slower.high == pytest.approx(np.exp(logs.mean() + 4.303 * logs.std(ddof=1) / np.sqrt(3)), rel=1e-3)
+    later = estimate(carried(ALIKE), texts(CURVE | {0.2: 0.3, 0.4: 0.88}), times(CURVE | {0.2: 0.3, 0.4: 0.88}), 0.2)
     assert later.numbers["knee of max-prob: threshold"].value == 0.4
 
 
@@ -83,7 +101,7 @@ def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
     """On the judging examples another threshold would be the knee; the one that was chosen is what is judged."""
     chosen, judged = texts(CURVE), texts(CURVE | {0.2: 0.2, 0.4: 0.88})
     mixed = pl.concat([chosen.filter(half=CHOOSING), judged.filter(half=JUDGING)])
-    numbers = estimate(carried(ALIKE), mixed, 0.2).numbers
+    numbers = estimate(carried(ALIKE), mixed, times(CURVE), 0.2).numbers
     assert numbers["knee of max-prob: threshold"].value == 0.2
     assert numbers["knee of max-prob: accuracy beside the target's"].value == pytest.approx(-0.7, abs=0.01)
 
@@ -97,7 +115,7 @@ def test_the_knee_is_judged_on_other_examples_than_chose_it() -> None:
     ],
 )
 def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: bool | None) -> None:
-    found = estimate(carried(rates), texts(CURVE), 0.2)
+    found = estimate(carried(rates), texts(CURVE), times(CURVE), 0.2)
     assert found.holds is holds
     away = found.numbers["calls of max-prob on other tasks, off by"]
     assert away.value == pytest.approx(np.mean([abs(rates[task] - 0.2) for task in TASKS]), abs=0.01)
@@ -115,7 +133,12 @@ def test_thresholds_carry_where_tasks_are_alike(rates: dict[str, float], holds: 
 def config(ask: Ask, data: str) -> Ask:
     def config(tasks: int = 2, **options: Any) -> ExperimentConfig:
         every = [{"name": name, "max_tokens": 8, "data": data, "shots": 0} for name in ("pocket_math", "gsm8k")]
-        given = {"judged": 4, "thresholds": {"max-prob": [0.02, 0.1], "entropy": [4, 2]}} | options
+        given = {
+            "judged": 4,
+            "thresholds": {"max-prob": [0.02, 0.1], "entropy": [4, 2]},
+            "timed": 2,
+            "repeats": 2,
+        } | options
         return ask("threshold", given, batch_size=8, candidates=2, tasks=every[:tasks])
 
     return config
@@ -130,7 +153,11 @@ def test_it_runs_and_resumes(config: Ask, run: Run, monkeypatch: pytest.MonkeyPa
         for task in ("pocket_math", "gsm8k")
         for router in ("max-prob", "entropy")
     }
+    slower = next(chart for chart in found.charts if chart.name == "seconds")
+    assert len(slower.points) == 4, "each router at each threshold"
+    assert all(point.low is not None and point.low <= point.y for point in slower.points)
     monkeypatch.setattr(cells, "generate", None)  # nothing is written again
+    monkeypatch.setattr(worker, "generate", None)
     assert run(config()).statement == found.statement
 
 

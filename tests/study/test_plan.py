@@ -59,6 +59,7 @@ def test_every_fault_of_every_cell_at_once(ladder: dict[str, str], data: str, tm
                 ],
                 "methods": [
                     "oracle",
+                    "ensemble",
                     "contrastve",
                     "contrastive:gamma=2",
                     "proxy",

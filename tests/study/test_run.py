@@ -262,7 +262,7 @@ def test_an_answer_that_cannot_be_scored_has_no_score(
     ladder: dict[str, str], data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def failing(self: Any, example: Any, text: str, **options: Any) -> Any:
-        raise OSError("disk full")
+        raise LookupError("odd text")
 
     monkeypatch.setattr(type(get("pocket_math")), "score", failing)
     study = small_study(ladder, data)
@@ -270,7 +270,7 @@ def test_an_answer_that_cannot_be_scored_has_no_score(
     result = studied(study, tmp_path / "out")
     assert all((row.accuracy, row.failed) == (None, 10) for row in result.rows)
     found = Store(tmp_path / "out").generations(result.rows[0].run)
-    assert found["error"][0] == "not scored: OSError: disk full"
+    assert found["error"][0] == "not scored: LookupError: odd text"
     assert found["text"][0] is not None
 
 
@@ -378,3 +378,30 @@ def test_faults_come_before_the_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot run"):
         run_study(config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_draft_with_another_tokenizer_is_decoded_not_replayed(
+    ladder: dict[str, str], data: str, tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "other", noise=0.1, tokenizer=byte_tokenizer(extra=4), vocab_size=262)
+    large, task = ladder["large"], {"name": "pocket_math", "limit": 6, "max_tokens": 6, "data": data}
+    study = {
+        "name": "unlike",
+        "batch_size": 3,
+        "tasks": [task],
+        "pairs": [{"draft": str(other), "target": large}, {"draft": ladder["small"], "target": large}],
+        "methods": ["oracle"],
+    }
+    result = studied(study, tmp_path / "out")
+    assert result.failed == {}
+    unlike, like = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (unlike["engine"], like["engine"]) == ("loop", "replay")
+    assert unlike["accuracy"] == unlike["target_accuracy"], "the oracle writes what the target writes"
+    members = load(draft=other, target=large)
+    prompts = [example.prompt for example in get("pocket_math").load(6, data=data)]
+    texts = generate(members, prompts, "oracle", sampling=fsgen.SamplingParams(6, stop=get("pocket_math").stop))
+    known, differing = (sum(getattr(text.stats, name) for text in texts) for name in ("known", "differing"))
+    assert unlike["collaboration_frequency"] == pytest.approx(differing / known)
+    study["methods"] = ["oracle", "ensemble"]
+    with pytest.raises(ValueError, match=r"ensemble.* mixes the probabilities.*different tokenizers"):
+        studied(study, tmp_path / "refused")

@@ -17,6 +17,7 @@ from fsgen.analysis.learning.fit import KINDS, learn
 from fsgen.analysis.learning.positions import PARTS, part_of, positions
 from fsgen.analysis.study import consulted_everywhere, find
 from fsgen.analysis.traces import scan_traces
+from fsgen.files import atomically
 from fsgen.methods.learned.features import names
 from fsgen.methods.learned.file import LearnedModel
 
@@ -40,6 +41,10 @@ class Training:
     frequency: float
     evaluations: tuple[Evaluation, ...]
     counts: Mapping[str, Mapping[str, int]]
+
+    def write(self, path: Path) -> None:
+        """Write the router, whole or not at all. Raises WriteError."""
+        atomically(path, self.model.write)
 
 
 def train(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fsgen.backends.cpu.memory import BFLOAT16, BFLOAT16_PAIR, FLOAT32, INT8, fields
+from fsgen.backends.cpu.memory import BFLOAT16, BFLOAT16_PAIR, FLOAT32, INT8, INT8_PAIR, fields
 from fsgen.backends.cpu.threads import HEADER
 
 MAX_TOKENS = 256  # of one pass: with more, what lies between two products would not stay in a core's own cache
@@ -22,6 +22,7 @@ class Types(NamedTuple):
         cache: of embeddings, keys and values; cache_read: of the latter, as products read them.
         activation: of what else goes into products, as it is written; activation_read: as it is read.
         per: numbers that a product reads as one: 2 where the processor multiplies pairs.
+        per_weight: of weights; pairs of int8 take inputs that are rounded to int16 (`gemm.Quantized`).
     """
 
     weight: Any
@@ -30,13 +31,15 @@ class Types(NamedTuple):
     activation: Any
     activation_read: Any
     per: int
+    per_weight: int
 
 
 TYPES = {
-    "float32": Types(FLOAT32, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1),
-    "bfloat16": Types(BFLOAT16, BFLOAT16, BFLOAT16, FLOAT32, FLOAT32, 1),
-    "bfloat16 pairs": Types(BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, 2),
-    "int8": Types(INT8, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1),
+    "float32": Types(FLOAT32, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1, 1),
+    "bfloat16": Types(BFLOAT16, BFLOAT16, BFLOAT16, FLOAT32, FLOAT32, 1, 1),
+    "bfloat16 pairs": Types(BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, BFLOAT16, BFLOAT16_PAIR, 2, 2),
+    "int8": Types(INT8, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1, 1),
+    "int8 pairs": Types(INT8_PAIR, FLOAT32, FLOAT32, FLOAT32, FLOAT32, 1, 2),
 }
 
 
@@ -71,6 +74,7 @@ ARGUMENTS = np.dtype(
         ("chunks", CHUNK, (MAX_TOKENS,)),
         # What lies between products, for each token; and what attention needs, for each thread.
         *fields("hidden_states normed qkv attention_out gate_up activated zeros"),
+        *fields("quantized quantized_scales"),
         *fields("queries scores probs context groups"),
     ],
     align=True,

@@ -14,6 +14,7 @@ LOG2E = np.float32(1.4426950408889634)
 C1, C2, C3 = np.float32(0.69314718056), np.float32(0.24022650696), np.float32(0.05550410866)
 C4, C5, C6 = np.float32(0.00961812911), np.float32(0.00133335581), np.float32(0.00015403530)
 LEAST, MOST = np.float32(-126), np.float32(126)
+INT16_TOP, ROUNDER, LEAST_NORMAL = np.float32(32767), np.float32(1.5 * 2**23), np.float32(2.0**-100)
 
 
 def widen(number):
@@ -114,6 +115,19 @@ def all_are_numbers(numbers):
     for i in range(len(numbers)):
         most = max(most, np.int32(bits_of_float(numbers[i]) & np.uint32(0x7FFFFFFF)))
     return most <= np.int32(0x7F800000)
+
+
+@inlined
+def quantize(numbers, out, scale):
+    """Of some float32 the nearest of 65,535 levels, as int16, and what one step stands for; NaN stays in the scale."""
+    most = np.int32(0)
+    for i in range(len(numbers)):
+        most = max(most, np.int32(bits_of_float(numbers[i]) & np.uint32(0x7FFFFFFF)))
+    top = float_of_bits(np.uint32(most))
+    scale[0] = top / INT16_TOP
+    per_step = INT16_TOP / top if top >= LEAST_NORMAL else ZERO
+    for i in range(len(numbers)):  # 1.5 * 2^23 has the units in its last place: adding it rounds
+        out[i] = np.int16(np.int32(bits_of_float(numbers[i] * per_step + ROUNDER)))
 
 
 @inlined

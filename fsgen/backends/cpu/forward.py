@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,22 +10,14 @@ from fsgen.backends.cpu import kernels
 from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
 from fsgen.backends.cpu.attention import GROUPS_ROOM
 from fsgen.backends.cpu.compilation import address
-from fsgen.backends.cpu.gemm import LANES, PANEL
+from fsgen.backends.cpu.gemm import BLOCK_PAIRS, LANES, PANEL
 from fsgen.backends.cpu.weights import CpuWeights
-from fsgen.backends.forward import Work
+from fsgen.backends.forward import Chunk, Work, passes
 from fsgen.backends.transformers.slots import GROWTH
 
 # Threads have to meet seven times a layer; fewer multiplications than this are done sooner by one.
 ALONE = 2_000_000
 GAP = 1024  # float32 between two parts of the scratch memory
-
-
-class Chunk(NamedTuple):
-    """What a pass runs of a row: its tokens from .. to - 1."""
-
-    work: Work
-    start: int
-    end: int
 
 
 class CpuForward:
@@ -86,7 +75,7 @@ class CpuForward:
     def run(self, work: list[Work], keep: int) -> Tensor:
         """Logits [rows, keep, vocab_size], float32; 0 where none are wanted."""
         logits, done = torch.empty(sum(item.wanted for item in work) + 1, self._line), 0
-        for chunks in _passes(work):
+        for chunks in passes(work, MAX_TOKENS):
             done += self._run_pass(chunks, logits[done:])
         return self._arranged(work, keep, logits)
 
@@ -146,6 +135,10 @@ class CpuForward:
             "context": queries * w.value_dim,
             "zeros": max(*columns.values(), self._slots),
         }
+        if w.kind == "int8 pairs":  # two inputs in the place of one float32
+            widest = max(layer.inputs for layer in w.linears.values())
+            blocks = int(-(-widest // (2 * BLOCK_PAIRS)))
+            sizes |= {"quantized": tokens * widest // 2, "quantized_scales": tokens * blocks}
         # Apart, since compiled loops take another path, which may round otherwise, where two arrays are very close.
         sizes = {name: -(-size // LANES) * LANES + GAP for name, size in sizes.items()}
         self._scratch = torch.zeros(sum(sizes.values()))
@@ -156,21 +149,3 @@ class CpuForward:
         self._groups = np.zeros((threads, GROUPS_ROOM), np.int64)
         self._tables = (w.cos, w.sin)  # another session may make longer ones; these are this one's
         self._set(groups=address(self._groups), rope_cos=address(w.cos), rope_sin=address(w.sin))
-
-
-def _passes(work: list[Work]) -> Iterator[list[Chunk]]:
-    """What is to run, row after row, in passes of MAX_TOKENS tokens at most."""
-    chunks: list[Chunk] = []
-    free = MAX_TOKENS
-    for item in work:
-        start, end = item.start, len(item.tokens)
-        while start < end:
-            until = min(end, start + free)
-            chunks.append(Chunk(item, start, until))
-            free -= until - start
-            start = until
-            if not free:
-                yield chunks
-                chunks, free = [], MAX_TOKENS
-    if chunks:
-        yield chunks

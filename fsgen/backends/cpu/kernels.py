@@ -11,22 +11,63 @@ from __future__ import annotations
 
 from functools import cache
 
-from numba import carray
+from numba import carray, types
+from numba.extending import overload
 
 from fsgen.backends.cpu.arguments import ARGUMENTS, TYPES
-from fsgen.backends.cpu.arithmetic import narrow, rms_norm, silu, widen
+from fsgen.backends.cpu.arithmetic import narrow, quantize, rms_norm, silu, widen
 from fsgen.backends.cpu.attention import attention
 from fsgen.backends.cpu.compilation import source
-from fsgen.backends.cpu.gemm import ADD_LAST, BROADCAST, LANES, PANEL, WIDTH, Columns, Rows, gemm
-from fsgen.backends.cpu.memory import FLOAT32, address_of, at, pointer, stage, view
+from fsgen.backends.cpu.gemm import (
+    ADD_LAST,
+    BLOCK_PAIRS,
+    BROADCAST,
+    LANES,
+    PANEL,
+    WIDTH,
+    Columns,
+    Quantized,
+    Rows,
+    gemm,
+)
+from fsgen.backends.cpu.memory import FLOAT32, INT16, INT16_PAIR, address_of, at, pointer, stage, view
 from fsgen.backends.cpu.threads import Parallel, Thread, barrier, share
 
 
+def product_inputs(args, t, me, num_tokens, x, inputs):
+    """Rows [num_tokens, inputs] as products with weights read them."""
+    raise NotImplementedError
+
+
+@overload(product_inputs, inline="always")
+def _product_inputs(args, t, me, num_tokens, x, inputs):
+    if t.types[0] == types.int16:
+
+        def quantized(args, t, me, num_tokens, x, inputs):
+            size = 2 * BLOCK_PAIRS
+            blocks, scales = (inputs + size - 1) // size, pointer(args.quantized_scales, FLOAT32)
+            begin, end = share(me, num_tokens * blocks)
+            for item in range(begin, end):
+                token, first = item // blocks, item % blocks * size
+                count, place = min(size, inputs - first), token * inputs + first
+                source, out = (
+                    view(pointer(x, FLOAT32), place, count),
+                    view(pointer(args.quantized, INT16), place, count),
+                )
+                quantize(source, out, view(pointer(args.quantized_scales, FLOAT32), item, 1))
+            barrier(me)
+            return Quantized(pointer(args.quantized, INT16_PAIR), inputs // 2, scales, blocks)
+
+        return quantized
+    return lambda args, t, me, num_tokens, x, inputs: Rows(pointer(x, t.activation_read), inputs // t.per)
+
+
 @stage
-def linear(t, me, num_tokens, x, weights, layer, add, out):
-    """out = add + x W, for this thread's share of the columns. x: [num_tokens, inputs], as products read it."""
+def linear(args, t, me, num_tokens, x, weights, layer, add, out):
+    """out = add + x W, for this thread's share of the columns. x: [num_tokens, inputs], `t.activation`."""
+    rows = product_inputs(args, t, me, num_tokens, x, weights.inputs)
     begin, end = share(me, weights.panels)
-    inputs = weights.inputs // t.per
+    inputs = weights.inputs // t.per_weight
     panel = inputs * WIDTH
     weight = at(pointer(weights.weight, t.weight), layer * weights.panels * panel)
     scales = at(pointer(weights.scales, FLOAT32), layer * weights.panels * WIDTH)
@@ -36,7 +77,7 @@ def linear(t, me, num_tokens, x, weights, layer, add, out):
         column = number * WIDTH
         columns = Columns(at(weight, number * panel), WIDTH, panel, at(scales, column))
         add_to, into = Rows(at(add.data, column), add.stride), Rows(at(out.data, column), out.stride)
-        gemm(num_tokens, inputs, step * PANEL // LANES, Rows(x, inputs), columns, add_to, into, ADD_LAST)
+        gemm(num_tokens, inputs, step * PANEL // LANES, rows, columns, add_to, into, ADD_LAST)
 
 
 @stage
@@ -87,8 +128,7 @@ def qkv_proj(args, t, me, layer):
     columns = args.qkv_proj.panels * WIDTH
     bias = Rows(at(pointer(args.qkv_bias, FLOAT32), layer * columns), BROADCAST)
     out = Rows(pointer(args.qkv, FLOAT32), columns)
-    normed = pointer(args.normed, t.activation_read)
-    linear(t, me, args.num_tokens, normed, args.qkv_proj, layer, bias, out)
+    linear(args, t, me, args.num_tokens, args.normed, args.qkv_proj, layer, bias, out)
 
 
 @stage
@@ -105,15 +145,15 @@ def add_o_bias(args, me, layer):
 
 @stage
 def o_proj(args, t, me, layer):
-    x, seen = residual_stream(args), pointer(args.attention_out, t.activation_read)
-    linear(t, me, args.num_tokens, seen, args.o_proj, layer, x, x)
+    x = residual_stream(args)
+    linear(args, t, me, args.num_tokens, args.attention_out, args.o_proj, layer, x, x)
 
 
 @stage
 def mlp(args, t, me, layer):
     tokens, inner, gate_up = args.num_tokens, args.intermediate_size, args.gate_up_proj.panels * WIDTH
-    out, normed = Rows(pointer(args.gate_up, FLOAT32), gate_up), pointer(args.normed, t.activation_read)
-    linear(t, me, tokens, normed, args.gate_up_proj, layer, zeros(args), out)
+    out = Rows(pointer(args.gate_up, FLOAT32), gate_up)
+    linear(args, t, me, tokens, args.normed, args.gate_up_proj, layer, zeros(args), out)
     begin, end = share(me, args.gate_up_proj.panels)
     for token in range(tokens):
         for number in range(begin, end):  # a panel has 16 columns of each
@@ -122,8 +162,8 @@ def mlp(args, t, me, layer):
             for i in range(LANES):
                 done[i] = narrow(silu(both[i]) * both[LANES + i], done[0])
     barrier(me)
-    x, activated = residual_stream(args), pointer(args.activated, t.activation_read)
-    linear(t, me, tokens, activated, args.down_proj, layer, x, x)
+    x = residual_stream(args)
+    linear(args, t, me, tokens, args.activated, args.down_proj, layer, x, x)
 
 
 @stage
@@ -134,8 +174,8 @@ def logits(args, t, me):
     for i in range(begin, end):
         norm_token(args, t, args.norm, 0, args.logits_to_keep[i], i)
     barrier(me)
-    normed, out = pointer(args.normed, t.activation_read), pointer(args.logits, FLOAT32)
-    linear(t, me, count, normed, args.lm_head, 0, zeros(args), Rows(out, args.lm_head.panels * WIDTH))
+    out = Rows(pointer(args.logits, FLOAT32), args.lm_head.panels * WIDTH)
+    linear(args, t, me, count, args.normed, args.lm_head, 0, zeros(args), out)
 
 
 @stage

@@ -21,9 +21,11 @@ inlined = njit(forceinline=True, **OPTIONS)
 # Of that function from the start, so that it is not compiled on its own first; for what calls other parts.
 stage = njit(inline="always", **OPTIONS)
 
-# One number of each type, to say what an address is of. A bfloat16 is the uint16 of its bits, a pair of them a uint32.
-FLOAT32, INT8, INT64 = np.float32(0), np.int8(0), np.int64(0)
+# One number of each type, to say what an address is of. A bfloat16 is the uint16 of its bits, a pair of them a uint32;
+# of int8 a pair is an int16, of int16 an int32.
+FLOAT32, INT8, INT16, INT64 = np.float32(0), np.int8(0), np.int16(0), np.int64(0)
 BFLOAT16, BFLOAT16_PAIR = np.uint16(0), np.uint32(0)
+INT8_PAIR, INT16_PAIR = np.int16(0), np.int32(0)
 
 
 def fields(names: str, kind: Any = np.int64) -> list[tuple[str, Any]]:

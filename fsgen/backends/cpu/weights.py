@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fsgen.backends.cpu.arguments import BLOCK, TYPES
 from fsgen.backends.cpu.compilation import address
-from fsgen.backends.cpu.gemm import HAS_PAIRS, LANES, PANEL
+from fsgen.backends.cpu.gemm import HAS_INT8_PAIRS, HAS_PAIRS, LANES, PANEL
 from fsgen.backends.cpu.memory import advise_huge_pages
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.int8 import rounded
@@ -88,7 +88,7 @@ class CpuWeights:
         int8: linear layers have eight bits instead; then `dtype` is float32.
 
     Attributes:
-        kind: of the weights: float32, bfloat16, bfloat16 pairs, or int8 (`arguments.TYPES`).
+        kind: of the weights, a key of `arguments.TYPES`: "... pairs" where the processor multiplies these.
         per: numbers of a sum that lie together.
         linears: by name, queries, keys and values together, and gate and up; lm_head: as if of one layer.
         products: multiplications that a token takes, without its attention.
@@ -104,9 +104,9 @@ class CpuWeights:
         self.num_heads, self.num_kv_heads, self.head_dim = shape.num_heads, shape.num_kv_heads, shape.head_dim
         self.value_dim = -(-self.head_dim // LANES) * LANES
         self.intermediate_size = -(-shape.intermediate_size // LANES) * LANES
-        self.dtype, self.kind = dtype, "int8" if int8 else str(dtype).removeprefix("torch.")
-        if HAS_PAIRS and self.kind == "bfloat16" and self.hidden_size % 2 == 0:
-            self.kind = "bfloat16 pairs"
+        self.dtype, self.int8, self.kind = dtype, int8, "int8" if int8 else str(dtype).removeprefix("torch.")
+        if self.hidden_size % 2 == 0 and {"bfloat16": HAS_PAIRS, "int8": HAS_INT8_PAIRS}.get(self.kind):
+            self.kind += " pairs"
         self.per = TYPES[self.kind].per
         self._shape, self._source = shape, tensors
         self._layers = [f"model.layers.{number}." for number in range(shape.num_layers)]
@@ -141,13 +141,13 @@ class CpuWeights:
         def parts() -> Iterator[tuple[Tensor, Tensor | None]]:
             for prefix in prefixes:
                 weights, scales = zip(*(self._weight(prefix + name) for name in names), strict=True)
-                yield join(*weights), join(*(one[:, None] for one in scales))[:, 0] if self.kind == "int8" else None
+                yield join(*weights), join(*(one[:, None] for one in scales))[:, 0] if self.int8 else None
 
-        return Linear(parts(), len(prefixes), inputs, self.per)
+        return Linear(parts(), len(prefixes), inputs, TYPES[self.kind].per_weight)
 
     def _weight(self, name: str) -> tuple[Tensor, Tensor | None]:
         weight = self._source[f"{name}.weight"]
-        if self.kind != "int8":
+        if not self.int8:
             return weight.to(self.dtype), None
         return (weight, self._source[f"{name}.scales"]) if weight.dtype == torch.int8 else rounded(weight)
 

@@ -38,6 +38,10 @@ class UncachedModel:
             self._module = None
 
     @property
+    def has_module(self) -> bool:
+        return self._module is not None
+
+    @property
     def dtype(self) -> torch.dtype:
         """What it computes in; a model that has no weights to look at gives float32 logits."""
         if self._module is None:
@@ -58,6 +62,11 @@ class UncachedModel:
         """How many layers a token goes through; 1 where that is not known."""
         config = getattr(self._module, "config", None)
         return int(getattr(config, "num_hidden_layers", 1))
+
+    @property
+    def precision(self) -> str:
+        """What it computes in, in words."""
+        return str(getattr(self.model, "precision", str(self.dtype).removeprefix("torch.")))
 
     def wider(self) -> UncachedModel | None:
         """The same weights in the next wider type: float32 for half precision, float64 for float32.
@@ -141,7 +150,8 @@ def rounding(model: UncachedModel, logits: Tensor) -> float:
     A layer rounds the state of a token about four times, by up to eps / 2 of its size each time; independent roundings
     add as their squares do.
     """
-    return math.sqrt(model.layers) * model.eps * float(logits.abs().max())
+    share = math.sqrt(model.layers) * model.eps if model.has_module else model.model.capabilities.rounding
+    return share * float(logits.abs().max())
 
 
 def can_copy(module: torch.nn.Module, itemsize: int) -> bool:

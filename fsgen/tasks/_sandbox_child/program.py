@@ -3,6 +3,7 @@
 import builtins
 import errno
 import json
+import math
 import os
 import resource
 import sys
@@ -42,10 +43,10 @@ def visible_paths(libraries: list[str]) -> tuple[list[str], list[str]]:
     return shown, [path for path in packages if os.path.isdir(path)]
 
 
-def _limit(kind: int, value: int) -> None:
+def _limit(kind: int, value: int, more: int = 0) -> None:
     hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(kind, (value, value))
+    last = value + more if hard == resource.RLIM_INFINITY else min(value + more, hard)
+    resource.setrlimit(kind, (min(value, last), last))
 
 
 def _which_limit(error: BaseException | None, folder: str) -> str | None:
@@ -144,7 +145,9 @@ def run_program(job: Job, folder: str, processes: int | None) -> NoReturn:
     _limit(resource.RLIMIT_CORE, 0)
     _limit(resource.RLIMIT_NOFILE, 64)
     _limit(resource.RLIMIT_FSIZE, job.files_mb << 20)
-    _limit(resource.RLIMIT_CPU, int(job.seconds) + 2)
+    # Its own time starts now; and a second more for a program that does not listen to the first signal.
+    limit = math.ceil(sum(os.times()[:2]) + job.seconds)
+    _limit(resource.RLIMIT_CPU, limit, 1)
     if processes is not None:
         _limit(resource.RLIMIT_NPROC, processes)
     _tell(job.report, '{"started": true}')

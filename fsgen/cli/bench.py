@@ -1,0 +1,148 @@
+"""`fsgen bench`: how fast a pair decodes on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fsgen.cli.options import DRAFT, TARGET, Device, Dtype, Weights, silence_libraries
+from fsgen.cli.output import console, print_json
+
+if TYPE_CHECKING:
+    from fsgen.backends import Members
+    from fsgen.bench.speed import Calls, Speed
+
+_MODELS = "bundled, a folder, a name on the hub, or random:0.5B, random:7B, ...: a shape of Qwen2.5 with random weights"
+
+
+def bench(
+    draft: Annotated[str | None, typer.Option(help=f"The small model: {_MODELS}.")] = None,
+    target: Annotated[str | None, typer.Option(help="The large model, likewise.")] = None,
+    batch_size: Annotated[str, typer.Option(help="How many texts are written at a time: 1, or 1,8,32.")] = "1,8",
+    acceptance: Annotated[
+        str, typer.Option(help="Acceptance rates that the draft is made to have: 0.7,0.85. As it is where none is set.")
+    ] = "",
+    draft_tokens: Annotated[str, typer.Option(help="How many tokens to draft: a number, or auto.")] = "auto",
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    max_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are written of each text.")] = 64,
+    turns: Annotated[int, typer.Option(min=1, help="How often all is repeated.")] = 3,
+    dtype: Dtype = "auto",
+    device: Device = "auto",
+    weights: Weights = "auto",
+    compare: Annotated[bool, typer.Option("--transformers", help="Compare with transformers' generate.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Measure how fast a pair decodes on this machine.
+
+    Prompts are made of random tokens, and all texts have the same length, so only the speed says something. A ratio
+    compares with plain decoding in the same turns. What a random draft's texts are worth is set by --acceptance.
+    """
+    sizes = _numbers("--batch-size", batch_size, int, 1, 4096)
+    rates = _numbers("--acceptance", acceptance, float, 0, 1) if acceptance else []
+    silence_libraries(draft, target)
+    from fsgen.bench.speed import bandwidth, calls, measure, ways
+    from fsgen.methods.method import parse
+
+    length = parse("speculative", None, draft_tokens)
+    members = _members(draft, target, dtype, device, weights)
+    assert members.target is not None
+    _fit(members, prompt_tokens + max_tokens)
+    where = members.target.device
+    rate = bandwidth(where)
+    record: dict[str, Any] = {"device": _name(where), "bandwidth": rate, "members": members.names()}
+    record |= {"calls": {}, "speeds": []}
+    for size in sizes:
+        prompts = _prompts(members.vocab_size, size, prompt_tokens)
+        found = calls(members, size, prompt_tokens, rate)
+        record["calls"][size] = found
+        lengths = "auto" if length.adaptive else length.draft_tokens
+        list_ = list(ways(members, prompts, max_tokens, size, lengths, rates, compare))
+        record["speeds"] += measure(list_, size, turns, where)
+    _print(record, as_json)
+
+
+def _numbers(option: str, text: str, kind: Any, low: float, high: float) -> list[Any]:
+    """The numbers of a list with commas."""
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(low <= number <= high for number in found):
+        raise ValueError(f"{option} {text!r} is impossible: write numbers of {low} to {high}, as in 1,8")
+    return found
+
+
+def _members(draft: str | None, target: str | None, dtype: str, device: str, weights: str) -> Members:
+    from fsgen.backends import Members, places, plan
+    from fsgen.bench.shapes import PREFIX, check_shape, random_model
+
+    names = {"draft": draft, "target": target}
+    if draft is None and target is None:
+        names = {"draft": DRAFT, "target": TARGET}
+    if names["target"] is None:
+        raise ValueError("the target is missing, which all is compared with: name it by --target")
+    shapes = {role: name for role, name in names.items() if name is not None and name.startswith(PREFIX)}
+    if not shapes:
+        return plan(**names, dtype=dtype, device=device, weights=weights).load()
+    if len(shapes) < sum(name is not None for name in names.values()):
+        raise ValueError(f"{next(iter(shapes.values()))!r} has random weights: so must the other model")
+    places.check_dtype(dtype)
+    places.check_device(device)
+    kinds = places.weights_by_role(weights, list(shapes))
+    for name in shapes.values():
+        check_shape(name)
+    models = {role: random_model(name, kinds.get(role, dtype), device) for role, name in shapes.items()}
+    return Members.of(**models)
+
+
+def _fit(members: Members, tokens: int) -> None:
+    if tokens > members.context:
+        raise ValueError(f"--prompt-tokens and --max-tokens are {tokens} tokens, and the window is {members.context}")
+
+
+def _prompts(vocab: int, count: int, length: int) -> list[list[int]]:
+    import numpy as np
+
+    return [list(map(int, row)) for row in np.random.default_rng(0).integers(1, min(vocab, 2000), (count, length))]
+
+
+def _name(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} threads"
+
+
+def _print(record: dict[str, Any], as_json: bool) -> None:
+    from dataclasses import asdict
+
+    if as_json:
+        shown = record | {"calls": {size: asdict(found) for size, found in record["calls"].items()}}
+        print_json(shown | {"speeds": [speed.as_dict() for speed in record["speeds"]]})
+        return
+    from rich.table import Table
+
+    out = console()
+    out.print(f"{record['device']}; reads {record['bandwidth'] / 1e9:.1f} GB/s")
+    table = Table("batch", "target, ms", "six tokens, ms", "draft, ms", "of bandwidth", box=None, pad_edge=False)
+    for size, found in record["calls"].items():
+        table.add_row(*_call_cells(size, found))
+    out.print(table)
+    table = Table("batch", "", "tokens/s", "x plain", "accepted", "tokens a call", box=None, pad_edge=False)
+    for speed in record["speeds"]:
+        table.add_row(*_speed_cells(speed))
+    out.print(table)
+
+
+def _call_cells(size: int, found: Calls) -> list[str]:
+    draft = "" if found.draft is None else f"{found.draft:.2f}"
+    share = "" if found.share is None or size > 1 else f"{found.share:.2f}"
+    return [str(size), f"{found.target:.2f}", f"{found.verify:.2f}", draft, share]
+
+
+def _speed_cells(speed: Speed) -> list[str]:
+    accepted = "" if speed.acceptance is None else f"{speed.acceptance:.2f}"
+    tokens = "" if speed.tokens_per_call is None else f"{speed.tokens_per_call:.2f}"
+    return [str(speed.batch_size), speed.way, f"{speed.tokens_per_second:.1f}", f"{speed.ratio:.2f}", accepted, tokens]
