@@ -26,7 +26,8 @@ class Generation:
         stats: counts and metrics (`stats.collaboration_frequency`, ...).
         stop_reason: `eos`, `stop` (a stop string) or `length` (the budget is spent).
         prompt_tokens: how many tokens the prompt has.
-        logits: q's at each token [tokens, vocab], float32, where they were asked for; as they are before any transform.
+        logits: q's at each token [tokens, vocab], float32, where they were asked for; with penalties and
+            biases, before any other transform.
     """
 
     text: str

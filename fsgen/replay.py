@@ -47,8 +47,9 @@ def replay(
     Args:
         members: one for each draft; all have the same target.
         prompts: as given to `generate`.
-        written: what `generate(..., method="plain")` gave for them, greedy. With `keep_logits=True` the target need not
-            read its texts again; of a model that `repeats`, the records are the same to the last bit.
+        written: what `generate(..., method="plain")` gave for them, greedy, without penalties and biases. With
+            `keep_logits=True` the target need not read its texts again; of a model that `repeats`, the records are the
+            same to the last bit.
         method: one for which `replayable` holds.
         candidates: how many of the most likely tokens of p and q each record keeps.
         batch_size: texts in a pass.

@@ -152,7 +152,8 @@ Candidates = tuple[tuple[int, float], ...]
 class Token:
     """The trace of one generated token. What was not known when it was written is None.
 
-    Probabilities, margin and entropies are those of p and q at temperature 1, before any sampling transform.
+    Probabilities, margin and entropies are those of p and q at temperature 1, with penalties and biases, before any
+    other sampling transform.
 
     Attributes:
         position: 0 for the first generated token.

@@ -299,8 +299,9 @@ def load(
 
 def _at(member: Given, revision: str | None) -> Given:
     """A name on the hub with the revision, where it has none; anything else as it is."""
-    here = not isinstance(member, str) or "@" in member or locate(member) is not None
-    return member if here or revision is None else f"{member}@{revision}"
+    if revision is None or not isinstance(member, str) or "@" in member or locate(member) is not None:
+        return member
+    return f"{member}@{revision}"
 
 
 def _ngram(draft: Given) -> int:

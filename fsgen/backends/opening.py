@@ -9,6 +9,7 @@ from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.cpu.checkpoint import open_for_cpu
 from fsgen.backends.llama_cpp.checkpoint import SUFFIX, open_gguf
 from fsgen.backends.places import on_cpu
+from fsgen.plugins import find
 
 if TYPE_CHECKING:
     from fsgen.backends.protocol import Model
@@ -52,6 +53,8 @@ def open_checkpoint(name: str | Path, dtype: str = "auto", device: str = "auto")
     Raises:
         ValueError: nothing of this name, no safetensors weights, or a model whose state no session can keep.
     """
+    if (own := _own(str(name), dtype, device)) is not None:
+        return own
     if str(name).endswith(SUFFIX):
         return open_gguf(str(name), device)
     if on_cpu(device) and dtype != "float16" and (found := open_for_cpu(str(name), locate(name))) is not None:
@@ -59,3 +62,28 @@ def open_checkpoint(name: str | Path, dtype: str = "auto", device: str = "auto")
     from fsgen.backends.transformers.checkpoint import open_with_transformers  # here: importing it takes seconds
 
     return open_with_transformers(name)
+
+
+def _own(name: str, dtype: str, device: str) -> Checkpoint | None:
+    """A model of a backend from elsewhere (`fsgen.plugins`): `backend:model`, or `module:Name:model`.
+
+    The backend is called with the model's name, the type and the device, and gives a `Checkpoint`.
+
+    Raises:
+        ValueError: it gives anything else, or has another reason.
+    """
+    found = find("backends", name) if ":" in name and not Path(name).exists() else None
+    if found is None:
+        return None
+    backend, shown, model = found
+    if not callable(backend):
+        raise ValueError(f"backend {shown!r} breaks the protocol: it cannot be called")
+    try:
+        checkpoint = backend(model, dtype, device)
+    except ValueError:
+        raise
+    except Exception as error:  # whatever it raises
+        raise ValueError(f"backend {shown!r} breaks the protocol: {type(error).__name__}: {error}") from error
+    if not isinstance(checkpoint, Checkpoint):
+        raise ValueError(f"backend {shown!r} breaks the protocol: it gives no fsgen.backends.checkpoint.Checkpoint")
+    return checkpoint

@@ -162,7 +162,6 @@ class Batch:
         started = time.perf_counter()
         logits = self.session(role).score(sequences, last)
         logits = (logits if logits.shape[-1] == self.vocab else logits[..., : self.vocab]).to(self.device)
-        if any(self._processors):
-            logits = process(logits, sequences, last, self._processors)
+        logits = process(logits, sequences, last, self._processors) if any(self._processors) else logits
         self.spent["draft" if role == "draft" else "system2"] += time.perf_counter() - started
         return logits

@@ -56,7 +56,7 @@ class TraceBuffer:
             for part in lines.parts(CHUNK):
                 columns = _columns(lines[part], side, candidates)
                 if logprobs is not None:
-                    ids = [one.get("id", 0) for one in traces[part]]
+                    ids = [one.get("id", 0) for one in traces[part]]  # one that could not be written has none
                     columns[f"{side}_logprobs"] = log_probs(lines[part], ids, logprobs)
                 for trace, values in zip(traces[part], zip(*columns.values(), strict=True), strict=True):
                     trace.update(zip(columns, values, strict=True))

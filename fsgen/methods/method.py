@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 
 from fsgen.methods.fusions import FUSIONS, Fusion, Target
+from fsgen.methods.own import own_fusion, own_router
 from fsgen.methods.routers import ROUTERS, Always, MaxProb, Never, Router
 from fsgen.methods.verifiers import VERIFIERS, Verifier
 from fsgen.types import SamplingParams
@@ -169,8 +170,10 @@ def parse_router(text: str) -> Router:
     """
     name, _, argument = text.strip().partition(":")
     if name not in ROUTERS:
+        if (own := own_router(text.strip())) is not None:
+            return own
         known = ", ".join(router.usage or router.name for router in ROUTERS.values())
-        raise ValueError(f"unknown router {name!r}; there are {known}")
+        raise ValueError(f"unknown router {name!r}; there are {known}, and your own as module:Name")
     return ROUTERS[name].parse(argument)
 
 
@@ -203,15 +206,16 @@ def _drafting(method: Method, tokens: int | str) -> Method:
 
 def _parse_method(text: str) -> Method:
     name, _, rest = text.strip().partition(":")
-    if name not in PRESETS:
-        raise ValueError(f"unknown method {name!r}; there are {', '.join(PRESETS)}")
-    method = PRESETS[name]
+    method = PRESETS.get(name)
+    if method is None:
+        own = own_fusion(text.strip())
+        if own is None:
+            raise ValueError(f"unknown method {name!r}; there are {', '.join(PRESETS)}, and your own as module:Name")
+        fusion, name, rest = own
+        method = Method(name, fusion, adaptive=True)
     given = _parameters(name, rest)
     if method.skips_verification and "fusion" in given:
-        fusion = given.pop("fusion")
-        if fusion not in FUSIONS:
-            raise ValueError(f"unknown fusion {fusion!r}; there are {', '.join(FUSIONS)}")
-        method = replace(method, fusion=FUSIONS[fusion]())
+        method = replace(method, fusion=_fusion(given.pop("fusion")))
 
     of_fusion = [field.name for field in fields(method.fusion)]  # type: ignore[arg-type]  # all are dataclasses
     of_method = ["draft_tokens", "verifier", "ngram"] + ["rollback"] * method.skips_verification
@@ -237,6 +241,14 @@ def _parse_method(text: str) -> Method:
     # The name that tables show contains the parameters; draft_tokens has a column of its own.
     shown = ",".join(item for item in rest.split(",") if item and not item.startswith("draft_tokens="))
     return replace(method, name=f"{name}:{shown}" if shown else name)
+
+
+def _fusion(name: str) -> Fusion:
+    if name in FUSIONS:
+        return FUSIONS[name]()
+    if (own := own_fusion(name)) is not None:
+        return own[0]
+    raise ValueError(f"unknown fusion {name!r}; there are {', '.join(FUSIONS)}, and your own as module:Name")
 
 
 def _parameters(method: str, text: str) -> dict[str, str]:

@@ -57,12 +57,12 @@ class LoadedTask:
 
     @property
     def task(self) -> Task:
-        return tasks.get(self.config.name)
+        return tasks.get(self.config.name, **self.config.own)
 
     @property
     def stop(self) -> tuple[str, ...]:
-        # The plain prompts' stop strings would cut the answers of a model that chats.
-        return () if self.config.chat else self.task.stop
+        # The plain prompts' stop strings would cut the answers of a model that chats; those of your own data are meant.
+        return () if self.config.chat and not self.config.own else self.task.stop
 
     def prompt(self, example: Example, tokenizer: Any) -> Prompt:
         """The prompt of an example, as plain text or by the tokenizer's chat template."""

@@ -58,6 +58,47 @@ class TaskConfig(Keys):
     data: str | None = None
     order: int = 0
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """What a task of your own data is made of."""
+        return {}
+
+
+class OwnTaskConfig(TaskConfig):
+    """Your own data as a task (`fsgen.tasks.own_data`), with all that a task has.
+
+    Attributes:
+        name: `jsonl`.
+        data: the file.
+        prompt: of a row, with its fields in braces; or `messages`, the field with a conversation.
+        answer: the field with the right answer.
+        metric: number, choice, exact, contains or code.
+        system: what a model that chats is told first.
+        stop: strings that end a completion.
+        examples: a file of rows for few-shot examples.
+    """
+
+    data: str
+    prompt: str | None = None
+    messages: str | None = None
+    answer: str
+    metric: Literal["number", "choice", "exact", "contains", "code"]
+    system: str | None = None
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    examples: str | None = None
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What a task of your own data is made of."""
+        added = OwnTaskConfig.model_fields.keys() - TaskConfig.model_fields.keys()
+        return {key: getattr(self, key) for key in ("data", *sorted(added))}
+
+    @model_validator(mode="after")
+    def _fitting(self) -> Self:
+        if not self.chat and (self.messages is not None or self.system is not None):
+            raise ValueError("messages and system are for a chat template: set chat: true")
+        return self
+
 
 class PairConfig(Keys):
     """The models of a collaboration: bundled models, local folders or names on the hub.
@@ -144,7 +185,12 @@ def _keys(value: Any) -> Any:
     return value if isinstance(value, dict) else dict(value) if isinstance(value, Keys) else ()
 
 
-Tasks = Annotated[tuple[Annotated[TaskConfig, BeforeValidator(_named)], ...], Field(min_length=1)]
+_Task = Annotated[
+    Annotated[TaskConfig, Tag("<task>")] | Annotated[OwnTaskConfig, Tag("<own>")],
+    Discriminator(lambda value: "<own>" if dict(_keys(value)).get("name") == "jsonl" else "<task>"),
+    BeforeValidator(_named),
+]
+Tasks = Annotated[tuple[_Task, ...], Field(min_length=1)]
 _Pair = Annotated[
     Annotated[PairConfig, Tag("<pair>")] | Annotated[LadderConfig, Tag("<ladder>")],
     Discriminator(lambda value: "<ladder>" if "ladder" in _keys(value) else "<pair>"),

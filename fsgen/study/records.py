@@ -76,7 +76,7 @@ def running_record(
         error=None,
         engine="loop" if source is None else "replay",
         source=source,
-        task=task.config.model_dump() | settings,
+        task=task.config.model_dump() | {"name": task.task.name} | settings,
         members=members,
         method={"name": cell.method.name, **cell.identity["method"]},
         router=cell.router,

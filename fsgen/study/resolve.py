@@ -82,7 +82,7 @@ def resolve(
 
 
 def _load_task(config: TaskConfig, limit: int | None) -> LoadedTask:
-    task = tasks.get(config.name)
+    task = tasks.get(config.name, **config.own)
     task.check(config.limit, config.shots)
     try:
         task.ready()
