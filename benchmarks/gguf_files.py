@@ -13,7 +13,7 @@ import torch
 from fsgen.backends.cpu.files import Tensors
 from fsgen.backends.cpu.shape import Shape
 
-TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0"}
+TYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 # Of the bundled tokenizer: digits alone, all else as GPT-2 splits it.
 PRE_TOKENIZER = "smollm"
 NORMAL, CONTROL, UNUSED = gguf.TokenType.NORMAL, gguf.TokenType.CONTROL, gguf.TokenType.UNUSED
@@ -37,7 +37,7 @@ def write_gguf(folder: Path, file: Path, kind: str = "float32", chat_template: s
     Args:
         folder: a model of the Llama, Qwen2 or Qwen3 family, with a byte-level tokenizer that splits digits.
         file: to be written.
-        kind: of its matrices: float32, float16, bfloat16, or int8 (blocks of 32 with one scale, Q8_0).
+        kind: of its matrices: float32, float16, bfloat16, or int8 or int4 (blocks of 32 with one scale, Q8_0, Q4_0).
         chat_template: how messages become a prompt.
     """
     config: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -4,8 +4,8 @@
 
 For each size and type: milliseconds a token at batch 1, and the share of what the memory's bandwidth, measured in the
 same run, allows for the bytes of the weights; the price of six tokens in one call; tokens a second at batch 8; seconds
-of a prompt of 512 tokens. Beside it the same of llama.cpp at the same bits (bfloat16: BF16, int8: Q8_0), where the
-extras `llama-cpp` and `dev` are installed, measured in turns with ours; and of `transformers` in bfloat16.
+of a prompt of 512 tokens. Beside it the same of llama.cpp at the same bits (bfloat16: BF16, int8: Q8_0, int4: Q4_0),
+where the extras `llama-cpp` and `dev` are installed, measured in turns with ours; and of `transformers` in bfloat16.
 
 `--rounds SIZE` adds decoding with drafts: 0.5B drafts for SIZE, int8 both, four of five drafted tokens accepted, beside
 the target alone and beside the same calls made of llama.cpp's.
@@ -32,26 +32,14 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
-from benchmarks.bandwidth import bandwidth
+from fsgen.backends.cpu.bandwidth import bandwidth
 from fsgen.backends.cpu.checkpoint import CpuCheckpoint
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.opening import open_checkpoint
+from fsgen.bench.shapes import COMMON, SHAPES
 from fsgen.models.bundled import ROOT
 
-COMMON = {
-    "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 32768, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-    "eos_token_id": 0, "dtype": "bfloat16", "vocab_size": 151936, "tie_word_embeddings": True,
-}  # fmt: skip
-SIZES: dict[str, dict[str, Any]] = {
-    "0.5B": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14,
-             "num_key_value_heads": 2},
-    "1.5B": {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12,
-             "num_key_value_heads": 2},
-    "7B": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28,
-           "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
-}  # fmt: skip
-GGUF_TYPES = {"bfloat16": "BF16", "int8": "Q8_0"}
+GGUF_TYPES = {"bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 TURNS = 2
 ACCEPTANCE, WRITTEN = 0.8, 96  # of drafted tokens, and tokens
 
@@ -61,7 +49,7 @@ def make(size: str, folder: Path) -> Path:
     if (folder / "config.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    config = COMMON | SIZES[size]
+    config = COMMON | SHAPES[size]
     shape = Shape.of(config)
     assert shape is not None
     generator, index = torch.Generator().manual_seed(0), dict[str, str]()
@@ -200,8 +188,8 @@ def has_llama_cpp() -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="*", choices=list(SIZES), default=["0.5B", "1.5B"])
-    parser.add_argument("--weights", nargs="+", choices=["bfloat16", "int8"], default=["bfloat16", "int8"])
+    parser.add_argument("--sizes", nargs="*", choices=list(SHAPES), default=["0.5B", "1.5B"])
+    parser.add_argument("--weights", nargs="+", choices=list(GGUF_TYPES), default=["bfloat16", "int8"])
     parser.add_argument("--rounds", choices=["1.5B", "7B"])
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "fsgen-real")
     parser.add_argument("--no-transformers", action="store_true")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,22 @@ import torch
 
 from fsgen import Members, SamplingParams, generate
 from fsgen.backends.protocol import Model, Session
+from fsgen.bench.scripted import ScriptedModel
 
 Call = tuple[str, list[list[int] | None], list[int]]  # which model, its texts, how many last positions of each
 
 
 class Recorded:
-    """A model whose calls are recorded, and whose most likely token may be told.
+    """A model whose calls are recorded.
 
     Args:
         model: that runs.
         role: by which its calls are recorded.
         calls: to which they are added.
-        script: the token that it prefers at a position of the text; None where that is its own.
     """
 
-    def __init__(self, model: Model, role: str, calls: list[Call], script: Callable[[int], int | None]) -> None:
-        self._model, self.role, self.calls, self.script = model, role, calls, script
+    def __init__(self, model: Model, role: str, calls: list[Call]) -> None:
+        self._model, self.role, self.calls = model, role, calls
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -43,19 +42,11 @@ class _RecordedSession:
     def begin(self, row: int, prompt: int, longest: int) -> None:
         self._session.begin(row, prompt, longest)
 
-    @torch.inference_mode()
     def score(self, sequences: Sequence[Any], last: int | Sequence[int]) -> torch.Tensor:
         lasts = [last] * len(sequences) if isinstance(last, int) else list(last)
         texts = [None if text is None else list(text) for text in sequences]
         self._model.calls.append((self._model.role, texts, lasts))
-        logits = self._session.score(sequences, last)
-        for row, text in enumerate(texts):
-            for back in range(1, lasts[row] + 1) if text is not None else ():
-                assert text is not None
-                token = self._model.script(len(text) - back + 1)
-                if token is not None:
-                    logits[row, -back, token] = 1e4
-        return logits
+        return self._session.score(sequences, last)
 
 
 def rounds(
@@ -74,12 +65,9 @@ def rounds(
     started = time.perf_counter()
     (plain,) = generate(Members.of(target=target), none, "plain", sampling=sampling)
     plain_seconds = time.perf_counter() - started
-    text, rng = [*prompt, *plain.token_ids], random.Random(0)
-    # Beyond the text the draft is asked too, for a token that is never verified.
-    wanted = [token if rng.random() < acceptance else (token + 1) % draft.vocab_size for token in text]
     calls: list[Call] = []
-    drafting = Recorded(draft, "draft", calls, lambda at: wanted[at] if at < len(wanted) else None)
-    members = Members.of(draft=drafting, target=Recorded(target, "target", calls, lambda _: None))
+    scripted = ScriptedModel(draft, {tuple(prompt): [*prompt, *plain.token_ids]}, acceptance)
+    members = Members.of(draft=Recorded(scripted, "draft", calls), target=Recorded(target, "target", calls))
     for _ in range(2):  # draft lengths are chosen by times, which have to be learned first
         calls.clear()
         started = time.perf_counter()

@@ -21,7 +21,7 @@ PREFIX = "random:"
 COMMON = {
     "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-6,
     "max_position_embeddings": 32768, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
-    "eos_token_id": None, "bos_token_id": None, "vocab_size": 151936, "tie_word_embeddings": True,
+    "eos_token_id": 0, "dtype": "bfloat16", "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 # Of Qwen2.5, by size.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -1,7 +1,4 @@
-"""How many bytes a second this machine reads from memory: what all its threads together reach, by compiled code.
-
-python -m benchmarks.bandwidth
-"""
+"""How many bytes a second this machine reads from memory: what all its threads together reach, by compiled code."""
 
 from __future__ import annotations
 
@@ -86,7 +83,3 @@ def block() -> np.ndarray[Any, Any]:
     advise_huge_pages(numbers)
     found: np.ndarray[Any, Any] = numbers.fill_(1).numpy()
     return found
-
-
-if __name__ == "__main__":
-    print(f"{bandwidth() / 1e9:.1f} GB/s with {torch.get_num_threads()} threads")
