@@ -37,6 +37,10 @@ def bench(
 
     Prompts are made of random tokens, and all texts have the same length, so only the speed says something. A ratio
     compares with plain decoding in the same turns. What a random draft's texts are worth is set by --acceptance.
+
+    \b
+    Example:
+      fsgen bench --draft pocket-0.6m --target pocket-8m --batch-size 1,8
     """
     sizes = _numbers("--batch-size", batch_size, int, 1, 4096)
     rates = _numbers("--acceptance", acceptance, float, 0, 1) if acceptance else []

@@ -27,7 +27,14 @@ def pair(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Say what two models share: their tokenizer, tokens and probability; and which methods they can write with."""
+    """Say what two models share, and what they can write.
+
+    Their tokenizer, their tokens, the probability of these, and the methods that they can write with.
+
+    \b
+    Example:
+      fsgen pair Qwen/Qwen2.5-0.5B Qwen/Qwen2.5-7B
+    """
     from fsgen.tasks.prompts import from_file, from_tasks
 
     silence_libraries(draft, target)
