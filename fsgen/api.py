@@ -44,13 +44,13 @@ def method_for(
     return chosen
 
 
-def _mixable(members: Members, method: Method, prompts: List[List[int]]) -> Members:
+def mixable(members: Members, method: Method, prompts: List[List[int]]) -> Members:
     """The members; where their tokenizers differ and their probabilities are mixed, as that needs them."""
     if not isinstance(method.fusion, SharedTokens):
         return members
-    from fsgen.backends.overlap import mixable  # here, for few need it
+    from fsgen.backends import overlap  # here, for few need it
 
-    return mixable(members, method.missing, prompts)
+    return overlap.mixable(members, method.missing, prompts)
 
 
 def finished(sequence: Sequence, tokens: list[Token]) -> Generation:
@@ -128,7 +128,7 @@ def generate(
     texts = [(prompt, one) for prompt, params in zip(ids, each, strict=True) for one in choices(params)]
     if not texts:
         return []
-    members = _mixable(members, chosen, ids)
+    members = mixable(members, chosen, ids)
     engine = Engine(members, min(batch_size, len(texts)), every_round=False, cache_bytes=cache_bytes)
     # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
     # at a time they keep their rows, in which a kept session may hold their beginnings.
@@ -193,7 +193,7 @@ def stream(
     """
     chosen, ids = method_for(members, method, router, draft_tokens), encode(members, prompt)
     check(members, chosen, [ids], [sampling], measured_later=True)
-    engine = Engine(_mixable(members, chosen, [ids]), 1)
+    engine = Engine(mixable(members, chosen, [ids]), 1)
     sequence = Sequence(ids, chosen, sampling, candidates)
     engine.add(sequence)
     return _stream(engine, sequence)

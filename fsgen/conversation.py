@@ -62,7 +62,7 @@ class Conversation:
     ) -> None:
         """Writes the next answers with another method. Raises ValueError as `fsgen.generate`."""
         chosen = method_for(self._members, method, router, draft_tokens)
-        check(self._members, chosen, [], [])
+        check(self._members, chosen, [], [], measured_later=True)
         chosen.verifier_for(self.sampling)
         self.method = chosen
 

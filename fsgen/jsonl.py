@@ -20,14 +20,16 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from fsgen.api import choices, completed, method_for
+from fsgen.api import choices, completed, method_for, mixable
 from fsgen.engine import Engine
 from fsgen.engine import Sequence as Text
 from fsgen.generation import Generation, finite
 from fsgen.methods.check import check
+from fsgen.methods.fusions import SharedTokens
 from fsgen.methods.method import Method
 from fsgen.prompts import encode
 from fsgen.types import SamplingParams
@@ -82,7 +84,7 @@ def read_requests(
             chosen = method_for(planned, wanted.get("method", method))
             params = _sampling(wanted.get("sampling", {}), sampling)
             ids = encode(planned, wanted["prompt"])
-            check(planned, chosen, [ids], [replace(params, n=1)])
+            check(planned, chosen, [ids], [replace(params, n=1)], measured_later=True)
         except (ValueError, RecursionError) as error:
             why = str(error).replace("prompt 0 has", "its prompt has")
             raise ValueError(f"line {number} of the input: {why.partition('; give ')[0]}") from None
@@ -130,15 +132,24 @@ def results(
         candidates: as in `fsgen.generate`.
         whole: with the record of every token.
     """
-    engine = Engine(members, min(batch_size, len(requests)), every_round=False)
-    texts = (Text(each.ids, each.method, each.sampling, candidates) for each in requests)
-    waiting: dict[int, Generation] = {}
-    following = 0
-    for place, generation in completed(engine, texts, AHEAD * batch_size):
-        waiting[place] = generation
-        while following in waiting:
-            yield result(requests[following], waiting.pop(following), whole)
-            following += 1
+    # Probabilities of different tokenizers are mixed by members of their own, made before the first text is written.
+    parts = [list(part) for _, part in groupby(requests, _shares)]
+    able = [mixable(members, part[0].method, [each.ids for each in part]) for part in parts]
+    for found, part in zip(able, parts, strict=True):
+        engine = Engine(found, min(batch_size, len(part)), every_round=False)
+        texts = (Text(each.ids, each.method, each.sampling, candidates) for each in part)
+        waiting: dict[int, Generation] = {}
+        following = 0
+        for place, generation in completed(engine, texts, AHEAD * batch_size):
+            waiting[place] = generation
+            while following in waiting:
+                yield result(part[following], waiting.pop(following), whole)
+                following += 1
+
+
+def _shares(request: Request) -> float | None:
+    """The bound of a method that mixes probabilities over the tokens that both tokenizers have; None for others."""
+    return request.method.missing if isinstance(request.method.fusion, SharedTokens) else None
 
 
 def result(request: Request, generation: Generation, whole: bool = False) -> dict[str, Any]:

@@ -59,6 +59,9 @@ class LogitsProcessor:
         short = int((count - self.prompt < self.sampling.min_tokens).sum())
         if short and self.ends:
             logits[:short, list(self.ends)] = FORBIDDEN
+        # A draft with another tokenizer may have predicted forbidden tokens alone: then all others are as likely.
+        nothing = logits.amax(-1, keepdim=True) <= FORBIDDEN
+        logits.masked_fill_(nothing & logits.isneginf(), 0.0)
 
     def _repetition(self, logits: Tensor, ids: NDArray[np.int64], count: NDArray[np.int64]) -> None:
         """Tokens that stand before, the prompt's included, become less likely (Keskar 1909.05858)."""

@@ -198,6 +198,8 @@ class Plan:
         """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""
         loaded: dict[tuple[str, str], Model] = {}
         models: dict[str, Model | None] = {}
+        if self.difference is not None and "draft" in roles:  # it takes the ids of the target
+            roles = {"target", *(role for role in ROLES if role in roles)}
         for role in ROLES:
             member = getattr(self, role)
             if role not in roles or not isinstance(member, Checkpoint):

@@ -80,7 +80,9 @@ def mixable(members: Members, bound: float, prompts: Sequence[Sequence[int]]) ->
     assert isinstance(draft, TranslatedModel)
     assert members.target is not None
     names = draft.info.name, members.target.info.name
-    for name, mass in zip(names, masses(members, prompts[:PROMPTS]), strict=True):
+    with members.lock:
+        found_masses = masses(members, prompts[:PROMPTS])
+    for name, mass in zip(names, found_masses, strict=True):
         if 1.0 - mass.mean > bound:
             raise ValueError(f"{' and '.join(names)} share too few tokens to be mixed: {lacking(name, mass, bound)}")
     found = replace(members, draft=TranslatedModel(draft.draft, members.target, look_ahead=0), mixed=True)

@@ -277,7 +277,7 @@ class TranslatedSession:
         if z is not None and len(self._to):
             out[self._to] = z[self._from]
         elif piece is None:
-            out[self._translation.end or 0] = 0.0  # nothing can be said: any token will do
+            out.zero_()  # nothing can be said: all tokens are as likely
         if piece is None:
             return
         if z is None or token is None:

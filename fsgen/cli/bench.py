@@ -51,6 +51,7 @@ def bench(
     length = parse("speculative", None, draft_tokens)
     members = _members(draft, target, dtype, device, weights)
     assert members.target is not None
+    _check(members, draft, rates, compare)
     _fit(members, prompt_tokens + max_tokens)
     where = members.target.device
     rate = bandwidth(where)
@@ -98,6 +99,16 @@ def _members(draft: str | None, target: str | None, dtype: str, device: str, wei
         check_shape(name)
     models = {role: random_model(name, kinds.get(role, dtype), device) for role, name in shapes.items()}
     return Members.of(**models)
+
+
+def _check(members: Members, draft: str | None, rates: list[float], compare: bool) -> None:
+    if draft is not None and members.draft is None:
+        raise ValueError(f"--draft {draft!r} is no model, whose calls could be measured")
+    if rates and members.draft is None:
+        raise ValueError("--acceptance is for a draft: name it by --draft")
+    for role, model in members:
+        if compare and getattr(model, "module", None) is None:
+            raise ValueError(f"--transformers needs models that it can run, and the {role} {model.info.name!r} is none")
 
 
 def _fit(members: Members, tokens: int) -> None:

@@ -180,7 +180,7 @@ def generate(
     planned = plan(**names, dtype=dtype, device=device, weights=weights)
     chosen = method_for(planned, chosen)
     if prompt is None:
-        settings = [planned.dtype, dict(planned.weights), candidates, as_json]
+        settings = [planned.dtype, sorted(planned.weights.items()), candidates, as_json]
         _many(given, output, planned, chosen, sampling, settings, batch_size)
     else:
         _one(given, planned, chosen, sampling, candidates, as_json)

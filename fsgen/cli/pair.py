@@ -47,7 +47,10 @@ def pair(
         raise ValueError(f"{draft!r} is no model, and shares whatever the target has")
 
     def fits(text: str) -> bool:
-        return 0 < len(encode(planned, text)) <= planned.context
+        try:
+            return 0 < len(encode(planned, text)) <= planned.context
+        except ValueError:  # far too long
+            return False
 
     texts = (from_file(prompts, None, fits) if prompts else from_tasks(task, count, fits)).texts[:count]
     found = compare(planned.load(), texts)

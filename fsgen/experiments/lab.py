@@ -138,8 +138,13 @@ class Lab:
         return self._models[name]
 
     def members(self, **names: str) -> Members:
-        """Models by role, each loaded once, checked to fit together. Raises ValueError."""
-        return Members.of(**{role: self.model(name) for role, name in names.items()})
+        """Models by role, each loaded once, checked to fit together. Raises ValueError, for other tokenizers too."""
+        found = Members.of(**{role: self.model(name) for role, name in names.items()})
+        if found.difference is not None:
+            raise ValueError(
+                f"this experiment reads models token by token, so they need one tokenizer: {found.difference}"
+            )
+        return found
 
     def digest(self, name: str) -> str:
         """What tells the weights of a model from others, for the `key` of a table."""

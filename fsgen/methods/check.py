@@ -79,5 +79,6 @@ def _require_mixed(method: Method, difference: str, mixed: bool) -> None:
     if not (mixed and isinstance(method.fusion, SharedTokens)):
         raise ValueError(
             f"method {method.name!r} mixes the probabilities of draft and target token by token, and {difference}; "
-            "'fsgen generate' measures whether the tokens that both have are enough for that"
+            "`fsgen.generate`, `stream`, `chat` and 'fsgen generate' measure whether the tokens that both have are "
+            "enough; elsewhere this is not possible"
         )

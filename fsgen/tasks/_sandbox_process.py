@@ -158,6 +158,7 @@ class _Watch:
                 if left <= 0:
                     self._limit = "time"
                     break
+                ended = self._process.poll() is not None  # asked first: what it wrote before it ended is read
                 events = selector.select(min(left, 0.05)) if selector.get_map() else []
                 for key, _ in events:
                     data = os.read(key.fd, 1 << 16)
@@ -172,7 +173,7 @@ class _Watch:
                     self._limit = "memory"
                 if self._mode != "namespaces" and _sandbox_folder.is_over(self._folder, self._files_mb << 20):
                     self._limit = "files"
-                if self._limit or (not events and self._process.poll() is not None):
+                if self._limit or (not events and ended):
                     break  # without isolation, left-over children may hold the pipes open for ever
         self._ended = time.monotonic()
 

@@ -75,7 +75,8 @@ class CpuCheckpoint(Checkpoint):
             return self._with_transformers(dtype)
         weights = CpuWeights(self.shape, tensors, kind, bits=BITS.get(dtype, 0))
         about = (self._info(tensors), self.tokenizer, self.context, self.eos_ids, self.revision)
-        return CpuModel(weights, *about, partial(self._module, dtype))
+        # `transformers` has no weights of four bits.
+        return CpuModel(weights, *about, None if weights.bits == 4 else partial(self._module, dtype))
 
     def _with_transformers(self, dtype: str) -> TransformersModel:
         from fsgen.backends.transformers.checkpoint import open_with_transformers

@@ -30,11 +30,10 @@ class CpuModel:
         weights: in the order in which it reads them.
         info, tokenizer, context, eos_ids: as in `Model`.
         digest: what identifies it, where its folder does not: the commit of a model of the hub.
-
         load_module: loads the same weights as a `transformers` model.
 
     Attributes:
-        kind: of its weights: float32, bfloat16, bfloat16 pairs (where the processor multiplies these), or int8.
+        kind: of its weights, a key of `arguments.TYPES`.
     """
 
     capabilities = Capabilities(bit_exact=True)
