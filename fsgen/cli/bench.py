@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from fsgen.backends import Members
     from fsgen.bench.speed import Calls, Speed
 
-_MODELS = "bundled, a folder, a name on the hub, or random:0.5B, random:7B, ...: a shape of Qwen2.5 with random weights"
+_MODELS = (
+    "bundled, a folder, a GGUF file, a name on the hub, or random:0.5B, random:7B, ...: a shape of Qwen2.5 with random "
+    "weights"
+)
 
 
 def bench(

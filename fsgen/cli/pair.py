@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def pair(
-    draft: Annotated[str, typer.Argument(help="The small model: bundled, a folder, or a name on the hub.")],
+    draft: Annotated[
+        str, typer.Argument(help="The small model: bundled, a folder, a GGUF file, or a name on the hub.")
+    ],
     target: Annotated[str, typer.Argument(help="The large model.")],
     prompts: Annotated[
         Path | None, typer.Option(help="Prompts of your own: one a line, as plain text or as a JSON string.")
