@@ -47,6 +47,8 @@ def needed(*extras: str) -> set[str]:
             more = [Requirement(each) for each in requires(name) or []]
         except PackageNotFoundError:
             continue
+        if name in MACHINE:  # what a build for GPUs brings comes with it
+            more = [each for each in more if not each.marker]
         active = {"", *one.extras}
         left += [each for each in more if not each.marker or any(each.marker.evaluate({"extra": e}) for e in active)]
     return set(found)
