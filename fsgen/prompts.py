@@ -82,6 +82,14 @@ def encode(members: Tokenizing, prompt: Prompt) -> list[int]:
     return _encoded(members, chat_text(_tokenizer(members), given), add_special_tokens=False)
 
 
+def fits(members: Tokenizing, text: str, more: int = 0) -> bool:
+    """Whether a text has tokens, and leaves room for so many more in the context window."""
+    try:
+        return 0 < len(encode(members, text)) <= members.context - more
+    except ValueError:  # far too long
+        return False
+
+
 def _encoded(members: Tokenizing, text: str, **options: bool) -> list[int]:
     """Token ids of a text, of which the beginning is looked at first if it is very long."""
     tokenizer, beginning = _tokenizer(members), CHARACTERS * members.context

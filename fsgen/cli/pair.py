@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -42,19 +43,14 @@ def pair(
     silence_libraries(draft, target)
     from fsgen.backends import plan
     from fsgen.pair import compare
-    from fsgen.prompts import encode
+    from fsgen.prompts import fits
 
     planned = plan(draft, target, dtype=dtype, device=device)
     if planned.draft is None:
         raise ValueError(f"{draft!r} is no model, and shares whatever the target has")
 
-    def fits(text: str) -> bool:
-        try:
-            return 0 < len(encode(planned, text)) <= planned.context
-        except ValueError:  # far too long
-            return False
-
-    texts = (from_file(prompts, None, fits) if prompts else from_tasks(task, count, fits)).texts[:count]
+    able = partial(fits, planned)
+    texts = (from_file(prompts, None, able) if prompts else from_tasks(task, count, able)).texts[:count]
     found = compare(planned.load(), texts)
     if as_json:
         print_json(found.as_dict())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -122,16 +123,11 @@ def verify(
 
 def _prompts(planned: Plan, max_tokens: int, task: str, file: Path | None, count: int | None) -> Prompts:
     """The prompts of a file or of the tasks, those that leave room for so many tokens."""
-    from fsgen.prompts import encode
+    from fsgen.prompts import fits
     from fsgen.tasks.prompts import from_file, from_tasks
 
-    def fits(text: str) -> bool:
-        try:
-            return 0 < len(encode(planned, text)) <= planned.context - max_tokens
-        except ValueError:  # far too long
-            return False
-
-    return from_file(file, count, fits) if file else from_tasks(task, PROMPTS if count is None else count, fits)
+    able = partial(fits, planned, more=max_tokens)
+    return from_file(file, count, able) if file else from_tasks(task, PROMPTS if count is None else count, able)
 
 
 def _show(verdict: Verdict, prompts: Prompts, tokenizer: Any) -> None:
