@@ -22,6 +22,7 @@ from fsgen.cli import (
     generate,
     models,
     pair,
+    predict,
     report,
     router,
     scaling,
@@ -53,6 +54,7 @@ for command in (  # in the order in which one meets them
     report.report,
     analyze.analyze,
     scaling.scaling,
+    predict.predict,
     bench.bench,
 ):
     app.command(cls=GroupedCommand)(command)
