@@ -50,7 +50,7 @@ TYPES = {
 # bias where it has one, else 0.
 LINEAR = np.dtype(fields("weight scales bias inputs panels scale_panel"), align=True)
 
-# A norm, of all layers one after another; 0 where there is none. In a layer, and behind the last one:
+# A norm, of all layers one after another; 0 where there is none; layer norms have a bias. In a layer, and behind all:
 NORM = np.dtype(fields("weight bias"), align=True)
 BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP, FINAL = range(5)
 

@@ -74,8 +74,8 @@ def rms_norm(x, weight, eps, out):
 
 
 @inlined
-def layer_norm(x, weight, eps, out):
-    """out = (x - mean) / deviation * weight, for one token."""
+def layer_norm(x, weight, bias, eps, out):
+    """out = (x - mean) / deviation * weight + bias, for one token."""
     n, total, squares = len(weight), ZERO, ZERO
     for i in range(n):
         total += x[i]
@@ -84,7 +84,7 @@ def layer_norm(x, weight, eps, out):
         squares += (x[i] - mean) * (x[i] - mean)
     scale = ONE / np.sqrt(squares / np.float32(n) + eps)
     for i in range(n):
-        out[i] = narrow((x[i] - mean) * scale * weight[i], out[0])
+        out[i] = narrow((x[i] - mean) * scale * weight[i] + bias[i], out[0])
 
 
 @inlined

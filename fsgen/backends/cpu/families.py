@@ -24,6 +24,7 @@ class Family:
         fixed: settings that it has whatever the file says.
         refused: settings that are not computed here where they are set to anything but none, false or 0.
         norm: "rms", "rms + 1" (of which the weights are stored less 1), "layer", or "layer, no weights".
+        norm_bias: layer norms have one.
         norms: in a layer, before and after attention, before and after the MLP; "" where there is none.
         head_norms: of queries and keys, "each head" or "all heads" (together).
         gated: the MLP has a gate.
@@ -37,6 +38,7 @@ class Family:
         activations: names that mean another one in this family.
         biases: of linear layers of the pass, whether they have one; or the setting that says so.
         qkv, gate_up: tensors whose rows follow one another; one where the file has them joined.
+        o, down, layers, embed, final_norm: tensors.
         heads_together: of joined queries, keys and values, those of one head follow one another.
         former: names of tensors in older files, each with today's.
     """
@@ -56,7 +58,7 @@ class Family:
     rope_types: frozenset[str] | None = None
     activations: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, bool | str] = field(default_factory=dict)
-    norm_bias: bool | str = False
+    norm_bias: bool = False
     qkv: tuple[str, ...] = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj")
     o: str = "self_attn.o_proj"
     gate_up: tuple[str, ...] = ("mlp.gate_proj", "mlp.up_proj")

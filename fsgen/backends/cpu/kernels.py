@@ -138,7 +138,7 @@ def norm_numbers(args, norm, layer, x, out):
     if norm.weight:
         weight = view(pointer(norm.weight, FLOAT32), layer * n, n)
         if args.layer_norm:
-            layer_norm(x, weight, args.norm_eps, out)
+            layer_norm(x, weight, view(pointer(norm.bias, FLOAT32), layer * n, n), args.norm_eps, out)
         else:
             rms_norm(x, weight, args.norm_eps, out)
     else:

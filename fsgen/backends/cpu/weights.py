@@ -208,10 +208,10 @@ class CpuWeights:
     def _norm(self, names: list[str], part: str) -> Tensor | None:
         """Weights or biases of a norm of all layers."""
         family = self._shape.family
-        if not names or (part == "bias" and not family.norm_bias):
+        if not names or (part == "bias" and not family.norm.startswith("layer")):
             return None
-        if "no weights" in family.norm:
-            return torch.ones(len(names), self.hidden_size)
+        if "no weights" in family.norm or (part == "bias" and not family.norm_bias):
+            return torch.full((len(names), self.hidden_size), float(part == "weight"))
         found = torch.stack([self._source[f"{name}.{part}"].float() for name in names])
         return found + 1 if family.norm == "rms + 1" and part == "weight" else found
 
