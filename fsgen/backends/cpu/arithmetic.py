@@ -116,17 +116,13 @@ def erf(x):
 
 
 @inlined
-def activate(kind, x):
-    """An activation (`arguments.ACTIVATIONS`), in place."""
+def activated(kind, x):
+    """An activation of a number; of which kind is asked outside the loop that this is in, by the compiler."""
     if kind == SILU:
-        for i in range(len(x)):
-            x[i] = silu(x[i])
-    elif kind == GELU_TANH:
-        for i in range(len(x)):
-            x[i] = HALF * x[i] * (ONE + tanh(ROOT_2_PI * (x[i] + CUBIC * x[i] * x[i] * x[i])))
-    else:
-        for i in range(len(x)):
-            x[i] = HALF * x[i] * (ONE + erf(ROOT_HALF * x[i]))
+        return silu(x)
+    if kind == GELU_TANH:
+        return HALF * x * (ONE + tanh(ROOT_2_PI * (x + CUBIC * x * x * x)))
+    return HALF * x * (ONE + erf(ROOT_HALF * x))
 
 
 @inlined

@@ -26,7 +26,7 @@ from fsgen.backends.cpu.arguments import (
 from fsgen.backends.cpu.arithmetic import (
     ONE,
     ZERO,
-    activate,
+    activated,
     layer_norm,
     narrow,
     quantize,
@@ -209,20 +209,19 @@ def add_product(args, t, me, inputs, weights, layer, norm):
 @stage
 def activation(args, t, me):
     """Of the products of this thread."""
-    inner, columns = args.intermediate_size, args.gate_up_proj.panels * WIDTH
+    inner, columns, kind = args.intermediate_size, args.gate_up_proj.panels * WIDTH, args.activation
     begin, end = share(me, args.gate_up_proj.panels)
     width = LANES if args.gated else PANEL  # of a panel, which has 16 columns of each where there is a gate
     for token in range(args.num_tokens):
         for number in range(begin, end):
             both = view(pointer(args.gate_up, FLOAT32), token * columns + number * PANEL, PANEL)
             done = view(pointer(args.activated, t.activation), token * inner + number * width, width)
-            activate(args.activation, both[:width])
             if args.gated:
                 for i in range(LANES):
-                    done[i] = narrow(both[i] * both[LANES + i], done[0])
+                    done[i] = narrow(activated(kind, both[i]) * both[LANES + i], done[0])
             else:
                 for i in range(PANEL):
-                    done[i] = narrow(both[i], done[0])
+                    done[i] = narrow(activated(kind, both[i]), done[0])
 
 
 @stage
