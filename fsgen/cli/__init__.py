@@ -25,6 +25,7 @@ from fsgen.cli import (
     report,
     router,
     scaling,
+    serve,
     study,
     verify,
 )  # fmt: skip
@@ -47,6 +48,7 @@ for command in (  # in the order in which one meets them
     generate.generate,
     pair.pair,
     chat.chat,
+    serve.serve,
     verify.verify,
     study.study,
     experiment.experiment,
