@@ -267,7 +267,7 @@ def test_long_prompts_are_read_in_pieces_while_others_go_on(pair: Members, metho
         await ended([stream, late])
         return [stream, late]
 
-    stream, late = scheduled(pair, program, Limits(rows=2, piece=64))
+    _stream, late = scheduled(pair, program, Limits(rows=2, piece=64))
     assert spread[0] >= 5, "the other text went on between the pieces"
     expected = generate(pair, text, method, sampling=SamplingParams(max_tokens=24))[0]
     assert ids(late) == expected.token_ids
