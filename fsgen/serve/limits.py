@@ -34,7 +34,7 @@ class Limits:
     logprobs: int = 20
 
     def __post_init__(self) -> None:
-        least = {"queue": 0, "drain": 0, "logprobs": 0, "context": 2, "piece": 16}
+        least = {"queue": 0, "drain": 0, "logprobs": 0, "context": 2, "piece": 16, "seconds": 0.01}
         for field in fields(self):
             value, smallest = getattr(self, field.name), least.get(field.name, 1)
             if not value >= smallest:
