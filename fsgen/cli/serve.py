@@ -7,10 +7,46 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.generate import DraftTokens, Method, Router
+from fsgen.cli.generate import METHOD, DraftTokens, Method, Router
 from fsgen.cli.options import Base, Device, Draft, Dtype, Target, Weights, models_by_role, silence_libraries
 
 ADDRESS, BOUNDS = "The address", "Bounds"
+
+FixedMethod = Annotated[
+    bool, typer.Option("--fixed-method", help="Requests may not choose another method.", rich_help_panel=METHOD)
+]
+Host = Annotated[
+    str, typer.Option(help="Other machines reach it only where this says so: 0.0.0.0.", rich_help_panel=ADDRESS)
+]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.", rich_help_panel=ADDRESS)]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="API keys, one a line; without it those in FSGEN_API_KEYS, separated by commas.",
+        rich_help_panel=ADDRESS,
+    ),
+]
+AllowOrigin = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="URL", help="A site whose pages may use the server; may be repeated.", rich_help_panel=ADDRESS
+    ),
+]
+Rows = Annotated[int, typer.Option(min=1, help="Texts that are written at a time.", rich_help_panel=BOUNDS)]
+Queue = Annotated[int, typer.Option(min=0, help="Texts that may wait; more are refused (429).", rich_help_panel=BOUNDS)]
+MaxModelLen = Annotated[
+    int, typer.Option(min=2, help="Tokens of a prompt and its completion together.", rich_help_panel=BOUNDS)
+]
+MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of a completion.", rich_help_panel=BOUNDS)]
+Timeout = Annotated[float, typer.Option(min=1, help="Seconds for a request.", rich_help_panel=BOUNDS)]
+Drain = Annotated[float, typer.Option(min=0, help="Seconds to finish what runs after SIGTERM.", rich_help_panel=BOUNDS)]
+Name = Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")]
+ChatTemplate = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="A Jinja file that makes a prompt of messages.  [default: the models' own]"),
+]
+LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="The log has the prompts, too.")]
 
 
 def serve(
@@ -20,46 +56,20 @@ def serve(
     method: Method = "speculative",
     router: Router = None,
     draft_tokens: DraftTokens = None,
-    fixed_method: Annotated[
-        bool,
-        typer.Option("--fixed-method", help="Requests may not choose another method.", rich_help_panel="The method"),
-    ] = False,
-    host: Annotated[
-        str, typer.Option(help="Beyond loopback only where this says so: 0.0.0.0.", rich_help_panel=ADDRESS)
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one.", rich_help_panel=ADDRESS)] = 8000,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="API keys, one a line; without it those in FSGEN_API_KEYS, separated by commas.",
-            rich_help_panel=ADDRESS,
-        ),
-    ] = None,
-    allow_origin: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="A site whose pages may use the server, as https://host; may be repeated.", rich_help_panel=ADDRESS
-        ),
-    ] = None,
-    rows: Annotated[int, typer.Option(min=1, help="Texts that are written at a time.", rich_help_panel=BOUNDS)] = 32,
-    queue: Annotated[
-        int, typer.Option(min=0, help="Texts that may wait; more are refused (429).", rich_help_panel=BOUNDS)
-    ] = 256,
-    max_model_len: Annotated[
-        int, typer.Option(min=2, help="Tokens of a prompt and its completion together.", rich_help_panel=BOUNDS)
-    ] = 8192,
-    max_tokens: Annotated[
-        int, typer.Option(min=1, help="Tokens of a completion, at most.", rich_help_panel=BOUNDS)
-    ] = 4096,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for a request.", rich_help_panel=BOUNDS)] = 600.0,
-    drain: Annotated[
-        float, typer.Option(min=0, help="Seconds to finish what runs after SIGTERM.", rich_help_panel=BOUNDS)
-    ] = 60.0,
-    name: Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")] = None,
-    chat_template: Annotated[
-        Path | None, typer.Option(help="A Jinja file that makes a prompt of messages.  [default: the models' own]")
-    ] = None,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="The log has the prompts.")] = False,
+    fixed_method: FixedMethod = False,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    api_key_file: ApiKeyFile = None,
+    allow_origin: AllowOrigin = None,
+    rows: Rows = 32,
+    queue: Queue = 256,
+    max_model_len: MaxModelLen = 8192,
+    max_tokens: MaxTokens = 4096,
+    timeout: Timeout = 600.0,
+    drain: Drain = 60.0,
+    name: Name = None,
+    chat_template: ChatTemplate = None,
+    log_prompts: LogPrompts = False,
     dtype: Dtype = "auto",
     device: Device = "auto",
     weights: Weights = "auto",
@@ -89,8 +99,9 @@ def serve(
     planned = plan(**models_by_role(chosen, draft, target, base), dtype=dtype, device=device, weights=weights)
     chosen = method_for(planned, chosen)
     check(planned, chosen, [], [])
-    members = planned.load()
-    template = run.template_for(members, chat_template)
-    run.warm_up(members, chosen)
-    service, meters = run.make_service(members, chosen, bounds, name, not fixed_method, template)
-    run.serve(service, meters, host, port, keys, allow_origin or (), log_prompts)
+    with run.listening(host, port) as address:
+        members = planned.load()
+        template = run.template_for(members, chat_template)
+        run.warm_up(members, chosen)
+        service, meters = run.make_service(members, chosen, bounds, name, not fixed_method, template)
+        run.serve(service, meters, address, keys, allow_origin or (), log_prompts)

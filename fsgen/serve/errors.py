@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from fsgen.serve.job import FailureError
+from fsgen.serve.schema import UnsupportedError
 
 
 class ErrorBody(BaseModel):
@@ -79,8 +80,9 @@ def from_validation(faults: list[Any]) -> ApiError:
         return ApiError(400, f"unrecognized request argument: {param}", param=param, code="unknown_parameter")
     if fault["type"] == "missing":
         return ApiError(400, f"missing required parameter: {param}", param=param, code="missing_required_parameter")
-    if fault["type"] == "unsupported":
-        return ApiError(400, fault["msg"], param=fault["ctx"]["name"], code="unsupported_parameter")
+    cause = fault.get("ctx", {}).get("error")
+    if isinstance(cause, UnsupportedError):
+        return ApiError(400, str(cause), param=cause.name, code="unsupported_parameter")
     where = f"{param}: " if param else ""
     message = where + fault["msg"].removeprefix("Value error, ")
     return ApiError(400, message, param=param, code="invalid_value")

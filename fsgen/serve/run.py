@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
@@ -104,17 +106,30 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+@contextmanager
+def listening(host: str, port: int) -> Iterator[socket.socket]:
+    """The address of a server, taken before its models are loaded. Raises ValueError where it cannot be had."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as made:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            made.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"the address {host}:{port} cannot be used: {error.strerror}") from None
+        yield made
+
+
 def serve(
     service: Service,
     meters: Meters,
-    host: str = "127.0.0.1",
-    port: int = 8000,
+    address: socket.socket,
     keys: Sequence[str] = (),
     origins: Collection[str] = (),
     log_prompts: bool = False,
 ) -> None:
-    """Serves until SIGTERM or SIGINT. Raises ValueError where the address cannot be had."""
-    hosts = LOOPBACK if host in LOOPBACK else ()
+    """Serves until SIGTERM or SIGINT."""
+    host, port = address.getsockname()[:2]
+    hosts = LOOPBACK if ipaddress.ip_address(host).is_loopback else ()
     app = make_app(service, meters, keys, hosts, origins, log_prompts)
     limits = service.limits
     config = uvicorn.Config(
@@ -128,25 +143,12 @@ def serve(
     )
     server = Server(config)
     server.scheduler = service.scheduler
-    listening = _listen(host, port)
     _log_to_stderr()
     shown = f"[{host}]" if ":" in host else host
-    print(f"serving {service.name} on http://{shown}:{listening.getsockname()[1]}", file=sys.stderr, flush=True)
+    print(f"serving {service.name} on http://{shown}:{port}", file=sys.stderr, flush=True)
     if not hosts and not keys:
         print("warning: other machines can reach this server, and it asks for no API key", file=sys.stderr)
-    server.run(sockets=[listening])
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        made.bind((host, port))
-    except OSError as error:
-        made.close()
-        raise ValueError(f"the address {host}:{port} cannot be used: {error.strerror}") from None
-    return made
+    server.run(sockets=[address])
 
 
 def _log_to_stderr() -> None:

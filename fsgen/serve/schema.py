@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-from pydantic_core import PydanticCustomError
 
 # What clients know from OpenAI and this server does not do, with the values that ask for nothing.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -33,6 +32,14 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 Text = Annotated[str, Field(min_length=1)]
 
 
+class UnsupportedError(ValueError):
+    """A parameter that clients know from OpenAI, and that this server does not have."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"{name} is not supported by this server")
+
+
 class Request(BaseModel):
     """Strict: a number is a number, and unknown names are errors."""
 
@@ -47,7 +54,7 @@ class Request(BaseModel):
         kept = {name: value for name, value in given.items() if value is not None}
         for name in [name for name in kept if name in NEUTRAL and name not in cls.model_fields]:
             if kept[name] not in NEUTRAL[name]:
-                raise PydanticCustomError("unsupported", "{name} is not supported by this server", {"name": name})
+                raise UnsupportedError(name)
             del kept[name]
         return kept
 

@@ -88,7 +88,7 @@ class Service:
         """Token ids of a text. Raises ValueError for one that is far too long, or no text."""
         text.encode()  # half of a character that takes two is none
         if special:
-            return await _off_loop(len(text), encode, self.members, text)
+            return list(await _off_loop(len(text), encode, self.members, text))
         if len(text) > 16 * self.limits.context:
             raise ValueError(f"a prompt of {len(text):,} characters exceeds the {self.limits.context:,} tokens served")
         return list(await _off_loop(len(text), self.tokenizer.encode, text, add_special_tokens=False))
@@ -240,5 +240,11 @@ def _sampling(request: Sampling, tokens: int, logprobs: int | None) -> SamplingP
         repetition_penalty=request.repetition_penalty,
         presence_penalty=request.presence_penalty,
         frequency_penalty=request.frequency_penalty,
-        logit_bias=request.logit_bias or {},
+        logit_bias=tuple((_whole(token), bias) for token, bias in (request.logit_bias or {}).items()),
     )
+
+
+def _whole(token: str) -> int:
+    if not token.isdecimal():
+        raise ValueError(f"logit_bias has the key {token!r:.40}, which is no token id")
+    return int(token[:12])

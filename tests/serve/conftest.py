@@ -38,10 +38,8 @@ class Running:
     meters: Meters
     server: uvicorn.Server
 
-    def client(self, **options: Any) -> OpenAI:
-        return OpenAI(
-            base_url=f"{self.url}/v1", **({"api_key": "none", "max_retries": 0, "timeout": PATIENCE} | options)
-        )
+    def client(self, api_key: str = "none") -> OpenAI:
+        return OpenAI(base_url=f"{self.url}/v1", api_key=api_key, max_retries=0, timeout=PATIENCE)
 
     def idle(self) -> bool:
         return not self.service.scheduler.running and not self.service.scheduler.waiting

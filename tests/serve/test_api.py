@@ -342,7 +342,13 @@ def test_what_cannot_be_done_is_refused_by_name(running: Running, body: Any, wor
 
 @pytest.mark.parametrize("name", ["tools", "functions", "response_format", "audio", "tool_choice"])
 def test_neutral_values_are_taken_and_others_refused(running: Running, name: str) -> None:
-    neutral = {"tools": [], "functions": [], "response_format": {"type": "text"}, "audio": None, "tool_choice": "none"}
+    neutral: dict[str, Any] = {
+        "tools": [],
+        "functions": [],
+        "response_format": {"type": "text"},
+        "audio": None,
+        "tool_choice": "none",
+    }
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     assert ask(running.url, "/v1/chat/completions", body | {name: neutral[name]})[0] == 200
     status, found, _ = ask(running.url, "/v1/chat/completions", body | {name: {"type": "json_object"}})

@@ -7,6 +7,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -23,7 +24,7 @@ SECRET, OTHER = "a-long-secret", "another-secret"
 
 @pytest.fixture(scope="module")
 def locked(pair: Members) -> Iterator[Running]:
-    options = {"keys": [SECRET, OTHER], "origins": ["https://good.example"], "log_prompts": False}
+    options: dict[str, Any] = {"keys": [SECRET, OTHER], "origins": ["https://good.example"], "log_prompts": False}
     with serving(pair, limits=Limits(rows=2, body=4000), **options) as found:
         yield found
 

@@ -20,6 +20,7 @@ QUESTIONS = [
     ("Question: What is 3 + 4?\nAnswer:", [" 7", " 12", " blue"]),
     ("def add(a, b):", ["\n    return a + b", "\n    return 0", "\nimport os"]),
     ("The water is", [" cold", " xylophone"]),
+    ("Question: 1 + 1?", ["\nAnswer:", "No"]),
 ]
 
 
