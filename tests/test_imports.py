@@ -46,10 +46,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
+    "serve": WRITING | {"metrics", "probs"},
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report"}
+        | {"experiments", "report", "serve"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
@@ -70,8 +71,12 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "vl_convert": "report",
     "jinja2": ("report", "backends/chat_template.py"),
     "typer": "cli",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp")  # extras with what fsgen itself imports
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve")  # extras with what fsgen itself imports
 PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

@@ -26,6 +26,7 @@ from fsgen.cli import (
     report,
     router,
     scaling,
+    serve,
     study,
     verify,
 )  # fmt: skip
@@ -48,6 +49,7 @@ for command in (  # in the order in which one meets them
     generate.generate,
     pair.pair,
     chat.chat,
+    serve.serve,
     verify.verify,
     study.study,
     experiment.experiment,

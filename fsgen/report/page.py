@@ -86,7 +86,7 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
         scripts += [vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), _file("charts.js")]
     if tokens is not None:
         data.append(("traces", tokens.content))
-        scripts.append(_file("tokens.js"))
+        scripts += [_file("viewer.js"), _file("tokens.js")]
     titles = {group.id: group.title for group in shown}
     sections = {"findings": "In short"} if content["findings"] else {}
     sections |= titles
