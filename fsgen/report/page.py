@@ -23,7 +23,6 @@ from fsgen.report import provenance
 from fsgen.report.chart import Cell
 from fsgen.report.definitions import DEFINITIONS
 from fsgen.report.figure import export, page_spec, panels
-from fsgen.report.findings import findings
 from fsgen.report.sections import Group, groups
 from fsgen.report.signs import signs
 from fsgen.report.table import COLUMNS, entries
@@ -32,13 +31,19 @@ from fsgen.report.tokens import Viewer, viewer
 _MARKS = ("dot", "line", "dash", "dots", "area", "ramp")
 
 
-def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: str | Path | None = None) -> Path:
+def write(
+    out_dir: str | Path,
+    out: str | Path | None = None,
+    figures_folder: str | Path | None = None,
+    analysis: StudyAnalysis | None = None,
+) -> Path:
     """Write the report of a finished study, whole or not at all.
 
     Args:
         out_dir: the folder of the study.
         out: the file; `report.html` in the study's folder if None.
         figures_folder: where the figures are written, too, as SVG, PNG and PDF; nowhere if None.
+        analysis: of the study, where it is known already.
 
     Returns:
         the file.
@@ -49,7 +54,8 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
     folder = Path(out_dir)
     path = folder / "report.html" if out is None else Path(out)
     study, finished = read_study(folder), read_summary(folder)
-    analysis = analyze(folder, projections=False) if finished else StudyAnalysis(study["name"], (), (), ())
+    if analysis is None:
+        analysis = analyze(folder) if finished else StudyAnalysis(study["name"])
     rows = analysis.summary  # counted again from the tables, which have checksums; the file has none
     records = [read_run(folder, row.run) for row in rows]
     shown = groups(folder, analysis)
@@ -58,7 +64,7 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
         viewer(folder, rows),
         name=study["name"],
         facts=provenance.facts(rows, records),
-        findings=findings(rows),
+        short=analysis.short,
         signs=signs(analysis),
         rows=entries(rows),
         models=provenance.models(records),
@@ -88,7 +94,7 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
         data.append(("traces", tokens.content))
         scripts.append(_file("tokens.js"))
     titles = {group.id: group.title for group in shown}
-    sections = {"findings": "In short"} if content["findings"] else {}
+    sections = {"findings": "In short"} if content["short"] else {}
     sections |= titles
     sections |= {"signs": "Signs of failure"} if content["signs"] else {}
     sections |= {"tokens": "Token by token"} if tokens is not None else {}

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fsgen.analysis.answers import read_answers
-from fsgen.analysis.scaling import Scaling, compare_laws, read_points
 from fsgen.analysis.study import StudyAnalysis
 from fsgen.report import (
     calibration,
@@ -34,20 +33,12 @@ class Group:
     lead: tuple[tuple[str, str], ...] = ()
 
 
-def _compared(folder: Path) -> list[Scaling]:
-    """The laws on each set of the study that has enough pairs."""
-    try:
-        return compare_laws(read_points(folder).frame)
-    except ValueError:  # no run measures every position, or no method and task has four pairs
-        return []
-
-
 def groups(folder: Path, analysis: StudyAnalysis) -> list[Group]:
     """The answers of experiments, then the figures for which the study has runs."""
     rows, traced = analysis.summary, profiles(analysis)
     made: dict[str, Sequence[Figure | None]] = {
         "Collaboration frequency": (frequency.by_draft(rows), frequency.by_sizes(rows)),
-        "Scaling laws": (scaling.laws(_compared(folder), rows),),
+        "Scaling laws": (scaling.laws(analysis.laws, rows),),
         "Where in the text": (position.heatmap(traced), position.along(traced)),
         "What the draft's uncertainty predicts": (
             uncertainty.distributions(traced),
