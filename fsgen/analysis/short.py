@@ -15,7 +15,7 @@ from fsgen.analysis.pairs import default_pair, names, oracles
 from fsgen.analysis.scaling import LAWS, Scaling, held_out
 from fsgen.analysis.scaling.laws import DRAFT_ONLY
 from fsgen.analysis.signs import change_in_words, score_lost
-from fsgen.analysis.suspects import Suspect, above, suspects
+from fsgen.analysis.suspects import Suspect, comparable
 
 LEVEL = 0.2
 """The collaboration frequency that arXiv 2406.12295 finds most pairs to stay below."""
@@ -40,7 +40,7 @@ def in_short(
     rows: Sequence[SummaryRow],
     texts: Callable[[str], pl.DataFrame],
     alone: Mapping[str, str | None],
-    references: Callable[[str], pl.DataFrame | None],
+    suspicious: Sequence[Suspect],
     laws: Sequence[Scaling],
 ) -> tuple[ShortAnswer, ...]:
     """The five answers of a study; of one without a finished run none.
@@ -49,12 +49,11 @@ def in_short(
         rows: its runs.
         texts: the generations of a run.
         alone: the run of the target alone, for each run that has one.
-        references: the right answers of a run's task, where they are known.
+        suspicious: what is suspect of each task.
         laws: compared on the pairs of the study.
     """
     if not rows:
         return ()
-    suspicious = suspects(rows, texts, references)
     return (
         _frequency(oracles(rows), rows),
         _under(oracles(rows)),
@@ -93,7 +92,7 @@ def _under(measured: Sequence[SummaryRow]) -> ShortAnswer:
     ]
     said = f"The frequency is that low for {len(under)} of {len(measured)} pairs"
     said += f" ({listed(counts)})" if len(tasks) > 1 else f" on {tasks[0]}"
-    return ShortAnswer(question, f"{said}, for {surely} of them with the whole interval.")
+    return ShortAnswer(question, said + f", for {surely} of them with the whole interval" * bool(under) + ".")
 
 
 def _router(
@@ -107,7 +106,7 @@ def _router(
     routed = [row for row in rows if row.method.startswith("route") and row.target_calls_per_token is not None]
     if not routed:
         return ShortAnswer(question, "Not known: no run has a router that trusts the draft (method route).")
-    able = [row for row in routed if above(row.estimate("target_accuracy"), levels[task_label(row)])]
+    able = [row for row in routed if comparable(row, levels)]
     if not able:
         said = "No score of the target alone lies above floor or chance, so what a router costs cannot be seen."
         return ShortAnswer(question, said)

@@ -22,6 +22,7 @@ from fsgen.analysis.routers import CALLS, MISSES, RoutersResult, check_budgets, 
 from fsgen.analysis.scaling import Scaling, compare_laws, read_points
 from fsgen.analysis.short import ShortAnswer, in_short
 from fsgen.analysis.signs import Sign, routed, signs
+from fsgen.analysis.suspects import Suspect, comparable, suspects
 from fsgen.analysis.times import slowdown
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.analysis.uncertainty import UncertaintyResult, uncertainty
@@ -61,6 +62,7 @@ class StudyAnalysis:
         runs: the analyses, in the order of the summary.
         findings: what holds over many runs, in sentences.
         short: the five answers that the report begins with, and a study on the terminal ends with.
+        suspects: what is suspect of each task.
         laws: compared on each method and task that has enough pairs.
     """
 
@@ -69,6 +71,7 @@ class StudyAnalysis:
     runs: tuple[RunAnalysis, ...] = ()
     findings: tuple[str, ...] = ()
     short: tuple[ShortAnswer, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
     laws: tuple[Scaling, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -102,10 +105,12 @@ def analyze(
         raise ValueError(f"{str(folder)!r} has no finished run to analyse")
     rows = study.rows if runs is None else [find(study.rows, run) for run in runs]
     projected = _projected(rows) if projections else set()
+    suspicious = tuple(suspects(rows, study.texts, study.references))
+    study.levels = {one.task: one.level for one in suspicious}
     found = tuple(_analyze(study, row, calls, misses, row.run in projected) for row in rows)
     laws = _laws(study.folder, rows)
-    short = in_short(rows, study.texts, study.alone, study.references, laws)
-    return StudyAnalysis(study.name, tuple(rows), found, _findings(found), short, laws)
+    short = in_short(rows, study.texts, study.alone, suspicious, laws)
+    return StudyAnalysis(study.name, tuple(rows), found, _findings(found), short, suspicious, laws)
 
 
 def _laws(folder: Path, rows: Sequence[SummaryRow]) -> tuple[Scaling, ...]:
@@ -135,6 +140,7 @@ class _Study:
         self.rows = summarize(folder)
         self.alone = {row["run"]: row["target_alone"] for row in plan["rows"]}
         self.records = {row.run: read_run(folder, row.run) for row in self.rows}
+        self.levels: dict[str, float] = {}  # what a score must lie above to be compared, by task
         self._everywhere: dict[str, str] = {}
         for row in self.rows:
             if consulted_everywhere(row):
@@ -212,7 +218,13 @@ def _signs(study: _Study, row: SummaryRow) -> tuple[Sign, ...]:
     router = row.router if trusting else None
     again = routed(study.traces(everywhere), _router(record)) if router and everywhere else None
     time = slowdown(study.folder, row.run, alone) if alone else None
-    return signs(study.texts(row.run), study.texts(alone) if alone else None, router, again, time)
+    return signs(
+        study.texts(row.run),
+        study.texts(alone) if alone and comparable(row, study.levels) else None,
+        router,
+        again,
+        time,
+    )
 
 
 def _router(record: dict[str, Any]) -> str:

@@ -108,6 +108,16 @@ def suspects(
     return found
 
 
+def comparable(row: SummaryRow, levels: Mapping[str, float]) -> bool:
+    """Whether the target's own score is one that can be lost; a score at the floor is compared with nothing.
+
+    Args:
+        row: a run.
+        levels: what a score must lie above, by task.
+    """
+    return above(row.estimate(_target(row)), levels.get(task_label(row), FLOOR))
+
+
 def above(score: Estimate | None, level: float) -> bool:
     """Whether the whole interval of a score lies above a level."""
     return score is not None and (score.value if score.low is None else score.low) > level

@@ -142,7 +142,7 @@ class Chart:
     shade: Shade | None = None
     facets: tuple[str, ...] = ("task",)
     beside: bool = False
-    height: int = 240
+    height: int = 200
 
     @property
     def legend(self) -> tuple[Key, ...]:

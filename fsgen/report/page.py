@@ -21,7 +21,7 @@ from fsgen.analysis.study import StudyAnalysis, analyze
 from fsgen.files import write_text
 from fsgen.report import provenance
 from fsgen.report.chart import Cell
-from fsgen.report.definitions import DEFINITIONS
+from fsgen.report.definitions import GLOSSARY, Glossary
 from fsgen.report.figure import export, page_spec, panels
 from fsgen.report.sections import Group, groups
 from fsgen.report.signs import signs
@@ -63,7 +63,9 @@ def write(
         shown,
         viewer(folder, rows),
         name=study["name"],
+        title=provenance.title(rows),
         facts=provenance.facts(rows, records),
+        links=provenance.links(),
         short=analysis.short,
         signs=signs(analysis),
         rows=entries(rows),
@@ -86,7 +88,7 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
         for number, panel in enumerate(shown_panels.values())
     }
     data = []
-    scripts = [_file("table.js")]
+    scripts = [_file("page.js"), _file("table.js")]
     if specs:
         data.append(("specs", json.dumps(specs, separators=(",", ":"), allow_nan=False)))
         scripts += [vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), _file("charts.js")]
@@ -98,11 +100,13 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
     sections |= titles
     sections |= {"signs": "Signs of failure"} if content["signs"] else {}
     sections |= {"tokens": "Token by token"} if tokens is not None else {}
-    sections |= {"runs": "All runs", "made": "How it was made", "definitions": "What the numbers mean"}
+    sections |= {"details": "Details"}
     scripts = [_inline(script) for script in scripts]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    glossary = Glossary()
+    environment.filters["defined"] = glossary.defined
     template = environment.from_string(_file("report.html.j2"))
     return template.render(
         **content,
@@ -111,7 +115,8 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
         viewer=tokens,
         contents=sections.items(),
         columns=COLUMNS,
-        definitions=DEFINITIONS,
+        glossary=GLOSSARY,
+        marked=glossary.marked,
         marks=_MARKS,
         shown=_shown,
         style=Markup(_file("page.css")),

@@ -46,7 +46,7 @@ def heatmap(profiles: Sequence[Profile]) -> Figure | None:
         data=Data.of(rows),
         chart=Chart(
             x=Axis("from", "place in the text", low=0, high=1, end="to", format="%", ticks=(0, 0.5, 1)),
-            y=Axis("pair", step=19),
+            y=Axis("pair", step=15),
             layers=(Layer("cell", rows),),
             shade=Shade("frequency", max(row["frequency"] for row in rows)),
         ),
@@ -140,5 +140,5 @@ def _lines(chosen: Sequence[Profile]) -> Chart:
         ),
         series=(Series("curve", (Key(_FREQUENCY, MISMATCH, "line"), Key(_UNCERTAINTY, COLOURS[0], "dash"))),),
         facets=("task", "pair"),
-        height=220,
+        height=180,
     )

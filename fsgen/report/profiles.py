@@ -8,6 +8,7 @@ from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.labels import short_name, task_label
 from fsgen.analysis.pairs import default_pair, names, oracles
 from fsgen.analysis.position import PositionResult
+from fsgen.analysis.projections import ProjectionResult
 from fsgen.analysis.routers import RoutersResult
 from fsgen.analysis.study import StudyAnalysis
 from fsgen.analysis.uncertainty import UncertaintyResult
@@ -31,6 +32,7 @@ class Profile:
     position: PositionResult
     uncertainty: UncertaintyResult
     routers: RoutersResult
+    projection: ProjectionResult | None = None
 
     @property
     def task(self) -> str:
@@ -74,6 +76,7 @@ def profiles(analysis: StudyAnalysis) -> list[Profile]:
                         position=run.position,
                         uncertainty=run.uncertainty,
                         routers=run.routers,
+                        projection=run.projection,
                     )
                 )
     return found

@@ -59,7 +59,7 @@ def curves(profiles: Sequence[Profile]) -> Figure | None:
                 ),
             ),
             facets=("task", "pair"),
-            height=220,
+            height=180,
         ),
     )
 

@@ -96,15 +96,19 @@ def test_the_cheapest_method_that_keeps_the_score() -> None:
         row(method="route", accuracy=0.2, target_calls_per_token=0.1, intervals={"accuracy": (0.1, 0.3)}, **pair),
         row(method="proxy", accuracy=0.45, target_calls_per_token=0.3, intervals={"accuracy": (0.4, 0.6)}, **pair),
     ]
-    figure = accuracy_and_cost(runs)
+    figure = accuracy_and_cost(runs, {})
     assert figure is not None
     assert "those of proxy k=5 with 0.6 M → 8.3 M: 0.30 a token, score 0.45" in figure.finding
     methods = [point["method"] for point in rows(figure, "point", "gsm8k")]
     assert sorted(methods) == ["contrastive k=5", "draft alone", "proxy k=5", "route k=5", "target alone"]
-    worse = accuracy_and_cost([runs[1]])
+    worse = accuracy_and_cost([runs[1]], {})
     assert worse is not None
     assert "every method scores clearly below the target, the best being route" in worse.finding
-    assert accuracy_and_cost([row()]) is None, "the oracle measures, and saves nothing"
+    floor = accuracy_and_cost(runs, {"gsm8k": 0.5})
+    assert floor is not None
+    assert floor.chart is None
+    assert floor.finding == "On gsm8k nothing is compared: the target's own score is at the floor, or at chance."
+    assert accuracy_and_cost([row()], {}) is None, "the oracle measures, and saves nothing"
 
 
 def test_scaling_laws_of_the_published_values() -> None:
