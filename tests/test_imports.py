@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pair": WRITING,
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
-    "analysis": {"types", "files", "metrics", "methods"},
+    "analysis": {"types", "files", "metrics", "methods", "models"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
