@@ -42,14 +42,16 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pair": WRITING,
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
+    "likelihood": WRITING,
+    "integrations": WRITING | {"metrics", "probs", "likelihood"},
     "analysis": {"types", "files", "metrics", "methods"},
-    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
+    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay", "likelihood"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report"}
+        | {"experiments", "report", "integrations"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
@@ -65,14 +67,15 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
+    "lm_eval": ("integrations", "tasks/harness.py"),
     "sklearn": "analysis",
     "altair": "report",
     "vl_convert": "report",
     "jinja2": ("report", "backends/chat_template.py"),
     "typer": "cli",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp")  # extras with what fsgen itself imports
-PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "lm-eval")  # extras with what fsgen itself imports
+PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(
         "types",

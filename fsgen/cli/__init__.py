@@ -20,6 +20,7 @@ from fsgen.cli import (
     chat,
     experiment,
     generate,
+    lm_eval,
     models,
     pair,
     report,
@@ -56,6 +57,7 @@ for command in (  # in the order in which one meets them
     bench.bench,
 ):
     app.command(cls=GroupedCommand)(command)
+app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.add_typer(router.app, name="router")
 
 
