@@ -59,7 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Libraries that live in one place.
 HOMES: dict[str, str | tuple[str, ...]] = {
-    "transformers": "backends/transformers",
+    "transformers": ("backends/transformers", "integrations/transformers.py"),
     "tokenizers": "backends/tokenizer.py",
     "safetensors": "backends",
     "huggingface_hub": "backends",

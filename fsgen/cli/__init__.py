@@ -19,6 +19,7 @@ from fsgen.cli import (
     bench,
     chat,
     experiment,
+    export_transformers,
     generate,
     lm_eval,
     models,
@@ -55,6 +56,7 @@ for command in (  # in the order in which one meets them
     analyze.analyze,
     scaling.scaling,
     bench.bench,
+    export_transformers.export_transformers,
 ):
     app.command(cls=GroupedCommand)(command)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
