@@ -59,7 +59,7 @@ def log_likelihoods(
     for start in range(0, len(texts), batch_size):
         batch = list(range(start, min(start + batch_size, len(texts))))
         before = len(found)
-        rows = torch.split(read(batch), [texts[i][1] for i in batch])  # type: ignore[no-untyped-call]
+        rows = torch.split(read(batch), [texts[i][1] for i in batch])
         for i, logits in zip(batch, rows, strict=True):
             logprobs, best = logits.log_softmax(-1), logits.argmax(-1).tolist()
             for number in same[texts[i]]:

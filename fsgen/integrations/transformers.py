@@ -128,7 +128,7 @@ def generate(
     pad = asked.get("pad_token_id")
     prompts = _prompts(ids, asked.get("attention_mask"), pad, ends)
     sampling = _sampling(asked, ids.shape[1], ends)
-    settings = {"method": method, "router": router, "draft_tokens": draft_tokens, "sampling": sampling}
+    settings: dict[str, Any] = {"method": method, "router": router, "draft_tokens": draft_tokens, "sampling": sampling}
     if (streamer := asked.get("streamer")) is not None:
         written = [_streamed(members, ids, prompts, streamer, settings)]
     else:

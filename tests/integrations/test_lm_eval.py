@@ -15,6 +15,7 @@ import yaml
 import fsgen
 from fsgen import tasks
 from fsgen.backends import Members
+from fsgen.likelihood import log_likelihoods
 from fsgen.models.bundled import ROOT
 from fsgen.study import run_study
 from tests.conftest import Finished
@@ -126,7 +127,7 @@ def test_a_text_longer_than_the_window_is_read_in_windows() -> None:
         stop = min(at + ours.max_length, len(ids))
         parts.append((ids[stop - ours.max_length - 1 : at], ids[at:stop]))
         at = stop
-    found = fsgen.likelihood.log_likelihoods(ours.members, parts)  # type: ignore[attr-defined]
+    found = log_likelihoods(ours.members, parts)
     assert whole == pytest.approx(sum(one.logprob for one in found), rel=1e-6)
 
 
@@ -153,7 +154,12 @@ def members() -> Members:
 
 def test_a_study_finds_what_the_harness_finds(folder: str, tmp_path: Path) -> None:
     named = [{"name": f"lm_eval:{name}", "include_path": folder} for name in ("written", "choices", "shots")]
-    own = {"name": "jsonl", "data": f"{folder}/written.jsonl", "prompt": "{question}", "answer": "answer"}
+    own: dict[str, Any] = {
+        "name": "jsonl",
+        "data": f"{folder}/written.jsonl",
+        "prompt": "{question}",
+        "answer": "answer",
+    }
     own |= {"metric": "number", "max_tokens": 48, "stop": ["\n\nQuestion:", "\nQuestion:"]}
     methods = ["plain", "contrastive", "oracle"]
     pairs = [{"draft": DRAFT, "target": TARGET}]

@@ -1,4 +1,4 @@
-"""`custom_generate` of transformers: greedy texts are the model's own, token for token; what cannot be done is refused."""
+"""`custom_generate` of transformers: greedy texts are the model's own, token for token; other things are refused."""
 
 from __future__ import annotations
 
