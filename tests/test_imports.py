@@ -43,7 +43,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
     "likelihood": WRITING,
-    "integrations": WRITING | {"metrics", "probs", "likelihood"},
+    "integrations": WRITING | {"metrics", "probs", "likelihood", "analysis"},
     "analysis": {"types", "files", "metrics", "methods"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay", "likelihood"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
