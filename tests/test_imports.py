@@ -42,15 +42,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pair": WRITING,
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
+    "likelihood": WRITING,
+    "integrations": WRITING | {"metrics", "probs", "likelihood", "analysis"},
     "analysis": {"types", "files", "metrics", "methods", "models"},
-    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
+    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay", "likelihood"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
     "serve": WRITING | {"metrics", "probs"},
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report", "serve"}
+        | {"experiments", "report", "serve", "integrations"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
@@ -58,7 +60,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Libraries that live in one place.
 HOMES: dict[str, str | tuple[str, ...]] = {
-    "transformers": "backends/transformers",
+    "transformers": ("backends/transformers", "integrations/transformers.py"),
     "tokenizers": "backends/tokenizer.py",
     "safetensors": "backends",
     "huggingface_hub": "backends",
@@ -66,6 +68,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
+    "lm_eval": ("integrations", "tasks/harness.py"),
     "sklearn": "analysis",
     "altair": "report",
     "vl_convert": "report",
@@ -76,8 +79,8 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve")  # extras with what fsgen itself imports
-PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval")  # extras with what fsgen itself imports
+PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(
         "types",

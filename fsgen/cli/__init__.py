@@ -19,7 +19,9 @@ from fsgen.cli import (
     bench,
     chat,
     experiment,
+    export_transformers,
     generate,
+    lm_eval,
     models,
     pair,
     predict,
@@ -58,8 +60,10 @@ for command in (  # in the order in which one meets them
     scaling.scaling,
     predict.predict,
     bench.bench,
+    export_transformers.export_transformers,
 ):
     app.command(cls=GroupedCommand)(command)
+app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.add_typer(router.app, name="router")
 
 

@@ -89,6 +89,8 @@ def _load_task(config: TaskConfig, limit: int | None) -> LoadedTask:
         examples = task.load(config.limit, shots=config.shots, data=config.data, seed=config.order)[:limit]
     except RuntimeError as error:  # no sandbox for the programs of a task
         raise ValueError(str(error)) from error
+    if config.chat and not all(example.messages for example in examples):
+        raise ValueError("it has no conversations: leave out chat")
     return LoadedTask(
         config=config,
         examples=tuple(examples),
