@@ -99,8 +99,13 @@ def calls(members: Members, batch_size: int, prompt: int, rate: float | None = N
     return Calls(1e3 * one, 1e3 * six, None if draft is None else 1e3 * draft, share)
 
 
-def _call(model: Model, rows: int, prompt: int, tokens: int, times: int = 12) -> float:
+def _call(model: Model, rows: int, prompt: int, tokens: int) -> float:
     """Seconds of a call of so many tokens a row, the median."""
+    return statistics.median(call_seconds(model, rows, prompt, tokens))
+
+
+def call_seconds(model: Model, rows: int, prompt: int, tokens: int, times: int = 12) -> list[float]:
+    """Seconds of so many calls of so many tokens a row, after prompts of so many tokens; one before is left out."""
     session = model.session(rows)
     texts = [[(7 * i + row) % (model.vocab_size - 1) + 1 for i in range(prompt)] for row in range(rows)]
     for row in range(rows):
@@ -110,7 +115,7 @@ def _call(model: Model, rows: int, prompt: int, tokens: int, times: int = 12) ->
     for _ in range(times + 1):
         texts = [[*text, *range(11, 11 + tokens)] for text in texts]
         found.append(_seconds(lambda: session.score(texts, tokens), model.device))  # noqa: B023 - called at once
-    return statistics.median(found[1:])
+    return found[1:]
 
 
 def ways(

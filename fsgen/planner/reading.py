@@ -1,8 +1,8 @@
 """What a draft makes of texts that a target wrote: one pass over each, without the target and without decoding again.
 
 A greedy token is accepted where it is the draft's own choice. Of a sampled text, a drafted token is accepted with the
-chance 1 - d (d: the total variation of p and q); given what was written at a position, y, that chance is
-min(1, p(y) / q(y)), independently at each position. So the log-probabilities that a log has are enough. Without them q(y)
+chance 1 - d (d: the total variation of p and q); given what was written there, y, that chance is
+min(1, p(y) / q(y)), at each position by itself. So the log-probabilities that a log has are enough. Without them q(y)
 is at most 1, and p(y) is a lower bound.
 """
 

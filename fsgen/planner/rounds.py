@@ -4,7 +4,7 @@ Of a greedy text, or of given acceptances, they are those of the loop, token for
 rule and n-gram. Where a router trusts the draft, the text is the loop's up to the first trusted token that the target
 would have chosen otherwise; from there on the target's text stands in for the one that would be written.
 
-What a draft writes after its first rejected token was never computed. It changes nothing of what is written; how long it
+What a draft writes after its first rejected token was never computed. That changes nothing of the text; how long it
 goes on under a stopping rule is estimated from where the router flags the target's own text.
 """
 

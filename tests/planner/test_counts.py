@@ -72,9 +72,7 @@ def assert_the_same(members: Members, texts: Sequence[Written], readings: Sequen
 
 @pytest.mark.parametrize("length", LENGTHS)
 @pytest.mark.parametrize("router", ["always", *ROUTERS])
-def test_counts_are_those_of_the_loop(
-    members: Members, written: list[Generation], length: int, router: str
-) -> None:
+def test_counts_are_those_of_the_loop(members: Members, written: list[Generation], length: int, router: str) -> None:
     method = parse("speculative", router, length)
     assert members.draft is not None
     readings = read(members.draft, as_texts(written), [method.router], members.vocab_size, batch_size=5)
