@@ -61,7 +61,7 @@ class _Row:
 
 @dataclass
 class Parts:
-    """Seconds of all calls of both models, without the loop's factors, and how many rounds and draft calls there were."""
+    """Seconds of all calls of both models, without the factors of the loop; how many rounds and draft calls."""
 
     target: float = 0.0
     draft: float = 0.0
