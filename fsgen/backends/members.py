@@ -194,6 +194,15 @@ class Plan:
             found = replace(found, vocabulary=identity(self.target).vocabulary)  # the ids that it will take
         return found
 
+    def beyond_transformers(self) -> dict[str, str]:
+        """The checkpoints that `transformers` cannot run as they are going to be loaded, by role, with their names."""
+        found = {role: getattr(self, role) for role in ROLES}
+        return {
+            role: member.name
+            for role, member in found.items()
+            if isinstance(member, Checkpoint) and (member.own_weights or self.weights.get(role) == "int4")
+        }
+
     def load(self, roles: Container[str] = ROLES) -> Members:
         """Loads the weights of these roles; a checkpoint that plays two of them in one type is loaded once."""
         loaded: dict[tuple[str, str], Model] = {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from fsgen.backends import places
 from fsgen.backends.cpu.shape import Shape
+from fsgen.backends.members import Members
 from fsgen.backends.tokenizer import plain_tokenizer
 from fsgen.models.bundled import ROOT
 from fsgen.types import ModelInfo
@@ -18,9 +20,10 @@ if TYPE_CHECKING:
     from fsgen.backends.protocol import Model
 
 PREFIX = "random:"
+CONTEXT = 32768
 COMMON = {
     "model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu", "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 32768, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
+    "max_position_embeddings": CONTEXT, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6},
     "eos_token_id": 0, "dtype": "bfloat16", "vocab_size": 151936, "tie_word_embeddings": True,
 }  # fmt: skip
 # Of Qwen2.5, by size.
@@ -54,11 +57,56 @@ def random_model(name: str, dtype: str = "auto", device: str = "auto") -> Model:
     shape, tokenizer = Shape.of(config), plain_tokenizer(ROOT / "pocket-0.6m")
     assert shape is not None
     info = _info(name, shape)
-    if places.on_cpu(device) and dtype != "float16":
+    if _is_compiled(dtype, device):
         return _compiled(shape, info, tokenizer, dtype)
     from fsgen.backends.transformers.random import random_weights  # here, because importing it takes seconds
 
     return random_weights(config, info, tokenizer, dtype, "cuda:0" if device == "auto" else device)
+
+
+@dataclass(frozen=True)
+class RandomPair:
+    """A target, with a draft or without, of random weights: checked, not made.
+
+    Attributes:
+        draft, target: their names, `random:0.5B` and so on.
+        dtypes: of the weights, by role.
+        device: as in `fsgen.load`; one device.
+    """
+
+    draft: str | None
+    target: str
+    dtypes: Mapping[str, str]
+    device: str
+
+    context: ClassVar[int] = CONTEXT
+    ngram: ClassVar[int] = 0
+
+    @classmethod
+    def plan(cls, names: Mapping[str, str], dtype: str, device: str, weights: str) -> RandomPair:
+        """A pair from names by role. Raises ValueError for an unknown size, type or device."""
+        places.check_dtype(dtype)
+        places.check_device(device)
+        kinds = places.weights_by_role(weights, list(names))
+        for name in names.values():
+            check_shape(name)
+        return cls(names.get("draft"), names["target"], {role: kinds.get(role, dtype) for role in names}, device)
+
+    def beyond_transformers(self) -> dict[str, str]:
+        """The members that `transformers` cannot run, by role: those that are made for the compiled forward pass."""
+        return {role: name for role, name in self._names() if _is_compiled(self.dtypes[role], self.device)}
+
+    def load(self) -> Members:
+        """Makes the models."""
+        return Members.of(**{role: random_model(name, self.dtypes[role], self.device) for role, name in self._names()})
+
+    def _names(self) -> list[tuple[str, str]]:
+        names = {"draft": self.draft, "target": self.target}
+        return [(role, name) for role, name in names.items() if name is not None]
+
+
+def _is_compiled(dtype: str, device: str) -> bool:
+    return places.on_cpu(device) and dtype != "float16"
 
 
 def check_shape(name: str) -> str:

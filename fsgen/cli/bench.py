@@ -10,7 +10,8 @@ from fsgen.cli.options import DRAFT, TARGET, Device, Dtype, Weights, silence_lib
 from fsgen.cli.output import console, print_json
 
 if TYPE_CHECKING:
-    from fsgen.backends import Members
+    from fsgen.backends import Plan
+    from fsgen.bench.shapes import RandomPair
     from fsgen.bench.speed import Calls, Speed
 
 _MODELS = (
@@ -52,10 +53,11 @@ def bench(
     from fsgen.methods.method import parse
 
     length = parse("speculative", None, draft_tokens)
-    members = _members(draft, target, dtype, device, weights)
+    planned = _planned(draft, target, dtype, device, weights)
+    _check(planned, draft, rates, compare)
+    _fit(planned, prompt_tokens + max_tokens)
+    members = planned.load()
     assert members.target is not None
-    _check(members, draft, rates, compare)
-    _fit(members, prompt_tokens + max_tokens)
     where = members.target.device
     rate = bandwidth(where)
     record: dict[str, Any] = {"device": _name(where), "bandwidth": rate, "members": members.names()}
@@ -81,9 +83,9 @@ def _numbers(option: str, text: str, kind: Any, low: float, high: float) -> list
     return found
 
 
-def _members(draft: str | None, target: str | None, dtype: str, device: str, weights: str) -> Members:
-    from fsgen.backends import Members, places, plan
-    from fsgen.bench.shapes import PREFIX, check_shape, random_model
+def _planned(draft: str | None, target: str | None, dtype: str, device: str, weights: str) -> Plan | RandomPair:
+    from fsgen.backends import plan
+    from fsgen.bench.shapes import PREFIX, RandomPair
 
     names = {"draft": draft, "target": target}
     if draft is None and target is None:
@@ -92,31 +94,25 @@ def _members(draft: str | None, target: str | None, dtype: str, device: str, wei
         raise ValueError("the target is missing, which all is compared with: name it by --target")
     shapes = {role: name for role, name in names.items() if name is not None and name.startswith(PREFIX)}
     if not shapes:
-        return plan(**names, dtype=dtype, device=device, weights=weights).load()
+        return plan(**names, dtype=dtype, device=device, weights=weights)
     if len(shapes) < sum(name is not None for name in names.values()):
         raise ValueError(f"{next(iter(shapes.values()))!r} has random weights: so must the other model")
-    places.check_dtype(dtype)
-    places.check_device(device)
-    kinds = places.weights_by_role(weights, list(shapes))
-    for name in shapes.values():
-        check_shape(name)
-    models = {role: random_model(name, kinds.get(role, dtype), device) for role, name in shapes.items()}
-    return Members.of(**models)
+    return RandomPair.plan(shapes, dtype, device, weights)
 
 
-def _check(members: Members, draft: str | None, rates: list[float], compare: bool) -> None:
-    if draft is not None and members.draft is None:
+def _check(planned: Plan | RandomPair, draft: str | None, rates: list[float], compare: bool) -> None:
+    if planned.ngram:
         raise ValueError(f"--draft {draft!r} is no model, whose calls could be measured")
-    if rates and members.draft is None:
+    if rates and planned.draft is None:
         raise ValueError("--acceptance is for a draft: name it by --draft")
-    for role, model in members:
-        if compare and getattr(model, "module", None) is None:
-            raise ValueError(f"--transformers needs models that it can run, and the {role} {model.info.name!r} is none")
+    if compare and (roles := planned.beyond_transformers()):
+        names = ", ".join(f"the {role} {name!r}" for role, name in roles.items())
+        raise ValueError(f"--transformers needs models that it can run, which these are not: {names}")
 
 
-def _fit(members: Members, tokens: int) -> None:
-    if tokens > members.context:
-        raise ValueError(f"--prompt-tokens and --max-tokens are {tokens} tokens, and the window is {members.context}")
+def _fit(planned: Plan | RandomPair, tokens: int) -> None:
+    if tokens > planned.context:
+        raise ValueError(f"--prompt-tokens and --max-tokens are {tokens} tokens, and the window is {planned.context}")
 
 
 def _prompts(vocab: int, count: int, length: int) -> list[list[int]]:

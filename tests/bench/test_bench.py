@@ -11,7 +11,8 @@ import torch
 
 import fsgen
 from fsgen import SamplingParams
-from fsgen.backends import Members
+from fsgen.backends import Members, plan
+from fsgen.backends.cpu.gemm import HAS_INT8_PAIRS
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.bench import shapes, speed
 from fsgen.bench.scripted import ScriptedModel
@@ -76,7 +77,8 @@ def test_a_random_model_has_its_shape(path: str, dtype: str, monkeypatch: pytest
 
 def test_what_bench_prints(members: Members, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsgen.bench.speed.bandwidth", lambda device: 1e10)
-    monkeypatch.setattr("fsgen.cli.bench._members", lambda *_: members)
+    planned = plan(draft=members.draft, target=members.target)
+    monkeypatch.setattr("fsgen.cli.bench._planned", lambda *_: planned)
     words = ["--prompt-tokens", "8", "--max-tokens", "4", "--turns", "1", "--batch-size", "1,2"]
     status, out, _ = run("bench", *words, "--json")
     assert status == 0
@@ -90,6 +92,34 @@ def test_what_bench_prints(members: Members, run: Any, monkeypatch: pytest.Monke
     assert status == 0
     assert "reads 10.0 GB/s" in out
     assert out.count("speculative") == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("--draft ngram", "is no model"),
+        ("--max-tokens 100000", "the window is"),
+        ("--target random:0.5B --max-tokens 40000", "the window is 32768"),
+        ("--target random:0.5B --transformers", "the target 'random:0.5B'"),
+        pytest.param(
+            "--weights draft=int4 --transformers",
+            "the draft 'pocket-0.6m'",
+            marks=pytest.mark.skipif(not HAS_INT8_PAIRS, reason="four bits need AVX-512 VNNI"),
+        ),
+        ("--target pocket-8m --acceptance 0.5", "is for a draft"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
+    words: str, error: str, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for loads in ("fsgen.backends.members.Plan.load", "fsgen.bench.shapes.random_model"):
+        monkeypatch.setattr(loads, lambda *_: pytest.fail("something was loaded"))
+    pair = [] if "--target" in words else ["--target", "pocket-8m"]
+    if "--draft" not in words and "weights" in words:
+        pair += ["--draft", "pocket-0.6m"]
+    status, _, err = run("bench", *pair, *words.split())
+    assert status == 2
+    assert error in err
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
