@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pair": WRITING,
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
+    "planner": WRITING | {"files", "metrics", "models", "probs", "tasks", "analysis", "study", "bench"},
     "analysis": {"types", "files", "metrics", "methods"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
@@ -49,7 +50,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report"}
+        | {"experiments", "report", "planner"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
@@ -70,8 +71,9 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "vl_convert": "report",
     "jinja2": ("report", "backends/chat_template.py"),
     "typer": "cli",
+    "simpy": "planner/simulate.py",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp")  # extras with what fsgen itself imports
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "simulate")  # extras with what fsgen itself imports
 PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

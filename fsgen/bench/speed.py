@@ -145,13 +145,15 @@ def ways(
             write = partial(ours, scripted, "speculative", draft_tokens)
             yield Way(f"speculative, {rate:g} accepted", write)
     if compare:
-        yield Way("transformers", lambda: (_theirs(members.target, prompts, max_tokens, batch_size), None))
+        yield Way("transformers", lambda: (by_transformers(members.target, prompts, max_tokens, batch_size), None))
         if batch_size == 1 and members.draft is not None:
             draft = members.draft
-            yield Way("transformers, assisted", lambda: (_theirs(members.target, prompts, max_tokens, 1, draft), None))
+            yield Way(
+                "transformers, assisted", lambda: (by_transformers(members.target, prompts, max_tokens, 1, draft), None)
+            )
 
 
-def _theirs(target: Any, prompts: Ids, max_tokens: int, batch_size: int, draft: Any = None) -> int:
+def by_transformers(target: Any, prompts: Ids, max_tokens: int, batch_size: int, draft: Any = None) -> int:
     """Writes the same texts with `transformers`' `generate`: how many tokens."""
     done = 0
     for start in range(0, len(prompts), batch_size):

@@ -22,6 +22,8 @@ from fsgen.cli import (
     generate,
     models,
     pair,
+    plan,
+    profile,
     report,
     router,
     scaling,
@@ -54,6 +56,8 @@ for command in (  # in the order in which one meets them
     analyze.analyze,
     scaling.scaling,
     bench.bench,
+    profile.profile,
+    plan.plan,
 ):
     app.command(cls=GroupedCommand)(command)
 app.add_typer(router.app, name="router")

@@ -118,6 +118,7 @@ class Judged:
         draft_share: of the time, what is not the target's calls.
         accuracy_loss: 0 of lossless methods; of a trusting router at most the share of texts that change.
         price: of a million tokens, None where the machine's is not known.
+        accepted_at, verified_at: drafted tokens, by their place in the draft.
         reason: why it is chosen, or not.
     """
 
@@ -130,6 +131,8 @@ class Judged:
     accuracy_loss: Estimate
     memory_bytes: int
     price: float | None
+    accepted_at: tuple[int, ...] = ()
+    verified_at: tuple[int, ...] = ()
     reason: str = ""
 
     @property
@@ -167,9 +170,9 @@ def judge(one: Candidate, batch: int, readings: Sequence[Reading], plain: Floats
     tokens = sum(len(reading.text.tokens) for reading in readings)
     rate = tokens / float(taken.sum())
     price = None if situation.price is None else situation.price / 3600 / rate * 1e6
-    return Judged(
-        one, batch, speedup, rate, counted.tokens_per_call, share, _loss(one, counted), situation.memory(one, batch), price
-    )  # fmt: skip
+    memory, loss = situation.memory(one, batch), _loss(one, counted)
+    return Judged(one, batch, speedup, rate, counted.tokens_per_call, share, loss, memory, price,
+                  tuple(counted.accepted_at), tuple(counted.verified_at))  # fmt: skip
 
 
 def _error(target: Times, draft: Times | None, loop: Loop, share: float) -> float:

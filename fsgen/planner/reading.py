@@ -85,7 +85,7 @@ def read(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         logits, _ = reader.read(batch)
-        for i, z in zip(batch, logits.split([len(texts[i].tokens) for i in batch]), strict=True):
+        for i, z in zip(batch, torch.split(logits, [len(texts[i].tokens) for i in batch]), strict=True):
             found[i] = _reading(texts[i], z, routers)
         if progress is not None:
             progress(len(batch))

@@ -133,7 +133,12 @@ def _made(
     temperature = sampling.get("temperature", usual)
     if isinstance(temperature, bool) or not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
         raise ValueError(f"temperature={temperature!r} is impossible")
-    off = {"top_k": (0, -1, None), "top_p": (1, None), "min_p": (0, None), "presence_penalty": (0, None)}
+    off: dict[str, tuple[Any, ...]] = {
+        "top_k": (0, -1, None),
+        "top_p": (1, None),
+        "min_p": (0, None),
+        "presence_penalty": (0, None),
+    }
     off |= {"frequency_penalty": (0, None), "repetition_penalty": (1, None), "logit_bias": (None, {}, [])}
     filtered = any(name in sampling and sampling[name] not in values for name, values in off.items())
     return Written(tuple(prompt), tokens, float(temperature), filtered, retokenized=again)
