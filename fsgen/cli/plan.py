@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from fsgen.planner.choose import Judged
     from fsgen.planner.result import Answer
 
-SHOWN = 4  # candidates of each batch size
 WHERE, WHAT, OUT = "Acceptance", "What is wanted", "Results"
 
 
@@ -143,14 +142,13 @@ def _show(found: Answer, priced: bool) -> None:
     out = console()
     out.print(f"{found.verdict}: {found.choice.candidate}, at batch {found.choice.batch}")
     if found.verdict != "plain":
-        out.print(f"{found.choice.speedup:.2f} times as fast as plain decoding; {found.choice.reason}")
+        out.print(f"{found.choice.speedup:.2f} times as fast as plain decoding")
     table = Table(box=None, pad_edge=False)
-    names = ["batch", "", "x plain", "tokens/s", "tokens a call", "GB", "loss"] + ["price of 1 M"] * priced + ["why"]
+    names = ["batch", "draft", "tokens", "router", "x plain", "tokens/s", "GB", *["price of 1 M"] * priced, "why"]
     for name in names:
         table.add_column(name, overflow="fold")
     for batch, chosen in found.by_batch.items():
-        here = [one for one in found.ranked if one.batch == batch]
-        for one in [chosen, *[each for each in here if each is not chosen][: SHOWN - 1]]:
+        for one in _worth_showing([each for each in found.ranked if each.batch == batch], chosen):
             table.add_row(*_cells(one, priced))
     out.print(table)
     if found.stops_paying is not None:
@@ -159,9 +157,23 @@ def _show(found: Answer, priced: bool) -> None:
         out.print(f"- {line}")
 
 
+def _worth_showing(here: list[Judged], chosen: Judged) -> list[Judged]:
+    """The chosen one, the runner-up, the best of every other draft, and plain decoding."""
+    shown, drafts = [chosen], set[str | None]()
+    for one in (each for each in here if each is not chosen):
+        kind = str(one.candidate.method.ngram) if one.candidate.method.ngram else one.candidate.draft
+        if len(shown) == 1 or kind not in drafts:
+            shown.append(one)
+        drafts.add(kind)
+    return shown
+
+
 def _cells(one: Judged, priced: bool) -> list[str]:
-    calls = "" if one.tokens_per_call is None else f"{one.tokens_per_call:.2f}"
-    loss = "0" if one.lossless else f"<= {one.accuracy_loss.high or 0:.1%}"
-    cells = [str(one.batch), str(one.candidate), f"{one.speedup:.2f}", f"{one.tokens_per_second:,.1f}", calls]
-    cells += [f"{one.memory_bytes / 1e9:.2f}", loss]
+    candidate = one.candidate
+    draft = f"ngram:{candidate.method.ngram}" if candidate.method.ngram else candidate.draft or "plain"
+    router = "" if candidate.router == "always" else candidate.router
+    if not one.lossless:
+        router += f", trusting; {one.accuracy_loss.high or 0:.0%} of the texts may change"
+    cells = [str(one.batch), draft, str(candidate.draft_tokens) * candidate.method.drafts, router]
+    cells += [f"{one.speedup:.2f}", f"{one.tokens_per_second:,.0f}", f"{one.memory_bytes / 1e9:.2f}"]
     return [*cells, *([f"{one.price:.3g}" if one.price is not None else ""] * priced), one.reason]

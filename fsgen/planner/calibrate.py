@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +19,8 @@ from fsgen.planner.times import Times
 from fsgen.types import SamplingParams
 
 PLAIN, DRAFTING = parse("plain"), parse("speculative", None, 4)
-TOKENS, PROMPT, TURNS = 24, 16, 3
+TOKENS, PROMPT = 24, 16
+TEXTS, TURNS, SECONDS = 4, 6, 12.0  # texts at least; turns at most, and about so long
 ERROR = 0.03  # of what is predicted for another draft length than the one that was run
 
 
@@ -33,7 +36,7 @@ def calibrate(
         prompts: of which the last `PROMPT` tokens are taken; repeated where they are fewer than the batch.
         target, draft: times of the calls alone.
     """
-    ids = [list(prompts[i % len(prompts)][-PROMPT:]) for i in range(batch_size)]
+    ids = [list(prompts[i % len(prompts)][-PROMPT:]) for i in range(max(batch_size, TEXTS))]
     sampling = SamplingParams(TOKENS, ignore_eos=True)
     written = generate(members, ids, PLAIN, sampling=sampling, batch_size=batch_size)
     texts = [Written(tuple(prompt), tuple(text.token_ids), cut=True) for prompt, text in zip(ids, written, strict=True)]
@@ -41,16 +44,18 @@ def calibrate(
     if drafting:
         generate(members, ids, DRAFTING, sampling=sampling, batch_size=batch_size)  # compiled, warm
     runs: dict[str, list[Counts]] = {"plain": [], "drafting": []}
-    for _ in range(TURNS):
-        runs["plain"].append(_counts(members, ids, PLAIN, sampling))
+    started = time.monotonic()
+    for turn in range(TURNS):
+        if turn and time.monotonic() - started > SECONDS:
+            break
+        runs["plain"].append(_counts(members, ids, PLAIN, sampling, batch_size))
         if drafting:
-            runs["drafting"].append(_counts(members, ids, DRAFTING, sampling))
+            runs["drafting"].append(_counts(members, ids, DRAFTING, sampling, batch_size))
     readings = read(members.draft or _target(members), texts, vocab=members.vocab_size)
     alone = parts(readings, PLAIN, batch_size, target)
-    calls = min(run.system2_seconds for run in runs["plain"])
-    beside = min(run.seconds - run.system2_seconds for run in runs["plain"])
-    plain = calls / alone.target
-    found = Loop(plain, plain, 1.0, beside / alone.rounds, 0.0, ERROR)
+    plain = [run.system2_seconds / alone.target for run in runs["plain"]]
+    beside = min(run.seconds - run.system2_seconds for run in runs["plain"]) / alone.rounds
+    found = Loop(min(plain), min(plain), 1.0, beside, 0.0, ERROR)
     if not drafting:
         return found
     alone = parts(readings, DRAFTING, batch_size, target, draft)
@@ -58,14 +63,22 @@ def calibrate(
     rest = min(run.seconds - run.system2_seconds - run.draft_seconds for run in turns)
     return replace(
         found,
-        target=min(run.system2_seconds for run in turns) / alone.target,
-        draft=min(run.draft_seconds for run in turns) / alone.draft,
-        drafted_seconds=max(0.0, rest - alone.rounds * found.round_seconds) / alone.calls,
+        target=min(plain) * _beside(plain, [run.system2_seconds / alone.target for run in turns]),
+        draft=min(plain) * _beside(plain, [run.draft_seconds / alone.draft for run in turns]),
+        drafted_seconds=max(0.0, rest - alone.rounds * beside) / alone.calls,
     )
 
 
-def _counts(members: Members, ids: list[list[int]], method: Method, sampling: SamplingParams) -> Counts:
-    return Counts.total(text.stats for text in generate(members, ids, method, sampling=sampling, batch_size=len(ids)))
+def _beside(plain: Sequence[float], other: Sequence[float]) -> float:
+    """How another call is slowed, beside plain decoding in the same turn: both have the same machine, fast or slow."""
+    return statistics.median(b / a for a, b in zip(plain, other, strict=True))
+
+
+def _counts(
+    members: Members, ids: list[list[int]], method: Method, sampling: SamplingParams, batch_size: int
+) -> Counts:
+    texts = generate(members, ids, method, sampling=sampling, batch_size=batch_size)
+    return Counts.total(text.stats for text in texts)
 
 
 def _target(members: Members) -> Model:

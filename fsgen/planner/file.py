@@ -151,7 +151,7 @@ def planned_study(path: Path | None, chosen: Chosen) -> dict[str, Any]:
         if own := sorted({"pairs", "methods", "routers", "grids"} & content.keys()):
             raise ValueError(f"{str(path)!r} has {own[0]}, which --plan says too: leave one of them out")
     method = chosen.method if not (chosen.draft or "").startswith("ngram") else f"{chosen.method}:{_ngram(chosen)}"
-    length = int(chosen.draft_tokens) if (chosen.draft_tokens or "").isdecimal() else None
+    length = int(tokens) if (tokens := chosen.draft_tokens or "").isdecimal() else None
     pair = {"target": chosen.target}
     if chosen.draft is not None and not chosen.draft.startswith("ngram"):
         pair["draft"] = chosen.draft
