@@ -7,6 +7,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
+from scipy.optimize import nnls
+
 from fsgen.api import generate
 from fsgen.backends.members import Members
 from fsgen.backends.protocol import Model
@@ -19,6 +22,7 @@ from fsgen.planner.times import Times
 from fsgen.types import SamplingParams
 
 PLAIN, DRAFTING = parse("plain"), parse("speculative", None, 4)
+LONGER, ROUTED = parse("speculative", None, 10), parse("speculative", "max-prob:0.2", 4)
 TOKENS, PROMPT = 24, 16
 TEXTS, TURNS, SECONDS = 4, 6, 12.0  # texts at least; turns at most, and about so long
 ERROR = 0.03  # of what is predicted for another draft length than the one that was run
@@ -27,7 +31,7 @@ ERROR = 0.03  # of what is predicted for another draft length than the one that 
 def calibrate(
     members: Members, prompts: Sequence[Sequence[int]], batch_size: int, target: Times, draft: Times | None
 ) -> Loop:
-    """Fits the loop to runs of `TOKENS` tokens, plain and with four drafted tokens, at one batch size.
+    """Fits the loop to runs of `TOKENS` tokens at one batch size: plain, four drafted tokens, ten, four with a router.
 
     The fastest of a few turns counts: whatever else a machine does only adds.
 
@@ -40,33 +44,43 @@ def calibrate(
     sampling = SamplingParams(TOKENS, ignore_eos=True)
     written = generate(members, ids, PLAIN, sampling=sampling, batch_size=batch_size)
     texts = [Written(tuple(prompt), tuple(text.token_ids), cut=True) for prompt, text in zip(ids, written, strict=True)]
-    drafting = members.draft is not None and draft is not None
-    if drafting:
-        generate(members, ids, DRAFTING, sampling=sampling, batch_size=batch_size)  # compiled, warm
-    runs: dict[str, list[Counts]] = {"plain": [], "drafting": []}
+    methods = [PLAIN, *([DRAFTING, LONGER, ROUTED] if members.draft is not None and draft is not None else [])]
+    runs: list[list[Counts]] = [[] for _ in methods]
     started = time.monotonic()
-    for turn in range(TURNS):
-        if turn and time.monotonic() - started > SECONDS:
+    for turn in range(TURNS + 1):
+        if turn > 1 and time.monotonic() - started > SECONDS:
             break
-        runs["plain"].append(_counts(members, ids, PLAIN, sampling, batch_size))
-        if drafting:
-            runs["drafting"].append(_counts(members, ids, DRAFTING, sampling, batch_size))
-    readings = read(members.draft or _target(members), texts, vocab=members.vocab_size)
-    alone = parts(readings, PLAIN, batch_size, target)
-    plain = [run.system2_seconds / alone.target for run in runs["plain"]]
-    beside = min(run.seconds - run.system2_seconds for run in runs["plain"]) / alone.rounds
-    found = Loop(min(plain), min(plain), 1.0, beside, 0.0, ERROR)
-    if not drafting:
-        return found
-    alone = parts(readings, DRAFTING, batch_size, target, draft)
-    turns = runs["drafting"]
-    rest = min(run.seconds - run.system2_seconds - run.draft_seconds for run in turns)
+        for method, found in zip(methods, runs, strict=True):
+            counts = _counts(members, ids, method, sampling, batch_size)
+            found += [counts] if turn else []  # the first one compiles and warms up
+    readings = read(members.draft or _target(members), texts, [ROUTED.router], vocab=members.vocab_size)
+    alone = [parts(readings, method, batch_size, target, draft) for method in methods]
+    plain = [run.system2_seconds / alone[0].target for run in runs[0]]
+    beside = [min(map(_rest, found)) for found in runs]
+    each = beside[0] / alone[0].rounds
+    fitted = Loop(min(plain), min(plain), 1.0, each, error=ERROR)
+    if len(methods) == 1:
+        return fitted
+    slowed = [run.system2_seconds / alone[1].target for run in runs[1]]
+    drafting = [run.draft_seconds / alone[1].draft for run in runs[1]]
+    # Of four and of ten drafted tokens: seconds of a round and of each drafted token, beside the calls.
+    sides = [[part.rounds, part.calls] for part in alone[1:3]]
+    rest = [taken - part.rounds * each for taken, part in zip(beside[1:3], alone[1:3], strict=True)]
+    (verify, drafted), _ = nnls(np.array(sides, float), np.maximum(rest, 0.0))
+    known = alone[3].rounds * (each + verify) + alone[3].calls * drafted
     return replace(
-        found,
-        target=min(plain) * _beside(plain, [run.system2_seconds / alone.target for run in turns]),
-        draft=min(plain) * _beside(plain, [run.draft_seconds / alone.draft for run in turns]),
-        drafted_seconds=max(0.0, rest - alone.rounds * beside) / alone.calls,
+        fitted,
+        target=min(plain) * _beside(plain, slowed),
+        draft=min(plain) * _beside(plain, drafting),
+        verify_seconds=float(verify),
+        drafted_seconds=float(drafted),
+        routed_seconds=max(0.0, beside[3] - known) / max(1, alone[3].calls),
     )
+
+
+def _rest(run: Counts) -> float:
+    """Seconds beside the models' calls."""
+    return run.seconds - run.system2_seconds - run.draft_seconds
 
 
 def _beside(plain: Sequence[float], other: Sequence[float]) -> float:

@@ -20,6 +20,8 @@ from fsgen.planner.reading import Floats, Reading
 from fsgen.planner.rounds import Round, Walk
 from fsgen.planner.times import Times
 
+PER_TEXT = 0.6  # of what a round takes beside the calls; the rest does not depend on how many texts are left
+UNEVEN = 0.1  # of the difference, that a packed call costs more where rows have different numbers of tokens
 LONG = 16  # missing tokens from which on a model reads them as it reads a prompt
 
 
@@ -30,7 +32,9 @@ class Loop:
     Attributes:
         target_plain, target, draft: seconds of a call in the loop over those of a call alone: of the target without a
             draft, of the target that verifies, and of the draft.
-        round_seconds, drafted_seconds: of a round beside its calls; of each call of the draft beside it.
+        round_seconds: of a round beside its calls; where it verifies drafted tokens, `verify_seconds` more.
+        drafted_seconds: beside each drafted token of a row; where a router or an adaptive length reads its
+            probability, `routed_seconds` more.
         error: of the whole, as a part of it (standard deviation).
     """
 
@@ -38,7 +42,9 @@ class Loop:
     target: float = 1.0
     draft: float = 1.0
     round_seconds: float = 0.0
+    verify_seconds: float = 0.0
     drafted_seconds: float = 0.0
+    routed_seconds: float = 0.0
     error: float = 0.0
 
 
@@ -88,7 +94,7 @@ class _Batch:
             self.held.popleft()
 
     def round(self, rows: list[_Row], joined: bool, most: int) -> None:
-        """One round of all that are active."""
+        """One round of all that are active, of `most` rows."""
         for row in rows:
             row.walk.begin()
             row.chance, row.probs = 1.0, []
@@ -104,9 +110,18 @@ class _Batch:
         if self.adaptive is not None:
             self._learn(found, drafting, target, calls, joined, most)
         self.parts.rounds, self.parts.calls = self.parts.rounds + 1, self.parts.calls + calls
-        share = (drafting + target + self.loop.round_seconds + calls * self.loop.drafted_seconds) / len(rows)
+        share = (drafting + target + self._beside(calls, len(rows), most)) / len(rows)
         for row in rows:
             self.seconds[row.number] += share
+
+    def _beside(self, calls: int, rows: int, most: int) -> float:
+        """Seconds of a round beside the models' calls; a part of them is for each text."""
+        found = self.loop.round_seconds
+        if calls:
+            reads = self.method.adaptive or self.method.stopping_router is not None
+            each = 0.0 if self.method.ngram else self.loop.drafted_seconds + reads * self.loop.routed_seconds
+            found += self.loop.verify_seconds + calls * each
+        return found * (1 - PER_TEXT + PER_TEXT * rows / most)
 
     def _propose(self, rows: list[_Row]) -> tuple[float, int]:
         """The draft's calls: their seconds, and how many there are."""
@@ -157,7 +172,7 @@ class _Batch:
         for row, _, one in found:
             for j, prob in enumerate(row.probs[: one.accepted + 1]):
                 self.adaptive.acceptance.learn(prob, j < one.accepted)
-        beside = min(drafting + target, self.loop.round_seconds + calls * self.loop.drafted_seconds)
+        beside = min(drafting + target, self._beside(calls, len(found), most))
         tokens = sum(one.written for _, _, one in found)
         usual = not joined and 4 * len(found) >= 3 * most
         self.adaptive.end_round(drafting + target + beside, tokens, 0 if self.method.ngram else calls, usual, drafting)
@@ -167,7 +182,8 @@ def _call(model: Times, asked: Sequence[tuple[_Row, int]]) -> float:
     """Seconds of a call in which each row reads so many tokens; long beginnings are read as prompts are."""
     long = sum(tokens - 1 for _, tokens in asked if tokens > LONG)
     counts = [1 if tokens > LONG else tokens for _, tokens in asked]
-    tokens = sum(counts) / len(counts) if model.packed else max(counts)
+    tokens = sum(counts) / len(counts)
+    tokens += (UNEVEN if model.packed else 1.0) * (max(counts) - tokens)
     context = sum(row.tokens for row, _ in asked) / len(asked)
     return model.call(len(asked), tokens, context) + (model.reading(long) if long else 0.0)
 
@@ -237,5 +253,5 @@ def _run(batch: _Batch, readings: Sequence[Reading], batch_size: int, best: bool
             batch.join(row, most)
             rows.append(row)
             joined = True
-        batch.round(rows, joined, len(rows))
+        batch.round(rows, joined, most)
         rows = [row for row in rows if row.walk.active]
