@@ -44,6 +44,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "jsonl": WRITING,
     "likelihood": WRITING,
     "integrations": WRITING | {"metrics", "probs", "likelihood", "analysis"},
+    "predict": WRITING | {"analysis"},
+    "planner": WRITING | {"files", "metrics", "models", "probs", "tasks", "analysis", "study", "bench"},
     "analysis": {"types", "files", "metrics", "methods", "models"},
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay", "likelihood"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
@@ -52,7 +54,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report", "serve", "integrations"}
+        | {"experiments", "report", "serve", "integrations", "planner", "predict"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
@@ -78,8 +80,9 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "starlette": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
+    "simpy": "planner/simulate.py",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval")  # extras with what fsgen itself imports
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate")  # extras with what fsgen itself imports
 PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

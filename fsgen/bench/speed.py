@@ -99,8 +99,13 @@ def calls(members: Members, batch_size: int, prompt: int, rate: float | None = N
     return Calls(1e3 * one, 1e3 * six, None if draft is None else 1e3 * draft, share)
 
 
-def _call(model: Model, rows: int, prompt: int, tokens: int, times: int = 12) -> float:
+def _call(model: Model, rows: int, prompt: int, tokens: int) -> float:
     """Seconds of a call of so many tokens a row, the median."""
+    return statistics.median(call_seconds(model, rows, prompt, tokens))
+
+
+def call_seconds(model: Model, rows: int, prompt: int, tokens: int, times: int = 12) -> list[float]:
+    """Seconds of so many calls of so many tokens a row, after prompts of so many tokens; one before is left out."""
     session = model.session(rows)
     texts = [[(7 * i + row) % (model.vocab_size - 1) + 1 for i in range(prompt)] for row in range(rows)]
     for row in range(rows):
@@ -110,7 +115,7 @@ def _call(model: Model, rows: int, prompt: int, tokens: int, times: int = 12) ->
     for _ in range(times + 1):
         texts = [[*text, *range(11, 11 + tokens)] for text in texts]
         found.append(_seconds(lambda: session.score(texts, tokens), model.device))  # noqa: B023 - called at once
-    return statistics.median(found[1:])
+    return found[1:]
 
 
 def ways(
@@ -140,13 +145,15 @@ def ways(
             write = partial(ours, scripted, "speculative", draft_tokens)
             yield Way(f"speculative, {rate:g} accepted", write)
     if compare:
-        yield Way("transformers", lambda: (_theirs(members.target, prompts, max_tokens, batch_size), None))
+        yield Way("transformers", lambda: (by_transformers(members.target, prompts, max_tokens, batch_size), None))
         if batch_size == 1 and members.draft is not None:
             draft = members.draft
-            yield Way("transformers, assisted", lambda: (_theirs(members.target, prompts, max_tokens, 1, draft), None))
+            yield Way(
+                "transformers, assisted", lambda: (by_transformers(members.target, prompts, max_tokens, 1, draft), None)
+            )
 
 
-def _theirs(target: Any, prompts: Ids, max_tokens: int, batch_size: int, draft: Any = None) -> int:
+def by_transformers(target: Any, prompts: Ids, max_tokens: int, batch_size: int, draft: Any = None) -> int:
     """Writes the same texts with `transformers`' `generate`: how many tokens."""
     done = 0
     for start in range(0, len(prompts), batch_size):

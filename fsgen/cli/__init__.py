@@ -24,7 +24,9 @@ from fsgen.cli import (
     lm_eval,
     models,
     pair,
+    plan,
     predict,
+    profile,
     report,
     router,
     scaling,
@@ -60,6 +62,8 @@ for command in (  # in the order in which one meets them
     scaling.scaling,
     predict.predict,
     bench.bench,
+    profile.profile,
+    plan.plan,
     export_transformers.export_transformers,
 ):
     app.command(cls=GroupedCommand)(command)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fsgen.cli.options import DRAFT, TARGET, Device, Dtype, Weights, silence_libraries
-from fsgen.cli.output import console, print_json
+from fsgen.cli.options import DRAFT, TARGET, Device, Dtype, Weights, from_plan, silence_libraries
+from fsgen.cli.output import console, numbers, print_json
 
 if TYPE_CHECKING:
     from fsgen.backends import Plan
     from fsgen.bench.shapes import RandomPair
     from fsgen.bench.speed import Calls, Speed
+    from fsgen.planner.file import Chosen
 
 _MODELS = (
     "bundled, a folder, a GGUF file, a name on the hub, or random:0.5B, random:7B, ...: a shape of Qwen2.5 with random "
@@ -31,6 +34,16 @@ def bench(
     prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are written of each text.")] = 64,
     turns: Annotated[int, typer.Option(min=1, help="How often all is repeated.")] = 3,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            exists=True,
+            dir_okay=False,
+            help="Measure what fsgen plan chose, on prompts of --task: predicted beside measured.",
+        ),
+    ] = None,
+    task: Annotated[str, typer.Option(help="With --plan: whose prompts are written from.")] = "gsm8k",
     dtype: Dtype = "auto",
     device: Device = "auto",
     weights: Weights = "auto",
@@ -46,8 +59,12 @@ def bench(
     Example:
       fsgen bench --draft pocket-0.6m --target pocket-8m --batch-size 1,8
     """
-    sizes = _numbers("--batch-size", batch_size, int, 1, 4096)
-    rates = _numbers("--acceptance", acceptance, float, 0, 1) if acceptance else []
+    if plan is not None:
+        given = {"draft": draft, "target": target, "acceptance": acceptance or None}
+        _of_plan(from_plan(plan, None, **given), task, max_tokens, turns, device, compare, as_json)
+        return
+    sizes = numbers("--batch-size", batch_size, int, 1, 4096)
+    rates = numbers("--acceptance", acceptance, float, 0, 1) if acceptance else []
     silence_libraries(draft, target)
     from fsgen.bench.speed import bandwidth, calls, measure, ways
     from fsgen.methods.method import parse
@@ -72,15 +89,27 @@ def bench(
     _print(record, as_json)
 
 
-def _numbers(option: str, text: str, kind: Any, low: float, high: float) -> list[Any]:
-    """The numbers of a list with commas."""
-    try:
-        found = [kind(part) for part in text.split(",")]
-    except ValueError:
-        found = []
-    if not found or not all(low <= number <= high for number in found):
-        raise ValueError(f"{option} {text!r} is impossible: write numbers of {low} to {high}, as in 1,8")
-    return found
+def _of_plan(chosen: Chosen, task: str, max_tokens: int, turns: int, device: str, compare: bool, as_json: bool) -> None:
+    """What a plan chose, plain decoding and transformers, on prompts of a task."""
+    silence_libraries(chosen.draft, chosen.target)
+    from fsgen.backends import plan
+    from fsgen.planner import compare as comparison
+    from fsgen.planner.sources import task_prompts
+
+    planned = plan(chosen.draft, chosen.target, dtype=chosen.dtype, device=device, weights=chosen.weights)
+    _check(replace(planned, ngram=0), None, [], compare)
+    prompts = task_prompts(task, planned, max(8, 2 * chosen.batch_size), max_tokens)
+    found = comparison.compare(planned.load(), chosen, prompts, max_tokens, turns, compare)
+    if as_json:
+        print_json({"plan": asdict(chosen), "speeds": [one.as_dict() for one in found]})
+        return
+    from rich.table import Table
+
+    table = Table("batch", "", "tokens/s", "x plain", "predicted", box=None, pad_edge=False)
+    for one in found:
+        said = "" if one.predicted is None else f"{one.predicted:.2f} [{one.low:.2f}, {one.high:.2f}]"
+        table.add_row(str(one.batch_size), one.way, f"{one.tokens_per_second:.1f}", f"{one.ratio:.2f}", said)
+    console().print(table)
 
 
 def _planned(draft: str | None, target: str | None, dtype: str, device: str, weights: str) -> Plan | RandomPair:
@@ -130,8 +159,6 @@ def _name(device: Any) -> str:
 
 
 def _print(record: dict[str, Any], as_json: bool) -> None:
-    from dataclasses import asdict
-
     if as_json:
         shown = record | {"calls": {size: asdict(found) for size, found in record["calls"].items()}}
         print_json(shown | {"speeds": [speed.as_dict() for speed in record["speeds"]]})

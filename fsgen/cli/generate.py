@@ -19,6 +19,7 @@ from fsgen.cli.options import (
     MaxTokens,
     Target,
     Weights,
+    from_plan,
     going_on,
     models_by_role,
     new_file,
@@ -113,6 +114,13 @@ Candidates = Annotated[
 Logprobs = Annotated[
     int | None, typer.Option(metavar="K", help="With --json: log-probabilities of each token, and of the K best.")
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", exists=True, dir_okay=False, help="The models and the method that fsgen plan chose.",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a text, with the record of every token.")]
 
 
@@ -124,6 +132,7 @@ def generate(
     method: Method = "speculative",
     router: Router = None,
     draft_tokens: DraftTokens = None,
+    plan: PlanFile = None,
     temperature: Temperature = 0.0,
     top_k: TopK = 0,
     top_p: TopP = 1.0,
@@ -168,22 +177,29 @@ def generate(
         token_ids(stop_token_ids, "--stop-token-ids"), ignore_eos, n, min_tokens, logprobs,
         repetition_penalty, presence_penalty, frequency_penalty, biases(logit_bias),
     )  # fmt: skip
-    given = _read("the input" if prompt is None else "the prompt", prompt, input)
+    text = _read("the input" if prompt is None else "the prompt", prompt, input)
 
+    if plan is not None:
+        given = {"draft": draft, "target": target, "base": base, "router": router, "draft-tokens": draft_tokens}
+        found = from_plan(
+            plan, batch_size if prompt is None else 1, method=None if method == METHODS[1] else method, **given
+        )
+        draft, target, method, router = found.draft, found.target, found.method, found.router
+        draft_tokens, dtype, weights = found.draft_tokens, found.dtype, found.weights
     silence_libraries(draft, target, base)
+    from fsgen import backends
     from fsgen.api import method_for
-    from fsgen.backends import plan
     from fsgen.methods.method import parse
 
     chosen = parse(method, router, draft_tokens)
     names = models_by_role(chosen, draft, target, base)
-    planned = plan(**names, dtype=dtype, device=device, weights=weights)
+    planned = backends.plan(**names, dtype=dtype, device=device, weights=weights)
     chosen = method_for(planned, chosen)
     if prompt is None:
         settings = [planned.dtype, sorted(planned.weights.items()), candidates, as_json]
-        _many(given, output, planned, chosen, sampling, settings, batch_size)
+        _many(text, output, planned, chosen, sampling, settings, batch_size)
     else:
-        _one(given, planned, chosen, sampling, candidates, as_json)
+        _one(text, planned, chosen, sampling, candidates, as_json)
 
 
 def _read(what: str, prompt: str | None, file: str | None) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,7 @@ from fsgen.models.bundled import DEFAULT_DRAFT, DEFAULT_TARGET, DEFAULT_TUNED, P
 
 if TYPE_CHECKING:
     from fsgen.methods.method import Method
+    from fsgen.planner.file import Chosen
 
 DRAFT, TUNED, TARGET = DEFAULT_DRAFT, DEFAULT_TUNED, DEFAULT_TARGET
 
@@ -88,6 +89,15 @@ def models_by_role(method: Method, draft: str | None, target: str | None, base: 
                 draft = TUNED
                 base = next((info.tuned_from for info in bundled() if info.name == TUNED), None)
     return {"draft": draft, "target": target, "base": base}
+
+
+def from_plan(path: Path, batch_size: int | None, **given: Any) -> Chosen:
+    """What a plan says. Raises ValueError for a file that is none, or where an option says it too."""
+    from fsgen.planner.file import read_plan
+
+    if said := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"--plan has the models and the method: leave out --{said[0]}, or --plan")
+    return read_plan(path, batch_size)
 
 
 def new_folder(path: Path | None) -> Path | None:

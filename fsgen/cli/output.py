@@ -46,6 +46,17 @@ def console(width: int | None = None) -> Console:
     return Console(width=width, highlight=False, markup=False)
 
 
+def numbers(option: str, text: str, kind: Any, low: float, high: float) -> list[Any]:
+    """The numbers of a list with commas. Raises ValueError for another kind of number, or one out of range."""
+    try:
+        found = [kind(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(low <= number <= high for number in found):
+        raise ValueError(f"{option} {text!r} is impossible: write numbers of {low} to {high}, as in 1,8")
+    return found
+
+
 @contextmanager
 def progress_bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on stderr where that is a terminal; gives what advances it."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,6 +19,10 @@ def study(
         Path | None, typer.Option(callback=new_folder, help="Where results are kept.  [default: runs/NAME]")
     ] = None,
     limit: Limit = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", exists=True, dir_okay=False, help="The pair and the method of a plan, instead."),
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has been run before.")] = False,
 ) -> None:
     """Measure how much of the large model texts need.
@@ -39,9 +43,14 @@ def study(
     from fsgen.report import write
     from fsgen.study import run_study
 
+    given: Any = config
+    if plan is not None:
+        from fsgen.planner.file import planned_study, read_plan
+
+        given = planned_study(config, read_plan(plan))
     folder = out or Path("runs") / (config.stem if config else "bundled")
     with going_on():
-        result = run_study(config, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+        result = run_study(given, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
         analysis = analyze(folder) if result.rows else None
         path = write(folder, analysis=analysis)
     if analysis is not None:
