@@ -29,12 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "render": {"types", "metrics"},
     "generation": {"types", "metrics", "render"},
     "probs": {"types"},
+    "bounds": set(),
     "processors": {"types"},
     "models": {"types"},
     "tasks": {"types", "files", "plugins"},
     "methods": {"types", "probs", "plugins"},
-    "backends": {"types", "probs", "models", "plugins"},
-    "engine": {"types", "probs", "processors", "methods", "backends"},
+    "backends": {"types", "probs", "bounds", "models", "plugins"},
+    "engine": {"types", "probs", "bounds", "processors", "methods", "backends"},
     "api": {"types", "prompts", "probs", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "prompts", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
@@ -62,6 +63,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "safetensors": "backends",
     "huggingface_hub": "backends",
     "llama_cpp": "backends/llama_cpp",
+    "httpx2": "backends/remote",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
@@ -71,7 +73,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "jinja2": ("report", "backends/chat_template.py"),
     "typer": "cli",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp")  # extras with what fsgen itself imports
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "remote")  # extras with what fsgen itself imports
 PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(
