@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,7 @@ def _connect(address: Address, own: TokenizerOf) -> RemoteModel:
     from fsgen.backends.remote.server import Server
 
     digest = vocabulary_digest(own.known)
+    address = replace(address, tokenizer=None)  # that of several drafts is one
     if (address, digest) not in _servers:
         server = Server(address, own.tokenizer, own.vocab_size)
         identity = json.dumps([address.kind, address.model, digest])

@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 MOST_FAULTS = 5  # answers of status 500, or answers without sense, to one request
-LONGEST_WAIT = 30.0  # seconds between two attempts, where the server does not say
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before another attempt, where the server does not say
 KEY = "FSGEN_API_KEY"
 
 
@@ -137,7 +137,7 @@ class Client:
                 if faults >= MOST_FAULTS:
                     raise RefusedError(f"{self.url}{path} failed {faults} times: {reason}")
                 attempt += 1
-                wait = min(LONGEST_WAIT, 0.25 * 2**attempt) * random.uniform(0.5, 1.0) if wait is None else wait
+                wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0) if wait is None else wait
                 if time.monotonic() - started + wait > self._patience:
                     raise UnavailableError(f"{self.url}{path} has not answered for {self._patience:g} s: {reason}")
                 _log.info("%s%s: %s; again in %.1f s", self.url, path, reason, wait)

@@ -148,10 +148,7 @@ class Server:
             raise BadAnswerError("its log-probabilities of a prompt are not those that it writes by")
         repeats = said.tokens == again.tokens and np.array_equal(said.logprobs, again.logprobs)
         least = int(min((said.ids >= 0).sum(-1).min(), (scored.ids >= 0).sum(-1).min()))
-        if isinstance(wire, VLLM) and self._address.kind == "openai":
-            rereads = False  # not vLLM itself, of which this is known
-        else:
-            rereads = wire.rereads
+        rereads = wire.rereads and self._address.kind != "openai"  # of vLLM itself this is known
         return Abilities(wire, least, wire.prompts_by_text, rereads, repeats, context), said
 
     def _check_tokenizer(self, wire: Wire) -> None:
@@ -160,8 +157,8 @@ class Server:
             ids = self._answered(wire, wire.tokenize(text), wire.tokenized)
             if ids != (own := [int(token) for token in self._tokenizer.encode(text)]):
                 raise ValueError(
-                    f"the tokenizer of {self._address.model!r} at {self._address.url} is another one: {text!r} is {ids} "
-                    f"there, and {own} here; name its own with ?tokenizer=NAME"
+                    f"the tokenizer of {self._address.model!r} at {self._address.url} is another one: {text!r} is "
+                    f"{ids} there, and {own} here; name its own with ?tokenizer=NAME"
                 )
 
     def _question(self) -> list[int]:

@@ -294,8 +294,8 @@ def _greedy(token: int, top: Top) -> Top:
     best, own = top[0][1], dict(top).get(token, -math.inf)
     if own < best - TIE:
         raise RefusedError(
-            f"the server wrote the token {token} ({own:.3f}) where {top[0][0]} ({best:.3f}) is more likely: it samples, "
-            "or has penalties of its own"
+            f"the server wrote the token {token} ({own:.3f}) where {top[0][0]} ({best:.3f}) is more likely: it "
+            "samples, or has penalties of its own"
         )
     return [(token, best), *((other, logprob) for other, logprob in top if other != token)]
 
