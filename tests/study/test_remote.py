@@ -32,13 +32,13 @@ def study(ladder: dict[str, str], data: str, target: str, **changes: Any) -> dic
     } | changes
 
 
-def run(study: dict[str, Any], out: Path) -> dict[tuple[str, str], tuple[pl.DataFrame, pl.DataFrame, dict[str, Any]]]:
+def run(study: dict[str, Any], out: Path) -> dict[tuple[str, str, str], Any]:
     """Runs it: of each run of the oracle, by draft and method, its generations, its traces and its record."""
     from fsgen.files import read_json
 
     result = run_study(study, out, console=Console(file=io.StringIO()))
     assert not result.failed, result.failed
-    found = {}
+    found: dict[tuple[str, str, str], Any] = {}
     for file in sorted((out / "runs").glob("*.json")):
         record = read_json(file)
         key = record["members"].get("draft", {"name": "-"})["name"], record["method"]["name"]
@@ -46,8 +46,8 @@ def run(study: dict[str, Any], out: Path) -> dict[tuple[str, str], tuple[pl.Data
             pl.concat(pl.read_parquet(part) for part in sorted((out / table / f"run={record['run']}").iterdir()))
             for table in ("generations", "traces")
         )
-        found[key + (record["members"]["target"]["name"].rpartition(":")[2].rpartition("/")[2],)] = (*tables, record)
-    return found  # type: ignore[return-value]
+        found[*key, record["members"]["target"]["name"].rpartition(":")[2].rpartition("/")[2]] = (*tables, record)
+    return found
 
 
 def same(local: Any, remote: Any, full: bool) -> None:

@@ -137,7 +137,8 @@ class Client:
                 if faults >= MOST_FAULTS:
                     raise RefusedError(f"{self.url}{path} failed {faults} times: {reason}")
                 attempt += 1
-                wait = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0) if wait is None else wait
+                if wait is None:
+                    wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
                 if time.monotonic() - started + wait > self._patience:
                     raise UnavailableError(f"{self.url}{path} has not answered for {self._patience:g} s: {reason}")
                 _log.info("%s%s: %s; again in %.1f s", self.url, path, reason, wait)
