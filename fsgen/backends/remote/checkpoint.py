@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fsgen.backends.checkpoint import Checkpoint
 from fsgen.backends.identity import vocabulary_digest
 from fsgen.backends.protocol import Capabilities
 from fsgen.backends.remote.address import RECORDED, USAGE, Address, parse, split
-from fsgen.backends.vocabulary import Vocabulary, vocabulary
+from fsgen.backends.remote.tokenizer import Opener, TokenizerOf, tokenizer_of
 from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from fsgen.backends.remote.model import RemoteModel
 
 UNBOUNDED = 2**20  # tokens of the longest sequence, where a server does not say it
-Opener = Callable[[str], Checkpoint]
 
 
 @dataclass(frozen=True)
@@ -74,16 +72,6 @@ class RemoteCheckpoint(Checkpoint):
         return self.model
 
 
-@dataclass(frozen=True)
-class TokenizerOf:
-    """What the local side takes from the model whose tokenizer it is."""
-
-    tokenizer: Any
-    vocab_size: int
-    eos_ids: frozenset[int]
-    known: Vocabulary
-
-
 def open_remote(name: str, open_local: Opener) -> RemoteCheckpoint:
     """Connects to a server, or opens recorded outputs.
 
@@ -110,22 +98,6 @@ def open_remote(name: str, open_local: Opener) -> RemoteCheckpoint:
 
 def _checkpoint(name: str, model: RemoteModel) -> RemoteCheckpoint:
     return RemoteCheckpoint(model.info.name, name, None, model.tokenizer, model)
-
-
-def tokenizer_of(name: str, open_local: Opener) -> TokenizerOf:
-    """The tokenizer of a local model, or of a folder or name that has no more than that."""
-    try:
-        checkpoint = open_local(name)
-    except ValueError:
-        from fsgen.backends.transformers.tokenizers import open_tokenizer
-
-        tokenizer, rows, ends = open_tokenizer(name), 0, frozenset[int]()
-    else:
-        tokenizer, rows, ends = checkpoint.tokenizer, checkpoint.vocab_size, checkpoint.ends
-    if (usual := getattr(tokenizer, "eos_token_id", None)) is not None:
-        ends |= {int(usual)}
-    known = vocabulary(tokenizer)
-    return TokenizerOf(tokenizer, max(rows, len(known.texts)), ends, known)
 
 
 _servers: dict[tuple[Address, str], RemoteModel] = {}

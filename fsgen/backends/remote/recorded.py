@@ -20,7 +20,7 @@ from fsgen.backends.remote.wire import Wanted
 from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
-    from fsgen.backends.remote.checkpoint import TokenizerOf
+    from fsgen.backends.remote.tokenizer import TokenizerOf
 
 MODEL, OUTPUTS = "model.json", "outputs.parquet"
 _SCHEMA = pa.schema(
