@@ -29,12 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "render": {"types", "metrics"},
     "generation": {"types", "metrics", "render"},
     "probs": {"types"},
+    "bounds": set(),
     "processors": {"types"},
     "models": {"types"},
     "tasks": {"types", "files", "plugins"},
     "methods": {"types", "probs", "plugins"},
-    "backends": {"types", "probs", "models", "plugins"},
-    "engine": {"types", "probs", "processors", "methods", "backends"},
+    "backends": {"types", "probs", "bounds", "models", "plugins"},
+    "engine": {"types", "probs", "bounds", "processors", "methods", "backends"},
     "api": {"types", "prompts", "probs", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "prompts", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
@@ -67,6 +68,7 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "safetensors": "backends",
     "huggingface_hub": "backends",
     "llama_cpp": "backends/llama_cpp",
+    "httpx2": "backends/remote",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
@@ -82,7 +84,8 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "prometheus_client": "serve",
     "simpy": "planner/simulate.py",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate")  # extras with what fsgen itself imports
+# Extras with what fsgen itself imports.
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote")
 PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

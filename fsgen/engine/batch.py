@@ -108,7 +108,7 @@ class Batch:
         self.members, self.rows, self.roles, self.longest = members, rows, roles, longest
         self.sequences: list[Sequence | None] = [None] * rows
         self.groups: list[Group] = []
-        self.traces = TraceBuffer(members.names())
+        self.traces = TraceBuffer(members.names(), members.partial)
         self.spent = {"draft": 0.0, "system2": 0.0}
         self.reads_prompts = False
         # All logits meet where System 2's are; the draft's small ones travel.

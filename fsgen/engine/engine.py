@@ -68,7 +68,6 @@ class Engine:
             raise ValueError(f"text {sequence.number} was added before: make another `Sequence` of it")
         if sequence.keep_logits and method.skips_verification:
             raise ValueError(f"method {method.name!r} has no logits of q where it trusts the draft: keep_logits=False")
-        self._members.require_full_logits(method.roles)
         self._members.rows_within(method.roles, sequence.longest, 1, self._budget)
         self._added += 1
         sequence.number = self._added

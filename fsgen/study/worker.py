@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from fsgen.api import generate
 from fsgen.backends import Members
+from fsgen.backends.protocol import UnavailableError
 from fsgen.generation import Generation
 from fsgen.likelihood import encode_pair, log_likelihoods, require_q, within
 from fsgen.replay import replay
@@ -158,6 +159,8 @@ def each_or_error(attempt: Callable[[Sequence[Item]], Sequence[Result]], items: 
         return []
     try:
         return [*attempt(items)]
+    except UnavailableError:
+        raise  # no text's fault: the run fails, and is tried again
     except Exception as error:  # whatever it is, it is recorded, and the others go on
         if len(items) == 1:
             return [error_text(error)]

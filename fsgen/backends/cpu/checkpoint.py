@@ -55,6 +55,10 @@ class CpuCheckpoint(Checkpoint):
         return self.shape.vocab_size
 
     @property
+    def ends(self) -> frozenset[int]:
+        return self.eos_ids
+
+    @property
     def context(self) -> int:
         return min(self.shape.context, 2**20)
 
