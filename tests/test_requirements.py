@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
+EXTRAS = ("dev", "docs", "lm-eval", "notebook", "mlflow", "serve", "simulate", "remote", "ladder")  # as the Makefile
 MACHINE = {"torch"}  # its build depends on the machine
 
 
@@ -54,7 +55,7 @@ def needed(*extras: str) -> set[str]:
     return set(found)
 
 
-@pytest.mark.parametrize(("name", "extras"), [("study", ()), ("test", ("dev", "ladder"))])
+@pytest.mark.parametrize(("name", "extras"), [("study", ()), ("test", EXTRAS)])
 def test_every_package_has_its_hashes(name: str, extras: tuple[str, ...]) -> None:
     found, known = locked(name), versions()
     assert needed(*extras) - MACHINE <= found.keys() <= needed(*extras) - MACHINE | known.keys()
