@@ -21,6 +21,7 @@ from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.cpu.modules import weights_of
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.opening import open_checkpoint
+from fsgen.backends.transformers.model import TransformersModel
 from tests.backends.scripts import alone, edited
 from tests.tiny import tiny_tokenizer
 
@@ -221,8 +222,11 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(case: str, held: str,
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_in_memory_runs_compiled_too(case: str) -> None:
-    module = module_of(case)
-    assert weights_of(module)
+    module, text = module_of(case), [(7 * i) % 96 for i in range(60)]
+    model = TransformersModel(module, name=case)
+    assert model.compiled
+    wanted = alone(module, text, 60)
+    assert (model.session(1).score([text], 60)[0] - wanted).abs().max() < ROUNDING * wanted.abs().max()
     int8.quantise(module, case)
     assert weights_of(module)
 
