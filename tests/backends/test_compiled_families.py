@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,13 @@ def folder_of(folders: Path, case: str) -> Path:
 
 def test_every_declared_family_is_tried() -> None:
     assert {config_of(case).model_type for case in CASES} == set(FAMILIES)
+
+
+def test_the_page_lists_them() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    section = page.partition("## What runs compiled on a CPU")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(FAMILIES)
 
 
 @pytest.mark.parametrize("case", CASES)
