@@ -77,6 +77,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": ("Cohere2", MIXED | {"logit_scale": 0.5}),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0], "rope_parameters": LLAMA3}),
     "smollm3, windows": ("SmolLM3", {"no_rope_layers": [0, 1], "use_sliding_window": True, **WINDOW}),
+    "glm": ("Glm", HEADS | {"attention_bias": True}),
+    "glm4": ("Glm4", {"head_dim": 16}),
+    "exaone4": ("Exaone4", HEADS | MIXED),
+    "exaone4, no windows": ("Exaone4", HEADS | {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    "seed_oss": ("SeedOss", HEADS | {"attention_out_bias": True, "mlp_bias": True}),
+    "stablelm": ("StableLm", {"use_qkv_bias": True, "partial_rotary_factor": 0.5}),
+    "olmo3": ("Olmo3", MIXED),
+    "olmo3, stretched": (
+        "Olmo3", MIXED | {"rope_parameters": {
+            "full_attention": LINEAR, "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}},
+    ),
     "phi": ("Phi", {"partial_rotary_factor": 0.5}),
 }  # fmt: skip
 # Each a way of holding weights; the last ones where the processor has the instructions.
@@ -254,6 +265,9 @@ DECLINED: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {"hidden_act": "relu"}),
     ("cohere", {"use_qk_norm": True}),
     ("phi", {"qk_layernorm": True}),
+    ("phi", {"tie_word_embeddings": True}),
+    ("stablelm", {"use_parallel_residual": True}),
+    ("mistral", {"layer_types": [["full_attention"], {}]}),
 ]  # fmt: skip
 
 
