@@ -3,7 +3,8 @@
 Each model is loaded as a user's would be, with its proof. Then sessions of several rows of unlike lengths follow texts
 that grow, are rewound and replaced, and all logits that they give are compared with those of each text alone. It is
 `exact` where they are those up to rounding, `row by row` where it is only so with one row a call, and `refused` where
-the model is not used at all, with the reason. `wrong` and `crash` are faults of this project.
+the model is not used at all, with the reason. `wrong` and `crash` are faults of this project. `compiled` is what runs
+on the compiled pass of a CPU; `transformers`' own code runs all else, and each family elsewhere.
 
     python -m benchmarks.families --markdown docs/models.md
 """
@@ -49,6 +50,7 @@ class Result:
         verdict: exact, row by row, refused, wrong or crash.
         note: why it is refused, or what went wrong; else how far logits are off, relative to the largest one.
         seconds: of loading, with the proof, and of the comparison.
+        compiled: it runs on the compiled pass of a CPU, which the logits are of.
     """
 
     family: str
@@ -56,6 +58,7 @@ class Result:
     verdict: str
     note: str
     seconds: float
+    compiled: bool = False
 
 
 def tried(family: str) -> Result:
@@ -63,8 +66,8 @@ def tried(family: str) -> Result:
     started = time.perf_counter()
     architecture = transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family]
 
-    def result(verdict: str, note: str) -> Result:
-        return Result(family, architecture, verdict, note, time.perf_counter() - started)
+    def result(verdict: str, note: str, compiled: bool = False) -> Result:
+        return Result(family, architecture, verdict, note, time.perf_counter() - started, compiled)
 
     try:
         module = tiny_model(family)
@@ -83,7 +86,8 @@ def tried(family: str) -> Result:
         return result("crash", f"{type(error).__name__}: {reason(error)}")
     if not off <= ROUNDING:
         return result("wrong", f"off by {off:.1e}")
-    return result("row by row" if model.continuation is Continuation.ROWS else "exact", f"{off:.0e}")
+    verdict = "row by row" if model.continuation is Continuation.ROWS else "exact"
+    return result(verdict, f"{off:.0e}", model.compiled)
 
 
 def compared(module: Any, model: TransformersModel, turns: int = 12) -> float:
@@ -133,14 +137,16 @@ def table(results: Sequence[Result]) -> Iterator[str]:
     total = ", ".join(
         f"{counts[verdict]} {verdict}" for verdict in ("exact", "row by row", "refused", "wrong", "crash")
     )
-    yield f"`transformers` {transformers.__version__}, {len(results)} architectures: {total}."
+    compiled = sum(result.compiled for result in results)
+    yield f"`transformers` {transformers.__version__}, {len(results)} architectures: {total}; {compiled} run compiled."
     yield ""
-    yield "| family | architecture | | off | seconds |"
-    yield "|---|---|---|---:|---:|"
+    yield "| family | architecture | | on a CPU | off | seconds |"
+    yield "|---|---|---|---|---:|---:|"
     told = {"refused", "wrong", "crash"}
     for result in results:
         off = "" if result.verdict in told else result.note
-        yield f"| {result.family} | `{result.architecture}` | {result.verdict} | {off} | {result.seconds:.1f} |"
+        how = "compiled" if result.compiled else ""
+        yield f"| {result.family} | `{result.architecture}` | {result.verdict} | {how} | {off} | {result.seconds:.1f} |"
     yield ""
     for result in results:
         if result.verdict in told:
@@ -159,7 +165,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for family in options.families or FAMILIES:
         results.append(tried(family))
         one = results[-1]
-        print(f"{one.verdict:10} {one.family:26} {one.seconds:5.1f} s  {one.note}", flush=True)
+        how = "compiled" if one.compiled else ""
+        print(f"{one.verdict:10} {how:8} {one.family:26} {one.seconds:5.1f} s  {one.note}", flush=True)
     lines = list(table(results))
     print(lines[0])
     if options.markdown is not None:

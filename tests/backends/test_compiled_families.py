@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.cpu.modules import weights_of
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.opening import open_checkpoint
+from fsgen.backends.transformers.model import TransformersModel
 from tests.backends.scripts import alone, edited
 from tests.tiny import tiny_tokenizer
 
@@ -75,6 +77,17 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cohere2": ("Cohere2", MIXED | {"logit_scale": 0.5}),
     "smollm3": ("SmolLM3", {"no_rope_layers": [1, 0], "rope_parameters": LLAMA3}),
     "smollm3, windows": ("SmolLM3", {"no_rope_layers": [0, 1], "use_sliding_window": True, **WINDOW}),
+    "glm": ("Glm", HEADS | {"attention_bias": True}),
+    "glm4": ("Glm4", {"head_dim": 16}),
+    "exaone4": ("Exaone4", HEADS | MIXED),
+    "exaone4, no windows": ("Exaone4", HEADS | {"sliding_window": None, "layer_types": ["full_attention"] * 2}),
+    "seed_oss": ("SeedOss", HEADS | {"attention_out_bias": True, "mlp_bias": True}),
+    "stablelm": ("StableLm", {"use_qkv_bias": True, "partial_rotary_factor": 0.5}),
+    "olmo3": ("Olmo3", MIXED),
+    "olmo3, stretched": (
+        "Olmo3", MIXED | {"rope_parameters": {
+            "full_attention": LINEAR, "sliding_attention": {"rope_type": "default", "rope_theta": 100.0}}},
+    ),
     "phi": ("Phi", {"partial_rotary_factor": 0.5}),
 }  # fmt: skip
 # Each a way of holding weights; the last ones where the processor has the instructions.
@@ -141,6 +154,13 @@ def folder_of(folders: Path, case: str) -> Path:
 
 def test_every_declared_family_is_tried() -> None:
     assert {config_of(case).model_type for case in CASES} == set(FAMILIES)
+
+
+def test_the_page_lists_them() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs" / "models.md").read_text(encoding="utf-8")
+    section = page.partition("## What runs compiled on a CPU")[2].partition("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(name for row in rows for name in re.findall(r"`(\w+)`", row)) == sorted(FAMILIES)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -221,8 +241,11 @@ def test_bfloat16_is_as_near_to_float32_as_transformers_is(case: str, held: str,
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_model_in_memory_runs_compiled_too(case: str) -> None:
-    module = module_of(case)
-    assert weights_of(module)
+    module, text = module_of(case), [(7 * i) % 96 for i in range(60)]
+    model = TransformersModel(module, name=case)
+    assert model.compiled
+    wanted = alone(module, text, 60)
+    assert (model.session(1).score([text], 60)[0] - wanted).abs().max() < ROUNDING * wanted.abs().max()
     int8.quantise(module, case)
     assert weights_of(module)
 
@@ -242,6 +265,9 @@ DECLINED: list[tuple[str, dict[str, Any]]] = [
     ("gpt_neox", {"hidden_act": "relu"}),
     ("cohere", {"use_qk_norm": True}),
     ("phi", {"qk_layernorm": True}),
+    ("phi", {"tie_word_embeddings": True}),
+    ("stablelm", {"use_parallel_residual": True}),
+    ("mistral", {"layer_types": [["full_attention"], {}]}),
 ]  # fmt: skip
 
 

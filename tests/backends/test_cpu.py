@@ -215,11 +215,11 @@ def test_packed_weights() -> None:
 @pytest.mark.parametrize(
     ("kind", "sizes"),
     [
-        ("llama", {"hidden_act": "gelu"}),
-        ("llama", {"mlp_bias": True}),
+        ("llama", {"hidden_act": "relu"}),
         ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}),
-        ("olmo2", {}),
-        ("gemma", {}),
+        ("gemma3", {"attn_logit_softcapping": 2.0}),
+        ("gpt-neox", {"hidden_act": "relu"}),
+        ("gpt2", {}),
     ],
 )
 def test_unsupported_models_run_on_transformers(kind: str, sizes: dict[str, Any]) -> None:

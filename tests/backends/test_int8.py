@@ -75,13 +75,14 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     assert torch.equal(zeros[0], layer.bias)
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("architecture", ["llama", "gemma2", "gpt-neox"])
-def test_a_model_is_near_the_one_that_it_rounds(architecture: str) -> None:
-    plain = TransformersModel(tiny_model(architecture), tiny_tokenizer(), architecture)
+def test_a_model_is_near_the_one_that_it_rounds(architecture: str, compiled: bool) -> None:
+    plain = TransformersModel(tiny_model(architecture), tiny_tokenizer(), architecture, compiled=compiled)
     module = tiny_model(architecture)
     int8.quantise(module, architecture)
     assert not any(type(part) is nn.Linear for part in module.modules())
-    rounded = TransformersModel(module, tiny_tokenizer(), architecture, info=plain.info)
+    rounded = TransformersModel(module, tiny_tokenizer(), architecture, info=plain.info, compiled=compiled)
     texts = [[5, 9, 30, 31, 7], [12, 40]]
     one, other = (model.session(2).score(texts, 1).softmax(-1) for model in (plain, rounded))
     assert 0 < float((one - other).abs().sum(-1).max()) < 0.1

@@ -27,11 +27,12 @@ TOLERANCE = 1e-4
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("batch", [1, 5])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) -> None:
+def test_a_session_equals_plain_forward_passes(architecture: str, batch: int, compiled: bool) -> None:
     module = tiny_model(architecture)
-    session = TransformersModel(module).session(batch)
+    session = TransformersModel(module, compiled=compiled).session(batch)
     rng = random.Random(batch)
     texts: list[list[int]] = [[rng.randrange(96) for _ in range(rng.randint(1, 60))] for _ in range(batch)]
     longest = 0
@@ -52,7 +53,7 @@ def test_a_session_equals_plain_forward_passes(architecture: str, batch: int) ->
     assert longest > 64  # the buffers grew, far beyond the sliding windows of five tokens
 
 
-@pytest.mark.parametrize("architecture", ["llama", "gpt-neox"])  # the compiled forward pass, and that of transformers
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # the compiled forward pass, and that of transformers
 def test_a_shared_beginning_is_computed_once(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model(architecture)
     session = TransformersModel(module).session(3)
@@ -82,7 +83,7 @@ def test_a_shared_beginning_is_computed_once(architecture: str, monkeypatch: pyt
 
 def test_a_long_row_does_not_widen_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model("gpt-neox")
-    session = TransformersModel(module).session(4)
+    session = TransformersModel(module, compiled=False).session(4)
     assert isinstance(session, CachedSession)
     assert isinstance(session._forward, TransformersForward)
     texts = [[i + 1, 2, 3] for i in range(4)]
@@ -102,10 +103,11 @@ def test_a_long_row_does_not_widen_the_others(monkeypatch: pytest.MonkeyPatch) -
         assert (logits[i, -n:] - alone(module, texts[i], n)).abs().max() < TOLERANCE
 
 
+@pytest.mark.parametrize("compiled", [True, False])
 @pytest.mark.parametrize("architecture", ["mistral-sliding", "gemma3", "gemma2", "phi3"])
-def test_long_texts_leave_the_window_behind(architecture: str) -> None:
+def test_long_texts_leave_the_window_behind(architecture: str, compiled: bool) -> None:
     module = tiny_model(architecture)
-    session = TransformersModel(module).session(2)
+    session = TransformersModel(module, compiled=compiled).session(2)
     rng = random.Random(3)
     texts = [[rng.randrange(96) for _ in range(n)] for n in (100, 118)]
     for cut in (40, 41, 47, 100, 60):
@@ -164,7 +166,7 @@ def test_no_active_row() -> None:
 
 
 # The compiled forward pass, that of transformers, and one with a recurrent state.
-@pytest.mark.parametrize("architecture", ["llama", "gpt-neox", "falcon-h1"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "falcon-h1"])
 def test_a_failed_call_leaves_a_valid_session(architecture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = tiny_model(architecture)
     session = TransformersModel(module).session(2)
@@ -227,7 +229,8 @@ def test_bfloat16() -> None:
 
 def test_what_a_model_says_of_itself() -> None:
     module = tiny_model("gpt-neox")
-    model = TransformersModel(module, name="tiny")
+    model = TransformersModel(module, name="tiny", compiled=False)
+    assert TransformersModel(module, name="tiny").capabilities == Capabilities(bit_exact=True)
     spoken_of: Model = model
     assert spoken_of is model
     assert (model.vocab_size, model.context, model.eos_ids) == (96, 128, frozenset({1}))
@@ -272,7 +275,7 @@ def test_what_counts_as_proven_is_what_is_tested() -> None:
 
 def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsgen.backends.transformers.model.PROVEN", frozenset())
-    TransformersModel(tiny_model("gemma3"))
+    TransformersModel(tiny_model("gemma3"), compiled=False)
     torch.manual_seed(0)
     bert = transformers.BertLMHeadModel(  # reads in both directions
         transformers.BertConfig(
@@ -281,7 +284,7 @@ def test_an_unknown_architecture_has_to_prove_itself(monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ValueError, match=r"BertLMHeadModel.*its attention is not causal"):
         TransformersModel(bert)
-    wrong = TransformersModel(tiny_model("gemma3"))
+    wrong = TransformersModel(tiny_model("gemma3"), compiled=False)
     monkeypatch.setattr(TransformersForward, "_masks", lambda self, call: torch.ones(1, 1, 1, call.longest).bool())
     with pytest.raises(ValueError, match="does not give the logits"):
         check_exact("wrong", wrong.architecture, wrong.continuation, lambda _, rows: wrong.session(rows))

@@ -79,6 +79,7 @@ class Family:
         return {**self.settings, **found, **self.fixed}
 
 
+_QKV_BIAS = {"qkv_proj": "attention_bias"}
 _ATTENTION_BIAS = {"qkv_proj": "attention_bias", "o_proj": "attention_bias"}
 _ALL_BIASES = {"qkv_proj": True, "o_proj": True, "gate_up_proj": True, "down_proj": True}
 _MLP_BIAS = {"gate_up_proj": "mlp_bias", "down_proj": "mlp_bias"}
@@ -91,6 +92,7 @@ _SANDWICH = (
 _AFTER = ("", "post_attention_layernorm", "", "post_feedforward_layernorm")
 _QWEN = {"use_sliding_window": False, "sliding_window": None, "max_window_layers": 28}
 _GEMMA = {"head_dim": 256, "tie_word_embeddings": True, "attention_bias": False, "use_bidirectional_attention": None}
+_GLM = {"attention_bias": True, "partial_rotary_factor": 0.5, "head_dim": 128}
 _CAPS = {"final_logit_softcapping": None, "attn_logit_softcapping": None}
 
 FAMILIES: Mapping[str, Family] = {
@@ -255,6 +257,42 @@ FAMILIES: Mapping[str, Family] = {
         gate_up=("mlp.fc1",),
         down="mlp.fc2",
         final_norm="model.final_layernorm",
+    ),
+    "glm": Family(settings=_GLM, interleaved=True, biases=_QKV_BIAS, gate_up=("mlp.gate_up_proj",)),
+    "glm4": Family(
+        settings=_GLM,
+        norms=("input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"),
+        interleaved=True,
+        biases=_QKV_BIAS,
+        gate_up=("mlp.gate_up_proj",),
+    ),
+    "exaone4": Family(
+        settings={"sliding_window": 4096, "sliding_window_pattern": 4},
+        norms=_AFTER,
+        head_norms="each head",
+        windows="layer_types",
+        full_without_positions=True,
+    ),
+    "seed_oss": Family(
+        settings={"attention_bias": True, "attention_out_bias": False, "mlp_bias": False, "head_dim": 128},
+        biases=_QKV_BIAS | _MLP_BIAS | {"o_proj": "attention_out_bias"},
+    ),
+    "stablelm": Family(
+        settings={"partial_rotary_factor": 0.25, "use_qkv_bias": False}
+        | {"qk_layernorm": False, "use_parallel_residual": False},
+        renamed={"layer_norm_eps": "rms_norm_eps"},
+        refused=("qk_layernorm", "use_parallel_residual", "head_dim"),
+        norm="layer",
+        norm_bias=True,
+        biases={"qkv_proj": "use_qkv_bias"},
+    ),
+    "olmo3": Family(
+        settings={"attention_bias": False, "num_key_value_heads": None, "sliding_window": 4096},
+        fixed={"sliding_window_pattern": 4, "rope_local_base_freq": 5e5},
+        norms=_AFTER,
+        head_norms="all heads",
+        windows="layer_types",
+        biases=_ATTENTION_BIAS,
     ),
     "olmo": Family(
         settings={"attention_bias": False, "clip_qkv": None, "num_key_value_heads": None},

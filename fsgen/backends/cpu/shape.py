@@ -75,7 +75,7 @@ class Shape:
             return None
         try:
             return cls._read(str(name), family, family.read(config))
-        except _DeclinedError:
+        except (_DeclinedError, TypeError):  # the latter from values of odd types
             return None
 
     @classmethod
@@ -94,12 +94,15 @@ class Shape:
         context, kinds = _size(given, "max_position_embeddings"), _layer_kinds(family, given, layers)
         ropes, tables = _ropes(family, given, kinds, head_dim, context)
         sliding = _size(given, "sliding_window") if "sliding_attention" in kinds else None
+        tied = bool(given.get("tie_word_embeddings"))
+        if tied and "lm_head" in family.biases:
+            raise _DeclinedError
         scalar = given.get("query_pre_attn_scalar", head_dim)
         return cls(
             family, name, hidden, layers, heads, kv_heads, head_dim,
             intermediate_size=_size(given, "intermediate_size"), vocab_size=_size(given, "vocab_size"), context=context,
             activation=ACTIVATIONS[act], norm_eps=_epsilon(given.get("rms_norm_eps")),
-            tied=bool(given.get("tie_word_embeddings")), parallel=bool(given.get("use_parallel_residual")),
+            tied=tied, parallel=bool(given.get("use_parallel_residual")),
             biases=frozenset(name for name, has in family.biases.items() if has is True or given[str(has)]),
             windows=tuple(sliding if kind == "sliding_attention" else None for kind in kinds),
             ropes=ropes, rope_tables=tables,
@@ -249,7 +252,7 @@ def _slides(family: Family, given: Mapping[str, Any], layers: int) -> list[bool]
 
 def _without_positions(family: Family, given: Mapping[str, Any], kinds: list[str]) -> set[int]:
     """The layers that have no rotary positions."""
-    if family.full_without_positions:
+    if family.full_without_positions and given.get("sliding_window") is not None:
         return {i for i, kind in enumerate(kinds) if kind == "full_attention"}
     if "no_rope_layer_interval" not in given:
         return set()

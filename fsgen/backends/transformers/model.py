@@ -22,8 +22,8 @@ from fsgen.types import ModelInfo
 if TYPE_CHECKING:
     from fsgen.backends.cpu.model import CpuModel
 
-# The tests show these to be exact, whatever their configuration; any other architecture is checked once, when it is
-# loaded.
+# The tests show these to be exact, whatever their configuration, and so what runs compiled; any other architecture is
+# checked once, when it is loaded.
 PROVEN = frozenset(
     {"llama", "qwen2", "qwen3", "mistral", "gpt_neox", "gpt2", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2"}
 )
@@ -68,7 +68,8 @@ class TransformersModel:
         self.device = self.architecture.device
         self._cpu = self._on_cpu_backend() if compiled else None
         self._slot_bytes: int | None = None
-        self.continuation = self._proven(ways) if config.model_type not in PROVEN else ways[0]
+        proven = self._cpu is not None or config.model_type in PROVEN
+        self.continuation = ways[0] if proven else self._proven(ways)
 
     def _proven(self, ways: tuple[Continuation, ...]) -> Continuation:
         """The first way to continue that turns out to be exact."""
@@ -92,17 +93,17 @@ class TransformersModel:
     def capabilities(self) -> Capabilities:
         """What the forward pass that runs it can do; see `Capabilities`."""
         several = self.continuation is not Continuation.SINGLE
-        return Capabilities(bit_exact=self._cpu is not None, several_tokens=several)
+        return Capabilities(bit_exact=self.compiled, several_tokens=several)
 
     def session(self, batch_size: int) -> CachedSession | RecurrentSession:
         """An empty session of `batch_size` rows."""
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} is impossible: a session has at least one row")
+        if self._cpu is not None:
+            return self._cpu.session(batch_size)
         return self._session(self.continuation, self.architecture, batch_size)
 
     def _session(self, way: Continuation, architecture: Architecture, rows: int) -> CachedSession | RecurrentSession:
-        if self._cpu is not None:
-            return self._cpu.session(rows)
         return self._session_on(_forward(architecture, way, rows), way)
 
     def _session_on(
@@ -112,6 +113,11 @@ class TransformersModel:
         if isinstance(forward, StateForward):
             return RecurrentSession(forward, way, forward.rows, *about)
         return CachedSession(forward, *about)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether it runs on the compiled forward pass."""
+        return self._cpu is not None
 
     def _on_cpu_backend(self) -> CpuModel | None:
         """The model on the compiled forward pass, None where that cannot compute it."""
