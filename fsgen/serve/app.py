@@ -138,6 +138,7 @@ def make_app(
         version=fsgen.__version__,
         summary="Collaborative decoding of a small and a large language model behind the API of OpenAI.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         responses=ERRORS,
     )
@@ -308,6 +309,10 @@ def _add_page(app: FastAPI, service: Service) -> None:
     @app.get("/", include_in_schema=False)
     async def index() -> Response:
         return _file("index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page.description(app.openapi()), media_type="text/html")
 
     @app.get("/static/settings.json", include_in_schema=False)
     async def settings() -> Response:

@@ -219,6 +219,22 @@ def test_its_files_are_all_here() -> None:
     assert static("app.py") is None
 
 
+def test_every_parameter_is_described(browser: Browser, running: Running) -> None:
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(f"{running.url}/docs")
+    shown = page.locator("body").inner_text()
+    _, description, _ = ask(running.url, "/openapi.json")
+    for schema in ("CompletionRequest", "ChatRequest", "FsgenOptions", "TokenizeRequest"):
+        for name in description["components"]["schemas"][schema]["properties"]:
+            assert name in shown
+    assert "number, at least 0, at most 2" in shown
+    assert all(path in shown for path in description["paths"])
+    assert [text for text in complaints if "favicon" not in text and "404" not in text] == []
+    page.close()
+
+
 def test_settings_name_what_can_be_chosen(running: Running) -> None:
     status, found, headers = ask(running.url, "/static/settings.json")
     assert status == 200
