@@ -51,7 +51,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay", "likelihood"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
-    "serve": WRITING | {"metrics", "probs"},
+    "serve": WRITING | {"metrics", "probs", "render"},
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}

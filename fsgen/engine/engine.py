@@ -165,7 +165,10 @@ class Engine:
             self._make_batch()
         batch = self._batch
         if batch is not None and self._waiting:
-            free = [row for row, one in enumerate(batch.sequences) if one is None or not one.occupied]
+            ended = {
+                row: one.number if one else 0 for row, one in enumerate(batch.sequences) if not one or not one.occupied
+            }
+            free = sorted(ended, key=ended.__getitem__)  # beginnings in rows of late texts may be wanted again
             for row, one in zip(free, list(islice(self._waiting.values(), len(free))), strict=False):
                 if not self._fits(batch, one):
                     break

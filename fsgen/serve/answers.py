@@ -14,7 +14,7 @@ from fsgen.generation import finite
 from fsgen.metrics import Counts
 from fsgen.serve.errors import failed
 from fsgen.serve.job import Job
-from fsgen.serve.records import CompletionLogprobs, chat_logprobs, prompt_logprobs, source, speculative
+from fsgen.serve.records import CompletionLogprobs, chat_logprobs, prompt_logprobs, source, speculative, timing
 from fsgen.serve.schema import ChatRequest, CompletionRequest
 from fsgen.serve.service import Service, Texts
 from fsgen.types import Token
@@ -206,7 +206,9 @@ class Answer:
                 "draft_tokens": tokens,
                 "metrics": self._counts().as_dict(),
             },
-            "metrics": {"speculative_decoding": speculative(method, jobs[0]) if len(jobs) == 1 else None},
+            "metrics": {"speculative_decoding": None}
+            if len(jobs) > 1
+            else {"speculative_decoding": speculative(method, jobs[0])} | timing(jobs[0]),
         }
 
 

@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 import fsgen
+from fsgen.serve import page
 from fsgen.serve.answers import Answer, as_json
 from fsgen.serve.errors import ApiError, ErrorAnswer, from_validation
 from fsgen.serve.guard import Guard, Keys
@@ -137,6 +138,7 @@ def make_app(
         version=fsgen.__version__,
         summary="Collaborative decoding of a small and a large language model behind the API of OpenAI.",
         lifespan=lifespan,
+        docs_url=None,
         redoc_url=None,
         responses=ERRORS,
     )
@@ -148,6 +150,7 @@ def make_app(
     _add_errors(app)
     _add_texts(app, service, log_prompts)
     _add_state(app, service, meters)
+    _add_page(app, service)
     return app
 
 
@@ -298,3 +301,30 @@ def _add_state(app: FastAPI, service: Service, meters: Meters) -> None:
                 "history": meters.state(),
             }
         )
+
+
+def _add_page(app: FastAPI, service: Service) -> None:
+    """The page that tries it out."""
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return _file("index.html")
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> Response:
+        return Response(page.description(app.openapi()), media_type="text/html")
+
+    @app.get("/static/settings.json", include_in_schema=False)
+    async def settings() -> Response:
+        return Json(page.settings(service))
+
+    @app.get("/static/{name}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        return _file(name)
+
+
+def _file(name: str) -> Response:
+    found = page.static(name)
+    if found is None:
+        raise ApiError(404, f"there is no file {name!r}", code="not_found")
+    return Response(found[0], media_type=found[1], headers={"cache-control": "no-cache"})

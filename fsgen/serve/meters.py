@@ -50,7 +50,9 @@ class Meters:
             "position",
         )
         self._first = self._histogram("vllm:time_to_first_token_seconds", "From arrival to the first token.")
-        self._each = self._histogram("vllm:time_per_output_token_seconds", "Between tokens, the mean of a text.")
+        self._each = self._histogram(
+            "vllm:request_time_per_output_token_seconds", "Between tokens, the mean of a text."
+        )
         self._whole = self._histogram("vllm:e2e_request_latency_seconds", "From arrival to the last token.")
         self._queued = self._histogram("vllm:request_queue_time_seconds", "From arrival to a row.")
         self._prompts = self._histogram("vllm:request_prompt_tokens", "Tokens of a prompt.", LENGTHS)

@@ -134,6 +134,22 @@ def speculative(method: Method, job: Job) -> dict[str, Any] | None:
     }
 
 
+def timing(job: Job) -> dict[str, float]:
+    """How long a text took, with vLLM's names: milliseconds, and tokens a second after the first one."""
+    first, ended = job.first, job.ended
+    if first is None or ended is None or job.started is None:
+        return {}
+    between = len(job.tokens) - 1
+    times = {
+        "time_to_first_token_ms": 1000 * (first - job.started),
+        "generation_time_ms": 1000 * (ended - first),
+        "queue_time_ms": 1000 * (job.started - job.arrived),
+    }
+    if between > 0 and ended > first:
+        times |= {"mean_itl_ms": 1000 * (ended - first) / between, "tokens_per_second": between / (ended - first)}
+    return times
+
+
 def accepted_by_round(job: Job) -> dict[int, int]:
     """How many drafted tokens of each round System 2 accepted."""
     steps: dict[int, int] = {}

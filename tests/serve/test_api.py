@@ -197,6 +197,10 @@ def test_drafting_is_told_with_the_names_of_vllm(running: Running) -> None:
     assert drafting["mean_acceptance_length"] == 1 + counts["accepted"] / drafting["num_spec_steps"]
     rejected = sum(a < d for a, d in zip(drafting["per_step_accepted"], drafting["per_step_drafted"], strict=True))
     assert rejected >= counts["recovered"] > 0
+    times = found["metrics"]
+    assert times["mean_itl_ms"] == pytest.approx(times["generation_time_ms"] / 29)
+    assert times["time_to_first_token_ms"] > 0
+    assert times["queue_time_ms"] >= 0
     _, several, _ = ask(running.url, "/v1/completions", body | {"n": 2})
     assert several["metrics"]["speculative_decoding"] is None
     _, plain, _ = ask(running.url, "/v1/completions", body | {"fsgen": {"method": "plain"}})
@@ -418,7 +422,7 @@ def test_state_and_metrics(running: Running) -> None:
     ]
     assert sum(places) == accepted <= values[f"vllm:spec_decode_num_draft_tokens_total{{{name}}}"]
     assert values[f"vllm:num_requests_running{{{name}}}"] == 0
-    for each in ("time_to_first_token_seconds", "time_per_output_token_seconds", "e2e_request_latency_seconds"):
+    for each in ("time_to_first_token_seconds", "request_time_per_output_token_seconds", "e2e_request_latency_seconds"):
         assert values[f"vllm:{each}_count{{{name}}}"] >= 1
     _, state, _ = ask(running.url, "/fsgen/state")
     assert state["rows"] == 8

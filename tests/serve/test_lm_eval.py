@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -70,3 +71,19 @@ def test_texts_are_those_of_the_library(model: Any, pair: Members) -> None:
     )
     sampling = SamplingParams(max_tokens=24, stop=("\n\n", "Question:"))
     assert found == [generate(pair, each, sampling=sampling)[0].text for each in contexts]
+
+
+def test_chats_are_those_of_the_library(running: Running, pair: Members) -> None:
+    from lm_eval.models.api_models import JsonChatStr
+    from lm_eval.models.openai_completions import LocalChatCompletion
+
+    model = LocalChatCompletion(
+        base_url=f"{running.url}/v1/chat/completions", model=running.service.name, max_retries=1, num_concurrent=1
+    )
+    question = "Tom has 3 apples and buys 4. How many has he?"
+    said = JsonChatStr(json.dumps([{"role": "user", "content": question}]))
+    options = {"until": ["\n\n"], "max_gen_toks": 24, "temperature": 0}
+    found = model.generate_until(instances("generate_until", [(said, options)]), disable_tqdm=True)
+    sampling = SamplingParams(max_tokens=24, stop=("\n\n",))
+    [text] = generate(pair, f"Question: {question}\nAnswer:", sampling=sampling)
+    assert [each.strip() for each in found] == [text.text.strip()]

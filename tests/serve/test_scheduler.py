@@ -300,3 +300,21 @@ def test_prompts_are_scored_beside_texts_that_run(pair: Members) -> None:
         assert found[0] == (token, pytest.approx(float(expected[place, token]), abs=1e-6))
         assert [each for each, _ in found[1:]] == expected[place].topk(3).indices.tolist()
         assert only.scores.ranks[place] == 1 + int((expected[place] > expected[place, token]).sum())
+
+
+def test_beginnings_are_computed_once_though_others_came_between(pair: Members) -> None:
+    system = pair.tokenizer.encode("You count apples, and nothing else. Be short, and show how you count.\n" * 4)
+    read: list[int] = []
+
+    async def program(scheduler: Scheduler) -> None:
+        target = pair.target
+        assert target is not None
+        for prompt in ([*system, 30], [5, 6, 7], [8, 9], [*system, 40, 41]):
+            one = job(prompt, "plain", SamplingParams(max_tokens=1))
+            scheduler.submit([one])
+            await ended([one])
+            session = scheduler._engine._batch.session("target")  # type: ignore[union-attr]
+            read.append(max(len(known) for known in session._known))  # type: ignore[attr-defined]
+
+    scheduled(pair, program, Limits(rows=3))
+    assert min(read) >= len(system), "the row of the first one was not taken by those between"
