@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from threadpoolctl import threadpool_limits
 
 from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study, summarize
 from fsgen.analysis.histograms import histograms
@@ -105,12 +106,13 @@ def analyze(
         raise ValueError(f"{str(folder)!r} has no finished run to analyse")
     rows = study.rows if runs is None else [find(study.rows, run) for run in runs]
     projected = _projected(rows) if projections else set()
-    suspicious = tuple(suspects(rows, study.texts, study.references))
-    study.levels = {one.task: one.level for one in suspicious}
-    found = tuple(_analyze(study, row, calls, misses, row.run in projected) for row in rows)
-    laws = _laws(study.folder, rows)
-    short = in_short(rows, study.texts, study.alone, suspicious, laws)
-    return StudyAnalysis(study.name, tuple(rows), found, _findings(found), short, suspicious, laws)
+    with threadpool_limits(1):  # these are many small products: threads would wait for each other
+        suspicious = tuple(suspects(rows, study.texts, study.references))
+        study.levels = {one.task: one.level for one in suspicious}
+        found = tuple(_analyze(study, row, calls, misses, row.run in projected) for row in rows)
+        laws = _laws(study.folder, rows)
+        short = in_short(rows, study.texts, study.alone, suspicious, laws)
+        return StudyAnalysis(study.name, tuple(rows), found, _findings(found), short, suspicious, laws)
 
 
 def _laws(folder: Path, rows: Sequence[SummaryRow]) -> tuple[Scaling, ...]:

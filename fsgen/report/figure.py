@@ -31,7 +31,8 @@ def panels(figure: Figure) -> dict[str, alt.LayerChart]:
 
 def page_spec(panel: alt.LayerChart) -> dict[str, Any]:
     """A panel as the page draws it: as wide as there is room, its legend being the page's own."""
-    spec: dict[str, Any] = panel.properties(width="container").to_dict()
+    # Each part was checked when it was made; as a whole it would be checked once more, which takes seconds.
+    spec: dict[str, Any] = panel.properties(width="container").to_dict(validate=False)
     spec["autosize"] = {"type": "fit-x", "contains": "padding"}
     spec["background"] = "transparent"
     spec["config"] = {"view": {"stroke": None}, "legend": {"disable": True}}

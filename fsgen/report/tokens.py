@@ -23,6 +23,7 @@ from fsgen.files import read_table
 from fsgen.render import LOOKS, SHADES
 
 CANDIDATES = 5
+_AT_ONCE = 8
 BUDGET = 2_200_000
 """Characters of the texts' tokens, so that the page stays below 5 MB."""
 
@@ -76,8 +77,9 @@ def viewer(folder: Path, rows: Sequence[SummaryRow], budget: int = BUDGET) -> Vi
     shown: Counter[str] = Counter()
     for task, of_task in by_task.items():
         left = budget // len(by_task)
+        tables = _Tables(folder, orders[task])
         for example in orders[task]:
-            texts = [text for row in of_task for text in _texts(folder, row, example, spelling)]
+            texts = [text for row in of_task for text in _texts(tables, row, example, spelling)]
             if shown[task] and packed.cost(texts) > left:
                 break
             # The first example may be cut, so that every task has one.
@@ -181,11 +183,34 @@ def as_text(text: bytes, special: bool) -> str:
 # ---- texts
 
 
-def _texts(folder: Path, row: SummaryRow, example: str, spelling: _Spelling) -> list[dict[str, Any]]:
+class _Tables:
+    """The tables of a task's runs, read for some examples at a time.
+
+    Args:
+        folder: of the study.
+        order: the examples, as they are asked for.
+    """
+
+    def __init__(self, folder: Path, order: Sequence[str]) -> None:
+        self._folder, self._order = folder, order
+        self._place = {example: number // _AT_ONCE for number, example in enumerate(order)}
+        self._read: dict[str, tuple[int, pl.DataFrame, pl.DataFrame]] = {}
+
+    def of(self, run: str, example: str) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """The trace of an example in a run, and its texts."""
+        place, here = self._place[example], pl.col("example") == example
+        if run not in self._read or self._read[run][0] != place:
+            some = pl.col("example").is_in(self._order[place * _AT_ONCE : (place + 1) * _AT_ONCE])
+            traces = scan_traces(self._folder, run).filter(some).sort("turn", "position").collect()
+            self._read[run] = place, traces, read_generations(self._folder, run).filter(some)
+        _, traces, texts = self._read[run]
+        return traces.filter(here), texts.filter(here)
+
+
+def _texts(tables: _Tables, row: SummaryRow, example: str, spelling: _Spelling) -> list[dict[str, Any]]:
     """The turns of an example in a run; none where it failed."""
-    here = pl.col("example") == example
-    traces = scan_traces(folder, row.run).filter(here).sort("turn", "position").collect()
-    generations = {text["turn"]: text for text in read_generations(folder, row.run).filter(here).iter_rows(named=True)}
+    traces, texts = tables.of(row.run, example)
+    generations = {text["turn"]: text for text in texts.iter_rows(named=True)}
     spell, special = spelling.of(row.run)
     result = []
     for (turn,), tokens in traces.group_by("turn", maintain_order=True):

@@ -24,7 +24,7 @@ from fsgen.study.cells import Cell
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.models import LoadedModels, bit_exact
 from fsgen.study.plan import Plan, make_plan
-from fsgen.study.progress import Reporter, Work, summary_table
+from fsgen.study.progress import Reporter, summary_table
 from fsgen.study.records import (
     StoredText,
     Text,
@@ -35,6 +35,7 @@ from fsgen.study.records import (
     trace_table,
     vocabulary_rows,
 )
+from fsgen.study.remaining import Work
 from fsgen.study.store import SCHEMA, Store
 from fsgen.study.times import repeat
 from fsgen.study.units import Step, Unit, make_steps, make_units, text_cost
@@ -118,6 +119,9 @@ def run_study(
         summary = summarize(store.folder)
         write_summary(store.folder, summary)
     reporter.show(summary_table(summary))
+    if len(summary) > 1:
+        reporter.note("calls: of the target, for each token; beside a task its largest target's score")
+        reporter.note(f"these are the best of {len(summary)} runs; the report has all")
     if runner.failed:
         reporter.note(f"{len(runner.failed)} runs failed; they are tried again when the study is started again")
     return StudyResult(
@@ -186,7 +190,7 @@ class Runner:
         self.skipped = len(self.plan.cells) - len(left)
         self._logits = KeptLogits(step.source.key for step in steps if step.source)
         work = {
-            cell.key: Work(self._examples_left(cell), text_cost(self.plan, step, cell))
+            cell.key: Work(self._examples_left(cell), text_cost(self.plan, step, cell), _kind(step, cell))
             for step in steps
             for cell in step.cells
         }
@@ -305,6 +309,11 @@ class KeptLogits:
         self._readers[run] -= 1
         if self._readers[run] == 0:
             self._kept.pop(run, None)
+
+
+def _kind(step: Step, cell: Cell) -> str:
+    """Runs of one kind take as long for as much cost: replays, and what one method decodes."""
+    return "replay" if step.source else cell.method.name
 
 
 def _now() -> str:
