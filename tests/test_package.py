@@ -51,16 +51,8 @@ def files(folder: Path) -> set[str]:
 def test_the_source_distribution_has_everything(source: Path) -> None:
     for folder in ("fsgen", "tests", "docs", "benchmarks", "examples", "ladder", "requirements", ".ci"):
         assert files(ROOT / folder) - files(source / folder) == set(), folder
-    for name in (
-        "Makefile",
-        "constraints.txt",
-        "pyproject.toml",
-        "LICENSE",
-        "NOTICE",
-        "README.md",
-        "SECURITY.md",
-        "mkdocs.yml",
-    ):
+    whole = ("Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "NOTICE", "SECURITY.md", "mkdocs.yml")
+    for name in (*whole, "README.md", "PACKAGE.md"):
         assert (source / name).read_bytes() == (ROOT / name).read_bytes()
 
 

@@ -21,8 +21,9 @@ def export_transformers(
     base: Base = None,
     weights: Weights = "auto",
 ) -> None:
-    """Write a folder with which transformers' own generate decodes with two models.
+    """Let transformers' own generate write with a draft.
 
+    Writes a folder that `custom_generate` takes.
     transformers runs the code in it, and so wants trust_remote_code=True.
 
     \b

@@ -11,7 +11,9 @@ CONTEXT = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def lm_eval(
     context: typer.Context,
-    options: Annotated[list[str] | None, typer.Argument(metavar="OPTIONS", help="As `lm_eval` takes them.")] = None,
+    options: Annotated[
+        list[str] | None, typer.Argument(metavar="LM_EVAL_OPTIONS", help="As `lm_eval` takes them.")
+    ] = None,
 ) -> None:
     """Run lm-evaluation-harness on a pair of models.
 
@@ -30,4 +32,7 @@ def lm_eval(
         if error.name is None or error.name.partition(".")[0] != "lm_eval":
             raise
         raise ValueError("this needs lm-evaluation-harness: pip install 'fsgen[lm-eval]'") from None
-    main([*(options or []), *context.args])
+    try:
+        main([*(options or []), *context.args])
+    except ValueError as error:
+        raise ValueError(str(error)) from error  # a missing draft is `draft=` here, not an option

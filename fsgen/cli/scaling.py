@@ -25,7 +25,7 @@ def scaling(
     ] = "total",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list, one object a method and task.")] = False,
 ) -> None:
-    """Compare laws of the frequency over the sizes of models.
+    """Compare scaling laws over the sizes of models.
 
     \b
     Example:

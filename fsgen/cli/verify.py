@@ -79,7 +79,7 @@ def verify(
     weights: Weights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check a pair: does it write what its System 2 would alone?
+    """Check that a pair writes what its System 2 would alone.
 
     \b
     Example:

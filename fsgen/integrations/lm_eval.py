@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 
 BATCHES = 8  # written at a time: what is finished is then in the harness's own cache, where it keeps one
 NAME = "fsgen"
+ARGUMENTS = (
+    *("draft", "target", "base", "method", "router", "draft_tokens", "dtype", "device", "weights", "revision"),
+    *("batch_size", "max_gen_toks", "seed"),
+)
 
 
 @register_model(NAME)
@@ -50,7 +54,7 @@ class CollaborativeLM(TemplateLM):  # type: ignore[misc]  # the harness is not t
         max_batch_size: of no use here; the harness hands it over.
 
     Raises:
-        ValueError: as `fsgen.load` and `fsgen.generate`; a batch size that is none.
+        ValueError: as `fsgen.load` and `fsgen.generate`; a batch size that is none, an unknown argument.
     """
 
     def __init__(
@@ -69,8 +73,11 @@ class CollaborativeLM(TemplateLM):  # type: ignore[misc]  # the harness is not t
         max_gen_toks: int = 256,
         seed: int = 0,
         max_batch_size: int | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__()
+        if unknown:
+            raise ValueError(f"the model argument {next(iter(unknown))!r} is unknown; there are {', '.join(ARGUMENTS)}")
         self.batch_size = _batch_size(batch_size)
         place = (
             "auto" if device in (None, "cuda", "cuda:0") else device

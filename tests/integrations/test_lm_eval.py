@@ -227,6 +227,8 @@ def test_settings_that_are_not_known_are_refused() -> None:
         ours.generate_until([Request("a", {"max_gen_toks": 5000})])
     with pytest.raises(ValueError, match="batch_size='many'"):
         CollaborativeLM(target="pocket-0.1m", batch_size="many")
+    with pytest.raises(ValueError, match="model argument 'drift' is unknown; there are draft, target"):
+        CollaborativeLM(target="pocket-0.1m", drift="pocket-0.1m")
     routed = CollaborativeLM(draft="pocket-0.1m", target="pocket-0.25m", method="route")
     with pytest.raises(ValueError, match="gives no likelihoods"):
         routed.loglikelihood([Request("a", " b")])
