@@ -27,6 +27,7 @@ from fsgen.cli import (
     report,
     router,
     scaling,
+    simulate,
     study,
     verify,
 )  # fmt: skip
@@ -58,6 +59,7 @@ for command in (  # in the order in which one meets them
     bench.bench,
     profile.profile,
     plan.plan,
+    simulate.simulate,
 ):
     app.command(cls=GroupedCommand)(command)
 app.add_typer(router.app, name="router")
