@@ -9,7 +9,7 @@ LOCK := pip-compile --quiet --generate-hashes --strip-extras --no-header --no-an
 	--no-emit-find-links --no-emit-trusted-host --unsafe-package torch --build-deps-for editable \
 	--constraint constraints.txt pyproject.toml --output-file
 
-WITH_TESTS := .[dev,ladder]
+WITH_TESTS := .[dev,docs,lm-eval,notebook,mlflow,ladder]
 
 # Every package but torch, whose build depends on the machine, must have a hash that requirements/ knows.
 # An index that builds packages itself has others: HASHES=no goes by versions alone.
@@ -22,12 +22,14 @@ install = $(PIP) install --quiet --no-deps --require-hashes --requirement requir
 	{ echo "not installed. Where an index builds packages itself, and so has other hashes: make HASHES=no" >&2; exit 1; }
 endif
 
-.PHONY: help study bench test lint types tests format lock picture report-picture clean
+.PHONY: help study bench test lint types docs tests wheel-test format lock picture report-picture clean
 
 help:
 	@echo "make study   run the study of the bundled models and print where its report is"
 	@echo "make bench   how fast everything is, against plain decoding and transformers (about 4 minutes)"
-	@echo "make test    the whole check: ruff, mypy, and the tests with their coverage"
+	@echo "make test    the whole check: ruff, mypy, the documentation, and the tests with their coverage"
+	@echo "make docs    build the documentation as a site, build/site/index.html"
+	@echo "make wheel-test PYTHON=python3.12   install the wheel alone into a new environment of that Python, and try it"
 	@echo "make format  put the code into the project's form"
 	@echo "make picture make the picture of the README again; make report-picture the one of the report"
 	@echo "make lock    write the hashes of all packages again, after constraints.txt has changed"
@@ -40,7 +42,7 @@ bench: $(VENV)/.study
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.study --sample 16
 
-test: lint types tests
+test: lint types docs tests
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
@@ -51,6 +53,19 @@ types: $(VENV)/.test
 
 tests: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile
+
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# Without constraints and hashes: whatever pip finds for that Python, as a user would get it.
+wheel-test:
+	rm -rf build/wheel-test && mkdir -p build/wheel-test
+	$(PYTHON) -m venv build/wheel-test/venv
+	build/wheel-test/venv/bin/pip wheel --quiet --no-deps --wheel-dir build/wheel-test .
+	build/wheel-test/venv/bin/pip install --quiet build/wheel-test/fsgen-*.whl
+	cd build/wheel-test && venv/bin/fsgen --version && venv/bin/fsgen models && \
+		venv/bin/fsgen generate "Question: 2 + 2?" --max-tokens 8 && \
+		venv/bin/fsgen study --limit 2 --out study && test -s study/report.html
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix
@@ -66,7 +81,7 @@ lock:
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/pip install --quiet pip-tools==7.6.2
 	build/lock/bin/$(LOCK) requirements/study.txt
-	build/lock/bin/$(LOCK) requirements/test.txt --extra dev --extra ladder
+	build/lock/bin/$(LOCK) requirements/test.txt --extra dev --extra docs --extra lm-eval --extra notebook --extra mlflow --extra ladder
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

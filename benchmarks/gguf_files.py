@@ -80,7 +80,7 @@ def _write_sizes(writer: gguf.GGUFWriter, shape: Shape, name: str) -> None:
     writer.add_key_length(shape.head_dim)
     writer.add_value_length(shape.head_dim)
     writer.add_rope_dimension_count(shape.head_dim)
-    writer.add_layer_norm_rms_eps(shape.rms_norm_eps)
+    writer.add_layer_norm_rms_eps(shape.norm_eps)
     writer.add_vocab_size(shape.vocab_size)
 
 

@@ -53,9 +53,8 @@ def make(size: str, folder: Path) -> Path:
     shape = Shape.of(config)
     assert shape is not None
     generator, index = torch.Generator().manual_seed(0), dict[str, str]()
-    tensors = shape.weights() | {name: part for name, part in shape.biases().items() if "o_proj" not in name}
     parts: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, sizes in tensors.items():
+    for name, sizes in shape.tensors().items():
         parts.setdefault(name.split(".")[2] if ".layers." in name else name, {})[name] = sizes
     for number, part in enumerate(parts.values()):
         file = f"model-{number:03}.safetensors"

@@ -129,6 +129,7 @@ def generate(
     if not texts:
         return []
     members = mixable(members, chosen, ids)
+    members.write_ahead(chosen.roles, [prompt for prompt, _ in texts], [params for _, params in texts])
     engine = Engine(members, min(batch_size, len(texts)), every_round=False, cache_bytes=cache_bytes)
     # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
     # at a time they keep their rows, in which a kept session may hold their beginnings.
@@ -193,6 +194,7 @@ def stream(
     """
     chosen, ids = method_for(members, method, router, draft_tokens), encode(members, prompt)
     check(members, chosen, [ids], [sampling], measured_later=True)
+    members.write_ahead(chosen.roles, [ids], [sampling])
     engine = Engine(mixable(members, chosen, [ids]), 1)
     sequence = Sequence(ids, chosen, sampling, candidates)
     engine.add(sequence)

@@ -38,10 +38,7 @@ class LogitsProcessor:
     @classmethod
     def of(cls, sampling: SamplingParams, prompt: int, ends: Collection[int]) -> LogitsProcessor | None:
         """The processor of a text; None where its settings change nothing."""
-        penalties = (sampling.frequency_penalty, sampling.presence_penalty, sampling.min_tokens)
-        if sampling.repetition_penalty == 1.0 and not (sampling.logit_bias or any(penalties)):
-            return None
-        return cls(sampling, prompt, tuple(sorted(ends)))
+        return cls(sampling, prompt, tuple(sorted(ends))) if sampling.changes_logits else None
 
     def apply(self, logits: Tensor, tokens: Sequence[int]) -> None:
         """Changes logits [n, vocab], in place: the i-th follow all but the last n - 1 - i of the text's `tokens`."""

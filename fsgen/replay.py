@@ -90,10 +90,10 @@ def replay(
             q, q_seconds = torch.cat(kept)[:, :vocab], 0.0
         else:
             q, q_seconds = reads_q.read(batch)
-        targets = _records(q, "target", candidates)
-        for reader, mine in zip(reads_p, found, strict=True):
+        targets = _records(q, "target", candidates, members[0].partial)
+        for reader, mine, partial in zip(reads_p, found, (group.partial for group in members), strict=True):
             p, p_seconds = reader.read(batch)
-            drafts = _records(p.to(q.device), "draft", candidates, q)
+            drafts = _records(p.to(q.device), "draft", candidates, partial, q)
             traces = (draft | target for draft, target in zip(drafts, targets, strict=True))
             mine |= zip(batch, _generations(texts, traces, p_seconds, q_seconds), strict=True)
             if progress is not None:
@@ -101,9 +101,11 @@ def replay(
     return [[mine[i] for i in range(len(ids))] for mine in found]
 
 
-def _records(logits: Tensor, side: str, candidates: int, other: Tensor | None = None) -> list[Trace]:
+def _records(
+    logits: Tensor, side: str, candidates: int, partial: frozenset[str], other: Tensor | None = None
+) -> list[Trace]:
     """What a trace keeps of each position of [n, vocab] logits; with the other's, the total variation too."""
-    buffer, traces = TraceBuffer(), [Trace() for _ in range(len(logits))]
+    buffer, traces = TraceBuffer(partial=partial), [Trace() for _ in range(len(logits))]
     for place, trace in enumerate(traces):
         buffer.add(trace, side, logits, place, (candidates, None))
         if other is not None:

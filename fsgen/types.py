@@ -99,6 +99,12 @@ class SamplingParams:
     def greedy(self) -> bool:
         return self.temperature == 0.0
 
+    @property
+    def changes_logits(self) -> bool:
+        """It has penalties, biases, or tokens that a short text may not end with."""
+        penalties = (self.frequency_penalty, self.presence_penalty, self.min_tokens)
+        return self.repetition_penalty != 1.0 or bool(self.logit_bias) or any(penalties)
+
     def __str__(self) -> str:
         """The transforms alone, as they stand in tables: `greedy`, or `temperature=0.8,top_p=0.9`."""
         shown = ["greedy"] if self.greedy else [f"temperature={shortest(self.temperature)}"]
@@ -167,6 +173,8 @@ class Token:
         draft_top, target_top: the most likely (id, probability) of p and q, when candidates were requested.
         draft_logprobs, target_logprobs: where `SamplingParams.logprobs` asks for them, the (id, log-probability) by p
             and q of the token itself, and then of the most likely ones.
+        draft_entropy_bounds, target_entropy_bounds, total_variation_bounds: instead of the value, what it is at least
+            and at most, of a model that tells the probabilities of its most likely tokens only (`fsgen.bounds`).
     """
 
     position: int
@@ -186,6 +194,9 @@ class Token:
     target_top: Candidates = ()
     draft_logprobs: Candidates = ()
     target_logprobs: Candidates = ()
+    draft_entropy_bounds: tuple[float, float] | None = None
+    target_entropy_bounds: tuple[float, float] | None = None
+    total_variation_bounds: tuple[float, float] | None = None
 
     @property
     def consulted(self) -> bool:

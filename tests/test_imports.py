@@ -29,12 +29,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "render": {"types", "metrics"},
     "generation": {"types", "metrics", "render"},
     "probs": {"types"},
+    "bounds": set(),
     "processors": {"types"},
     "models": {"types"},
     "tasks": {"types", "files", "plugins"},
     "methods": {"types", "probs", "plugins"},
-    "backends": {"types", "probs", "models", "plugins"},
-    "engine": {"types", "probs", "processors", "methods", "backends"},
+    "backends": {"types", "probs", "bounds", "models", "plugins"},
+    "engine": {"types", "probs", "bounds", "processors", "methods", "backends"},
     "api": {"types", "prompts", "probs", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "prompts", "metrics", "generation", "methods", "backends", "engine"},
     "verify": WRITING,
@@ -42,15 +43,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pair": WRITING,
     "conversation": WRITING | {"metrics"},
     "jsonl": WRITING,
+    "likelihood": WRITING,
+    "integrations": WRITING | {"metrics", "probs", "likelihood", "analysis"},
+    "predict": WRITING | {"analysis"},
     "planner": WRITING | {"files", "metrics", "models", "probs", "tasks", "analysis", "study", "bench"},
-    "analysis": {"types", "files", "metrics", "methods"},
-    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay"},
+    "analysis": {"types", "files", "metrics", "methods", "models"},
+    "study": WRITING | {"files", "metrics", "models", "tasks", "analysis", "replay", "likelihood"},
     "experiments": WRITING | {"files", "metrics", "models", "tasks", "analysis", "probs", "study"},
     "report": {"types", "files", "metrics", "render", "analysis"},
+    "serve": WRITING | {"metrics", "probs"},
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report", "planner"}
+        | {"experiments", "report", "serve", "integrations", "planner", "predict"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},
@@ -58,23 +63,30 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 # Libraries that live in one place.
 HOMES: dict[str, str | tuple[str, ...]] = {
-    "transformers": "backends/transformers",
+    "transformers": ("backends/transformers", "integrations/transformers.py"),
     "tokenizers": "backends/tokenizer.py",
     "safetensors": "backends",
     "huggingface_hub": "backends",
     "llama_cpp": "backends/llama_cpp",
+    "httpx2": "backends/remote",
     "numba": "backends/cpu",
     "llvmlite": "backends/cpu",
     "datasets": "tasks/source.py",
+    "lm_eval": ("integrations", "tasks/harness.py"),
     "sklearn": "analysis",
     "altair": "report",
     "vl_convert": "report",
     "jinja2": ("report", "backends/chat_template.py"),
     "typer": "cli",
+    "fastapi": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
     "simpy": "planner/simulate.py",
 }
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "simulate")  # extras with what fsgen itself imports
-PACKAGES = {"llama_cpp": "llama-cpp-python"}  # of libraries that may not be installed
+# Extras with what fsgen itself imports.
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote")
+PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(
         "types",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -50,7 +51,16 @@ def files(folder: Path) -> set[str]:
 def test_the_source_distribution_has_everything(source: Path) -> None:
     for folder in ("fsgen", "tests", "docs", "benchmarks", "examples", "ladder", "requirements", ".ci"):
         assert files(ROOT / folder) - files(source / folder) == set(), folder
-    for name in ("Makefile", "constraints.txt", "pyproject.toml", "LICENSE", "NOTICE", "README.md", "SECURITY.md"):
+    for name in (
+        "Makefile",
+        "constraints.txt",
+        "pyproject.toml",
+        "LICENSE",
+        "NOTICE",
+        "README.md",
+        "SECURITY.md",
+        "mkdocs.yml",
+    ):
         assert (source / name).read_bytes() == (ROOT / name).read_bytes()
 
 
@@ -74,6 +84,10 @@ def test_the_wheel_works_alone(source: Path, tmp_path: Path) -> None:
     (elsewhere / "study.yaml").write_text(study + "pairs: [{draft: pocket-0.1m, target: pocket-0.25m}]\n")
     assert "report:" in run("-m", "fsgen", "study", "study.yaml", "--out", "runs")
     assert run("-m", "fsgen", "experiment", "--list")
+    described = next((tmp_path / "alone").glob("fsgen-*.dist-info/METADATA")).read_text(encoding="utf-8")
+    links = re.findall(r"\]\(([^)]*)\)", described.partition("\n\n")[2])
+    assert links
+    assert all(link.startswith("https://") for link in links)  # an index has no files beside the page
     metadata = next((tmp_path / "alone").glob("fsgen-*.dist-info"))
     assert (metadata / "licenses" / "NOTICE").is_file()
     assert "fsgen = fsgen.cli:main" in (metadata / "entry_points.txt").read_text()

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from fsgen.analysis.intervals import RESAMPLES, Estimate, ratio
+from fsgen.analysis.intervals import RESAMPLES, Estimate, ratio, wilson
 from fsgen.analysis.published import published_metrics
 from fsgen.files import DamagedError, part_files, read_json, read_table, write_json
 from fsgen.metrics import METRICS, Counts, ratio_counts
@@ -220,6 +220,9 @@ def estimates(generations: pl.DataFrame, resamples: int = RESAMPLES, seed: int =
     for metric, sides in wanted.items():
         part, whole = (sums.select(pl.sum_horizontal(side)).to_series().to_numpy() for side in sides)
         estimate = ratio(part, whole, resamples, seed)
+        if metric == "accuracy" and estimate is not None and estimate.low is None and estimate.value in (0.0, 1.0):
+            scored = int((whole > 0).sum())
+            estimate = wilson(round(estimate.value * scored), scored)
         if estimate is not None:
             found[metric] = estimate
     return found

@@ -8,6 +8,7 @@ with the study; the width of an interval is then known to about 5 %.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -43,6 +44,12 @@ class Estimate:
         if self.low is None or self.high is None:
             return None
         return True if self.low > value else False if self.high < value else None
+
+    def magnitude(self) -> Estimate:
+        """A change without its sign, for a sentence that says which way it goes."""
+        if self.value >= 0:
+            return self
+        return Estimate(-self.value, None if self.high is None else -self.high, None if self.low is None else -self.low)
 
     def shown(self, form: str = ".3f", scale: float = 1.0, unit: str = "") -> str:
         """In words, `0.250 [0.200, 0.300]`.
@@ -113,6 +120,26 @@ def ratio(parts: Floats, wholes: Floats, resamples: int = RESAMPLES, seed: int =
     drawn = draws(len(wholes), resamples, seed)
     with np.errstate(invalid="ignore", divide="ignore"):  # a resample may divide by 0
         return Estimate(value, *percentiles((drawn @ parts) / (drawn @ wholes)))
+
+
+def wilson(count: int, of: int) -> Estimate:
+    """A share of independent things, such as right answers, with Wilson's interval (1927): 0 of 64 has one, too."""
+    z = 1.959964
+    share, weight = count / of, 1 + z * z / of
+    middle, reach = share + z * z / (2 * of), z * math.sqrt(share * (1 - share) / of + z * z / (4 * of * of))
+    return Estimate(share, max((middle - reach) / weight, 0.0), min((middle + reach) / weight, 1.0))
+
+
+def mean_change(changes: Floats) -> Estimate | None:
+    """The mean of the differences of two scores, one an example, with its interval; None without any.
+
+    Where no example changed, the interval reaches as far as changes one way that Wilson's of none does not exclude.
+    """
+    found = ratio(changes, np.ones(len(changes)))
+    if found is not None and found.low is None and not changes.any():
+        high = wilson(0, len(changes)).high
+        return Estimate(0.0, None if high is None else -high, high)
+    return found
 
 
 def of_draws(values: Floats) -> Estimate:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from fsgen.analysis.frequency import SummaryRow
 
@@ -70,3 +70,8 @@ def millions(parameters: int | None) -> str:
 def set_label(task: str, method: str, several: bool) -> str:
     """A set of pairs: its task, and its method where there are several methods."""
     return f"{task}, {method}" if several else task
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Items in a sentence: `a`, `a and b`, `a, b and c`."""
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

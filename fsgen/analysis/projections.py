@@ -19,7 +19,8 @@ from sklearn.metrics import adjusted_rand_score, davies_bouldin_score, silhouett
 from fsgen.analysis.intervals import Floats
 from fsgen.analysis.traces import Frame, collect, prepared
 
-SAMPLE = 1000
+SAMPLE = 400
+"""Tokens of a run: enough to see whether the two overlap, and a second or two of t-SNE."""
 _PERPLEXITY = 30.0
 _FEWEST = 10
 

@@ -10,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import numpy as np
 import polars as pl
 
-from fsgen.analysis.intervals import Estimate, ratio
+from fsgen.analysis.intervals import Estimate, mean_change, ratio
 from fsgen.analysis.traces import Frame, collect, prepared
 from fsgen.methods.learned.file import located
 
 MISSED, NEEDLESS, LATE = 0.1, 0.5, 0.25
-"""A sign is found where the whole interval lies above these: the share of the mismatches that are missed, of the
-consultations that change nothing, and of the texts whose first mismatch comes before the first consultation."""
+"""A sign is found where the whole interval lies above these: the share of the mismatches that are missed; of the
+consultations that change nothing, or, where every token is verified, of the drafted tokens that are rejected; and of
+the texts whose first mismatch comes before the first consultation."""
 _UNKNOWN = "no run of this pair consulted everywhere, or a trace does not show where this router consults"
 
 
@@ -187,9 +187,9 @@ def signs(
             (`fsgen.analysis.times`); None where they were not repeated.
     """
     if router is None:
-        return (_many(time, None, None),)
-    lost = _score_lost(texts, alone)
-    return (_few(router, applied, lost), _many(time, router, applied), _late(router, applied))
+        return (_many(texts, time, None, None),)
+    lost = score_lost(texts, alone)
+    return (_few(router, applied, lost), _many(texts, time, router, applied), _late(router, applied))
 
 
 def _few(router: str, applied: Routed | None, lost: Estimate | None) -> Sign:
@@ -204,20 +204,27 @@ def _few(router: str, applied: Routed | None, lost: Estimate | None) -> Sign:
         found.append(_above(applied.missed, MISSED))
         said.append(f"The router {router} misses {_percent(applied.missed)} of the mismatches")
     if lost is not None:
-        said.append(f"compared to the target alone {lost.shown('.1f', 100, ' points')} of the score are lost")
+        said.append(f"compared to the target alone, the score {change_in_words(lost)}")
     return _sign("too few", found, said, numbers)
 
 
-def _many(time: Estimate | None, router: str | None, applied: Routed | None) -> Sign:
-    numbers = _named(needless=applied.needless if applied else None, time=time)
-    said, found = [], [None if time is None or time.low is None else time.low > 1]
-    if router is not None and applied is not None:
-        found.append(applied.needless is not None and _above(applied.needless, NEEDLESS))
-        said.append(
-            f"At {_percent(applied.needless)} of the positions where {router} consults both choose the same token"
-            if applied.needless is not None
-            else f"{router} never consults"
-        )
+def change_in_words(lost: Estimate) -> str:
+    """What happens to a score, by its sign: `falls by 3.1 points [0.2, 6.0]`, `does not change [-5.7, 5.7]`."""
+    if not round(100 * lost.value, 1):
+        return f"does not change{Estimate(0.0, lost.low, lost.high).shown('.1f', 100).removeprefix('0.0')}"
+    return f"{'falls' if lost.value > 0 else 'rises'} by {lost.magnitude().shown('.1f', 100, ' points')}"
+
+
+def _many(texts: pl.DataFrame, time: Estimate | None, router: str | None, applied: Routed | None) -> Sign:
+    """Found by what is consulted for nothing; the time that it took is said beside it, and decides nothing."""
+    needless = _rejected(texts) if router is None else applied.needless if applied else None
+    said: list[str] = []
+    if router is None:
+        said += [f"{_percent(needless)} of the drafted tokens are rejected"] if needless else ["Nothing was drafted"]
+    elif needless is not None:
+        said.append(f"At {_percent(needless)} of the positions where {router} consults both choose the same token")
+    elif applied is not None:
+        said.append(f"{router} never consults")
     if time is not None:
         saved = {True: "so that no time is saved", False: "so that time is saved", None: "which may save time or not"}
         said.append(
@@ -226,7 +233,17 @@ def _many(time: Estimate | None, router: str | None, applied: Routed | None) -> 
         )
     else:
         said.append(f"{'w' if said else 'W'}hether time is saved is not known: the runs were not repeated")
-    return _sign("too many", found, said, numbers)
+    never = router is None or applied is not None
+    found = [_above(needless, NEEDLESS) if needless is not None else False if never else None]
+    name = "rejected" if router is None else "needless"
+    return _sign("too many", found, said, _named(**{name: needless, "time": time}))
+
+
+def _rejected(texts: pl.DataFrame) -> Estimate | None:
+    """Of the drafted tokens that were verified, those that were rejected."""
+    sums = texts.group_by("example").agg(pl.col("accepted", "recovered").cast(pl.Float64).sum()).sort("example")
+    rejected = sums["recovered"].to_numpy()
+    return ratio(rejected, rejected + sums["accepted"].to_numpy())
 
 
 def _late(router: str, applied: Routed | None) -> Sign:
@@ -265,20 +282,17 @@ def _above(estimate: Estimate | None, limit: float) -> bool | None:
 # ---- against the target alone
 
 
-def _score_lost(texts: pl.DataFrame, alone: pl.DataFrame | None) -> Estimate | None:
-    """How much better the target alone scores on the same examples."""
-    scores = _paired(texts, alone, pl.col("score").drop_nulls().mean()).drop_nulls()
-    if scores.is_empty():
-        return None
-    return ratio((scores["score_alone"] - scores["score"]).to_numpy(), np.ones(len(scores)))
+def score_lost(texts: pl.DataFrame, alone: pl.DataFrame | None) -> Estimate | None:
+    """How much better the target alone scores on the same examples; None without examples of both.
 
-
-def _paired(texts: pl.DataFrame, alone: pl.DataFrame | None, columns: pl.Expr) -> pl.DataFrame:
-    """Columns of each example, and the same by the target alone (`_alone`); empty without examples of both."""
+    Args:
+        texts, alone: the generations of both; columns as in `docs/study.md`.
+    """
     if alone is None or alone.is_empty():
-        return pl.DataFrame()
-    both = [frame.group_by("example").agg(columns) for frame in (texts, alone)]
-    return both[0].join(both[1], on="example", suffix="_alone").sort("example").drop("example")
+        return None
+    both = [frame.group_by("example").agg(pl.col("score").drop_nulls().mean()) for frame in (texts, alone)]
+    scores = both[0].join(both[1], on="example", suffix="_alone").sort("example").drop_nulls()
+    return mean_change((scores["score_alone"] - scores["score"]).to_numpy()) if len(scores) else None
 
 
 def _percent(estimate: Estimate) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,15 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study, summarize
 from fsgen.analysis.histograms import histograms
 from fsgen.analysis.labels import method_label, short_name, task_label
+from fsgen.analysis.pairs import default_pair, names, oracles
 from fsgen.analysis.position import PositionResult, position
 from fsgen.analysis.projections import ProjectionResult, project
 from fsgen.analysis.published import PublishedResult, published
 from fsgen.analysis.routers import CALLS, MISSES, RoutersResult, check_budgets, routers
+from fsgen.analysis.scaling import Scaling, compare_laws, read_points
+from fsgen.analysis.short import ShortAnswer, in_short
 from fsgen.analysis.signs import Sign, routed, signs
+from fsgen.analysis.suspects import Suspect, comparable, suspects
 from fsgen.analysis.times import slowdown
 from fsgen.analysis.traces import prepared, scan_traces
 from fsgen.analysis.uncertainty import UncertaintyResult, uncertainty
@@ -33,7 +37,7 @@ class RunAnalysis:
         run: its key; `label` is it in words.
         position, uncertainty, routers: of a run that consulted System 2 everywhere; None for others, and for texts by
             one model alone.
-        projection: of one run a task, the one whose frequency is the median.
+        projection: of one run a task, that of the pair that stands for it (`default_pair`).
         published: counted as arXiv 2406.12295 did.
         signs: of failure; of runs by the decode loop that draft several tokens, or have a router.
     """
@@ -57,12 +61,22 @@ class StudyAnalysis:
         summary: every metric of every run, with intervals.
         runs: the analyses, in the order of the summary.
         findings: what holds over many runs, in sentences.
+        short: the five answers that the report begins with, and a study on the terminal ends with.
+        suspects: what is suspect of each task.
+        laws: compared on each method and task that has enough pairs.
     """
 
     name: str
-    summary: tuple[SummaryRow, ...]
-    runs: tuple[RunAnalysis, ...]
-    findings: tuple[str, ...]
+    summary: tuple[SummaryRow, ...] = ()
+    runs: tuple[RunAnalysis, ...] = ()
+    findings: tuple[str, ...] = ()
+    short: tuple[ShortAnswer, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
+    laws: tuple[Scaling, ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """What `fsgen analyze --json` prints of it."""
+        return asdict(replace(self, laws=())) | {"laws": [one.as_dict() for one in self.laws]}
 
 
 def analyze(
@@ -91,8 +105,19 @@ def analyze(
         raise ValueError(f"{str(folder)!r} has no finished run to analyse")
     rows = study.rows if runs is None else [find(study.rows, run) for run in runs]
     projected = _projected(rows) if projections else set()
+    suspicious = tuple(suspects(rows, study.texts, study.references))
+    study.levels = {one.task: one.level for one in suspicious}
     found = tuple(_analyze(study, row, calls, misses, row.run in projected) for row in rows)
-    return StudyAnalysis(study.name, tuple(rows), found, _findings(found))
+    laws = _laws(study.folder, rows)
+    short = in_short(rows, study.texts, study.alone, suspicious, laws)
+    return StudyAnalysis(study.name, tuple(rows), found, _findings(found), short, suspicious, laws)
+
+
+def _laws(folder: Path, rows: Sequence[SummaryRow]) -> tuple[Scaling, ...]:
+    try:
+        return tuple(compare_laws(read_points(folder, runs=[row.run for row in rows]).frame))
+    except ValueError:  # no run measures every position, or no method and task has four pairs
+        return ()
 
 
 def find(rows: Sequence[SummaryRow], run: str) -> SummaryRow:
@@ -115,6 +140,7 @@ class _Study:
         self.rows = summarize(folder)
         self.alone = {row["run"]: row["target_alone"] for row in plan["rows"]}
         self.records = {row.run: read_run(folder, row.run) for row in self.rows}
+        self.levels: dict[str, float] = {}  # what a score must lie above to be compared, by task
         self._everywhere: dict[str, str] = {}
         for row in self.rows:
             if consulted_everywhere(row):
@@ -143,13 +169,16 @@ def _system(record: dict[str, Any]) -> str:
     return repr((record["task"], members, record["method"]["fusion"], record["sampling"]))
 
 
-def _projected(rows: Iterable[SummaryRow]) -> set[str]:
-    """Of each task the run with the median frequency."""
-    tasks: dict[str, list[tuple[float, str]]] = {}
-    for row in rows:
-        if consulted_everywhere(row) and row.collaboration_frequency is not None:
-            tasks.setdefault(task_label(row), []).append((row.collaboration_frequency, row.run))
-    return {sorted(found)[len(found) // 2][1] for found in tasks.values()}
+def _projected(rows: Sequence[SummaryRow]) -> set[str]:
+    """Of each task the run of the pair that stands for it."""
+    chosen = [row for row in rows if consulted_everywhere(row) and row.collaboration_frequency is not None]
+    found = {}
+    for task in dict.fromkeys(map(task_label, chosen)):
+        of_task = [row for row in chosen if task_label(row) == task]
+        of_task = oracles(of_task) or of_task
+        pair = default_pair(of_task, rows)
+        found[task] = next(row.run for row in of_task if names(row) == pair)
+    return set(found.values())
 
 
 def _analyze(
@@ -189,7 +218,13 @@ def _signs(study: _Study, row: SummaryRow) -> tuple[Sign, ...]:
     router = row.router if trusting else None
     again = routed(study.traces(everywhere), _router(record)) if router and everywhere else None
     time = slowdown(study.folder, row.run, alone) if alone else None
-    return signs(study.texts(row.run), study.texts(alone) if alone else None, router, again, time)
+    return signs(
+        study.texts(row.run),
+        study.texts(alone) if alone and comparable(row, study.levels) else None,
+        router,
+        again,
+        time,
+    )
 
 
 def _router(record: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from fsgen.analysis.learning import Training
 from fsgen.analysis.position import Effect, Place, PositionResult
 from fsgen.analysis.published import Both
 from fsgen.analysis.routers import RoutersResult
+from fsgen.analysis.short import ShortAnswer
 from fsgen.analysis.study import RunAnalysis, StudyAnalysis
 from fsgen.analysis.terminal import plain_table, print_wide
 from fsgen.analysis.uncertainty import UncertaintyResult
@@ -30,6 +31,16 @@ def show(analysis: StudyAnalysis, console: Console, details: bool = False) -> No
         details: print everything about each run instead of a line.
     """
     _print(console, _runs(analysis) if details else _study(analysis))
+
+
+def print_short(console: Console, answers: Iterable[ShortAnswer]) -> None:
+    """Print the answers of a study, each beside its question; their lines fit the terminal."""
+    shown = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    shown.add_column(style="bold", max_width=16)
+    shown.add_column()
+    for one in answers:
+        shown.add_row(Text(one.question), Text(one.answer))
+    console.print(shown)
 
 
 def show_training(training: Training, console: Console) -> None:
@@ -82,6 +93,7 @@ def _study(analysis: StudyAnalysis) -> Iterator[RenderableType]:
     signed = [run for run in analysis.runs if run.signs]
     if signed:
         yield from _section("Failure signs", *(_said(run, _signs(run)) for run in signed))
+    yield from _section("In short", *(Text(f"{one.question}: {one.answer}") for one in analysis.short))
     yield from _section("In all", *(Text(finding) for finding in analysis.findings))
 
 

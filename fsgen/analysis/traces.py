@@ -22,7 +22,8 @@ def scan_traces(folder: Path, run: str) -> pl.LazyFrame:
     files = part_files(folder, "traces", run)
     if not files:
         raise ValueError(f"{str(folder)!r} has no traces of the run {run!r}")
-    return pl.scan_parquet(files, glob=False, hive_partitioning=False)
+    # Bounds of what is known in part are only where a text has some.
+    return pl.scan_parquet(files, glob=False, hive_partitioning=False, missing_columns="insert", extra_columns="ignore")
 
 
 def prepared(traces: Frame) -> pl.LazyFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from fsgen.analysis.histograms import Histogram, Measure, histograms
 from fsgen.analysis.intervals import FEWER_RESAMPLES, Estimate, Floats, draws, percentiles
 from fsgen.analysis.traces import Frame, collect, prepared
 
-_RESAMPLED_BINS = 512
+_RESAMPLED_BINS = 256
 _RELIABILITY_BINS = 20
 _RANKS = 10
 
@@ -126,7 +126,7 @@ def uncertainty(traces: Frame, counted: Mapping[str, Histogram] | None = None) -
 
 
 def _both(histogram: Histogram) -> bool:
-    matches, mismatches = histogram.counts.sum((0, 1))
+    matches, mismatches = histogram.counts.sum(0).sum(0)
     return bool(matches and mismatches)
 
 
@@ -150,32 +150,33 @@ def average_precision(matches: Floats, mismatches: Floats) -> Floats:
     return mean
 
 
-def _estimated(histogram: Histogram, measure: Callable[[Floats, Floats], Floats]) -> Estimate:
-    """What a measure gives, with its interval over resampled groups."""
+def _areas(histogram: Histogram) -> tuple[Estimate, Estimate]:
+    """The AUROC and the average precision, with their intervals over resampled groups."""
     matches, mismatches = histogram.ordered()
-    value = float(measure(matches.sum(0), mismatches.sum(0)))
+    values = [float(area(matches.sum(0), mismatches.sum(0))) for area in (auroc, average_precision)]
     groups = matches.any(1) | mismatches.any(1)
     if groups.sum() < 2:
-        return Estimate(value)
+        return Estimate(values[0]), Estimate(values[1])
     # For the width of the interval fewer bins, of about as many tokens each, are enough.
     reached = (matches + mismatches).sum(0).cumsum()
     marks = np.linspace(0, reached[-1], _RESAMPLED_BINS, endpoint=False)
     starts = np.unique(np.searchsorted(reached, marks, side="right"))
     drawn = draws(int(groups.sum()), FEWER_RESAMPLES)
-    wide = (drawn @ np.add.reduceat(counts[groups], starts, axis=1) for counts in (matches, mismatches))
-    return Estimate(value, *percentiles(measure(*wide)))
+    wide = [drawn @ np.add.reduceat(counts[groups], starts, axis=1) for counts in (matches, mismatches)]
+    return Estimate(values[0], *percentiles(auroc(*wide))), Estimate(values[1], *percentiles(average_precision(*wide)))
 
 
 def _measured(histogram: Histogram) -> MeasureResult:
-    total, sums = histogram.counts.sum(0), histogram.sums.sum((0, 1))
+    total, sums = histogram.counts.sum(0), histogram.sums.sum(0).sum(0)
     matches, mismatches = total.sum(0)
+    area, precision = _areas(histogram)
     return MeasureResult(
         name=histogram.measure.name,
         unit="" if histogram.measure.probability else "nats",
         low_is_uncertain=histogram.measure.low,
-        auroc=_estimated(histogram, auroc),
+        auroc=area,
         auroc_resolution=float((total[:, 0] * total[:, 1]).sum() / 2 / (matches * mismatches)),
-        average_precision=_estimated(histogram, average_precision),
+        average_precision=precision,
         mean_match=float(sums[0] / matches),
         mean_mismatch=float(sums[1] / mismatches),
         bars=_bars(histogram.measure, total),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fsgen.backends.identity import folder_digest
+from fsgen.backends.protocol import Capabilities
 from fsgen.models.bundled import bundled_path, model_info
 from fsgen.types import ModelInfo
 
@@ -27,6 +28,7 @@ class Checkpoint(ABC):
         tokenizer: with the interface of `transformers`.
         own_weights: its weights stay in the types that they have in its file.
         four_bits: it can have weights of four bits.
+        elsewhere: it runs on no device of this machine.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Checkpoint(ABC):
 
     own_weights: ClassVar[bool] = False
     four_bits: ClassVar[bool] = False
+    elsewhere: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -56,6 +59,16 @@ class Checkpoint(ABC):
     @abstractmethod
     def context(self) -> int:
         """The longest sequence that the model can score, in tokens."""
+
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens that end a text, as far as its files say."""
+        return frozenset()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What is known of it before it is loaded; see `Capabilities`."""
+        return Capabilities()
 
     @property
     def info(self) -> ModelInfo:

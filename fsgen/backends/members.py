@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -17,7 +17,9 @@ from fsgen.backends.budget import rows_within
 from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.codec import readable
 from fsgen.backends.identity import Identity, identity
-from fsgen.backends.protocol import Model, Session
+from fsgen.backends.protocol import Model, Session, TokenIds, Writer
+from fsgen.backends.remote.address import is_remote, with_tokenizer
+from fsgen.types import SamplingParams
 
 _log = logging.getLogger(__name__)
 
@@ -119,11 +121,19 @@ class Members:
         if self._keeps:
             self._kept[role, rows] = session
 
-    def require_full_logits(self, roles: Container[str]) -> None:
-        """Raises ValueError where the backend of a role gives the logits of the most likely tokens only."""
-        for role, model in self:
-            if role in roles and not model.capabilities.full_logits:
-                raise ValueError(f"the {role} {model.info.name} gives no full logits, which decoding needs")
+    @property
+    def partial(self) -> frozenset[str]:
+        """The roles whose models tell the probabilities of their most likely tokens only (`fsgen.bounds`)."""
+        return frozenset(role for role, model in self if not model.capabilities.full_logits)
+
+    def write_ahead(
+        self, roles: Sequence[str], prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]
+    ) -> None:
+        """Where one model writes alone, and its backend can do that by itself, it writes these texts now, at once."""
+        model = getattr(self, roles[0]) if len(roles) == 1 else None
+        if model is not None and model.capabilities.writes:
+            writer: Writer = model
+            writer.write(prompts, sampling)
 
     def rows_within(self, roles: Container[str], tokens: int, wanted: int, budget: int | None = None) -> int:
         """How many texts of up to `tokens` tokens these roles can hold at a time; see `fsgen.backends.budget`."""
@@ -240,6 +250,8 @@ def plan(
 
     ngram = _ngram(draft)
     named = [_at(None if ngram else draft, revision), _at(target, revision), _at(base, revision)]
+    others = (target, draft, draft)  # whose tokenizer a model behind a server has, where it names none
+    named = [with_tokenizer(m, o) if isinstance(m, str) else m for m, o in zip(named, others, strict=True)]
     memory = {id(m): open_loaded(m, tokenizer) for m in named if m is not None and not isinstance(m, (str, Path))}
     if tokenizer is not None and not memory:
         raise ValueError("tokenizer= is for models that are loaded already: a name has its own")
@@ -286,11 +298,11 @@ def load(
 
     Args:
         draft, target, base: each a bundled model (`pocket-...`), a local folder, a GGUF file (run by llama.cpp on the
-            CPU), a name on the Hugging Face hub (with a branch, tag or commit behind an @), or a model that is loaded
-            already, by this function or by `transformers`. The same name twice is one model. A draft `ngram`, or
-            `ngram:N`, is no model: what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt
-            lookup). A draft may have another tokenizer than the target (`fsgen.backends.translated`); a base has that
-            of its draft.
+            CPU), a name on the Hugging Face hub (with a branch, tag or commit behind an @), a model behind a server
+            (`vllm:http://host:8000#model`, see `fsgen.backends.remote`), or a model that is loaded already, by this
+            function or by `transformers`. The same name twice is one model. A draft `ngram`, or `ngram:N`, is no model:
+            what followed an earlier occurrence of the last 3 (or N) tokens, or fewer (prompt lookup). A draft may have
+            another tokenizer than the target (`fsgen.backends.translated`); a base has that of its draft.
         dtype: auto (float32 on a CPU, the checkpoint's own type on a GPU), float32, bfloat16 or float16; of a GGUF
             file it is the type of keys and values alone.
         device: auto (the GPUs at hand, a large model spread over them; else the CPU), cpu, cuda or cuda:N.
@@ -310,7 +322,9 @@ def load(
 
 def _at(member: Given, revision: str | None) -> Given:
     """A name on the hub with the revision, where it has none; anything else as it is."""
-    if revision is None or not isinstance(member, str) or "@" in member or locate(member) is not None:
+    if revision is None or not isinstance(member, str) or "@" in member or is_remote(member):
+        return member
+    if locate(member) is not None:
         return member
     return f"{member}@{revision}"
 

@@ -9,6 +9,8 @@ from fsgen.backends.checkpoint import Checkpoint, locate
 from fsgen.backends.cpu.checkpoint import open_for_cpu
 from fsgen.backends.llama_cpp.checkpoint import SUFFIX, open_gguf
 from fsgen.backends.places import on_cpu
+from fsgen.backends.remote.address import is_remote
+from fsgen.backends.remote.checkpoint import open_remote
 from fsgen.plugins import find
 
 if TYPE_CHECKING:
@@ -47,12 +49,15 @@ def open_checkpoint(name: str | Path, dtype: str = "auto", device: str = "auto")
     """Finds a model, and reads its configuration and tokenizer.
 
     Args:
-        name: a bundled model, a local folder, a GGUF file, or a name on the hub, with a revision behind an @.
+        name: a bundled model, a local folder, a GGUF file, a name on the hub, with a revision behind an @, or a model
+            behind a server (`fsgen.backends.remote`).
         dtype, device: for which it is going to be loaded; see `places`.
 
     Raises:
         ValueError: nothing of this name, no safetensors weights, or a model whose state no session can keep.
     """
+    if is_remote(str(name)):
+        return open_remote(str(name), lambda of: open_checkpoint(of, dtype, device))
     if (own := _own(str(name), dtype, device)) is not None:
         return own
     if str(name).endswith(SUFFIX):

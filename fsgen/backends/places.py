@@ -65,6 +65,8 @@ def weights_by_role(weights: str, roles: Collection[str]) -> dict[str, str]:
 def check_choice(checkpoint: Checkpoint, weights: str) -> None:
     """Raises ValueError for a type of weights where these stay as they are in their file."""
     if checkpoint.own_weights:
+        if checkpoint.elsewhere:
+            raise ValueError(f"{checkpoint.name!r} cannot have {weights} weights: its server decides about them")
         raise ValueError(
             f"{checkpoint.name!r} cannot have {weights} weights: those of a GGUF file stay in its types, of which Q8_0 "
             "has eight bits"
@@ -94,6 +96,8 @@ def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
     Raises:
         ValueError: it has to be spread, and `accelerate`, which does that, is not installed.
     """
+    if checkpoint.elsewhere:
+        return "cpu"
     if device != "auto":
         return device
     if not torch.cuda.is_available():

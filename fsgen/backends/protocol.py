@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-from fsgen.types import ModelInfo
+from fsgen.types import ModelInfo, SamplingParams
 
 TokenIds = Sequence[int]
 
@@ -64,12 +64,17 @@ class Session(Protocol):
         ...
 
 
+class UnavailableError(OSError):
+    """A server is away. That is no fault of a text: what needs the server fails as a whole, and is tried again."""
+
+
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     """What a backend declares that it can do; read by the engine and by studies.
 
     Attributes:
-        full_logits: it gives all logits, not only those of the most likely tokens.
+        full_logits: it gives all logits, not only those of the most likely tokens (`fsgen.bounds`).
+        writes: it writes whole texts by itself, and is told of them ahead (`Writer`).
         bit_exact: a token's logits have the same bits however the work is cut into calls, and in any batch.
         several_tokens: several new tokens in one call are computed in one forward pass, not one by one.
         rounding: by how much a logit may be off, as a part of the largest one; read where no `transformers` module is
@@ -77,6 +82,7 @@ class Capabilities:
     """
 
     full_logits: bool = True
+    writes: bool = False
     bit_exact: bool = False
     several_tokens: bool = True
     rounding: float = 2.0**-23
@@ -109,4 +115,12 @@ class Model(Protocol):
 
     def cache_bytes(self, tokens: int) -> int:
         """Bytes of keys and values that a session holds for a row of so many tokens; 0 if others hold them."""
+        ...
+
+
+class Writer(Model, Protocol):
+    """A model whose backend writes whole texts by itself: what its sessions score then is known already."""
+
+    def write(self, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
+        """Write these texts greedily, all at once. Raises ValueError where it refuses one."""
         ...

@@ -123,12 +123,12 @@ def _compiled(shape: Shape, info: ModelInfo, tokenizer: Any, dtype: str) -> Mode
 
     bits = places.BITS.get(dtype, 0)
     held = torch.float32 if bits else places.DTYPES[dtype]
-    weights = CpuWeights(shape, RandomTensors(shape.weights()), held, bits)
+    weights = CpuWeights(shape, RandomTensors(shape.tensors()), held, bits)
     return CpuModel(weights, info, tokenizer, shape.context, frozenset())
 
 
 def _info(name: str, shape: Shape) -> ModelInfo:
-    counts = {tensor: math.prod(sizes) for tensor, sizes in shape.weights().items()}
+    counts = {tensor: math.prod(sizes) for tensor, sizes in shape.tensors().items()}
     inside = sum(count for tensor, count in counts.items() if "embed" not in tensor and "lm_head" not in tensor)
     return ModelInfo(name, name, shape.model_type, sum(counts.values()), inside)
 

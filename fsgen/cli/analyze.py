@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -41,7 +40,7 @@ def analyze(
     given = {name: tuple(budget) for name, budget in budgets.items() if budget is not None}
     result = analyze_study(folder, runs=run, projections=pictures, **given)
     if as_json:
-        print_json(asdict(result))
+        print_json(result.as_dict())
         return
     from fsgen.analysis.tables import show
 

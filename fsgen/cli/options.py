@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fsgen.models.bundled import PREFIX, bundled
+from fsgen.models.bundled import DEFAULT_DRAFT, DEFAULT_TARGET, DEFAULT_TUNED, PREFIX, bundled
 
 if TYPE_CHECKING:
     from fsgen.methods.method import Method
     from fsgen.planner.file import Chosen
 
-# The bundled pair that writes where no model is named; proxy tuning drafts with a tuned model, against its own base.
-DRAFT, TUNED, TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
+DRAFT, TUNED, TARGET = DEFAULT_DRAFT, DEFAULT_TUNED, DEFAULT_TARGET
 
 MODELS, ENDING = "Models", "Where a text ends"
 

@@ -24,6 +24,8 @@ def train(
             "[default: all that consulted System 2 everywhere]"
         ),
     ] = None,
+    draft: Annotated[str | None, typer.Option(help="Of a study of several drafts: learn for this one.")] = None,
+    target: Annotated[str | None, typer.Option(help="Of a study of several targets: learn for this one.")] = None,
     calls: Annotated[
         float | None, typer.Option(help="Consult at no more than this share of the positions.  [default: 0.2]")
     ] = None,
@@ -35,12 +37,18 @@ def train(
         Path | None, typer.Option(metavar="FILE", callback=new_file, help="[default: DIR/routers/DRAFT-KIND.npz]")
     ] = None,
 ) -> None:
-    """Train a router on the traces of a study, and test it on examples that it has not seen."""
+    """Train a router on the traces of a study, and test it on examples that it has not seen.
+
+    \b
+    Examples:
+      fsgen router train runs/my-study
+      fsgen router train runs/bundled --draft pocket-0.6m --target pocket-8m --kind trees
+    """
     from fsgen.analysis.labels import short_name
     from fsgen.analysis.learning import train as train_router
     from fsgen.analysis.tables import show_training
 
-    trained = train_router(folder, kind, run, calls, misses, seed)
+    trained = train_router(folder, kind, run, calls, misses, seed, draft, target)
     file = out or folder / "routers" / f"{short_name(trained.model.draft['name'])}-{kind}.npz"
     trained.write(file)
     show_training(trained, console())

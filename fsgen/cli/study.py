@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from fsgen.cli.options import Limit, going_on, new_folder, silence_libraries
+from fsgen.cli.output import console
 
 
 def study(
@@ -37,6 +38,8 @@ def study(
     silence_libraries()
     from rich.console import Console
 
+    from fsgen.analysis.study import analyze
+    from fsgen.analysis.tables import print_short
     from fsgen.report import write
     from fsgen.study import run_study
 
@@ -48,6 +51,10 @@ def study(
     folder = out or Path("runs") / (config.stem if config else "bundled")
     with going_on():
         result = run_study(given, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
-        print(f"report: {write(folder)}")
+        analysis = analyze(folder) if result.rows else None
+        path = write(folder, analysis=analysis)
+    if analysis is not None:
+        print_short(console(), analysis.short)
+    print(f"report: {path}")
     if result.failed:
         raise typer.Exit(1)

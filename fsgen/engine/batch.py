@@ -108,7 +108,7 @@ class Batch:
         self.members, self.rows, self.roles, self.longest = members, rows, roles, longest
         self.sequences: list[Sequence | None] = [None] * rows
         self.groups: list[Group] = []
-        self.traces = TraceBuffer(members.names())
+        self.traces = TraceBuffer(members.names(), members.partial)
         self.spent = {"draft": 0.0, "system2": 0.0}
         self.reads_prompts = False
         # All logits meet where System 2's are; the draft's small ones travel.
@@ -132,7 +132,7 @@ class Batch:
         if self.reads_prompts:
             parts: dict[tuple[Method, Verifier], list[int]] = {}
             for row, one in enumerate(self.sequences):
-                if one is not None:
+                if one is not None and one.occupied:
                     parts.setdefault((one.method, one.method.verifier_for(one.sampling)), []).append(row)
             self.groups = [Group(self, method, verifier, rows) for (method, verifier), rows in parts.items()]
         for group in self.groups:
@@ -144,6 +144,13 @@ class Batch:
             # Beside the models it takes less than they do, or something else held it up.
             group.end_round(models + min(models, elapsed - models), self.spent["draft"], self.reads_prompts)
         self.reads_prompts = False
+
+    def read(self, one: Sequence, count: int) -> None:
+        """Reads the beginning of a text's prompt ahead of the round that needs it; these calls are not counted."""
+        texts = [one.ids[:count] if other is one else None for other in self.sequences]
+        for role in one.method.roles:
+            self.session(role).score(texts, 1)
+            one.usage[role].calls -= 1
 
     def session(self, role: str) -> Session:
         """The session of a member, made when it is first needed."""

@@ -14,9 +14,9 @@ import statistics
 from collections import deque
 from collections.abc import Sequence
 
-BINS = 10
-TOKEN_DECAY, CALL_DECAY = 0.98, 0.8  # the weight of what was seen before, at each further token or call
-PRIOR = 2.0  # tokens' worth of prior belief
+from fsgen.methods.acceptance import Acceptance
+
+CALL_DECAY = 0.8  # the weight of what was seen before, at each further call
 TRIAL_ROUNDS = 3  # of a trial that count; the first one, in which the draft catches up, does not
 MOST_TRIAL_ROUNDS = 8  # where some of them say nothing
 UNKNOWN_LENGTH = 3  # tokens to draft while nothing is known
@@ -27,33 +27,6 @@ KNOWN_AFTER = 3  # rounds
 RECENT = 16  # rounds that say what a token takes
 OUTLIER = 3.0  # times what is usual: whatever took longer was held up by something else
 CATCHING_UP = 50.0  # times what is usual: the most that counts of a round in which the draft catches up
-
-
-class Acceptance:
-    """How often drafted tokens of a probability were accepted, by bins of it; where little is known, as it says."""
-
-    def __init__(self) -> None:
-        # Of each bin, and last of all tokens together; older tokens count less.
-        self._accepted, self._seen = [0.0] * (BINS + 1), [0.0] * (BINS + 1)
-
-    @property
-    def rate(self) -> float:
-        """The recent share of verified tokens that were accepted."""
-        return (self._accepted[-1] + 0.5 * PRIOR) / (self._seen[-1] + PRIOR)
-
-    def chance(self, probability: float) -> float:
-        """The chance that a drafted token of this probability is accepted."""
-        i, prior = _bin(probability), 0.5 * (probability + self.rate)
-        return (self._accepted[i] + PRIOR * prior) / (self._seen[i] + PRIOR)
-
-    def learn(self, probability: float, accepted: bool) -> None:
-        for i in (_bin(probability), BINS):
-            self._accepted[i] = TOKEN_DECAY * self._accepted[i] + accepted
-            self._seen[i] = TOKEN_DECAY * self._seen[i] + 1
-
-
-def _bin(probability: float) -> int:
-    return min(BINS - 1, int(probability * BINS))
 
 
 class LatencyModel:

@@ -11,6 +11,7 @@ accepts, stops and ends by itself; texts join and leave between two rounds.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 
@@ -67,7 +68,6 @@ class Engine:
             raise ValueError(f"text {sequence.number} was added before: make another `Sequence` of it")
         if sequence.keep_logits and method.skips_verification:
             raise ValueError(f"method {method.name!r} has no logits of q where it trusts the draft: keep_logits=False")
-        self._members.require_full_logits(method.roles)
         self._members.rows_within(method.roles, sequence.longest, 1, self._budget)
         self._added += 1
         sequence.number = self._added
@@ -80,6 +80,16 @@ class Engine:
         if sequence is None:
             raise ValueError(f"no text with the id {number} is waiting or running")
         sequence.cancel()
+
+    def read(self, beginnings: Mapping[int, int]) -> None:
+        """Reads so many tokens of the prompts of texts, by id, ahead of the round that needs them.
+
+        A text that waits for a row is left alone. One that sits out rounds meanwhile holds up no other (`fsgen.serve`).
+        """
+        with self._members.lock, torch.inference_mode():
+            for number, count in beginnings.items():
+                if self._batch is not None and number in self._running:
+                    self._batch.read(self._running[number], count)
 
     def close(self) -> None:
         """The sessions go back to the members. What is still waiting or running is cancelled."""

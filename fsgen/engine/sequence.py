@@ -141,7 +141,7 @@ class Sequence:
         self.held.clear()
 
     def _end(self, reason: StopReason) -> None:
-        self.stop_reason = reason
+        self.stop_reason, self.flagged = reason, False
         self.ngrams = {}  # its row may keep it for long
 
     def give(self) -> list[Token]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
+from fsgen.bounds import known_columns, variation_bounds
 from fsgen.probs import Lines, log_probs, summarize, variation
 
 Trace = dict[str, Any]
@@ -23,11 +24,11 @@ class TraceBuffer:
 
     A summary of a few positions takes as long as one of a hundred. So the loop hands over p and q of each token with
     the record they belong to, and they are filled in later: after so many logits, or when somebody wants to read them.
-    `names`, of the models by role, are for messages.
+    `names`, of the models by role, are for messages; `partial`: the sides of which only some tokens are known.
     """
 
-    def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        self._names = names or {}
+    def __init__(self, names: Mapping[str, str] | None = None, partial: Collection[str] = ()) -> None:
+        self._names, self._partial = names or {}, partial
         self._clear()
 
     def _clear(self) -> None:
@@ -55,13 +56,20 @@ class TraceBuffer:
         for (side, (candidates, logprobs)), (traces, lines) in self._sides.items():
             for part in lines.parts(CHUNK):
                 columns = _columns(lines[part], side, candidates)
+                if side in self._partial:
+                    columns |= known_columns(lines[part].together(), side, columns)
                 if logprobs is not None:
                     ids = [one.get("id", 0) for one in traces[part]]  # one that could not be written has none
                     columns[f"{side}_logprobs"] = log_probs(lines[part], ids, logprobs)
                 for trace, values in zip(traces[part], zip(*columns.values(), strict=True), strict=True):
                     trace.update(zip(columns, values, strict=True))
-                faults += [(side, trace) for trace in traces[part] if not math.isfinite(trace[f"{side}_prob"])]
+                faults += [(side, trace) for trace in traces[part] if not math.isfinite(trace[f"{side}_prob"] or 0.0)]
         for part in self._p.parts(CHUNK):
+            if self._partial:
+                pairs = self._p[part].together(), self._q[part].together()
+                for trace, found in zip(self._compared[part], variation_bounds(*pairs, self._partial), strict=True):
+                    trace["total_variation_bounds"] = found
+                continue
             distances = variation(self._p[part], self._q[part], self._temperatures[part]).tolist()
             for trace, distance in zip(self._compared[part], distances, strict=True):
                 trace["total_variation"] = distance

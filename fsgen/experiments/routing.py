@@ -17,20 +17,18 @@ from fsgen.analysis.answers import Answer, Point, Row, effect
 from fsgen.analysis.intervals import Estimate, Floats, mean_of
 from fsgen.analysis.learning import Positions, learn, part_of, positions, threshold
 from fsgen.analysis.ranking import RESAMPLES, Ranking
-from fsgen.analysis.rates import Sums
-from fsgen.backends.identity import identity
 from fsgen.experiments.base import Experiment
+from fsgen.experiments.budgets import ALWAYS, NEVER, Budgets, learned_file
 from fsgen.experiments.cells import check_tasks, halves, labelled, oracle_cells, pair_label, routed
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
-from fsgen.methods.learned.file import LearnedModel
 from fsgen.methods.learned.scorers import Scorer
 from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
 from fsgen.types import shortest
 
 MAX_PROB, RANDOM, POSITION = "max-prob", "random", "position"
-NEVER, ALWAYS, PERFECT = "never", "always", "perfect"
+PERFECT = "perfect"
 MARGIN = 0.01
 """An advantage in accuracy below this, with its whole interval, counts as none."""
 _CALLS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -150,15 +148,7 @@ def _routers(
     """Name, budget and string of every router, with thresholds that meet the budgets on some examples."""
     yield NEVER, 0.0, NEVER
     yield ALWAYS, 1.0, ALWAYS
-    draft = identity(lab.model(cell.members["draft"]))
-    assert draft.digest is not None, "a study knows its models"
-    assert draft.vocabulary is not None, "a study knows its models"
-    files = {}
-    for kind, scorer in learned.items():
-        record = {"experiment": lab.name, "runs": [cell.key], "kind": kind, "examples": list(chosen_on.names)}
-        known = {"name": draft.name, "digest": draft.digest}
-        model = LearnedModel(scorer, chosen_on.top, 0.0, known, draft.vocabulary, record)
-        files[kind] = lab.router(model, {"digest": model.digest, "draft": draft.digest})
+    files = {kind: learned_file(lab, cell, kind, scorer, chosen_on) for kind, scorer in learned.items()}
     for name, score in scores.items():
         for budget in budgets:
             value = threshold(score, chosen_on.differs, calls=budget)
@@ -220,35 +210,17 @@ def estimate(measured: Sequence[Measured]) -> Answer:
     )
 
 
-class _Texts:
-    """The accuracy and calls of each router and budget on one pair, from how often each example is drawn."""
+class _Texts(Budgets):
+    """The texts of one pair, where the rival of max-prob is the router that was chosen."""
 
     def __init__(self, measured: Measured) -> None:
         assert measured.texts is not None
+        super().__init__(measured.texts)
         self.measured, self.rival = measured, measured.chosen
-        texts = measured.texts.filter(pl.col("score").is_not_null())
-        by = ("router", "budget")
-        self.conditions = sorted(set(texts.select(by).rows()))
-        self.routers = list(dict.fromkeys(name for name, _ in self.conditions))
-        self.sums = Sums.of(texts, by, ("consulted", "tokens", "score"), self.conditions, resamples=RESAMPLES)
-        self.accuracies = dict(zip(self.conditions, self.sums.each("score", "texts"), strict=True))
-
-    def rates(self, weights: Floats, *routers: str) -> tuple[Floats, Floats]:
-        """Calls and accuracy of some routers at their budgets, [resamples, budgets] each."""
-        at = [i for i, (name, _) in enumerate(self.conditions) if name in routers]
-        return self.sums.ratio("consulted", "tokens", weights, at), self.sums.ratio("score", "texts", weights, at)
-
-    def at(self, router: str, calls: Floats, weights: Floats) -> Floats:
-        """Its accuracy where it makes so many calls, [resamples, n], straight between its budgets, never and always."""
-        x, y = self.rates(weights, router, NEVER, ALWAYS)
-        order = np.argsort(x, axis=1)
-        x, y = np.take_along_axis(x, order, 1), np.take_along_axis(y, order, 1)
-        return np.stack([np.interp(wanted, xs, ys) for wanted, xs, ys in zip(calls, x, y, strict=True)])
 
     def over_max_prob(self, router: str, weights: Floats) -> Floats:
         """Its accuracy less that of max-prob at the calls of max-prob, as a mean over the budgets."""
-        calls, accuracy = self.rates(weights, MAX_PROB)
-        return np.asarray((self.at(router, calls, weights) - accuracy).mean(1))
+        return self.over(router, MAX_PROB, weights)
 
     def below_perfect(self, router: str, weights: Floats) -> Floats:
         """Its accuracy where it consults as often as a perfect router, less that router's."""

@@ -8,18 +8,15 @@ import numpy as np
 import polars as pl
 
 from fsgen.analysis.answers import Answer, Point, Row, below
-from fsgen.analysis.intervals import Estimate, Floats, of_draws
+from fsgen.analysis.intervals import Estimate, of_draws
 from fsgen.analysis.labels import set_label, short_name
 from fsgen.analysis.scaling import LAWS, Scaling, compare_laws, read_points
-from fsgen.analysis.scaling.bootstrap import Texts
-from fsgen.analysis.scaling.compare import held_out_errors
+from fsgen.analysis.scaling.compare import held_out
 from fsgen.analysis.scaling.laws import CONSTANT, RATIO
-from fsgen.analysis.scaling.results import Parameter, sizes_of
+from fsgen.analysis.scaling.results import Parameter
 from fsgen.experiments.base import Experiment, NoOptions
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-
-_RESAMPLES = 200  # each fits every law without every model
 
 
 def measure(lab: Lab, options: NoOptions) -> tuple[pl.DataFrame]:
@@ -35,7 +32,7 @@ def estimate(points: pl.DataFrame) -> Answer:
         ValueError: no method and task has enough pairs for a fit.
     """
     sets = compare_laws(points)
-    errors = {law: [_held_out(one, law) for one in sets] for law in LAWS}
+    errors = {law: [held_out(one, law) for one in sets] for law in LAWS}
     known = {law: np.mean(found, axis=0) for law, found in errors.items() if all(len(one) for one in found)}
     if len(known) < 2:
         raise ValueError("there are too few models to hold one out and compare the laws by that")
@@ -58,17 +55,6 @@ def estimate(points: pl.DataFrame) -> Answer:
         ratio=numbers.get("paper's law over best"),
         explained=", ".join(f"{one.task} {r2:.3f}" for one in sets if (r2 := one[best].r2) is not None),
     )
-
-
-def _held_out(one: Scaling, law: str) -> Floats:
-    """The held-out error of a law on one set: of what was measured, then of each resample of the examples."""
-    pairs = one.pairs
-    measured = pairs["collaboration_frequency"].to_numpy().astype(float)[None]
-    if texts := Texts.of(pairs):
-        measured = np.concatenate([measured, measured + texts.deviations(_RESAMPLES, seed=0)])
-    models = pairs["target"].to_list(), pairs["draft"].to_list()
-    found = held_out_errors(LAWS[law], sizes_of(pairs), measured, *models)
-    return np.empty(0) if found is None else found
 
 
 def by_ratio(points: pl.DataFrame, series: str) -> Iterator[Point]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from fsgen.methods.fusions import SharedTokens
+from fsgen.methods.fusions import SharedTokens, Target
 from fsgen.methods.method import Method
+from fsgen.methods.routers import Always, Margin, MaxProb, Never, Position, Random
 from fsgen.types import SamplingParams
 
 TokenIds = Sequence[int]
@@ -48,17 +49,21 @@ def check(
     Raises:
         ValueError: a prompt that is empty or with its budget exceeds the context window, a token id out of the
             vocabulary, a member that the method needs and that is not there, a router learned on another draft, a
-            fusion of probabilities where the draft has another tokenizer.
+            fusion of probabilities where the draft has another tokenizer; what needs more than the most likely tokens
+            of a model that tells no others.
     """
     method.require(role for role in ("draft", "target", "base") if getattr(members, role) is not None)
     if members.difference is not None and method.fusion.reads_draft:
         _require_mixed(method, members.difference, members.mixed or measured_later)
     if "draft" in method.roles:
         method.router.require(members)
+    partial = [role for role in method.roles if not getattr(members, role).capabilities.full_logits]
     if len(prompts) != len(sampling):
         raise ValueError(f"{len(prompts)} prompts need as many sampling parameters, not {len(sampling)}")
     for number, (prompt, params) in enumerate(zip(prompts, sampling, strict=True)):
         method.verifier_for(params)
+        if partial:
+            _require_known(members, method, params, partial)
         if params.n > 1:
             raise ValueError(f"n={params.n} is for `fsgen.generate`; here every text is asked for by itself")
         for name, ids in (("stop_token_ids", params.stop_token_ids), ("logit_bias", dict(params.logit_bias))):
@@ -82,3 +87,23 @@ def _require_mixed(method: Method, difference: str, mixed: bool) -> None:
             "`fsgen.generate`, `stream`, `chat` and 'fsgen generate' measure whether the tokens that both have are "
             "enough; elsewhere this is not possible"
         )
+
+
+def _require_known(members: Loadable, method: Method, params: SamplingParams, partial: Sequence[str]) -> None:
+    """Raises ValueError where the most likely tokens of a member are not enough for what is asked."""
+    reads_probabilities = not isinstance(method.router, (Always, Never, MaxProb, Margin, Random, Position))
+    faults = (
+        (not params.greedy, "draw tokens: set temperature=0"),
+        (params.changes_logits, "take penalties, biases or min_tokens into account"),
+        (
+            not isinstance(method.fusion, Target),
+            f"fuse ({method.fusion.name}): use a fusion that reads the target alone",
+        ),
+        (method.rollback is not None, "take trusted tokens back (rollback)"),
+        ("draft" in partial and reads_probabilities, f"route by {method.router}: max-prob and margin are known"),
+        ("draft" in partial and members.difference is not None, "draft for a target with another tokenizer"),
+    )
+    for found, what in faults:
+        if found:
+            names = " and ".join(f"the {role} {members.identity(role).name}" for role in partial)
+            raise ValueError(f"{names} tells the probabilities of the most likely tokens only, not enough to {what}")

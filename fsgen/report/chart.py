@@ -142,7 +142,7 @@ class Chart:
     shade: Shade | None = None
     facets: tuple[str, ...] = ("task",)
     beside: bool = False
-    height: int = 240
+    height: int = 200
 
     @property
     def legend(self) -> tuple[Key, ...]:
@@ -206,8 +206,3 @@ def size(parameters: float) -> str:
         if parameters >= one / 10:
             return f"{parameters / one:.2g} {unit}"
     return f"{parameters / 1e3:.2g} k"
-
-
-def listed(parts: Sequence[str]) -> str:
-    """Items in a sentence: `a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,6 +1,13 @@
-"""How the numbers outside the table of runs are defined."""
+"""How numbers are defined: a list at the end of the page, and each beside the first place where its word is used."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from markupsafe import Markup, escape
+
+from fsgen.report.table import COLUMNS
 
 DEFINITIONS = (
     (
@@ -70,9 +77,9 @@ DEFINITIONS = (
     (
         "too few, too many, too late",
         "Signs of failure: a router misses more than a tenth of the mismatches, or the score falls; more than half of "
-        "its consultations change nothing, or, in runs that were repeated, no time is saved; in more than a quarter of "
-        "the texts the first mismatch comes before the first consultation. A sign is found where the whole interval "
-        "lies beyond its limit; that of a time is over the repetitions.",
+        "its consultations change nothing, or, where all are verified, more than half of the drafted tokens are "
+        "rejected; in more than a quarter of the texts the first mismatch comes before the first consultation. Found "
+        "is a sign where the whole interval lies beyond its limit. Wall clock is said beside it, and decides nothing.",
     ),
     (
         "replay",
@@ -80,3 +87,37 @@ DEFINITIONS = (
         "one pass. The tokens and counts are those of the decode loop; the seconds are those of the passes.",
     ),
 )
+GLOSSARY = (*((column.title, column.meaning) for column in COLUMNS), *DEFINITIONS)
+"""Every word and its meaning."""
+_FREQUENCY = next(column for column in COLUMNS if column.title == "frequency")
+_WORDS = {"collaboration frequency": ("Collaboration frequency", _FREQUENCY.meaning)} | {
+    word.lower(): (entry, meaning) for entry, meaning in DEFINITIONS for word in entry.split(", ")
+}
+_ANY = re.compile(rf"\b({'|'.join(sorted(map(re.escape, _WORDS), key=len, reverse=True))})\b", re.IGNORECASE)
+
+
+class Glossary:
+    """The definitions of a page while it is written: each word is marked once."""
+
+    def __init__(self) -> None:
+        self._ids: dict[str, str] = {}
+
+    def defined(self, text: str) -> Markup:
+        """A text in which words that come for the first time open their definition."""
+        text = re.sub(r"(?<=\d) %", "\u00a0%", text)  # a number and its unit stay on one line
+        parts, end = [], 0
+        for match in _ANY.finditer(text):
+            entry, _ = _WORDS[match[0].lower()]
+            if entry in self._ids:
+                continue
+            self._ids[entry] = f"term-{len(self._ids)}"
+            button = Markup('<button type="button" class="term" popovertarget="{}">{}</button>')
+            parts += [escape(text[end : match.start()]), button.format(self._ids[entry], match[0])]
+            end = match.end()
+        return Markup("").join([*parts, escape(text[end:])])
+
+    def marked(self) -> Iterator[tuple[str, str, str]]:
+        """Id, word and meaning of those that were marked."""
+        meanings = dict(_WORDS.values())
+        for entry, name in self._ids.items():
+            yield name, entry, meanings[entry]

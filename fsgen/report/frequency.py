@@ -10,7 +10,8 @@ import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.labels import decimal, method_label, names_by_size, short_name, task_label
+from fsgen.analysis.labels import decimal, listed, method_label, names_by_size, short_name, task_label
+from fsgen.analysis.pairs import measured, oracles
 from fsgen.report.chart import (
     SYMBOLS,
     Axis,
@@ -24,23 +25,12 @@ from fsgen.report.chart import (
     Shade,
     coloured,
     estimated,
-    listed,
     size,
 )
 
 LEVELS = {0.05: "line", 0.10: "dash", 0.20: "dots"}
 """The levels of 2406.12295, and how their lines look."""
 _CELL = 44
-
-
-def measured(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
-    """Runs whose frequency is over all positions: a router that skips some shows those that it chose."""
-    return [row for row in rows if row.collaboration_frequency is not None and row.router == "always"]
-
-
-def oracles(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
-    """Of these the greedy ones of the target alone: the measurement that the laws and profiles are of."""
-    return [row for row in measured(rows) if row.sampling == "greedy" and row.method.startswith("oracle")]
 
 
 def tasks_of(rows: Iterable[SummaryRow]) -> list[str]:
@@ -152,9 +142,9 @@ def by_sizes(rows: Sequence[SummaryRow]) -> Figure | None:
         name="frequency-sizes",
         title="Over the sizes of draft and target",
         finding=_reaching(chosen),
-        note="Each cell is a pair, its number the collaboration frequency, which is 0 where a model drafts for "
-        "itself. The lines show where, in each row, the frequency falls to 5, 10 and 20 %, interpolated linearly in "
-        "the logarithm of the draft's size; where a row has no line, its smallest draft is below the level already.",
+        note="Each cell is a pair, its number the collaboration frequency. The lines show where, in each row, the "
+        "frequency falls to 5, 10 and 20 %, between two measured drafts and straight in the logarithm of their size. "
+        "Where a row has no line, its smallest draft is below the level already, or its largest is still above it.",
         data=Data.of(table),
         chart=_Grid(chosen).chart(),
     )
@@ -163,20 +153,22 @@ def by_sizes(rows: Sequence[SummaryRow]) -> Figure | None:
 def reached(rows: Sequence[SummaryRow], level: float) -> float | None:
     """The draft size, in parameters, from which on the frequency with one target stays below a level.
 
-    Between two sizes the frequency is taken as straight in the logarithm of the size; at the target's own size it is 0.
+    Between two measured drafts the frequency is taken as straight in the logarithm of the size. Nothing is said beyond
+    them: that a model would agree with another one of its own size was not measured.
 
     Args:
         rows: the pairs of one target on one task.
         level: a frequency.
 
     Returns:
-        None where the smallest draft is below the level already.
+        None where the smallest draft is below the level already; infinite where the largest one is not.
     """
     ladder = sorted((float(row.draft_parameters or 0), row.collaboration_frequency or 0.0) for row in rows)
-    ladder.append((float(rows[0].target_parameters or 0), 0.0))
     above = [i for i, (_, frequency) in enumerate(ladder) if frequency > level]
     if not above:
         return None
+    if above[-1] == len(ladder) - 1:
+        return math.inf
     (small, high), (large, low) = ladder[above[-1]], ladder[above[-1] + 1]
     share = (high - level) / (high - low)
     return math.exp(math.log(small) + share * (math.log(large) - math.log(small)))
@@ -190,12 +182,18 @@ def _reaching(rows: Sequence[SummaryRow]) -> str:
         ladder = _of_largest(row for row in rows if task_label(row) == task)
         sizes = [reached(ladder, level) for level in levels]
         if any(sizes):
-            shown = ", ".join("less than any measured" if each is None else size(each) for each in sizes)
-            parts.append(f"{shown} parameters on {task} (target {short_name(ladder[0].target)})")
+            shown = ", ".join(map(_size, sizes))
+            parts.append(f"{shown} on {task} (target {short_name(ladder[0].target)})")
     if not parts:
         return "Every draft differs at less than 5 % of the positions."
     shown = listed([f"{100 * level:.0f}" for level in levels])
-    return f"To differ at no more than {shown} % of the positions a draft needs about {'; '.join(parts)}."
+    return f"To differ at no more than {shown} % of the positions a draft needs, in parameters, {'; '.join(parts)}."
+
+
+def _size(reached: float | None) -> str:
+    if reached is None:
+        return "less than any measured"
+    return f"about {size(reached)}" if math.isfinite(reached) else "more than any measured"
 
 
 class _Grid:
@@ -211,8 +209,6 @@ class _Grid:
 
     def chart(self) -> Chart:
         pairs = [self._cell(row, row.draft, row.estimate("collaboration_frequency")) for row in self._rows]
-        # Where a model drafts for itself, the two never differ.
-        itself = {(task_label(row), row.target): self._cell(row, row.target, Estimate(0.0)) for row in self._rows}
         numbers = [{**cell, "x": cell["x"] + 0.5, "y": cell["y"] + 0.5} for cell in pairs]
         first, end = min(self._place[row.target] for row in self._rows) - 0.5, len(self._sizes) - 0.5
         shown: dict[str, Any] = {
@@ -224,7 +220,7 @@ class _Grid:
             x=Axis("x", "parameters of the draft", low=-0.5, high=end, end="x2", **shown),
             y=Axis("y", "of the target", low=first, high=end, end="y2", **shown),
             layers=(
-                Layer("cell", [*pairs, *itself.values()], shown=("draft", "target", "frequency", "low", "high")),
+                Layer("cell", pairs, shown=("draft", "target", "frequency", "low", "high")),
                 Layer("line", self._levels(), along="y", shown=()),
                 Layer("text", numbers, text="frequency", shown=()),
             ),
@@ -247,7 +243,7 @@ class _Grid:
         ends: list[Row] = []
         for (task, target), ladder in sorted(ladders.items(), key=lambda item: self._place[item[0][1]]):
             for level in LEVELS:
-                if (draft := reached(ladder, level)) is not None:
+                if (draft := reached(ladder, level)) is not None and math.isfinite(draft):
                     at = {
                         "task": task,
                         "level": f"{level:.0%}",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from fsgen.analysis.frequency import SummaryRow
-from fsgen.analysis.labels import decimal, method_label, short_name, task_label
+from fsgen.analysis.labels import decimal, listed, method_label, short_name, task_label
+from fsgen.analysis.suspects import comparable
 from fsgen.report.chart import NEUTRAL, SYMBOLS, Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated
 from fsgen.report.frequency import tasks_of
 from fsgen.report.profiles import pair_label
@@ -14,8 +15,13 @@ from fsgen.report.profiles import pair_label
 DRAFT, TARGET = "draft alone", "target alone"
 
 
-def accuracy_and_cost(rows: Sequence[SummaryRow]) -> Figure | None:
-    """For each task, the score of each method by the target's calls a token, between draft and target alone."""
+def accuracy_and_cost(rows: Sequence[SummaryRow], levels: Mapping[str, float]) -> Figure | None:
+    """For each task, the score of each method by the target's calls a token, between draft and target alone.
+
+    Args:
+        rows: the runs of a study.
+        levels: what the target's own score must lie above, by task; below it scores are told, and not compared.
+    """
     # An oracle writes what the target writes, token by token: it measures, and saves nothing.
     chosen = [row for row in rows if row.accuracy is not None and row.draft and not row.method.startswith("oracle")]
     chosen = [row for row in chosen if row.target_calls_per_token is not None]
@@ -38,16 +44,25 @@ def accuracy_and_cost(rows: Sequence[SummaryRow]) -> Figure | None:
         }
         for row in chosen
     ]
+    compared = [row for row in chosen if comparable(row, levels)]
+    tasks = list(dict.fromkeys([*tasks_of(compared), *tasks_of(chosen)]))
+    said = [_best([row for row in compared if task_label(row) == task]) for task in tasks_of(compared)]
     return Figure(
         name="methods",
         title="Score and cost of each method",
-        finding=" ".join(_best([row for row in chosen if task_label(row) == task]) for task in tasks_of(chosen)),
+        finding=" ".join(filter(None, [*said, _not_compared(tasks[len(said) :])])),
         note="The mean score of the texts, with 95 % intervals over examples, by the forward calls of the target for "
         "each token written. Grey: the draft alone, which makes none, and the target alone, which makes one a token. "
         "Calls are not all alike: the table has the tokens that ran through the target, and the seconds.",
         data=Data.of(table),
-        chart=_chart(chosen),
+        chart=_chart(compared) if compared else None,
     )
+
+
+def _not_compared(tasks: Sequence[str]) -> str:
+    if not tasks:
+        return ""
+    return f"On {listed(tasks)} nothing is compared: the target's own score is at the floor, or at chance."
 
 
 def _best(rows: Sequence[SummaryRow]) -> str:

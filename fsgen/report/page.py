@@ -21,9 +21,8 @@ from fsgen.analysis.study import StudyAnalysis, analyze
 from fsgen.files import write_text
 from fsgen.report import provenance
 from fsgen.report.chart import Cell
-from fsgen.report.definitions import DEFINITIONS
+from fsgen.report.definitions import GLOSSARY, Glossary
 from fsgen.report.figure import export, page_spec, panels
-from fsgen.report.findings import findings
 from fsgen.report.sections import Group, groups
 from fsgen.report.signs import signs
 from fsgen.report.table import COLUMNS, entries
@@ -32,13 +31,19 @@ from fsgen.report.tokens import Viewer, viewer
 _MARKS = ("dot", "line", "dash", "dots", "area", "ramp")
 
 
-def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: str | Path | None = None) -> Path:
+def write(
+    out_dir: str | Path,
+    out: str | Path | None = None,
+    figures_folder: str | Path | None = None,
+    analysis: StudyAnalysis | None = None,
+) -> Path:
     """Write the report of a finished study, whole or not at all.
 
     Args:
         out_dir: the folder of the study.
         out: the file; `report.html` in the study's folder if None.
         figures_folder: where the figures are written, too, as SVG, PNG and PDF; nowhere if None.
+        analysis: of the study, where it is known already.
 
     Returns:
         the file.
@@ -49,7 +54,8 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
     folder = Path(out_dir)
     path = folder / "report.html" if out is None else Path(out)
     study, finished = read_study(folder), read_summary(folder)
-    analysis = analyze(folder, projections=False) if finished else StudyAnalysis(study["name"], (), (), ())
+    if analysis is None:
+        analysis = analyze(folder) if finished else StudyAnalysis(study["name"])
     rows = analysis.summary  # counted again from the tables, which have checksums; the file has none
     records = [read_run(folder, row.run) for row in rows]
     shown = groups(folder, analysis)
@@ -57,8 +63,10 @@ def write(out_dir: str | Path, out: str | Path | None = None, figures_folder: st
         shown,
         viewer(folder, rows),
         name=study["name"],
+        title=provenance.title(rows),
         facts=provenance.facts(rows, records),
-        findings=findings(rows),
+        links=provenance.links(),
+        short=analysis.short,
         signs=signs(analysis),
         rows=entries(rows),
         models=provenance.models(records),
@@ -80,23 +88,25 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
         for number, panel in enumerate(shown_panels.values())
     }
     data = []
-    scripts = [_file("table.js")]
+    scripts = [_file("page.js"), _file("table.js")]
     if specs:
         data.append(("specs", json.dumps(specs, separators=(",", ":"), allow_nan=False)))
         scripts += [vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"), _file("charts.js")]
     if tokens is not None:
         data.append(("traces", tokens.content))
-        scripts.append(_file("tokens.js"))
+        scripts += [_file("viewer.js"), _file("tokens.js")]
     titles = {group.id: group.title for group in shown}
-    sections = {"findings": "In short"} if content["findings"] else {}
+    sections = {"findings": "In short"} if content["short"] else {}
     sections |= titles
     sections |= {"signs": "Signs of failure"} if content["signs"] else {}
     sections |= {"tokens": "Token by token"} if tokens is not None else {}
-    sections |= {"runs": "All runs", "made": "How it was made", "definitions": "What the numbers mean"}
+    sections |= {"details": "Details"}
     scripts = [_inline(script) for script in scripts]
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    glossary = Glossary()
+    environment.filters["defined"] = glossary.defined
     template = environment.from_string(_file("report.html.j2"))
     return template.render(
         **content,
@@ -105,7 +115,8 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
         viewer=tokens,
         contents=sections.items(),
         columns=COLUMNS,
-        definitions=DEFINITIONS,
+        glossary=GLOSSARY,
+        marked=glossary.marked,
         marks=_MARKS,
         shown=_shown,
         style=Markup(_file("page.css")),

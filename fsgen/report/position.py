@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fsgen.analysis.position import Place
+from fsgen.analysis.labels import listed
+from fsgen.analysis.position import Place, more_or_less
 from fsgen.report.chart import (
     COLOURS,
     MISMATCH,
@@ -18,7 +19,6 @@ from fsgen.report.chart import (
     Series,
     Shade,
     estimated,
-    listed,
 )
 from fsgen.report.profiles import Profile
 
@@ -46,7 +46,7 @@ def heatmap(profiles: Sequence[Profile]) -> Figure | None:
         data=Data.of(rows),
         chart=Chart(
             x=Axis("from", "place in the text", low=0, high=1, end="to", format="%", ticks=(0, 0.5, 1)),
-            y=Axis("pair", step=19),
+            y=Axis("pair", step=15),
             layers=(Layer("cell", rows),),
             shade=Shade("frequency", max(row["frequency"] for row in rows)),
         ),
@@ -88,27 +88,24 @@ def _measured(place: Place) -> Row:
 
 
 def _trend(profiles: Sequence[Profile]) -> str:
-    """Whether the two differ less towards the end."""
-
-    def change(profile: Profile) -> float:
-        return profile.position.relative[-1].frequency.value - profile.position.relative[0].frequency.value
-
-    falls = sum(change(profile) < 0 for profile in profiles)
-    steepest = min(profiles, key=change) if falls * 2 >= len(profiles) else max(profiles, key=change)
-    first, last = (steepest.position.relative[end].frequency.value for end in (0, -1))
-    return (
-        f"From the first to the last tenth of a text the frequency falls in {falls} of {len(profiles)} runs; it "
-        f"changes the most with {steepest.pair} on {steepest.task}, from {first:.2f} to {last:.2f}."
-    )
+    """What the first tenth has over the rest, of each task's main pair: the pairs of a task share their texts."""
+    said = [
+        f"{more_or_less(profile.position.first_tenth)} on {profile.task} ({profile.pair})"
+        for profile in profiles
+        if profile.main and profile.position.first_tenth is not None
+    ]
+    return f"In the first tenth of a text the frequency is, compared to the rest, {listed(said)}." if said else ""
 
 
 def _judged(judged: Sequence[Profile], shown: Sequence[Profile]) -> str:
-    """In how many runs position matters at equal uncertainty, and what it does in those that are shown."""
+    """Where position matters at equal uncertainty, and what it does: of each task's main pair."""
     said = []
-    if judged:
+    main = [profile for profile in judged if profile.main]
+    if main:
+        where = listed([profile.task for profile in main if profile.position.matters]) or "no task"
         said.append(
-            f"In {sum(bool(profile.position.matters) for profile in judged)} of {len(judged)} runs position still "
-            "matters once the draft's uncertainty is known (logistic model, errors clustered by example, 5 %)."
+            f"Once the draft's uncertainty is known, position still matters on {where} of {len(main)} (logistic model, "
+            "errors clustered by example, 5 %)."
         )
     effects = [_effect(profile) for profile in shown if profile.position.models]
     if effects:
@@ -143,5 +140,5 @@ def _lines(chosen: Sequence[Profile]) -> Chart:
         ),
         series=(Series("curve", (Key(_FREQUENCY, MISMATCH, "line"), Key(_UNCERTAINTY, COLOURS[0], "dash"))),),
         facets=("task", "pair"),
-        height=220,
+        height=180,
     )

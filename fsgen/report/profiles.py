@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.labels import short_name, task_label
+from fsgen.analysis.pairs import default_pair, names, oracles
 from fsgen.analysis.position import PositionResult
+from fsgen.analysis.projections import ProjectionResult
 from fsgen.analysis.routers import RoutersResult
 from fsgen.analysis.study import StudyAnalysis
 from fsgen.analysis.uncertainty import UncertaintyResult
 from fsgen.report.chart import size
-from fsgen.report.frequency import oracles, tasks_of
+from fsgen.report.frequency import tasks_of
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Profile:
     position: PositionResult
     uncertainty: UncertaintyResult
     routers: RoutersResult
+    projection: ProjectionResult | None = None
 
     @property
     def task(self) -> str:
@@ -63,35 +64,22 @@ def profiles(analysis: StudyAnalysis) -> list[Profile]:
     for task in tasks_of(chosen):
         of_task = [row for row in chosen if task_label(row) == task]
         largest = max(row.target_parameters or 0 for row in of_task)
-        main = main_pair(of_task, analysis.summary)
+        main = default_pair(of_task, analysis.summary)
         for row in of_task:
             run = traced[row.run]
             if run.position is not None and run.uncertainty is not None and run.routers is not None:
                 found.append(
                     Profile(
                         row=row,
-                        main=row is main,
+                        main=names(row) == main,
                         largest=(row.target_parameters or 0) == largest,
                         position=run.position,
                         uncertainty=run.uncertainty,
                         routers=run.routers,
+                        projection=run.projection,
                     )
                 )
     return found
-
-
-def main_pair(of_task: Sequence[SummaryRow], rows: Sequence[SummaryRow]) -> SummaryRow:
-    """Of a task's runs that of the pair with most runs of other methods; else the largest target's middle draft."""
-    counted = Counter((row.draft, row.target) for row in rows)
-    largest = max(row.target_parameters or 0 for row in of_task)
-    drafts = sorted(row.draft_parameters or 0 for row in of_task if (row.target_parameters or 0) == largest)
-    middle = drafts[len(drafts) // 2]
-
-    def rank(row: SummaryRow) -> tuple[int, bool, int]:
-        size = row.draft_parameters or 0
-        return counted[row.draft, row.target], (row.target_parameters or 0) == largest, -abs(size - middle)
-
-    return max(of_task, key=rank)
 
 
 def pair_label(row: SummaryRow) -> str:

@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import metadata
 from typing import Any
 
 from fsgen.analysis.frequency import SummaryRow
-from fsgen.analysis.labels import millions, short_name, task_label
+from fsgen.analysis.labels import listed, millions, short_name, task_label
+
+PAPER = "https://arxiv.org/abs/2406.12295"
+
+
+def title(rows: Sequence[SummaryRow]) -> str:
+    """What was studied: the pairs, and the tasks."""
+    if not rows:
+        return "A study without a finished run"
+    tasks = listed(list(dict.fromkeys(map(task_label, rows))))
+    pairs = list(dict.fromkeys((row.draft, row.target) for row in rows if row.draft is not None))
+    if len(pairs) == 1:
+        return f"{short_name(pairs[0][0])} drafting for {short_name(pairs[0][1])} on {tasks}"
+    targets = list(dict.fromkeys(row.target for row in rows))
+    if not pairs:
+        return f"{listed(list(map(short_name, targets)))} alone on {tasks}"
+    whom = f" with the target {short_name(targets[0])}" if len(targets) == 1 else " of models"
+    return f"{len(pairs)} pairs{whom} on {tasks}"
+
+
+def links() -> list[tuple[str, str]]:
+    """Where more is said: the addresses of the project, and the paper that it starts from."""
+    known = (entry.partition(", ") for entry in metadata.metadata("fsgen").get_all("Project-URL") or ())
+    found = {address: name for name, _, address in known}
+    return [(name, address) for address, name in ({PAPER: "Paper it starts from"} | found).items()]
 
 
 def facts(rows: Sequence[SummaryRow], records: Sequence[dict[str, Any]]) -> str:

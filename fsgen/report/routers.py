@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fsgen.analysis.labels import listed
 from fsgen.analysis.routers import RoutersResult
-from fsgen.report.chart import NEUTRAL, Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, listed
+from fsgen.report.chart import NEUTRAL, Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured
 from fsgen.report.profiles import Profile
 
 _RANDOM, _PERFECT = "random", "perfect"
@@ -58,7 +59,7 @@ def curves(profiles: Sequence[Profile]) -> Figure | None:
                 ),
             ),
             facets=("task", "pair"),
-            height=220,
+            height=180,
         ),
     )
 

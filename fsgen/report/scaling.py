@@ -9,10 +9,11 @@ import numpy as np
 
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.labels import method_label, names_by_size, set_label, short_name, task_label
+from fsgen.analysis.labels import listed, method_label, names_by_size, set_label, short_name, task_label
+from fsgen.analysis.pairs import measured
 from fsgen.analysis.scaling import LAWS, Parameter, Scaling, findings
-from fsgen.report.chart import Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated, listed
-from fsgen.report.frequency import measured, size_axis
+from fsgen.report.chart import Axis, Chart, Data, Figure, Key, Layer, Row, Series, coloured, estimated
+from fsgen.report.frequency import size_axis
 
 PAPER = "ratio-power-law"
 _BEST, _PAPERS = "the best law", f"{PAPER}, the paper's"
@@ -122,18 +123,26 @@ def _finding(named: dict[str, Scaling]) -> str:
     """Which law is the best where, and how the paper's does."""
     where: dict[str, list[str]] = {}
     lost: dict[str, list[str]] = {}
+    best: dict[str, list[str]] = {}
     others = []
     for name, one in named.items():
         error, papers = one[one.best].leave_one_model_out_rmse, one[PAPER].leave_one_model_out_rmse
         where.setdefault(one.best, []).append(name if error is None else f"{name} (error {error:.3f})")
         if one.best != PAPER and papers is not None:
             others.append(f"{papers:.3f} on {name}")
-        if keys := [key for key, parameter in one[PAPER].parameters.items() if not parameter.identified]:
-            lost.setdefault(listed(keys), []).append(name)
+        for law, unclear in ((PAPER, lost), (one.best, best)):
+            if keys := one[law].not_identified:
+                unclear.setdefault(listed(keys), []).append(name)
     parts = [f"{law} on {listed(places)}" for law, places in where.items()]
-    said = f"Of {len(LAWS)} laws the pairs of a held-out model are predicted best by {listed(parts)}."
+    said = f"{_unclear(best, 'the best law')}Of {len(LAWS)} laws the pairs of a held-out model are predicted best by "
+    said += f"{listed(parts)}."
+    papers_law = f"the paper's {PAPER}"
     if others:
-        said += f" The error of the paper's {PAPER} is {listed(others)}."
-    if lost:
-        said += f" Not identified in it: {'; '.join(f'{keys} on {listed(places)}' for keys, places in lost.items())}."
+        said += f" {_unclear(lost, papers_law)}The error of {papers_law} is {listed(others)}."
     return said
+
+
+def _unclear(lost: dict[str, list[str]], law: str) -> str:
+    """Which parameters are not identified: what is said of a law begins with it."""
+    parts = [f"{keys} on {listed(places)}" for keys, places in lost.items()]
+    return f"Not identified in {law}: {'; '.join(parts)}. " if parts else ""

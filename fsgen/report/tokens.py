@@ -17,11 +17,10 @@ from typing import Any
 import polars as pl
 
 from fsgen.analysis.frequency import SummaryRow, read_examples, read_generations, read_run, read_study
-from fsgen.analysis.labels import method_label, short_name, task_label
+from fsgen.analysis.labels import listed, method_label, short_name, task_label
 from fsgen.analysis.traces import scan_traces
 from fsgen.files import read_table
 from fsgen.render import LOOKS, SHADES
-from fsgen.report.chart import listed
 
 CANDIDATES = 5
 BUDGET = 2_200_000

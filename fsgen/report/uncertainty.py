@@ -63,7 +63,7 @@ def distributions(profiles: Sequence[Profile]) -> Figure | None:
             layers=(Layer("bar", rows),),
             series=(Series("greedy choices", (Key("match", MATCH, "area"), Key("mismatch", MISMATCH, "area"))),),
             facets=("task", "pair"),
-            height=200,
+            height=160,
         ),
     )
 

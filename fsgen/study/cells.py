@@ -78,7 +78,7 @@ class Cell:
     """One run: a task, the members that write it, a method, a sampling.
 
     Attributes:
-        members: names by role, of the roles that the method uses (the target always).
+        members: names by role, by which they are loaded, of the roles that the method uses (the target always).
         key: names the run; a hash of all that changes what is written, and of nothing else.
         identity: what is hashed.
     """
@@ -97,7 +97,8 @@ class Cell:
 
     @property
     def label(self) -> str:
-        names = [short_name(self.members[role]) for role in ("draft", "target") if role in self.members]
+        members = self.identity["members"]
+        names = [short_name(members[role]["name"]) for role in ("draft", "target") if role in members]
         router = f" {self.router}" if self.method.drafts and self.router != "always" else ""
         shown = self.params(0)
         sampling = "" if shown.greedy else f" {shown}"
@@ -148,7 +149,7 @@ def make_cell(
         "dtype": dtype,
     }
     key = f"{task.task.name}-{method.name.partition(':')[0]}-{canonical_hash(identity)[:16]}"
-    names = {role: model.info.name for role, model in members.items()}
+    names = {role: model.given for role, model in members.items()}
     return Cell(task, names, method, sampling, config.seed, key, identity)
 
 

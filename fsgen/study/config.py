@@ -100,6 +100,24 @@ class OwnTaskConfig(TaskConfig):
         return self
 
 
+class HarnessTaskConfig(TaskConfig):
+    """A task of lm-evaluation-harness (`fsgen.tasks.harness`).
+
+    Attributes:
+        name: `lm_eval:` and its name there.
+        include_path: a folder with tasks of your own, in their format.
+        metric: `metric` or `metric,filter`, as their tables name it; None for the task's first.
+    """
+
+    include_path: str | None = None
+    metric: str | None = None
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What finds the task, and its score."""
+        return {"include_path": self.include_path, "metric": self.metric}
+
+
 class PairConfig(Keys):
     """The models of a collaboration: bundled models, local folders or names on the hub.
 
@@ -185,9 +203,16 @@ def _keys(value: Any) -> Any:
     return value if isinstance(value, dict) else dict(value) if isinstance(value, Keys) else ()
 
 
+def _kind_of_task(value: Any) -> str:
+    name = str(dict(_keys(value)).get("name"))
+    return "<own>" if name == "jsonl" else "<harness>" if name.startswith("lm_eval:") else "<task>"
+
+
 _Task = Annotated[
-    Annotated[TaskConfig, Tag("<task>")] | Annotated[OwnTaskConfig, Tag("<own>")],
-    Discriminator(lambda value: "<own>" if dict(_keys(value)).get("name") == "jsonl" else "<task>"),
+    Annotated[TaskConfig, Tag("<task>")]
+    | Annotated[OwnTaskConfig, Tag("<own>")]
+    | Annotated[HarnessTaskConfig, Tag("<harness>")],
+    Discriminator(_kind_of_task),
     BeforeValidator(_named),
 ]
 Tasks = Annotated[tuple[_Task, ...], Field(min_length=1)]

@@ -24,8 +24,14 @@ def bit_exact(model: Model | None) -> bool:
 
 @dataclass(eq=False)
 class UnloadedModel:
-    """A model of which only configuration and tokenizer are read: enough to check a cell, not to run it."""
+    """A model of which only configuration and tokenizer are read: enough to check a cell, not to run it.
 
+    Attributes:
+        given: its name in the configuration, by which it is loaded. A server's address is in that alone: the name in
+            records and keys (`info`) stays where the server moves.
+    """
+
+    given: str
     info: ModelInfo
     digest: str
     tokenizer: Any
@@ -52,11 +58,13 @@ def open_model(name: str, config: StudyConfig) -> UnloadedModel:
     checkpoint = open_checkpoint(name, config.dtype, config.device)
     places.place(checkpoint, config.device, config.dtype)
     return UnloadedModel(
-        info=replace(checkpoint.info, name=name),
+        given=name,
+        info=checkpoint.info if checkpoint.elsewhere else replace(checkpoint.info, name=name),
         digest=str(checkpoint.digest),
         tokenizer=checkpoint.tokenizer,
         vocab_size=checkpoint.vocab_size,
         context=checkpoint.context,
+        capabilities=checkpoint.capabilities,
     )
 
 

@@ -17,7 +17,7 @@ from fsgen.metrics import Counts
 from fsgen.study.cells import Cell, Prompt
 from fsgen.study.config import StudyConfig
 from fsgen.study.machine import hardware, versions
-from fsgen.study.store import GENERATION_SCHEMA, TRACE_SCHEMA, columns
+from fsgen.study.store import BOUNDS, GENERATION_SCHEMA, TRACE_SCHEMA, columns
 from fsgen.tasks import Score
 from fsgen.types import Candidates, ModelInfo, Token, as_dict
 
@@ -161,7 +161,10 @@ def trace_table(texts: Sequence[Text]) -> pa.Table:
     for name in TRACE_SCHEMA.names:
         if name not in made:
             made[name] = pa.array([getattr(token, name) for token in tokens], TRACE_SCHEMA.field(name).type)
-    return pa.table({name: made[name] for name in TRACE_SCHEMA.names})
+    bounds = {name: [getattr(token, name) for token in tokens] for name in BOUNDS}
+    if any(found is not None for column in bounds.values() for found in column):
+        made |= {name: pa.array(column, pa.list_(pa.float32())) for name, column in bounds.items()}
+    return pa.table({name: made[name] for name in (*TRACE_SCHEMA.names, *BOUNDS) if name in made})
 
 
 def vocabulary_rows(known: Vocabulary) -> list[dict[str, Any]]:

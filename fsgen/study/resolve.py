@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from itertools import combinations, product
 
 from fsgen import tasks
+from fsgen.backends.remote.address import with_tokenizer
 from fsgen.methods.method import Method, parse
 from fsgen.models.bundled import ladder as bundled_ladder
 from fsgen.study.cells import LoadedTask, canonical_hash
@@ -70,7 +71,7 @@ def resolve(
                 loaded[task] = None
                 with faults.collected(f"task {task.name}"):
                     loaded[task] = _load_task(task, limit)
-        pairs = list(_pairs(grid, faults))
+        pairs = [_with_tokenizers(pair) for pair in _pairs(grid, faults)]
         for name in (name for pair in pairs for name in pair.names.values()):
             if name not in models:
                 models[name] = None
@@ -89,6 +90,8 @@ def _load_task(config: TaskConfig, limit: int | None) -> LoadedTask:
         examples = task.load(config.limit, shots=config.shots, data=config.data, seed=config.order)[:limit]
     except RuntimeError as error:  # no sandbox for the programs of a task
         raise ValueError(str(error)) from error
+    if config.chat and not all(example.messages for example in examples):
+        raise ValueError("it has no conversations: leave out chat")
     return LoadedTask(
         config=config,
         examples=tuple(examples),
@@ -105,6 +108,12 @@ def _pairs(grid: Grid, faults: Faults) -> Iterator[PairConfig]:
         else:
             with faults.collected("ladder pocket" if entry.ladder == "pocket" else "ladder"):
                 yield from _ladder_pairs(entry)
+
+
+def _with_tokenizers(pair: PairConfig) -> PairConfig:
+    """A pair whose model behind a server has the tokenizer of the other one, where it names none."""
+    others = {"draft": pair.target, "target": pair.draft, "base": pair.draft}
+    return pair.model_copy(update={role: with_tokenizer(name, others[role]) for role, name in pair.names.items()})
 
 
 def _ladder_pairs(entry: LadderConfig) -> list[PairConfig]:

@@ -260,7 +260,7 @@ class Runner:
         records = {}
         for role, name in cell.members.items():
             model, loaded = self.plan.models[name], self._models.loaded.get(name)
-            info = model.info if loaded is None or model.info.parameters else replace(loaded.info, name=name)
+            info = model.info if loaded is None or model.info.parameters else replace(loaded.info, name=model.info.name)
             records[role] = member_record(info, model.digest)
         return records
 

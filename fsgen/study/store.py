@@ -79,6 +79,8 @@ TRACE_SCHEMA = pa.schema(
         ("target_top_probs", pa.list_(pa.float32())),
     ]
 )
+BOUNDS = ("draft_entropy_bounds", "target_entropy_bounds", "total_variation_bounds")
+"""Columns of traces of which some are known in part: at least and at most, where the value itself is null."""
 _FLOATS = [column.name for column in TRACE_SCHEMA if pa.types.is_floating(column.type)]
 _FLOATS += ["draft_top_probs.list.element", "target_top_probs.list.element"]
 _OTHERS = [column.name for column in TRACE_SCHEMA if column.name not in _FLOATS and not pa.types.is_list(column.type)]
@@ -229,7 +231,8 @@ class Store:
         files = part_files(self.folder, table, run)
         empty = pl.from_arrow(schema.empty_table())
         assert isinstance(empty, pl.DataFrame)
-        return pl.concat([empty, *(pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files)])
+        read = (pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files)
+        return pl.concat([empty, *read], how="diagonal")  # bounds are only where a text has some
 
     def _parts(self, table: str, run: str) -> list[tuple[int, int]]:
         found = (_PART.fullmatch(file.name) for file in self._folder(table, run).glob("part-*.parquet"))

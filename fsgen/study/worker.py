@@ -6,11 +6,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from fsgen.api import generate
 from fsgen.backends import Members
+from fsgen.backends.protocol import UnavailableError
 from fsgen.generation import Generation
+from fsgen.likelihood import encode_pair, log_likelihoods, require_q, within
 from fsgen.replay import replay
 from fsgen.study.cells import LoadedTask, Prompt
 from fsgen.study.records import StoredText, Text
@@ -70,11 +73,34 @@ def run_unit(
                 written = _decode(unit, members[0], questions, keep_logits)
             else:
                 written = _replay(unit, members, questions, sources)
+            scores = _choice_scores(unit, members[0], questions)
             for number, found in enumerate(texts):
-                found += scorer.texts(task, questions, [w if isinstance(w, str) else w[number] for w in written])
+                mine = [w if isinstance(w, str) else w[number] for w in written]
+                found += scorer.texts(task, questions, mine, scores)
             questions = list(_next_turns(task, tokenizer, questions, written))
     order = {example.id: place for place, example in enumerate(task.examples)}
     return [sorted(found, key=lambda text: (order[text.example], text.turn)) for found in texts]
+
+
+def _choice_scores(unit: Unit, members: Members, questions: Sequence[Question]) -> list[Score] | None:
+    """Of a task that compares choices, its scores by the likelihoods of q; None of one whose texts are scored.
+
+    All cells of a unit have the same q.
+    """
+    task, method = unit.task.task, unit.cells[0].method
+    choices = [task.choices(question.example) for question in questions]
+    if not any(choices):
+        return None
+    try:
+        require_q(members, method)
+    except ValueError as error:
+        return [Score(None, None, str(error))] * len(questions)
+    pairs = [within(members, encode_pair(members, *pair)) for each in choices for pair in each]
+    found = iter(log_likelihoods(members, pairs, method, batch_size=max(1, len(questions))))
+    return [
+        task.score_choices(question.example, list(islice(found, len(each))))
+        for question, each in zip(questions, choices, strict=True)
+    ]
 
 
 def _next_turns(
@@ -133,6 +159,8 @@ def each_or_error(attempt: Callable[[Sequence[Item]], Sequence[Result]], items: 
         return []
     try:
         return [*attempt(items)]
+    except UnavailableError:
+        raise  # no text's fault: the run fails, and is tried again
     except Exception as error:  # whatever it is, it is recorded, and the others go on
         if len(items) == 1:
             return [error_text(error)]
@@ -161,15 +189,21 @@ class Scorer:
             if text.generation is not None and text.error is None:
                 self._scores[self._key(task, example, turn, text.generation.text)] = text.score
 
-    def texts(self, task: LoadedTask, questions: Sequence[Question], written: Sequence[Generation | str]) -> list[Text]:
-        """A scored text for each question, from its generation or from what failed."""
+    def texts(
+        self,
+        task: LoadedTask,
+        questions: Sequence[Question],
+        written: Sequence[Generation | str],
+        scores: Sequence[Score] | None = None,
+    ) -> list[Text]:
+        """A scored text for each question, from its generation or from what failed; `scores` if they are known."""
 
-        def one(question: Question, result: Generation | str) -> Text:
+        def one(question: Question, result: Generation | str, known: Score | None) -> Text:
             place = question.id, question.turn, question.prompt
             if isinstance(result, str):
                 return Text(*place, generation=None, score=None, error=result)
-            if not self._scoring:
-                return Text(*place, result, score=None)
+            if known is not None or not self._scoring:
+                return Text(*place, result, score=known if self._scoring else None)
             key = self._key(task, question.id, question.turn, result.text)
             try:
                 if key not in self._scores:
@@ -181,7 +215,7 @@ class Scorer:
             return Text(*place, result, self._scores[key])
 
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
-            return list(threads.map(one, questions, written))
+            return list(threads.map(one, questions, written, scores or [None] * len(questions)))
 
     def _key(self, task: LoadedTask, example: str, turn: int, text: str) -> tuple[str, str, str, int, str]:
         return task.config.name, task.digest, example, turn, text

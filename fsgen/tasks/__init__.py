@@ -14,6 +14,7 @@ from fsgen.tasks.base import Judge, Score, Task
 from fsgen.tasks.chains import Chains
 from fsgen.tasks.facts import Facts
 from fsgen.tasks.gsm8k import GSM8K
+from fsgen.tasks.harness import PREFIX, harness_task
 from fsgen.tasks.lookup import Lookup
 from fsgen.tasks.math500 import MATH500
 from fsgen.tasks.mbpp import MBPP
@@ -36,7 +37,7 @@ def names() -> list[str]:
 
 
 def get(name: str, **settings: Any) -> Task:
-    """The task of that name; `settings` are those of your own data (`fsgen.tasks.own_data`).
+    """The task of that name; `settings` are those of your own data (`fsgen.tasks.own_data`), or of `harness`.
 
     Raises:
         ValueError: There is none; the message lists the names.
@@ -45,10 +46,15 @@ def get(name: str, **settings: Any) -> Task:
         if not {"data", "answer", "metric"} <= settings.keys():
             raise ValueError(f"task {NAME!r} is your own data: it needs data, prompt, answer and metric, in a study")
         return own_data(**settings)
+    if name.startswith(PREFIX):
+        return harness_task(name, **settings)
     if name not in _TASKS:
         own = _own(name)
         if own is None:
-            raise ValueError(f"unknown task {name!r}; choose from {', '.join(names())}, or your own as module:Name")
+            raise ValueError(
+                f"unknown task {name!r}; choose from {', '.join(names())}, "
+                "lm_eval:NAME of lm-evaluation-harness, or your own as module:Name"
+            )
         return own
     return _TASKS[name]
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -142,6 +142,14 @@ class Task(ABC):
             text: The completion, cut at the stop strings or not.
             judge: Used by tasks that need one, ignored by the others.
         """
+
+    def choices(self, example: Example) -> list[tuple[str, str]]:
+        """Contexts and continuations whose likelihoods are scored instead of the text; most tasks have none."""
+        return []
+
+    def score_choices(self, example: Example, found: Sequence[tuple[float, bool]]) -> Score:
+        """Score the choices: of each its log-probability in nats, and whether greedy decoding would write it."""
+        raise NotImplementedError
 
     def follow_up(self, example: Example, answer: str) -> Example | None:
         """The next turn of a dialogue, given the answer to this one; None where there is none."""

@@ -201,10 +201,13 @@ def test_what_a_study_does_not_suffice_for(tmp_path: Path) -> None:
         "gsm8k-oracle-5": {"trace": made(2, 8)},
     }
     folder = study(tmp_path, runs)
-    with pytest.raises(
-        ValueError, match=r"one draft and one System 2, and these runs have 3: small -> large, oracle: "
-    ):
+    words = r"one draft and one System 2, and these runs have 3; choose one of them:\n- --draft small --target large\n"
+    with pytest.raises(ValueError, match=words):
         learning.train(folder)
+    with pytest.raises(ValueError, match="does not know which weights unknown has"):
+        learning.train(folder, draft="unknown", target="large")
+    with pytest.raises(ValueError, match="has the draft 'guess'; there are other, small, unknown"):
+        learning.train(folder, draft="guess")
     for chosen, words in (
         (["gsm8k-route"], "did not consult System 2 everywhere: gsm8k-route-3"),
         (["gsm8k-oracle-4"], "does not know which weights unknown has"),

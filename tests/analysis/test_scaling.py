@@ -46,6 +46,7 @@ SIZES = Sizes(*np.array(PAIRS).T)
 # Written down once more, so that the laws are not tested by themselves.
 FORMULAS: dict[str, Callable[..., Floats]] = {
     "constant": lambda s, t, c: c + 0 * s,
+    "draft-only": lambda s, t, c, a: c * s**-a + 0 * t,
     "ratio-power-law": lambda s, t, beta, gamma, alpha: beta + gamma * (t / s) ** -alpha,
     "ratio-power-law-zero": lambda s, t, beta, alpha: beta * (1 - (t / s) ** -alpha),
     "log-separable": lambda s, t, c, a, b: c + a * np.log(s) + b * np.log(t),
@@ -53,6 +54,7 @@ FORMULAS: dict[str, Callable[..., Floats]] = {
 }
 TRUTHS = {
     "constant": (0.1,),
+    "draft-only": (0.15, 0.2),
     "ratio-power-law": (0.25, -0.2, 0.4),
     "ratio-power-law-zero": (0.2, 0.8),
     "log-separable": (0.1, -0.02, 0.015),
@@ -94,6 +96,7 @@ def between(low: float, high: float) -> st.SearchStrategy[float]:
 SIGN = st.sampled_from([-1.0, 1.0])
 DRAWN = {
     "constant": st.tuples(between(0.01, 1)),
+    "draft-only": st.tuples(between(0.01, 1), st.builds(float.__mul__, SIGN, between(0.05, 1.5))),
     "ratio-power-law": st.tuples(between(0, 1), st.builds(float.__mul__, SIGN, between(0.05, 1)), between(0.05, 3)),
     "ratio-power-law-zero": st.tuples(st.builds(float.__mul__, SIGN, between(0.05, 1)), between(0.05, 3)),
     "log-separable": st.tuples(between(-1, 1), between(-0.1, 0.1), between(-0.1, 0.1)),
@@ -326,7 +329,7 @@ def test_one_ratio_tells_nothing_of_a_law_of_ratios() -> None:
 def test_frequencies_that_are_all_the_same() -> None:
     scaling = one(frame([0.2] * len(PAIRS)))
     assert scaling.best == "constant"
-    assert [law.r2 for law in scaling.laws] == [None] * 5
+    assert [law.r2 for law in scaling.laws] == [None] * 6
     assert not scaling["ratio-power-law"].parameters["alpha"].identified
     assert json.dumps(scaling.as_dict(), allow_nan=False)
     zero = one(frame([0.0] * len(PAIRS)))

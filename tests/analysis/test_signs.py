@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from fsgen.analysis.intervals import Estimate
-from fsgen.analysis.signs import Sign, routed, signs
+from fsgen.analysis.signs import Sign, change_in_words, routed, signs
 from fsgen.backends.identity import Identity
 from tests.analysis.made_up import generations, places, trace
 from tests.learned import random_router
@@ -116,17 +116,41 @@ def test_too_many() -> None:
     assert few.found is False
     assert "time" not in few.numbers
     assert few.finding.endswith("; whether time is saved is not known: the runs were not repeated.")
-    slow = signs(texts(9), texts(9), time=Estimate(1.5, 1.4, 1.6))
-    assert [sign.sign for sign in slow] == ["too many"], "what verifies everything can miss nothing"
-    assert slow[0].found is True
-    assert slow[0].finding == (
-        "A token takes 1.50 [1.40, 1.60] times as long as with the target alone, so that no time is saved."
-    )
-    assert signs(texts(9), texts(9), time=Estimate(0.5, 0.4, 0.6))[0].found is False
-    assert signs(texts(9), texts(9), time=Estimate(1.5, 0.9, 2.1))[0].found is False
-    assert "may save time or not" in signs(texts(9), texts(9), time=Estimate(1.5, 0.9, 2.1))[0].finding
-    assert signs(texts(9), texts(9), time=Estimate(1.5))[0].found is None, "measured once"
-    assert signs(texts(9), texts(9))[0].found is None, "the seconds of single texts are not compared"
+
+
+def test_too_many_of_what_verifies_everything() -> None:
+    def drafted(accepted: int, time: Estimate | None = None) -> Sign:
+        made = generations(9, tokens=100, accepted=accepted, recovered=[20 + i % 2 for i in range(9)])
+        (found,) = signs(made, texts(9), time=time)
+        assert found.sign == "too many", "what verifies everything can miss nothing"
+        return found
+
+    slow, fast = Estimate(1.5, 1.4, 1.6), Estimate(0.5, 0.4, 0.6)
+    assert drafted(5, slow).found is True
+    assert drafted(5, slow).numbers["rejected"].value == pytest.approx(184 / 229)
+    assert drafted(5, slow).finding.startswith("80 % [80, 81] of the drafted tokens are rejected; a token takes 1.50 ")
+    assert drafted(5, slow).finding.endswith(" times as long as with the target alone, so that no time is saved.")
+    assert drafted(80, slow).found is False, "wall clock alone finds nothing"
+    assert drafted(80, fast).found is False
+    assert drafted(5, fast).found is True
+    assert "may save time or not" in drafted(80, Estimate(1.5, 0.9, 2.1)).finding
+    assert "whether time is saved is not known" in drafted(80).finding
+    (nothing,) = signs(texts(9), texts(9))
+    assert nothing.found is False
+    assert nothing.finding.startswith("Nothing was drafted; ")
+
+
+def test_sentences_follow_their_sign() -> None:
+    right = np.arange(80) % 4
+    words = {
+        "falls by 50.0 points [": (right == 0, right < 3),
+        "rises by 50.0 points [": (right < 3, right == 0),
+        "does not change [-4.6, 4.6]": (right < 3, right < 3),
+    }
+    for said, (score, alone) in words.items():
+        finding = named(signs(texts(80, score), texts(80, alone), "max-prob:0.5"), "too few").finding
+        assert f"compared to the target alone, the score {said}" in finding
+    assert change_in_words(Estimate(-0.031, -0.08, 0.02)) == "rises by 3.1 points [-2.0, 8.0]"
 
 
 def test_too_late() -> None:

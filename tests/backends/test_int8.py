@@ -150,7 +150,7 @@ def test_products_of_four_bits_are_exact(tokens: int, inputs: int) -> None:
     outputs, groups, blocks = 64, -(-inputs // 32), -(-inputs // 512)
     torch.manual_seed(tokens)
     levels, scales = int4.rounded(torch.randn(outputs, inputs))
-    layer = Linear([(levels, scales)], 1, inputs, 2)
+    layer = Linear([(levels, scales, None)], 1, inputs, 2)
     x = torch.randint(-32767, 32768, (tokens, inputs)).to(torch.int16).numpy()
     steps = np.random.default_rng(0).random((tokens, blocks), np.float32)
     out, zeros = np.zeros((tokens, outputs), np.float32), np.zeros(outputs, np.float32)

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from fsgen import SamplingParams, generate
-from fsgen.engine.draft_length import Acceptance, AdaptiveDraftLength, LatencyModel
+from fsgen.engine.draft_length import AdaptiveDraftLength, LatencyModel
+from fsgen.methods.acceptance import Acceptance
 from fsgen.methods.method import parse
 from tests.doubles import group, trio
 

@@ -11,8 +11,9 @@ import pytest
 
 import fsgen.experiments.cells as cells
 from fsgen.analysis.answers import Answer
+from fsgen.experiments.budgets import ALWAYS, NEVER
 from fsgen.experiments.config import ExperimentConfig, configured
-from fsgen.experiments.routing import ALWAYS, MAX_PROB, NEVER, PERFECT, RANDOM, Measured, Options, estimate
+from fsgen.experiments.routing import MAX_PROB, PERFECT, RANDOM, Measured, Options, estimate
 from fsgen.methods.learned.file import read
 from fsgen.methods.method import parse_router
 from tests.experiments.conftest import Ask, Run

@@ -24,7 +24,7 @@ OPTIONS = (
     "--disable-component-update",
     "--disable-sync",
 )
-WIDE, PHONE = {"width": 1200, "height": 900}, {"width": 375, "height": 740}
+WIDE, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 740}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
 
@@ -66,8 +66,14 @@ def page(opened: Opened) -> Page:
     return opened.page
 
 
+def open_all(page: Page) -> None:
+    """Open what is folded."""
+    page.locator("details").evaluate_all("all => all.forEach((each) => { each.open = true; })")
+
+
 def draw_all(page: Page) -> int:
-    """Come near every chart, and wait until it is drawn; how many there are."""
+    """Open what is folded, come near every chart, and wait until it is drawn; how many there are."""
+    open_all(page)
     charts = page.locator(".chart").all()
     for chart in charts:
         chart.scroll_into_view_if_needed()
@@ -93,7 +99,7 @@ def test_the_browser_itself_keeps_it_from_asking_a_host(browser: Browser, report
 def test_hostile_text_stays_text(page: Page) -> None:
     assert page.evaluate("window.broken") is None
     assert page.locator("main img, main script").count() == 0
-    assert page.locator("h1").inner_text() == f"tiny {HOSTILE}"
+    assert page.locator(".name").inner_text() == f"tiny {HOSTILE}"
     page.locator("select[data-choice=example]").select_option(label="pocket_math/2")
     page.get_by_text("The prompt").click()
     assert HOSTILE in page.locator("[data-part=prompt]").inner_text()
@@ -247,6 +253,7 @@ def column(page: Page, number: int) -> list[str]:
 
 
 def test_the_table_sorts_by_mouse_and_keyboard(page: Page) -> None:
+    open_all(page)
     headings = page.locator("table.sortable th")
     titles = [title.strip() for title in headings.all_inner_texts()]
     frequency, method = titles.index("frequency"), titles.index("method")
@@ -268,6 +275,79 @@ def test_the_table_sorts_by_mouse_and_keyboard(page: Page) -> None:
     assert rows == len(values)
 
 
+def test_the_table_is_searched_and_filtered(page: Page) -> None:
+    page.locator("#runs > summary").click()
+    runs = page.locator("table.sortable tbody tr")
+    every = runs.count()
+    counted = page.locator("[data-count]")
+    expect(counted).to_have_text(f"{every} runs")
+    page.locator("[data-search]").fill("ORACLE")
+    oracles = page.locator("table.sortable tbody tr:visible")
+    assert 0 < oracles.count() < every
+    assert all("oracle" in text for text in oracles.all_inner_texts())
+    expect(counted).to_have_text(f"{oracles.count()} of {every} runs")
+    page.locator("[data-search]").fill("")
+    method = page.locator("select[data-column]").nth(3)
+    chosen = method.locator("option").nth(1).inner_text()
+    method.select_option(label=chosen)
+    assert {row.locator("td").nth(3).inner_text() for row in oracles.all()} == {chosen}
+    page.locator("[data-search]").fill("no such word")
+    expect(counted).to_have_text(f"0 of {every} runs")
+
+
+# ---- what is folded, and where one is
+
+
+def test_it_is_short_until_the_details(page: Page) -> None:
+    top = page.locator("#details").bounding_box()
+    assert top is not None
+    assert top["y"] < 6000
+    assert page.locator("section details[open]").count() == 0
+    assert page.locator(".chart:visible").count() < page.locator(".chart").count()
+
+
+def test_links_open_what_is_folded_and_the_list_shows_the_place(page: Page) -> None:
+    runs = page.locator("#runs")
+    assert runs.get_attribute("open") is None
+    page.evaluate("location.hash = 'runs'")
+    expect(runs).to_have_attribute("open", "")
+    page.locator("nav a", has_text="Where in the text").click()
+    expect(page.locator("nav a[aria-current]")).to_have_text("Where in the text")
+    assert page.locator("nav").bounding_box()["y"] >= 0, "it stays on the screen"  # type: ignore[index]
+    page.evaluate("location.hash = ''")
+
+
+def test_all_opens_at_once_and_for_paper(page: Page) -> None:
+    button = page.locator("[data-open]")
+    count = page.locator("details").count()
+    button.click()
+    assert page.locator("details[open]").count() == count
+    button.click()
+    assert page.locator("details[open]").count() == 0
+    page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
+    assert page.locator("details[open]").count() == count
+    page.evaluate("window.dispatchEvent(new Event('afterprint'))")
+    assert page.locator("details[open]").count() == 0
+
+
+def test_a_word_opens_its_definition_by_mouse_and_keyboard(page: Page) -> None:
+    word = page.locator("button.term").first
+    definition = page.locator(f"#{word.get_attribute('popovertarget')}")
+    assert not definition.is_visible()
+    word.click()
+    box, near = definition.bounding_box(), word.bounding_box()
+    assert box is not None
+    assert near is not None
+    assert 0 <= box["x"] <= WIDE["width"] - box["width"]
+    assert abs(box["y"] - near["y"]) < 300
+    page.keyboard.press("Escape")
+    assert not definition.is_visible()
+    word.focus()
+    page.keyboard.press("Enter")
+    assert definition.is_visible()
+    page.keyboard.press("Escape")
+
+
 # ---- on a phone, and in the dark
 
 
@@ -276,8 +356,6 @@ def test_the_table_sorts_by_mouse_and_keyboard(page: Page) -> None:
 def test_it_fits_and_can_be_read(browser: Browser, report: Path, scheme: Any, viewport: Any) -> None:
     tab = Opened(browser, report, viewport=viewport, color_scheme=scheme)
     draw_all(tab.page)
-    for details in tab.page.locator("details").all():
-        details.evaluate("element => { element.open = true; }")
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
     paper, ink = colours(tab.page, "body")
     assert (sum(paper[:3]) < 200) == (scheme == "dark")

@@ -11,8 +11,9 @@ import pytest
 from rich.console import Console
 
 from fsgen.analysis.frequency import read_summary
+from fsgen.analysis.study import analyze
 from fsgen.report import write
-from fsgen.report.definitions import DEFINITIONS
+from fsgen.report.definitions import DEFINITIONS, Glossary
 from fsgen.report.page import _in_json, _inline
 from fsgen.report.table import COLUMNS
 from fsgen.study import run_study
@@ -37,7 +38,8 @@ def test_it_asks_no_host_for_anything(page: tuple[str, Page]) -> None:
     content, parsed = page
     for tag, attributes in parsed.elements:
         for name in ("src", "href", "srcset", "action", "data"):
-            assert (attributes.get(name) or "#").startswith("#"), f"<{tag} {name}={attributes[name]!r}>"
+            link = tag == "a" and (attributes.get(name) or "").startswith("https://")  # leads out, and is not fetched
+            assert link or (attributes.get(name) or "#").startswith("#"), f"<{tag} {name}={attributes[name]!r}>"
         assert tag not in ("link", "iframe", "object", "embed", "base", "img", "form")
     style = "".join(re.findall(r"<style>.*?</style>", content, re.DOTALL))
     assert "url(" not in style
@@ -59,8 +61,10 @@ def test_the_charts_carry_their_data(page: tuple[str, Page]) -> None:
     for spec in specs.values():
         assert "url" not in json.dumps(spec).replace(spec["$schema"], "")
         assert spec["width"] == "container"
-    for name in ("frequency", "position-pairs", "uncertainty", "routers", "methods"):
+    for name in ("frequency", "position-pairs", "uncertainty", "routers", "projections"):
         assert f"{name}-0" in ids
+    assert "methods-0" not in ids, "these models score at the floor, where nothing is compared"
+    assert "nothing is compared" in parsed.text
 
 
 def test_every_chart_has_a_finding_and_its_numbers(page: tuple[str, Page]) -> None:
@@ -68,7 +72,7 @@ def test_every_chart_has_a_finding_and_its_numbers(page: tuple[str, Page]) -> No
     figures = re.findall(r"<figure.*?</figure>", content, re.DOTALL)
     assert len(figures) > 5
     for figure in figures:
-        finding = re.search(r"<h3>.*?</h3>\s*<p>(.*?)</p>", figure, re.DOTALL)
+        finding = re.search(r"<h3>.*?</h3>(?:</summary>)?\s*<p>(.*?)</p>", figure, re.DOTALL)
         assert finding is not None
         assert re.search(r"\d.*\.$", finding[1]), "a sentence with a number in it"
         assert figure.count("<td") > 3
@@ -81,6 +85,7 @@ def test_it_says_what_was_run_and_what_the_words_mean(page: tuple[str, Page], fo
         assert text in parsed.text, text
     for column in COLUMNS:
         assert column.meaning in parsed.text
+    assert "1 task" in parsed.text
     for word, meaning in DEFINITIONS:
         assert word in parsed.text
         assert meaning in parsed.text
@@ -108,7 +113,7 @@ def test_names_are_text_not_markup(page: tuple[str, Page]) -> None:
     assert f"tiny {HOSTILE}" in parsed.text
     assert not any(tag == "img" for tag, _ in parsed.elements)
     kinds = [attributes.get("type") for tag, attributes in parsed.elements if tag == "script"]
-    assert kinds == ["application/json"] * 2 + [None] * 4, "no text of a script ends it early"
+    assert kinds == ["application/json"] * 2 + [None] * 5, "no text of a script ends it early"
     traces = json.loads(parsed.scripts[1])
     assert HOSTILE in traces["words"]
     assert any(HOSTILE in example["prompt"] for example in traces["examples"])
@@ -144,7 +149,7 @@ def test_a_study_without_comparisons_has_a_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     run_study(write_study(tmp_path / "study.yaml", study), out, console=Console(file=io.StringIO()))
     parsed = Page(write(out).read_text(encoding="utf-8"))
-    assert len(parsed.scripts) == 1, "there is a table to sort, and nothing to draw"
+    assert len(parsed.scripts) == 2, "there is a table to sort, and nothing to draw"
     assert "1 run, 1 task" in parsed.text
 
 
@@ -152,6 +157,37 @@ def test_a_study_in_which_nothing_finished_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "study.json").write_text(json.dumps({"name": "none", "config": {}, "rows": []}))
     (tmp_path / "summary.json").write_text("[]")
     assert "0 runs" in Page(write(tmp_path).read_text(encoding="utf-8")).text
+
+
+def test_it_begins_with_the_five_answers(page: tuple[str, Page], folder: Path) -> None:
+    content, parsed = page
+    analysis = analyze(folder, projections=False)
+    assert len(analysis.short) == 5
+    first = content.partition('id="findings"')[2].partition("</section>")[0]
+    assert first.count("<dt>") == 5
+    for one in analysis.short:
+        for text in (one.question, one.answer):
+            assert re.sub(r"(?<=\d) %", "\u00a0%", text) in parsed.text
+
+
+def test_the_title_says_what_was_studied(page: tuple[str, Page]) -> None:
+    content, _ = page
+    title = re.search(r"<h1>(.*?)</h1>", content)
+    assert title is not None
+    assert title[1].endswith(" pairs of models on pocket_math")
+    assert "https://arxiv.org/abs/2406.12295" in content
+
+
+def test_words_are_defined_where_they_first_come() -> None:
+    glossary = Glossary()
+    first = glossary.defined("The AUROC <b> of max-prob, by AUROC")
+    assert first.count("popovertarget") == 2
+    assert "&lt;b&gt;" in first
+    assert first.endswith("by AUROC"), "once"
+    assert glossary.defined("AUROC and Max-Prob: 20 %") == "AUROC and Max-Prob: 20\u00a0%"
+    (one, two) = glossary.marked()
+    assert (one[0], two[0]) == ("term-0", "term-1")
+    assert "mismatch and a match" in one[2]
 
 
 def test_folders_without_a_finished_study(tmp_path: Path) -> None:

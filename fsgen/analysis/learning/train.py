@@ -54,6 +54,8 @@ def train(
     calls: float | None = None,
     misses: float | None = None,
     seed: int = 0,
+    draft: str | None = None,
+    target: str | None = None,
 ) -> Training:
     """Train a router on the traces of a study. Nothing is written, and no model runs.
 
@@ -63,6 +65,7 @@ def train(
         runs: these alone: keys, or beginnings of keys; all that consulted System 2 everywhere if None.
         calls, misses: the budget, as in `threshold`; a fifth of the positions if neither is given.
         seed: the random seed of the training.
+        draft, target: only runs of these models, named as in the study's summary, or by the end of it.
 
     Raises:
         ValueError: an unknown kind, two budgets or an impossible one, a folder without such runs, runs of several
@@ -74,12 +77,12 @@ def train(
         calls = CALLS
     check_budget(calls, misses)
     folder = Path(folder)
-    rows = _rows(folder, runs)
+    rows = _rows(folder, runs, {"draft": draft, "target": target})
     records = [read_run(folder, row.run) for row in rows]
-    draft = records[0]["members"]["draft"]
-    if draft["digest"] in (None, "None"):
+    drafting = records[0]["members"]["draft"]
+    if drafting["digest"] in (None, "None"):
         raise ValueError(
-            f"the study does not know which weights {draft['name']} has, so that no router can be for them"
+            f"the study does not know which weights {drafting['name']} has, so that no router can be for them"
         )
     known = positions([scan_traces(folder, row.run) for row in rows])
     parts = {part: known.of({name for name in known.names if part_of(name) == part}) for part in PARTS}
@@ -90,7 +93,7 @@ def train(
         scorer=scorer,
         top=known.top,
         threshold=threshold(scorer.score(chosen.x), chosen.differs, calls, misses),
-        draft={"name": draft["name"], "digest": draft["digest"]},
+        draft={"name": drafting["name"], "digest": drafting["digest"]},
         vocabulary={row["run"]: row["vocabulary"] for row in read_study(folder)["rows"]}[rows[0].run],
     )
     consulted, evaluations = evaluate(model, parts["test"])
@@ -136,7 +139,7 @@ def _held_out(consulted: Estimate, evaluations: Sequence[Evaluation]) -> dict[st
     return {"calls": asdict(consulted), **found}
 
 
-def _rows(folder: Path, runs: Sequence[str] | None) -> list[SummaryRow]:
+def _rows(folder: Path, runs: Sequence[str] | None, models: Mapping[str, str | None]) -> list[SummaryRow]:
     """The runs to train on: all consulted System 2 everywhere, and have one draft and one System 2."""
     every = summarize(folder)
     rows = [row for row in every if consulted_everywhere(row)]
@@ -149,16 +152,29 @@ def _rows(folder: Path, runs: Sequence[str] | None) -> list[SummaryRow]:
         raise ValueError(
             f"{str(folder)!r} has no finished run that consulted System 2 everywhere, such as those of `oracle`"
         )
+    for role, name in models.items():
+        there = sorted({str(getattr(row, role)) for row in rows})
+        rows = [row for row in rows if name in (None, getattr(row, role), short_name(str(getattr(row, role))))]
+        if not rows:
+            raise ValueError(f"no run that can be learned from has the {role} {name!r}; there are {', '.join(there)}")
     systems: dict[str, list[SummaryRow]] = {}
     for row in rows:
         record = read_run(folder, row.run)
         members = {role: member["digest"] for role, member in record["members"].items()}
         systems.setdefault(repr((members, record["method"]["fusion"])), []).append(row)
     if len(systems) > 1:
-        listed = "; ".join(
-            f"{short_name(some[0].draft)} -> {short_name(some[0].target)}, {some[0].method}: "
-            + ", ".join(row.run for row in some)
-            for some in systems.values()
+        raise ValueError(
+            f"a router is for one draft and one System 2, and these runs have {len(systems)}; choose one of them:\n- "
+            + "\n- ".join(_chosen_by(some, list(systems.values())) for some in systems.values())
         )
-        raise ValueError(f"a router is for one draft and one System 2, and these runs have {len(systems)}: {listed}")
     return rows
+
+
+def _chosen_by(some: Sequence[SummaryRow], systems: Sequence[Sequence[SummaryRow]]) -> str:
+    """The options that choose these runs: their models where these tell them apart, else a run of each task."""
+    row = some[0]
+    draft, target = short_name(str(row.draft)), short_name(row.target)
+    if sum((short_name(str(one[0].draft)), short_name(one[0].target)) == (draft, target) for one in systems) == 1:
+        return f"--draft {draft} --target {target}"
+    runs = {(each.task, each.shots): each.run for each in some}.values()
+    return " ".join(f"--run {run}" for run in runs) + f" ({draft} -> {target}, {row.method})"

@@ -5,7 +5,7 @@ for scaling in compare_laws(points.frame):
     print(scaling.method, scaling.task, scaling.best, scaling["ratio-power-law"].r2)
 """
 
-from fsgen.analysis.scaling.compare import compare_laws, too_small
+from fsgen.analysis.scaling.compare import compare_laws, held_out, too_small
 from fsgen.analysis.scaling.laws import LAWS
 from fsgen.analysis.scaling.pairs import parse_pair
 from fsgen.analysis.scaling.points import PUBLISHED, SIZINGS, Points, read_points
@@ -24,6 +24,7 @@ __all__ = [
     "Scaling",
     "compare_laws",
     "findings",
+    "held_out",
     "parse_pair",
     "read_points",
     "show",

@@ -21,6 +21,7 @@ from fsgen.analysis.scaling.laws import LAWS, Law, Sizes
 from fsgen.analysis.scaling.results import LawFit, Model, Parameter, Prediction, Scaling, as_sizes, sizes_of
 
 MIN_PAIRS = 4  # one more than a law has parameters
+HELD_OUT_RESAMPLES = 200  # each fits a law without every model
 SET = ["family", "method", "task"]
 
 
@@ -126,6 +127,20 @@ def held_out_errors(
             return None
         errors.append(frequencies[:, held] - rest.predict(sizes[held]))
     return np.sqrt(np.mean(np.concatenate(errors, axis=1) ** 2, axis=1)) if errors else None
+
+
+def held_out(one: Scaling, law: str, resamples: int = HELD_OUT_RESAMPLES) -> Floats:
+    """The held-out error of a law on one set: of what was measured, then of each resample of the examples.
+
+    Empty where the other pairs do not determine the law; without resamples where the examples are not known.
+    """
+    pairs = one.pairs
+    measured = pairs["collaboration_frequency"].to_numpy().astype(float)[None]
+    if resamples and (texts := Texts.of(pairs)):
+        measured = np.concatenate([measured, measured + texts.deviations(resamples, seed=0)])
+    models = pairs["target"].to_list(), pairs["draft"].to_list()
+    found = held_out_errors(LAWS[law], sizes_of(pairs), measured, *models)
+    return np.empty(0) if found is None else found
 
 
 def _parameters(best: Fits, sizes: Sizes, drawn: Resamples) -> dict[str, Parameter]:

@@ -1,7 +1,7 @@
 """The scaling laws: how often System 2 differs from the draft, from the sizes of the two models alone.
 
 S and L are the parameters of draft and target in billions, R = L / S. A law is a sum of terms, linear in their weights
-once its `shape` (alpha, and the a of `power-separable`) is known. All bend R by (1 - R^-alpha) / alpha, which becomes
+once its `shape` (alpha, and the a of a power of S) is known. Those of R bend it by (1 - R^-alpha) / alpha, which is
 ln R as alpha goes to 0: so fits stay well conditioned where beta and gamma grow without bound.
 """
 
@@ -123,6 +123,15 @@ CONSTANT = Law(
     basis=lambda sizes, shape: _columns(_ones(sizes, shape)),
     values=lambda weights, shape: weights,
 )
+_POWER = Shape("a", -3.0, 3.0, tuple(np.linspace(-3.0, 3.0, 17).tolist()), ("c", "a"), ("c", "a"))
+DRAFT_ONLY = Law(
+    "draft-only",
+    "c S^-a",
+    ("c", "a"),
+    (_POWER,),
+    basis=lambda sizes, shape: _columns(sizes.draft ** -shape[..., :1]),
+    values=lambda weights, shape: _columns(weights[..., 0], shape[..., 0]),
+)
 RATIO = Law(
     "ratio-power-law",
     "beta + gamma R^-alpha",
@@ -154,7 +163,7 @@ POWER_SEPARABLE = Law(
     "c S^-a (1 - R^-alpha)",
     ("c", "a", "alpha"),
     (
-        Shape("a", -3.0, 3.0, tuple(np.linspace(-3.0, 3.0, 17).tolist()), ("c", "a"), ("c", "a")),
+        _POWER,
         _alpha(("c",), ("alpha",)),
     ),
     basis=lambda sizes, shape: _columns(sizes.draft ** -shape[..., :1] * _bend(sizes, shape[..., 1])),
@@ -162,4 +171,4 @@ POWER_SEPARABLE = Law(
 )
 
 # In the order of the tables. The paper's is `ratio-power-law` (2406.12295).
-LAWS = {law.name: law for law in (CONSTANT, RATIO, RATIO_ZERO, LOG_SEPARABLE, POWER_SEPARABLE)}
+LAWS = {law.name: law for law in (CONSTANT, DRAFT_ONLY, RATIO, RATIO_ZERO, LOG_SEPARABLE, POWER_SEPARABLE)}

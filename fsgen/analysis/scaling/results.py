@@ -83,6 +83,11 @@ class LawFit:
     parameters: dict[str, Parameter]
     fits: Fits = field(repr=False, compare=False)
 
+    @property
+    def not_identified(self) -> list[str]:
+        """The names of the parameters that are not."""
+        return [name for name, parameter in self.parameters.items() if not parameter.identified]
+
     def frequency(self, target_parameters: float, draft_parameters: float) -> float:
         """What the law gives for a pair of these sizes, not clipped: far from the pairs it may be outside 0 to 1."""
         return float(self.fits.predict(as_sizes([draft_parameters], [target_parameters]))[0, 0])
@@ -203,6 +208,8 @@ def _choice(scaling: Scaling) -> str:
         return "There are too few models to hold one out and compare the laws."
     best = errors[scaling.best]
     text = f"{scaling.best} predicts the pairs of a held-out model best (error {best:.4f}"
+    if lost := scaling[scaling.best].not_identified:
+        text = f"With {' and '.join(lost)} not identified, {text}"
     if scaling.best != RATIO.name and RATIO.name in errors:
         text += f"; the paper's {RATIO.name}: {errors[RATIO.name]:.4f}"
     alike = [law for law, error in errors.items() if law != scaling.best and error <= best * (1 + ALIKE) + 1e-12]

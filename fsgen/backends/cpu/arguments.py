@@ -46,8 +46,13 @@ TYPES = {
 }
 
 
-# The weights of a linear layer, of all layers one after another, in panels of 32 columns; scales of rounded ones.
-LINEAR = np.dtype(fields("weight scales inputs panels scale_panel"), align=True)
+# The weights of a linear layer, of all layers one after another, in panels of 32 columns; scales of rounded ones; a
+# bias where it has one, else 0.
+LINEAR = np.dtype(fields("weight scales bias inputs panels scale_panel"), align=True)
+
+# A norm, of all layers one after another; 0 where there is none; layer norms have a bias. In a layer, and behind all:
+NORM = np.dtype(fields("weight bias"), align=True)
+BEFORE_ATTENTION, AFTER_ATTENTION, BEFORE_MLP, AFTER_MLP, FINAL = range(5)
 
 # New tokens of one row of the session.
 CHUNK = np.dtype(
@@ -62,12 +67,15 @@ CHUNK = np.dtype(
 ARGUMENTS = np.dtype(
     [
         *HEADER,
-        # The model; layers one after another, bias and norms of queries and keys 0 where there are none.
+        # The model; norms of queries and keys are 0 where there are none, caps too.
         *fields("num_layers hidden_size num_heads num_kv_heads head_dim intermediate_size vocab_size"),
-        ("rms_norm_eps", np.float32),
+        *fields("layer_norm activation gated parallel norm_all_heads"),
+        *fields("norm_eps embed_scale attention_scale attention_cap residual_scale logit_scale logit_cap", np.float32),
         *fields("qkv_proj o_proj gate_up_proj down_proj lm_head", LINEAR),
-        *fields("embed_tokens input_layernorm post_attention_layernorm norm q_norm k_norm qkv_bias o_bias"),
-        *fields("sliding_windows rope_cos rope_sin"),
+        ("norms", NORM, (5,)),
+        *fields("embed_tokens q_norm k_norm sliding_windows"),
+        # Of each layer which rotary tables it reads: [tables, rope_positions, head_dim / 2].
+        *fields("rope_tables rope_positions rope_cos rope_sin"),
         # Keys and values: rows, slots of each, numbers of a value (a head, filled up to whole vectors).
         *fields("cache_rows cache_slots value_dim key_cache value_cache"),
         # The tokens of a pass; logits are computed of some of them.
@@ -76,7 +84,7 @@ ARGUMENTS = np.dtype(
         ("logits_to_keep", np.int64, (MAX_TOKENS,)),
         ("chunks", CHUNK, (MAX_TOKENS,)),
         # What lies between products, for each token; and what attention needs, for each thread.
-        *fields("hidden_states normed qkv attention_out gate_up activated zeros"),
+        *fields("hidden_states normed qkv attention_out gate_up activated block_out zeros"),
         *fields("quantized quantized_scales"),
         *fields("queries scores probs context groups"),
     ],

@@ -8,12 +8,17 @@ from numba.extending import overload
 
 from fsgen.backends.cpu.memory import bits_of_float, float_of_bits, inlined, view
 
-ZERO, HALF, ONE = np.float32(0), np.float32(0.5), np.float32(1)
+ZERO, HALF, ONE, TWO = np.float32(0), np.float32(0.5), np.float32(1), np.float32(2)
 LOG2E = np.float32(1.4426950408889634)
 # 2^x on [-1/2, 1/2]: its series.
 C1, C2, C3 = np.float32(0.69314718056), np.float32(0.24022650696), np.float32(0.05550410866)
 C4, C5, C6 = np.float32(0.00961812911), np.float32(0.00133335581), np.float32(0.00015403530)
 LEAST, MOST = np.float32(-126), np.float32(126)
+SILU, GELU_TANH, GELU = range(3)
+# GELU by tanh; and erf within 1.5e-7 (Abramowitz and Stegun 7.1.26).
+ROOT_2_PI, CUBIC, ROOT_HALF = np.float32(0.7978845608), np.float32(0.044715), np.float32(0.7071067812)
+ERF_P, ERF_1, ERF_2 = np.float32(0.3275911), np.float32(0.254829592), np.float32(-0.284496736)
+ERF_3, ERF_4, ERF_5 = np.float32(1.421413741), np.float32(-1.453152027), np.float32(1.061405429)
 INT16_TOP, ROUNDER, LEAST_NORMAL = np.float32(32767), np.float32(1.5 * 2**23), np.float32(2.0**-100)
 
 
@@ -69,6 +74,20 @@ def rms_norm(x, weight, eps, out):
 
 
 @inlined
+def layer_norm(x, weight, bias, eps, out):
+    """out = (x - mean) / deviation * weight + bias, for one token."""
+    n, total, squares = len(weight), ZERO, ZERO
+    for i in range(n):
+        total += x[i]
+    mean = total / np.float32(n)
+    for i in range(n):
+        squares += (x[i] - mean) * (x[i] - mean)
+    scale = ONE / np.sqrt(squares / np.float32(n) + eps)
+    for i in range(n):
+        out[i] = narrow((x[i] - mean) * scale * weight[i] + bias[i], out[0])
+
+
+@inlined
 def apply_rope(half, head, cos, sin, scale, out):
     """A head of 2 * half numbers, times a scale, rotated by its position. Given by where each of them starts."""
     left, right, low, high = view(head, 0, half), view(head, half, half), view(out, 0, half), view(out, half, half)
@@ -82,6 +101,35 @@ def apply_rope(half, head, cos, sin, scale, out):
 @inlined
 def silu(x):
     return x / (ONE + exp(-x))
+
+
+@inlined
+def tanh(x):
+    return ONE - TWO / (exp(TWO * x) + ONE)
+
+
+@inlined
+def erf(x):
+    t = ONE / (ONE + ERF_P * abs(x))
+    tail = t * (ERF_1 + t * (ERF_2 + t * (ERF_3 + t * (ERF_4 + t * ERF_5)))) * exp(-x * x)
+    return ONE - tail if x > ZERO else tail - ONE
+
+
+@inlined
+def activated(kind, x):
+    """An activation of a number; of which kind is asked outside the loop that this is in, by the compiler."""
+    if kind == SILU:
+        return silu(x)
+    if kind == GELU_TANH:
+        return HALF * x * (ONE + tanh(ROOT_2_PI * (x + CUBIC * x * x * x)))
+    return HALF * x * (ONE + erf(ROOT_HALF * x))
+
+
+@inlined
+def soft_cap(x, cap):
+    """cap * tanh(x / cap), in place: no number is beyond the cap. NaN and infinity become NaN."""
+    for i in range(len(x)):
+        x[i] = cap * tanh(x[i] / cap) + ZERO * x[i]
 
 
 @inlined

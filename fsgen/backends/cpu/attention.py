@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from fsgen.backends.cpu.arguments import BLOCK, MAX_TOKENS, QUERIES
-from fsgen.backends.cpu.arithmetic import ONE, apply_rope, clear, narrow, rms_norm, softmax
+from fsgen.backends.cpu.arithmetic import ONE, ZERO, apply_rope, clear, narrow, rms_norm, soft_cap, softmax
 from fsgen.backends.cpu.gemm import ADD_FIRST, ADD_LAST, BROADCAST, LANES, WIDTH, Columns, Rows, gemm, gemm_strided
 from fsgen.backends.cpu.memory import FLOAT32, INT64, at, pointer, stage, view
 from fsgen.backends.cpu.threads import share
@@ -136,12 +134,25 @@ def _slot(args, layer, head, row, slot):
 def _norm_and_rope(args, layer, start, norm, position, scale, room, out):
     """A query or a key as it goes into a product: normed where its family does that, scaled, rotated."""
     n = args.head_dim
-    if norm:
-        rms_norm(view(start, 0, n), view(pointer(norm, FLOAT32), layer * n, n), args.rms_norm_eps, view(room, 0, n))
+    if norm and not args.norm_all_heads:
+        rms_norm(view(start, 0, n), view(pointer(norm, FLOAT32), layer * n, n), args.norm_eps, view(room, 0, n))
         start = room
-    angle = position * (n // 2)
+    angle = (pointer(args.rope_tables, INT64)[layer] * args.rope_positions + position) * (n // 2)
     cos, sin = at(pointer(args.rope_cos, FLOAT32), angle), at(pointer(args.rope_sin, FLOAT32), angle)
     apply_rope(n // 2, start, cos, sin, scale, out)
+
+
+@stage
+def norm_all_heads(args, me, layer):
+    """Norms queries, and keys, of all heads of a token together, where a family does that."""
+    n, columns = args.head_dim, args.qkv_proj.panels * WIDTH
+    begin, end = share(me, args.num_tokens)
+    for token in range(begin, end):
+        start = at(pointer(args.qkv, FLOAT32), token * columns)
+        for of_keys in range(2):
+            first, count = (args.num_heads * n, args.num_kv_heads * n) if of_keys else (0, args.num_heads * n)
+            numbers, weight = view(start, first, count), args.k_norm if of_keys else args.q_norm
+            rms_norm(numbers, view(pointer(weight, FLOAT32), layer * count, count), args.norm_eps, numbers)
 
 
 @stage
@@ -207,7 +218,7 @@ def _attend_tile(args, t, tile, scratch):
 @stage
 def _read_queries(args, tile, i, part, scratch):
     chunk, n, heads = args.chunks[i], args.head_dim, args.num_heads // args.num_kv_heads
-    columns, scale = args.qkv_proj.panels * WIDTH, ONE / np.sqrt(np.float32(n))
+    columns, scale = args.qkv_proj.panels * WIDTH, args.attention_scale
     for q in range(part.begin, part.end):
         j, g = (part.before + q) // heads, (part.before + q) % heads
         query = at(pointer(args.qkv, FLOAT32), (chunk.first_token + j) * columns + (tile.head * heads + g) * n)
@@ -250,6 +261,8 @@ def _softmax(args, t, tile, i, part, low, scratch):
         until = position + (part.before + q) // heads + 1
         since = max(0, until - window) if window else 0
         scores, probs = at(scratch.scores, q * slots), at(scratch.probs, q * slots)
+        if args.attention_cap > ZERO:
+            soft_cap(view(scores, since, until - since), args.attention_cap)
         softmax(view(scores, since, until - since), view(probs, since, until - since))
         clear(view(probs, low, since - low))
         clear(view(probs, until, end - until))

@@ -55,6 +55,10 @@ class CpuCheckpoint(Checkpoint):
         return self.shape.vocab_size
 
     @property
+    def ends(self) -> frozenset[int]:
+        return self.eos_ids
+
+    @property
     def context(self) -> int:
         return min(self.shape.context, 2**20)
 
@@ -91,7 +95,7 @@ class CpuCheckpoint(Checkpoint):
         if self.local is not None and (self.local / "pocket.json").is_file():
             return model_info(self.local)
         counts = {name: math.prod(shape) for name, shape in tensors.shapes.items()}
-        outside = {"model.embed_tokens.weight", "lm_head.weight"}
+        outside = {f"{self.shape.family.embed}.weight", "lm_head.weight"}
         total, inside = sum(counts.values()), sum(n for name, n in counts.items() if name not in outside)
         return ModelInfo(self.name, self.path, self.model_type, total, inside)
 
@@ -129,7 +133,7 @@ def open_for_cpu(name: str, local: Path | None) -> CpuCheckpoint | None:
 def _fitting(name: str, folder: Path | None, shape: Shape) -> Tensors | None:
     """The tensors of a folder, if they are those that its configuration asks for."""
     try:
-        tensors = None if folder is None else Tensors(name, folder)
+        tensors = None if folder is None else Tensors(name, folder, shape.family.former)
     except ValueError:
         return None
     return tensors if tensors is not None and fits(shape, tensors.shapes) else None

@@ -13,7 +13,8 @@ from torch import Tensor
 from fsgen.backends.cpu.shape import Shape
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-COMPUTED = ("rotary_emb.inv_freq",)  # what older versions stored, and follows from the configuration
+# What older versions stored, and follows from the configuration.
+COMPUTED = ("rotary_emb.inv_freq", ".attention.bias", ".attention.masked_bias")
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -22,6 +23,7 @@ class Tensors(Mapping[str, Tensor]):
     Args:
         name: of the model, for messages.
         folder: with `model.safetensors`, or with several files and their index.
+        former: names in older files, each with today's.
 
     Attributes:
         shapes: of each tensor.
@@ -30,23 +32,25 @@ class Tensors(Mapping[str, Tensor]):
         ValueError: a file that is missing, cut or no safetensors file.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, former: Mapping[str, str] | None = None) -> None:
         self._name = name
-        self._files: dict[str, Path] = {}
+        names_now = former or {}
+        self._files: dict[str, tuple[Path, str]] = {}  # where each is, and how it is called there
         self.shapes: dict[str, tuple[int, ...]] = {}
         try:
             for file in [folder / one for one in names(folder)]:
                 with safe_open(file, framework="pt") as opened:
                     keys = [key for key in opened.keys() if not key.endswith(COMPUTED)]  # noqa: SIM118 - no mapping
-                    self._files |= dict.fromkeys(keys, file)
-                    self.shapes |= {key: tuple(opened.get_slice(key).get_shape()) for key in keys}
+                    self._files |= {names_now.get(key, key): (file, key) for key in keys}
+                    self.shapes |= {names_now.get(key, key): tuple(opened.get_slice(key).get_shape()) for key in keys}
         except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"the weights of {name!r} cannot be read: {error}") from error
 
     def __getitem__(self, name: str) -> Tensor:
         """Raises ValueError for a tensor with NaN or infinity in it."""
-        with safe_open(self._files[name], framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
+        file, key = self._files[name]
+        with safe_open(file, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(key)
         if not torch.isfinite(tensor).all():
             raise ValueError(f"{self._name!r} cannot be used: {name} holds numbers that are not finite")
         return tensor
@@ -72,6 +76,4 @@ def names(folder: Path) -> list[str]:
 
 def fits(shape: Shape, found: Mapping[str, tuple[int, ...]]) -> bool:
     """Whether the tensors of a model, by their shapes, are those that its configuration asks for."""
-    wanted, optional = shape.weights(), shape.biases()
-    known = wanted | optional
-    return wanted.keys() <= found.keys() and all(known.get(name) == size for name, size in found.items())
+    return shape.tensors() == found

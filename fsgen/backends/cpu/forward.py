@@ -129,6 +129,7 @@ class CpuForward:
             "attention_out": tokens * w.num_heads * w.head_dim,
             "gate_up": tokens * columns["gate_up_proj"],
             "activated": tokens * w.intermediate_size,
+            "block_out": tokens * columns["o_proj"],
             "queries": queries * w.head_dim,
             "scores": queries * self._slots,
             "probs": queries * self._slots,
@@ -148,4 +149,5 @@ class CpuForward:
             start += 4 * size
         self._groups = np.zeros((threads, GROUPS_ROOM), np.int64)
         self._tables = (w.cos, w.sin)  # another session may make longer ones; these are this one's
-        self._set(groups=address(self._groups), rope_cos=address(w.cos), rope_sin=address(w.sin))
+        self._set(groups=address(self._groups), rope_positions=w.positions)
+        self._set(rope_cos=address(w.cos), rope_sin=address(w.sin))

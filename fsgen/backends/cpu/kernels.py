@@ -14,9 +14,27 @@ from functools import cache
 from numba import carray, types
 from numba.extending import overload
 
-from fsgen.backends.cpu.arguments import ARGUMENTS, TYPES
-from fsgen.backends.cpu.arithmetic import narrow, quantize, rms_norm, silu, widen
-from fsgen.backends.cpu.attention import attention
+from fsgen.backends.cpu.arguments import (
+    AFTER_ATTENTION,
+    AFTER_MLP,
+    ARGUMENTS,
+    BEFORE_ATTENTION,
+    BEFORE_MLP,
+    FINAL,
+    TYPES,
+)
+from fsgen.backends.cpu.arithmetic import (
+    ONE,
+    ZERO,
+    activated,
+    layer_norm,
+    narrow,
+    quantize,
+    rms_norm,
+    soft_cap,
+    widen,
+)
+from fsgen.backends.cpu.attention import attention, norm_all_heads
 from fsgen.backends.cpu.compilation import source
 from fsgen.backends.cpu.gemm import (
     ADD_LAST,
@@ -88,13 +106,16 @@ def residual_stream(args):
 
 
 @stage
-def zeros(args):
+def bias_or_zeros(args, weights, layer):
+    """What is added to a product: its bias, if it has one, to all tokens alike."""
+    if weights.bias:
+        return Rows(at(pointer(weights.bias, FLOAT32), layer * weights.panels * WIDTH), BROADCAST)
     return Rows(pointer(args.zeros, FLOAT32), BROADCAST)
 
 
 @stage
 def embed(args, t, me):
-    hidden_size, x = args.hidden_size, residual_stream(args)
+    hidden_size, x, scale = args.hidden_size, residual_stream(args), args.embed_scale
     begin, end = share(me, args.num_tokens)
     for token in range(begin, end):
         state = view(x.data, token * x.stride, hidden_size)
@@ -102,42 +123,60 @@ def embed(args, t, me):
         if args.embed_tokens:
             row = view(pointer(args.embed_tokens, t.cache), token_id * hidden_size, hidden_size)
             for i in range(hidden_size):
-                state[i] = widen(row[i])
+                state[i] = scale * widen(row[i])
         else:  # a column of the output head
             panel = args.lm_head.inputs * WIDTH
             columns = view(pointer(args.lm_head.weight, t.cache), token_id // WIDTH * panel, panel)
             for i in range(hidden_size):
-                state[i] = widen(columns[(i // t.per * WIDTH + token_id % WIDTH) * t.per + i % t.per])
+                state[i] = scale * widen(columns[(i // t.per * WIDTH + token_id % WIDTH) * t.per + i % t.per])
 
 
 @stage
-def norm_token(args, t, weight, layer, token, out):
+def norm_numbers(args, norm, layer, x, out):
+    """The norm of a token's numbers; only the numbers where there is none."""
+    n = len(x)
+    if norm.weight:
+        weight = view(pointer(norm.weight, FLOAT32), layer * n, n)
+        if args.layer_norm:
+            layer_norm(x, weight, view(pointer(norm.bias, FLOAT32), layer * n, n), args.norm_eps, out)
+        else:
+            rms_norm(x, weight, args.norm_eps, out)
+    else:
+        for i in range(n):
+            out[i] = narrow(x[i], out[0])
+
+
+@stage
+def norm_token(args, t, norm, layer, token, out):
     n, x = args.hidden_size, residual_stream(args)
-    state, weight = view(x.data, token * x.stride, n), view(pointer(weight, FLOAT32), layer * n, n)
-    rms_norm(state, weight, args.rms_norm_eps, view(pointer(args.normed, t.activation), out * n, n))
+    norm_numbers(
+        args, norm, layer, view(x.data, token * x.stride, n), view(pointer(args.normed, t.activation), out * n, n)
+    )
 
 
 @stage
-def norm(args, t, me, weight, layer):
+def norm(args, t, me, norm, layer):
     begin, end = share(me, args.num_tokens)
     for token in range(begin, end):
-        norm_token(args, t, weight, layer, token, token)
+        norm_token(args, t, norm, layer, token, token)
 
 
 @stage
 def qkv_proj(args, t, me, layer):
-    columns = args.qkv_proj.panels * WIDTH
-    bias = Rows(at(pointer(args.qkv_bias, FLOAT32), layer * columns), BROADCAST)
-    out = Rows(pointer(args.qkv, FLOAT32), columns)
+    out = Rows(pointer(args.qkv, FLOAT32), args.qkv_proj.panels * WIDTH)
+    bias = bias_or_zeros(args, args.qkv_proj, layer)
     linear(args, t, me, args.num_tokens, args.normed, args.qkv_proj, layer, bias, out)
+    if args.norm_all_heads:
+        barrier(me)
+        norm_all_heads(args, me, layer)
 
 
 @stage
-def add_o_bias(args, me, layer):
+def add_bias(args, me, weights, layer):
     """To the hidden states, on the columns that are this thread's in the product that comes next."""
-    begin, end = share(me, args.o_proj.panels)
+    begin, end = share(me, weights.panels)
     x, first, count = residual_stream(args), begin * WIDTH, (end - begin) * WIDTH
-    bias = view(pointer(args.o_bias, FLOAT32), layer * x.stride + first, count)
+    bias = view(pointer(weights.bias, FLOAT32), layer * x.stride + first, count)
     for token in range(args.num_tokens):
         state = view(x.data, token * x.stride + first, count)
         for i in range(count):
@@ -145,38 +184,74 @@ def add_o_bias(args, me, layer):
 
 
 @stage
-def o_proj(args, t, me, layer):
+def add_product(args, t, me, inputs, weights, layer, norm):
+    """Adds a product to the hidden states; where there is a norm after it, or a scale, not before these are applied."""
     x = residual_stream(args)
-    linear(args, t, me, args.num_tokens, args.attention_out, args.o_proj, layer, x, x)
+    scaled = norm.weight != 0 or args.residual_scale != ONE
+    if weights.bias and not scaled:
+        add_bias(args, me, weights, layer)
+    add, out = x, x
+    if scaled:
+        add, out = bias_or_zeros(args, weights, layer), Rows(pointer(args.block_out, FLOAT32), x.stride)
+    linear(args, t, me, args.num_tokens, inputs, weights, layer, add, out)
+    barrier(me)
+    if scaled:
+        n = args.hidden_size
+        begin, end = share(me, args.num_tokens)
+        for token in range(begin, end):
+            product, state = view(out.data, token * x.stride, n), view(x.data, token * x.stride, n)
+            norm_numbers(args, norm, layer, product, product)
+            for i in range(n):
+                state[i] += args.residual_scale * product[i]
+        barrier(me)
+
+
+@stage
+def activation(args, t, me):
+    """Of the products of this thread."""
+    inner, columns, kind = args.intermediate_size, args.gate_up_proj.panels * WIDTH, args.activation
+    begin, end = share(me, args.gate_up_proj.panels)
+    width = LANES if args.gated else PANEL  # of a panel, which has 16 columns of each where there is a gate
+    for token in range(args.num_tokens):
+        for number in range(begin, end):
+            both = view(pointer(args.gate_up, FLOAT32), token * columns + number * PANEL, PANEL)
+            done = view(pointer(args.activated, t.activation), token * inner + number * width, width)
+            if args.gated:
+                for i in range(LANES):
+                    done[i] = narrow(activated(kind, both[i]) * both[LANES + i], done[0])
+            else:
+                for i in range(PANEL):
+                    done[i] = narrow(activated(kind, both[i]), done[0])
 
 
 @stage
 def mlp(args, t, me, layer):
-    tokens, inner, gate_up = args.num_tokens, args.intermediate_size, args.gate_up_proj.panels * WIDTH
-    out = Rows(pointer(args.gate_up, FLOAT32), gate_up)
-    linear(args, t, me, tokens, args.normed, args.gate_up_proj, layer, zeros(args), out)
-    begin, end = share(me, args.gate_up_proj.panels)
-    for token in range(tokens):
-        for number in range(begin, end):  # a panel has 16 columns of each
-            both = view(out.data, token * gate_up + number * PANEL, PANEL)
-            done = view(pointer(args.activated, t.activation), token * inner + number * LANES, LANES)
-            for i in range(LANES):
-                done[i] = narrow(silu(both[i]) * both[LANES + i], done[0])
+    out = Rows(pointer(args.gate_up, FLOAT32), args.gate_up_proj.panels * WIDTH)
+    bias = bias_or_zeros(args, args.gate_up_proj, layer)
+    linear(args, t, me, args.num_tokens, args.normed, args.gate_up_proj, layer, bias, out)
+    activation(args, t, me)
     barrier(me)
-    x = residual_stream(args)
-    linear(args, t, me, tokens, args.activated, args.down_proj, layer, x, x)
+    add_product(args, t, me, args.activated, args.down_proj, layer, args.norms[AFTER_MLP])
 
 
 @stage
 def logits(args, t, me):
     """Of the tokens of which they are wanted."""
-    count = args.num_logits
+    count, columns = args.num_logits, args.lm_head.panels * WIDTH
     begin, end = share(me, count)
     for i in range(begin, end):
-        norm_token(args, t, args.norm, 0, args.logits_to_keep[i], i)
+        norm_token(args, t, args.norms[FINAL], 0, args.logits_to_keep[i], i)
     barrier(me)
-    out = Rows(pointer(args.logits, FLOAT32), args.lm_head.panels * WIDTH)
-    linear(args, t, me, count, args.normed, args.lm_head, 0, zeros(args), out)
+    out = Rows(pointer(args.logits, FLOAT32), columns)
+    linear(args, t, me, count, args.normed, args.lm_head, 0, bias_or_zeros(args, args.lm_head, 0), out)
+    begin, end = share(me, args.lm_head.panels)
+    for i in range(count):
+        numbers = view(out.data, i * columns + begin * WIDTH, (end - begin) * WIDTH)
+        if args.logit_scale != ONE:
+            for k in range(len(numbers)):
+                numbers[k] *= args.logit_scale
+        if args.logit_cap > ZERO:
+            soft_cap(numbers, args.logit_cap)
 
 
 @stage
@@ -184,20 +259,20 @@ def forward_pass(args, t, me):
     """All layers for the tokens of a call."""
     embed(args, t, me)
     for layer in range(args.num_layers):
-        norm(args, t, me, args.input_layernorm, layer)
+        norm(args, t, me, args.norms[BEFORE_ATTENTION], layer)
         barrier(me)
         qkv_proj(args, t, me, layer)
         barrier(me)
         attention(args, t, me, layer)
-        if args.o_bias:
-            add_o_bias(args, me, layer)
+        # Of a family whose MLP reads what attention read: in its own norm, if it has one, of the same hidden states.
+        if args.parallel and args.norms[BEFORE_MLP].weight:
+            norm(args, t, me, args.norms[BEFORE_MLP], layer)
         barrier(me)
-        o_proj(args, t, me, layer)
-        barrier(me)
-        norm(args, t, me, args.post_attention_layernorm, layer)
-        barrier(me)
+        add_product(args, t, me, args.attention_out, args.o_proj, layer, args.norms[AFTER_ATTENTION])
+        if not args.parallel:
+            norm(args, t, me, args.norms[BEFORE_MLP], layer)
+            barrier(me)
         mlp(args, t, me, layer)
-        barrier(me)
     if args.num_logits:
         logits(args, t, me)
 

@@ -21,8 +21,7 @@ def weights_of(module: Any) -> CpuWeights | None:
         return None
     tensors = {name: tensor.detach() for name, tensor in module.state_dict().items()}
     scales = [name for name in tensors if name.endswith(".scales")]
-    linears = [name for name, size in shape.weights().items() if len(size) == 2 and "embed" not in name]
-    if scales and len(scales) != len(linears) + shape.tied:
+    if scales and len(scales) != len(shape.matrices()) + shape.tied:
         return None
     shapes = {name: tuple(x.shape) for name, x in tensors.items() if name not in scales}
     if shape.tied:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,34 +24,89 @@ class Rope:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, config: Mapping[str, Any], head_dim: int, context: int) -> Rope | None:
-        """The encoding that a configuration tells, in either of its spellings; None for one of another kind."""
-        given = config.get("rope_parameters") or config.get("rope_scaling") or {}
-        if not isinstance(given, Mapping):
+    def of(
+        cls,
+        config: Mapping[str, Any],
+        head_dim: int,
+        context: int,
+        layers: str = "full_attention",
+        kinds: Collection[str] | None = None,
+    ) -> Rope | None:
+        """The encoding that a configuration tells, in either of its spellings; None for one of another kind.
+
+        Args:
+            head_dim, context: of the model.
+            layers: the kind of layers, where each has an encoding of its own.
+            kinds: those that its family has, None for all.
+        """
+        given = _given(config, layers)
+        if given is None:
             return None
-        given = dict(given)
         kind = given.pop("rope_type", given.pop("type", "default"))
         theta = given.pop("rope_theta", config.get("rope_theta"))
         share = given.pop("partial_rotary_factor", config.get("partial_rotary_factor"))
-        if kind not in _KINDS or share not in (None, 1.0) or not isinstance(theta, (int, float)):
+        share = 1.0 if share is None else share
+        if kind not in _KINDS or not (kinds is None or kind in kinds):
             return None
-        if not math.isfinite(theta) or theta <= 1:
+        if not isinstance(theta, (int, float)) or not isinstance(share, (int, float)):
+            return None
+        turned = int(head_dim * share) if 0 < share <= 1 else 0
+        if not math.isfinite(theta) or theta <= 1 or turned % 2 or not turned:
             return None
         try:
-            found = _KINDS[kind](cls._plain(float(theta), head_dim), float(theta), context, **given)
+            found = _KINDS[kind](cls._plain(float(theta), turned), float(theta), context, **given)
         except (TypeError, ValueError, ArithmeticError):  # a parameter that is missing, odd, or unknown
             return None
-        return found if bool(torch.isfinite(found.inverse_frequencies).all()) else None
+        if not bool(torch.isfinite(found.inverse_frequencies).all()) or (turned < head_dim and found.scale != 1):
+            return None
+        rest = torch.zeros((head_dim - turned) // 2)
+        return cls(torch.cat([found.inverse_frequencies, rest]), found.scale)
+
+    @classmethod
+    def none(cls, head_dim: int) -> Rope:
+        """That of layers without one."""
+        return cls(torch.zeros(head_dim // 2))
 
     @staticmethod
     def _plain(theta: float, head_dim: int) -> Tensor:
         even = torch.arange(0, head_dim, 2, dtype=torch.int64).float()
         return 1.0 / (theta ** (even / head_dim))
 
+    @property
+    def turned(self) -> int:
+        """How many numbers of a head it turns, the first ones."""
+        return 2 * int(self.inverse_frequencies.count_nonzero())
+
     def tables(self, positions: int) -> tuple[Tensor, Tensor]:
         """Cosine and sine of the first positions, float32 [positions, head_dim / 2]."""
         angles = torch.arange(positions).float()[:, None] * self.inverse_frequencies
         return angles.cos() * self.scale, angles.sin() * self.scale
+
+
+def _given(config: Mapping[str, Any], layers: str) -> dict[str, Any] | None:
+    """What a configuration says of the encoding of a kind of layers; None where it is not clear."""
+    new, old = config.get("rope_parameters"), config.get("rope_scaling")
+    if new and old and new != old:  # each family takes another one
+        return None
+    given = new or old or {}
+    apart = "rope_local_base_freq" in config
+    if isinstance(given, Mapping) and "full_attention" in given:
+        given = given.get(layers) if apart else None
+    elif layers == "sliding_attention" and apart:
+        given = {"rope_theta": config["rope_local_base_freq"]}
+    return dict(given) if isinstance(given, Mapping) else None
+
+
+def head_order(head_dim: int, turned: int, interleaved: bool) -> Tensor | None:
+    """The order of the numbers of a head in which the first half turns against the second; None where it is that.
+
+    Args:
+        turned: how many are turned, the first ones.
+        interleaved: neighbours turn against each other, not the first half of these against the second.
+    """
+    first = torch.arange(turned).view(-1, 2).t() if interleaved else torch.arange(turned).view(2, -1)
+    order = torch.cat([first, torch.arange(turned, head_dim).view(2, -1)], 1).flatten()
+    return None if torch.equal(order, torch.arange(head_dim)) else order
 
 
 def _default(plain: Tensor, theta: float, context: int, /) -> Rope:

@@ -53,6 +53,10 @@ class GgufCheckpoint(Checkpoint):
         return len(self.tokenizer)
 
     @property
+    def ends(self) -> frozenset[int]:
+        return self.eos_ids
+
+    @property
     def context(self) -> int:
         return min(self.header.size("context_length"), 2**20)
 

@@ -40,6 +40,11 @@ class TransformersCheckpoint(Checkpoint):
         return int(text_config(self.config).vocab_size)
 
     @property
+    def ends(self) -> frozenset[int]:
+        found = getattr(self.config, "eos_token_id", None)
+        return frozenset([] if found is None else found if isinstance(found, list) else [found])
+
+    @property
     def context(self) -> int:
         return context_of(self.config, self.tokenizer)
 

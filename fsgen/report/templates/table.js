@@ -1,5 +1,6 @@
 "use strict";
-// Tables whose headings sort their rows: numbers by value, words by letter, what is not known last.
+// The table of runs: headings sort its rows (numbers by value, words by letter, what is not known last), words and
+// choices filter them.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];
@@ -23,4 +24,30 @@ for (const table of document.querySelectorAll("table.sortable")) {
   };
 
   headings.forEach((heading, index) => heading.querySelector("button").addEventListener("click", () => sort(index)));
+
+  // ---- filters
+
+  const search = document.querySelector("[data-search]");
+  const choices = [...document.querySelectorAll("select[data-column]")];
+  const count = document.querySelector("[data-count]");
+
+  for (const choice of choices) {
+    const values = new Set([...body.rows].map((row) => row.cells[choice.dataset.column].textContent));
+    for (const value of [...values].sort((a, b) => a.localeCompare(b))) choice.add(new Option(value, value));
+  }
+
+  const filter = () => {
+    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let shown = 0;
+    for (const row of body.rows) {
+      const text = [...row.cells].map((cell) => cell.textContent).join(" ").toLowerCase();
+      const chosen = choices.every((each) => !each.value || row.cells[each.dataset.column].textContent === each.value);
+      row.hidden = !(chosen && words.every((word) => text.includes(word)));
+      shown += !row.hidden;
+    }
+    count.textContent = shown === body.rows.length ? `${shown} runs` : `${shown} of ${body.rows.length} runs`;
+  };
+
+  search.addEventListener("input", filter);
+  choices.forEach((choice) => choice.addEventListener("change", filter));
 }
