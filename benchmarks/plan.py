@@ -19,17 +19,21 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 import fsgen
 from fsgen import SamplingParams
 from fsgen.backends import Members
+from fsgen.backends.protocol import Model
 from fsgen.bench.scripted import ScriptedModel
 from fsgen.bench.shapes import random_model
 from fsgen.methods.method import Method, parse
 from fsgen.planner.calibrate import calibrate
 from fsgen.planner.choose import PLAIN, Candidate, Judged, Situation, judge
 from fsgen.planner.predict import seconds
-from fsgen.planner.reading import ngram_reading, read
+from fsgen.planner.reading import Reading, ngram_reading, read
 from fsgen.planner.sources import task_prompts, written_now
+from fsgen.planner.texts import Written
 from fsgen.planner.times import measure
 
 SPECULATIVE = [parse("speculative", None, length) for length in (1, 2, 3, 6, 8)]
@@ -82,7 +86,7 @@ def trial(
     target, draft = measure(members.target, batch, 30), measure(members.draft, batch, 30)
     loop = calibrate(members, prompts, batch, target, draft)
     texts = written_now(members, prompts, sampling, batch)
-    readings = read(members.draft, texts, [method.router for method in methods], members.vocab_size)
+    readings = readings_of(members.draft, texts, methods, members.vocab_size)
     looked_up = [ngram_reading(text) for text in texts]
     loops = {(name, batch): loop for name in ("draft", None)}
     situation = Situation(target, {"draft": draft}, loops, [batch], 512)
@@ -101,6 +105,20 @@ def trial(
         rows.append(row(pair, batch, method, one, ratios))
         print(line(rows[-1]), flush=True)
     return rows
+
+
+def readings_of(draft: Model, texts: Sequence[Written], methods: Sequence[Method], vocab: int) -> list[Reading]:
+    """The texts as the draft reads them; of a scripted one as its script says, which a single pass does not follow."""
+    if not isinstance(draft, ScriptedModel):
+        return read(draft, texts, [method.router for method in methods], vocab)
+    found = []
+    for text in texts:
+        start = len(text.prompt)
+        same = np.array(
+            [draft.preferred(text.prompt, start + i) == token for i, token in enumerate(text.tokens)], float
+        )
+        found.append(Reading(text, same, same, np.ones(len(same))))
+    return found
 
 
 def row(pair: str, batch: int, method: Method, one: Judged, ratios: list[float]) -> Row:

@@ -53,9 +53,9 @@ class ScriptedModel:
 
     def session(self, batch_size: int) -> Session:
         """An empty session of `batch_size` rows."""
-        return _ScriptedSession(self._model.session(batch_size), batch_size, self._preferred)
+        return _ScriptedSession(self._model.session(batch_size), batch_size, self.preferred)
 
-    def _preferred(self, prompt: tuple[int, ...], position: int) -> int | None:
+    def preferred(self, prompt: tuple[int, ...], position: int) -> int | None:
         """The token to prefer at a position of a text; None beyond its end."""
         script = self._scripts.get(prompt, ())
         if position >= len(script):

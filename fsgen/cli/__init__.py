@@ -32,6 +32,7 @@ from fsgen.cli import (
     router,
     scaling,
     serve,
+    simulate,
     study,
     verify,
 )  # fmt: skip
@@ -66,6 +67,7 @@ for command in (  # in the order in which one meets them
     bench.bench,
     profile.profile,
     plan.plan,
+    simulate.simulate,
     export_transformers.export_transformers,
 ):
     app.command(cls=GroupedCommand)(command)

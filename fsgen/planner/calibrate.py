@@ -23,9 +23,9 @@ from fsgen.types import SamplingParams
 
 PLAIN, DRAFTING = parse("plain"), parse("speculative", None, 4)
 LONGER, ROUTED = parse("speculative", None, 10), parse("speculative", "max-prob:0.2", 4)
-TOKENS, PROMPT = 24, 16
+TOKENS, PROMPT = 24, 8
 TEXTS, TURNS, SECONDS = 4, 6, 12.0  # texts at least; turns at most, and about so long
-ERROR = 0.03  # of what is predicted for another draft length than the one that was run
+ERROR = 0.05  # of what is predicted for another method than those that were run
 
 
 def calibrate(

@@ -132,9 +132,9 @@ class _Batch:
                 return total, step
             if self.draft is not None and not self.method.ngram:
                 missing = [row.tokens + row.walk.drafted - row.draft_read for row in able]
-                alone = _call(self.draft, list(zip(able, missing, strict=True)))
-                seconds = self.loop.draft * alone
-                self.parts.draft += alone
+                alone, reading = _call(self.draft, list(zip(able, missing, strict=True)))
+                seconds = self.loop.draft * alone + reading
+                self.parts.draft += alone + reading
                 if self.adaptive is not None and step:
                     self.adaptive.draft_call.learn(1, seconds)
                 total += seconds
@@ -159,9 +159,9 @@ class _Batch:
         if not asked:
             return 0.0
         factor = self.loop.target if drafted or self.method.drafts else self.loop.target_plain
-        alone = _call(self.target, asked)
-        self.parts.target += alone
-        return factor * alone
+        alone, reading = _call(self.target, asked)
+        self.parts.target += alone + reading
+        return factor * alone + reading
 
     def _learn(
         self, found: list[tuple[_Row, int, Round]], drafting: float, target: float, calls: int, joined: bool, most: int
@@ -178,14 +178,14 @@ class _Batch:
         self.adaptive.end_round(drafting + target + beside, tokens, 0 if self.method.ngram else calls, usual, drafting)
 
 
-def _call(model: Times, asked: Sequence[tuple[_Row, int]]) -> float:
-    """Seconds of a call in which each row reads so many tokens; long beginnings are read as prompts are."""
+def _call(model: Times, asked: Sequence[tuple[_Row, int]]) -> tuple[float, float]:
+    """Seconds of a call in which each row reads so many tokens: of the call, and of long beginnings, as of prompts."""
     long = sum(tokens - 1 for _, tokens in asked if tokens > LONG)
     counts = [1 if tokens > LONG else tokens for _, tokens in asked]
     tokens = sum(counts) / len(counts)
     tokens += (UNEVEN if model.packed else 1.0) * (max(counts) - tokens)
     context = sum(row.tokens for row, _ in asked) / len(asked)
-    return model.call(len(asked), tokens, context) + (model.reading(long) if long else 0.0)
+    return model.call(len(asked), tokens, context), model.reading(long) if long else 0.0
 
 
 def _shared(one: Sequence[int], other: Sequence[int]) -> int:

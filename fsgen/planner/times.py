@@ -285,6 +285,21 @@ def read_profile(path: Path) -> Profile:
     return found
 
 
+def kept_profile(model: str) -> Profile:
+    """The profile of a model on this machine that was kept last. Raises ValueError where there is none."""
+    known = []
+    for path in sorted(cache_folder().glob("*.json"), key=lambda path: path.stat().st_mtime):
+        try:
+            found = read_profile(path)
+        except ValueError:
+            continue
+        if found.model == model and found.machine in (machine_name(), machine_name("cuda")):
+            known.append(found)
+    if not known:
+        raise ValueError(f"{model!r} was not measured on this machine: fsgen profile {model}")
+    return known[-1]
+
+
 def profile_of(model: Model, batch: int, fresh: bool = False, **options: Any) -> Profile:
     """The profile of a model on this machine: as it was kept, or measured now and kept.
 

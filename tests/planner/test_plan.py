@@ -154,7 +154,7 @@ def test_a_speculation_profile_is_read(tmp_path: Path) -> None:
         content | {"measured": False},
     ):
         path.write_text(json.dumps(broken), encoding="utf-8")
-        with pytest.raises(ValueError, match="profile of version 1.0|conditional_accept_rates"):
+        with pytest.raises(ValueError, match=r"profile of version 1\.0|conditional_accept_rates"):
             read_acceptance(str(path))
     with pytest.raises(ValueError, match="neither a number nor"):
         read_acceptance(str(tmp_path / "none"))

@@ -64,7 +64,9 @@ def test_logged_requests(draft: Plan, tmp_path: Path) -> None:
         {"request": request, "response": {"choices": [{"text": TEXT, "finish_reason": "length"}]}},
         {
             "request": request | {"temperature": 1},
-            "response": {"choices": [{"text": TEXT, "logprobs": {"tokens": words, "token_logprobs": [-1.0] * len(words)}}]},
+            "response": {"choices": [{"text": TEXT, "logprobs": {
+                "tokens": words, "token_logprobs": [-1.0] * len(words),
+            }}]},
         },
         {"request": {"prompt": PROMPT}, "response": {"status_code": 200, "body": {"choices": [{"text": TEXT}]}}},
         {
@@ -151,7 +153,7 @@ def test_texts_of_a_study(run: Callable[..., Finished], draft: Plan, tmp_path: P
     found = study_texts(folder, "pocket-0.6m", draft)
     assert len(found) == 3
     assert all(one.greedy and 0 < len(one.tokens) <= 8 for one in found)
-    with pytest.raises(ValueError, match="no greedy texts that 'pocket-8m' wrote; its targets: pocket-0.6m"):
+    with pytest.raises(ValueError, match=r"no greedy texts that 'pocket-8m' wrote; its targets: pocket-0\.6m"):
         study_texts(folder, "pocket-8m", draft)
     for file in (folder / "traces").glob("*/*.parquet"):
         file.unlink()
