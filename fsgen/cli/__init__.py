@@ -20,6 +20,8 @@ from fsgen.cli import (
     chat,
     experiment,
     generate,
+    import_,
+    merge,
     models,
     pair,
     probe,
@@ -51,13 +53,15 @@ for command in (  # in the order in which one meets them
     chat.chat,
     verify.verify,
     study.study,
+    import_.import_,
+    merge.merge,
     experiment.experiment,
     report.report,
     analyze.analyze,
     scaling.scaling,
     bench.bench,
 ):
-    app.command(cls=GroupedCommand)(command)
+    app.command(command.__name__.rstrip("_"), cls=GroupedCommand)(command)
 app.add_typer(router.app, name="router")
 
 
