@@ -1,7 +1,7 @@
 """Makes a target's texts of a task with vLLM, offline, for `fsgen import vllm-outputs`.
 
 Needs a GPU and vLLM, neither of which the tests have: this script was not run here. It is written from vLLM's
-documentation of `LLM.generate`, `SamplingParams` and `RequestOutput`.
+documentation of offline inference, `SamplingParams` and `RequestOutput`.
 
     python examples/vllm_outputs.py Qwen/Qwen2.5-72B --task gsm8k --limit 200 --gpus 8 > outputs.jsonl
     fsgen import vllm-outputs outputs.jsonl --tokenizer Qwen/Qwen2.5-0.5B --out outputs/72b

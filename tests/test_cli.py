@@ -400,7 +400,7 @@ def test_a_report_needs_a_study(run: Any, tmp_path: Path) -> None:
 
 def test_help_begins_with_a_short_line_and_has_an_example(run: Any) -> None:
     listed = run("--help").out.split("Commands:\n")[1].splitlines()
-    assert len(listed) == 15
+    assert len(listed) == 16
     assert not [line for line in listed if line.endswith("...") or len(line) > 80]
     for line in listed:
         name = line.split()[0]

@@ -119,10 +119,9 @@ def _choose(folders: Sequence[Path], runs: Sequence[str]) -> tuple[dict[str, Pat
         having = [folder for folder in folders if (folder / "runs" / f"{run}.json").is_file()]
         done = [folder for folder in having if _finished(folder, run)]
         twice += len(done) > 1
-        others = ((two, _difference(done[0], two, run)) for two in done[1:])
-        conflicts += [
-            f"{run} has other {what} in {str(done[0])!r} than in {str(two)!r}" for two, what in others if what
-        ]
+        for two in done[1:]:
+            what = _difference(done[0], two, run)
+            conflicts += [f"{run} has other {what} in {str(done[0])!r} than in {str(two)!r}"] if what else []
         if having:
             most = max(having, key=lambda folder: len(part_files(folder, "generations", run)))
             chosen[run] = done[0] if done else most
