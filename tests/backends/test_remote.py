@@ -162,8 +162,7 @@ def test_verifying_round_by_round_is_exact(
         asked, before = server.asked, len(server.bodies)
         there = generate(remote, PROMPTS, method, router, sampling=SHORT, **settings)
         assert server.asked > asked
-        by_rounds = "ngram" not in method  # else the target alone writes, whole texts at once
-        assert all(body.get("max_tokens", 1) == 1 for _, body in server.bodies[before:]) or not by_rounds
+        assert all(body.get("max_tokens", 1) == 1 for _, body in server.bodies[before:])
     here = generate(local, PROMPTS, method, router, sampling=SHORT, **settings)
     for a, b in zip(here, there, strict=True):
         assert a.token_ids == b.token_ids
@@ -172,7 +171,7 @@ def test_verifying_round_by_round_is_exact(
         assert [token.target_token for token in a.tokens] == [token.target_token for token in b.tokens]
         assert (a.stats.target_calls, a.stats.target_tokens) == (b.stats.target_calls, b.stats.target_tokens)
     warnings = [record for record in caplog.records if "reads the whole context again" in record.message]
-    assert len(warnings) == (kind == "vllm" and by_rounds)
+    assert len(warnings) == (kind == "vllm")
 
 
 def test_sglang_is_asked_for_the_last_positions_alone(said: dict[str, Answers]) -> None:
