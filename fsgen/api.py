@@ -129,7 +129,8 @@ def generate(
     if not texts:
         return []
     members = mixable(members, chosen, ids)
-    members.write_ahead(chosen.roles, [prompt for prompt, _ in texts], [params for _, params in texts])
+    if not chosen.drafts:
+        members.write_ahead([prompt for prompt, _ in texts], [params for _, params in texts])
     engine = Engine(members, min(batch_size, len(texts)), every_round=False, cache_bytes=cache_bytes)
     # Prompts of like length are read together: less padding, and no effect on what is written. Where all are written
     # at a time they keep their rows, in which a kept session may hold their beginnings.
@@ -194,7 +195,8 @@ def stream(
     """
     chosen, ids = method_for(members, method, router, draft_tokens), encode(members, prompt)
     check(members, chosen, [ids], [sampling], measured_later=True)
-    members.write_ahead(chosen.roles, [ids], [sampling])
+    if not chosen.drafts:
+        members.write_ahead([ids], [sampling])
     engine = Engine(mixable(members, chosen, [ids]), 1)
     sequence = Sequence(ids, chosen, sampling, candidates)
     engine.add(sequence)

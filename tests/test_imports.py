@@ -38,6 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "engine": {"types", "probs", "bounds", "processors", "methods", "backends"},
     "api": {"types", "prompts", "probs", "metrics", "generation", "methods", "backends", "engine"},
     "replay": {"types", "prompts", "metrics", "generation", "methods", "backends", "engine"},
+    "imports": {"types", "prompts", "backends"},
     "verify": WRITING,
     "bench": WRITING | {"metrics", "models", "probs"},
     "pair": WRITING,
@@ -55,7 +56,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": (
         WRITING
         | {"render", "models", "tasks", "verify", "pair", "bench", "jsonl", "conversation", "analysis", "study"}
-        | {"experiments", "report", "serve", "integrations", "planner", "predict"}
+        | {"experiments", "report", "serve", "integrations", "planner", "predict", "imports"}
     ),
     "__init__": WRITING | {"conversation"},
     "__main__": {"cli"},

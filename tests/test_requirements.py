@@ -12,7 +12,18 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
-EXTRAS = ("dev", "docs", "lm-eval", "notebook", "mlflow", "serve", "simulate", "remote", "ladder")  # as the Makefile
+EXTRAS = (
+    "dev",
+    "types",
+    "docs",
+    "lm-eval",
+    "notebook",
+    "mlflow",
+    "serve",
+    "simulate",
+    "remote",
+    "ladder",
+)  # as the Makefile
 MACHINE = {"torch"}  # its build depends on the machine
 
 

@@ -126,13 +126,10 @@ class Members:
         """The roles whose models tell the probabilities of their most likely tokens only (`fsgen.bounds`)."""
         return frozenset(role for role, model in self if not model.capabilities.full_logits)
 
-    def write_ahead(
-        self, roles: Sequence[str], prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]
-    ) -> None:
-        """Where one model writes alone, and its backend can do that by itself, it writes these texts now, at once."""
-        model = getattr(self, roles[0]) if len(roles) == 1 else None
-        if model is not None and model.capabilities.writes:
-            writer: Writer = model
+    def write_ahead(self, prompts: Sequence[TokenIds], sampling: Sequence[SamplingParams]) -> None:
+        """Where the target writes alone, and its backend can do that by itself, it writes these texts now, at once."""
+        if self.target is not None and self.target.capabilities.writes:
+            writer: Writer = self.target  # type: ignore[assignment]  # it says so
             writer.write(prompts, sampling)
 
     def rows_within(self, roles: Container[str], tokens: int, wanted: int, budget: int | None = None) -> int:

@@ -21,7 +21,10 @@ from fsgen.cli import (
     experiment,
     export_transformers,
     generate,
+    import_,
+    judge,
     lm_eval,
+    merge,
     models,
     pair,
     plan,
@@ -59,6 +62,9 @@ for command in (  # in the order in which one meets them
     serve.serve,
     verify.verify,
     study.study,
+    import_.import_,
+    merge.merge,
+    judge.judge,
     experiment.experiment,
     report.report,
     analyze.analyze,
@@ -70,7 +76,7 @@ for command in (  # in the order in which one meets them
     simulate.simulate,
     export_transformers.export_transformers,
 ):
-    app.command(cls=GroupedCommand)(command)
+    app.command(command.__name__.rstrip("_").replace("_", "-"), cls=GroupedCommand)(command)
 app.command("lm-eval", context_settings=lm_eval.CONTEXT)(lm_eval.lm_eval)
 app.add_typer(router.app, name="router")
 

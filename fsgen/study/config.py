@@ -299,6 +299,9 @@ class Grid:
     sampling: tuple[SamplingConfig, ...]
 
 
+GRID_KEYS = tuple(f.name for f in fields(Grid))
+
+
 def load_config(config: str | Path | Mapping[str, Any] | StudyConfig | None = None) -> StudyConfig:
     """The configuration of a study.
 

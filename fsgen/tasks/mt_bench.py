@@ -18,6 +18,7 @@ the last `[[n]]` of its verdict, is the value, from 1 to 10. A verdict without o
 
 import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, ClassVar
 
@@ -27,6 +28,7 @@ from fsgen.types import Example
 
 _WITH_REFERENCE = ("math", "reasoning", "coding")
 _TEMPERATURES = {"writing": 0.7, "roleplay": 0.7, "stem": 0.1, "humanities": 0.1}
+_CHOICE = re.compile(r"\[\[([ABC])\]\]")
 _RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
 
 
@@ -96,17 +98,52 @@ def _judge_prompts() -> dict[str, dict[str, Any]]:
 
 def judge_prompt(example: Example, answer: str) -> str:
     """What the judge reads of one answer: the system prompt, then the question and the answer."""
+    return "\n\n".join(judge_messages(example, answer))
+
+
+def judge_messages(example: Example, answer: str) -> tuple[str, str]:
+    """The system prompt of a judge, and what it reads of one answer."""
     about = example.metadata
-    second, references = about["turn"] == 2, about["references"]
-    graded = about["category"] in _WITH_REFERENCE and len(references) >= about["turn"]
-    chosen = _judge_prompts()[f"single{'-math' if graded else ''}-v1{'-multi-turn' if second else ''}"]
-    values = {f"ref_answer_{number}": reference for number, reference in enumerate(references, 1)}
-    values.update(question=about["turns"][0], answer=answer, question_1=about["turns"][0], question_2=about["turns"][1])
-    values.update(answer_1=about.get("first_answer", ""), answer_2=answer)
-    return f"{chosen['system_prompt'].strip()}\n\n{chosen['prompt_template'].format(**values)}"
+    values = {"question": about["turns"][0], "answer": answer, "question_1": about["turns"][0]}
+    values |= {"question_2": about["turns"][1], "answer_1": about.get("first_answer", ""), "answer_2": answer}
+    return _messages(f"single{'-math' if _graded(example) else ''}-v1", example, values)
+
+
+def pair_messages(example: Example, answers: Sequence[str], first_answers: Sequence[str] = ("", "")) -> tuple[str, str]:
+    """The system prompt of a judge, and what it reads of two answers, A and B.
+
+    Args:
+        example: the turn that they answer.
+        answers: A's and B's.
+        first_answers: in a second turn, those to the first one.
+    """
+    turns = example.metadata["turns"]
+    values = {"question": turns[0], "question_1": turns[0], "question_2": turns[1]}
+    for name, answer, first in zip("ab", answers, first_answers, strict=True):
+        values |= {f"answer_{name}": answer, f"answer_{name}_1": first, f"answer_{name}_2": answer}
+    return _messages("pair-math-v1" if _graded(example) else "pair-v2", example, values)
+
+
+def _graded(example: Example) -> bool:
+    """Whether the judge reads reference answers."""
+    about = example.metadata
+    return about["category"] in _WITH_REFERENCE and len(about["references"]) >= about["turn"]
+
+
+def _messages(name: str, example: Example, values: dict[str, str]) -> tuple[str, str]:
+    about = example.metadata
+    chosen = _judge_prompts()[f"{name}{'-multi-turn' if about['turn'] == 2 else ''}"]
+    references = {f"ref_answer_{number}": text for number, text in enumerate(about["references"], 1)}
+    return chosen["system_prompt"].strip(), chosen["prompt_template"].format(**references, **values)
 
 
 def rating(verdict: str) -> float | None:
     """The last rating `[[n]]` of a verdict, from 1 to 10; None where there is none."""
     found = [float(number) for number in _RATING.findall(verdict)]
     return found[-1] if found and 1 <= found[-1] <= 10 else None
+
+
+def choice(verdict: str) -> str | None:
+    """The last choice of a verdict on two answers: A, B, or C for a tie; None where there is none."""
+    found = _CHOICE.findall(verdict)
+    return str(found[-1]) if found else None

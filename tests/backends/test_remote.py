@@ -146,6 +146,54 @@ def test_answers_that_make_no_sense(answer: dict[str, Any], reason: str, local: 
         VLLM("m", 2, local.tokenizer).written(Wanted([5, 6], 3), whole)
 
 
+# ---- round by round
+
+
+@pytest.mark.parametrize("kind", ["vllm", "sglang", "openai"])
+@pytest.mark.parametrize("method", ["oracle", "speculative", "route", "speculative:ngram=2"])
+def test_verifying_round_by_round_is_exact(
+    kind: str, method: str, said: dict[str, Answers], local: Members, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With the target behind a server: the same tokens, sources and counts."""
+    settings: dict[str, Any] = {"draft_tokens": 3} if method != "oracle" else {}
+    router = "max-prob:0.3" if method == "route" else None
+    with TestServer(said[kind]) as server, caplog.at_level("WARNING"):
+        remote = load(DRAFT, f"{kind}:{server.url}#big?top=4", device="cpu")
+        asked, before = server.asked, len(server.bodies)
+        there = generate(remote, PROMPTS, method, router, sampling=SHORT, **settings)
+        assert server.asked > asked
+        assert all(body.get("max_tokens", 1) == 1 for _, body in server.bodies[before:])
+    here = generate(local, PROMPTS, method, router, sampling=SHORT, **settings)
+    for a, b in zip(here, there, strict=True):
+        assert a.token_ids == b.token_ids
+        assert [token.source for token in a.tokens] == [token.source for token in b.tokens]
+        assert [token.draft_token for token in a.tokens] == [token.draft_token for token in b.tokens]
+        assert [token.target_token for token in a.tokens] == [token.target_token for token in b.tokens]
+        assert (a.stats.target_calls, a.stats.target_tokens) == (b.stats.target_calls, b.stats.target_tokens)
+    warnings = [record for record in caplog.records if "reads the whole context again" in record.message]
+    assert len(warnings) == (kind == "vllm")
+
+
+def test_sglang_is_asked_for_the_last_positions_alone(said: dict[str, Answers]) -> None:
+    """Anything earlier would cost it its cache."""
+    with TestServer(said["sglang"]) as server:
+        remote = load(DRAFT, f"sglang:{server.url}#big", device="cpu")
+        before = len(server.bodies)
+        generate(remote, PROMPTS[:1], "speculative", draft_tokens=3, sampling=SHORT)
+        for _, body in server.bodies[before:]:
+            assert len(body["input_ids"]) - body["logprob_start_len"] <= 4
+
+
+def test_a_draft_behind_a_server_drafts(said: dict[str, Answers], local: Members) -> None:
+    with TestServer(said["sglang"]) as server:
+        swapped = load(f"sglang:{server.url}#big?top=4", DRAFT, device="cpu")
+        there = generate(swapped, PROMPTS[:2], "speculative", draft_tokens=2, sampling=SHORT)
+    plain = generate(load(target=DRAFT, device="cpu"), PROMPTS[:2], "plain", sampling=SHORT)
+    assert [text.token_ids for text in there] == [text.token_ids for text in plain]
+    assert there[0].tokens[0].draft_entropy is None
+    assert there[0].tokens[0].draft_entropy_bounds is not None
+
+
 # ---- what is refused
 
 

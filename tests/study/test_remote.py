@@ -75,12 +75,14 @@ def same(local: Any, remote: Any, full: bool) -> None:
                 assert value is None or bounds[0] - 2e-5 <= value <= bounds[1] + 2e-5
 
 
+def called_big(found: dict[tuple[str, str, str], Any]) -> dict[tuple[str, str, str], Any]:
+    """The runs of a local study, whose target goes by the name that it has at a server."""
+    return {(draft, method, target.replace("large", "big")): it for (draft, method, target), it in found.items()}
+
+
 @pytest.fixture(scope="module")
 def local(ladder: dict[str, str], data: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    found = run(study(ladder, data, ladder["large"]), tmp_path_factory.mktemp("local"))
-    return {
-        (draft, method, "big" if target == "large" else target): it for (draft, method, target), it in found.items()
-    }
+    return called_big(run(study(ladder, data, ladder["large"]), tmp_path_factory.mktemp("local")))
 
 
 @pytest.mark.parametrize("kind", ["vllm", "sglang"])

@@ -96,7 +96,7 @@ class OpenAI(Wire):
 
     def __init__(self, model: str, top: int, tokenizer: Any) -> None:
         super().__init__(model, top, tokenizer)
-        self._ids = _by_text(tokenizer)
+        self._ids = ids_by_text(tokenizer)
 
     def write(self, wanted: Wanted) -> dict[str, Any]:
         stop = {"stop": list(wanted.stop)} if wanted.stop else {}
@@ -284,10 +284,10 @@ def _checked(wanted: Wanted, tokens: list[int], tops: list[Top], reason: Any) ->
         raise BadAnswerError(f"a text that was cut at {len(tokens)} of {wanted.max_tokens} tokens")
     if reason not in ("stop", "length"):
         raise BadAnswerError(f"a text that ended with {reason!r}")
-    return tokens, [_greedy(token, top) for token, top in zip(tokens, tops, strict=True)]
+    return tokens, [greedy_top(token, top) for token, top in zip(tokens, tops, strict=True)]
 
 
-def _greedy(token: int, top: Top) -> Top:
+def greedy_top(token: int, top: Top) -> Top:
     """The most likely tokens with the written one first. Raises RefusedError where it is not the most likely."""
     if top[0][0] == token:
         return top
@@ -300,7 +300,7 @@ def _greedy(token: int, top: Top) -> Top:
     return [(token, best), *((other, logprob) for other, logprob in top if other != token)]
 
 
-def _by_text(tokenizer: Any) -> dict[str, int]:
+def ids_by_text(tokenizer: Any) -> dict[str, int]:
     """The only token that writes a text, for each text that one token writes."""
     found: dict[str, int] = {}
     several = set()
