@@ -21,7 +21,7 @@ def import_(
         Path | None, typer.Option(help="The input of OpenAI's batches, where FILE is their output.")
     ] = None,
 ) -> None:
-    """Make a member of outputs that a model wrote elsewhere.
+    """Make a member of outputs written elsewhere.
 
     A study or a pair then names it as its target: recorded:FOLDER. It has written these texts, greedily, and no others.
 

@@ -14,7 +14,7 @@ def merge(
     folders: Annotated[list[Path], typer.Argument(help="Folders of studies, two or more.")],
     out: Annotated[Path, typer.Option(help="The folder to make.")],
 ) -> None:
-    """Make one study of several that were made on several machines.
+    """Make one study of those of several machines.
 
     They must have the same settings; tasks, pairs and methods may differ. Runs that two of them have must be equal.
 

@@ -92,7 +92,9 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=OUT, help="Print one JSON object.")] = False,
 ) -> None:  # fmt: skip
-    """Say whether a draft is worth it, which one, how far it should write, and what it will bring.
+    """Say whether a draft pays off, and which one.
+
+    Also how far it should write, and what it will bring.
 
     Acceptance is counted from texts that the target wrote, times are measured here or computed for other hardware. The
     answer is "plain" unless the lower end of a speed-up's interval is above 1.

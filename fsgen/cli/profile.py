@@ -22,7 +22,9 @@ def profile(
     weights: Weights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Measure how long a model's calls take on this machine, and keep that for fsgen plan.
+    """Measure how long a model's calls take here.
+
+    The times are kept, and fsgen plan finds them.
 
     \b
     Example:

@@ -74,7 +74,7 @@ def serve(
     device: Device = "auto",
     weights: Weights = "auto",
 ) -> None:
-    """Serve models to clients of the OpenAI API, on this machine.
+    """Serve models to clients of the OpenAI API.
 
     Each request may choose its method (the key "fsgen"), and learns who wrote each token. The page / tries it out.
 

@@ -44,7 +44,9 @@ def simulate(
     seed: Annotated[int, typer.Option(min=0, help="Of all that is drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:  # fmt: skip
-    """Simulate requests that arrive at a rate: latency and throughput, with a draft and without.
+    """Simulate the latency and throughput of a server.
+
+    Requests arrive at a rate, and are served with a draft and without.
 
     \b
     Example:

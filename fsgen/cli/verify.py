@@ -79,7 +79,7 @@ def verify(
     weights: Weights = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check that a pair writes what its System 2 would alone.
+    """Check a pair against what its System 2 writes.
 
     \b
     Example:
