@@ -82,14 +82,14 @@ class _Batch:
         self.method, self.target, self.draft, self.loop = method, target, draft, loop
         self.seconds, self.parts = np.zeros(count), Parts()
         self.adaptive = AdaptiveDraftLength(int(not method.adds_bonus)) if method.adaptive else None
-        self.held: deque[Sequence[int]] = deque()  # prompts that a session may still hold
+        self.held: deque[tuple[int, Sequence[int]]] = deque()  # texts whose prompts a session may still hold
 
     def join(self, row: _Row, rows: int) -> None:
         """A text takes a row; what its prompt shares with one that is held need not be read again."""
         prompt = row.walk.reading.text.prompt
-        shared = max((_shared(prompt, other) for other in self.held), default=0)
+        shared = max((_shared(prompt, other) for number, other in self.held if number != row.number), default=0)
         row.draft_read = row.target_read = min(shared, len(prompt) - 1)
-        self.held.append(prompt)
+        self.held.append((row.number, prompt))
         if len(self.held) > rows:
             self.held.popleft()
 
@@ -239,11 +239,13 @@ def _predicted(
 
 
 def _run(batch: _Batch, readings: Sequence[Reading], batch_size: int, best: bool) -> None:
-    order = list(range(len(readings)))
+    # Fewer texts than rows are written several times at once: a batch is as large as it says.
+    copies = -(-batch_size // len(readings))
+    order = list(range(len(readings))) * copies
     if batch_size < len(readings):  # as `generate` does
         order.sort(key=lambda i: len(readings[i].text.prompt))
     waiting, rows = deque(order), list[_Row]()
-    most = min(batch_size, len(readings))
+    most = batch_size
     while waiting or rows:
         joined = False
         while waiting and len(rows) < most:
@@ -255,3 +257,5 @@ def _run(batch: _Batch, readings: Sequence[Reading], batch_size: int, best: bool
             joined = True
         batch.round(rows, joined, most)
         rows = [row for row in rows if row.walk.active]
+    batch.seconds /= copies
+    batch.parts.target, batch.parts.draft = batch.parts.target / copies, batch.parts.draft / copies

@@ -80,6 +80,8 @@ def test_texts_share_the_seconds_of_their_batch() -> None:
     assert found.tolist() == [2 * 5, 2 * 5 + 2 * 10]
     slow = seconds(texts, parse("plain"), 2, target, None, Loop(round_seconds=1.0))
     assert slow.sum() == pytest.approx(4 * 10 + 2 * 1 + 2 * (1 - PER_TEXT / 2))
+    # A batch is as large as it says: both are written twice at once.
+    assert seconds(texts, parse("plain"), 4, target).tolist() == [5, 5 + 10]
     # Three texts in two rows: the third one gets the row that is free first.
     assert seconds([*texts, reading([1] * 2)], parse("plain"), 2, target).sum() == 4 * 10
 
