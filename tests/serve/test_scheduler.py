@@ -313,8 +313,8 @@ def test_beginnings_are_computed_once_though_others_came_between(pair: Members) 
             one = job(prompt, "plain", SamplingParams(max_tokens=1))
             scheduler.submit([one])
             await ended([one])
-            session = scheduler._engine._batch.session("target")  # type: ignore[union-attr]
-            read.append(max(len(known) for known in session._known))  # type: ignore[attr-defined]
+            session: Any = scheduler._engine._batch.session("target")  # type: ignore[union-attr]
+            read.append(max(len(known) for known in session._known))
 
     scheduled(pair, program, Limits(rows=3))
     assert min(read) >= len(system), "the row of the first one was not taken by those between"
