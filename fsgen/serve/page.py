@@ -8,6 +8,8 @@ from html import escape
 from importlib import resources
 from typing import Any
 
+from fsgen.api import method_for
+from fsgen.methods.check import check
 from fsgen.methods.method import PRESETS, Method
 from fsgen.render import LOOKS, SHADES
 from fsgen.serve.service import Service
@@ -47,7 +49,11 @@ def settings(service: Service) -> dict[str, Any]:
 
 
 def _possible(service: Service, method: Method) -> bool:
-    return set(method.roles) <= service.members.names().keys()
+    try:
+        check(service.members, method_for(service.members, method), [], [])
+    except ValueError:  # a member is missing, or tokenizers differ where probabilities are mixed
+        return False
+    return True
 
 
 def description(openapi: Mapping[str, Any]) -> str:

@@ -429,3 +429,21 @@ def test_state_and_metrics(running: Running) -> None:
     assert (
         sum(entry["known"] for entry in state["history"]) >= sum(entry["differing"] for entry in state["history"]) > 0
     )
+
+
+def test_look_up_drafts_as_well(pair: Members) -> None:
+    from fsgen.api import method_for
+    from fsgen.backends import load
+    from fsgen.serve.page import settings
+
+    members = load("ngram:3", pair.target)
+    with serving(members, method_for(members, "speculative")) as found:
+        _, text, _ = ask(
+            found.url, "/v1/completions", {"prompt": PROMPT, "max_tokens": 20, "temperature": 0, "fsgen": {}}
+        )
+        assert text["choices"][0]["text"] == expected(pair, PROMPT, "plain", tokens=20).text
+        methods = settings(found.service)["methods"]
+        assert "speculative" in methods
+        assert "contrastive" not in methods
+        status, refused, _ = ask(found.url, "/v1/completions", {"prompt": PROMPT, "fsgen": {"method": "contrastive"}})
+        assert (status, "draft" in refused["error"]["message"]) == (400, True)

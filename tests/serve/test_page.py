@@ -72,9 +72,10 @@ def finished(page: Page) -> None:
 
 def test_a_text_streams_in_coloured_by_source(tab: Tab, pair: Members) -> None:
     page = tab.page
+    page.get_by_label("draft tokens, left").select_option("3")
     write(page)
     finished(page)
-    expected = generate(pair, PROMPT, sampling=SamplingParams(max_tokens=24))[0]
+    expected = generate(pair, PROMPT, draft_tokens=3, sampling=SamplingParams(max_tokens=24))[0]
     assert text(page) == expected.text
     spans = page.locator(".pane .text .token")
     assert spans.count() == len(expected.tokens)
