@@ -102,7 +102,7 @@ def _show_warning(
     line: str | None = None,
 ) -> None:
     """Our own warnings in a line; those of libraries are for whoever develops with them."""
-    if Path(filename).is_relative_to(Path(fsgen.__file__).parent):
+    if Path(filename).is_relative_to(Path(__file__).parent.parent):
         print("warning:", _one_line(str(message)), file=sys.stderr)
 
 
