@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from collections.abc import Sequence
-from typing import Annotated, NoReturn
+from pathlib import Path
+from typing import Annotated, NoReturn, TextIO
 
 import typer
 
@@ -87,6 +89,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     Args:
         argv: the words after `fsgen`; those of the process if None.
     """
+    warnings.showwarning = _show_warning
     arguments = list(sys.argv[1:] if argv is None else argv)
     unreadable = [argument for argument in arguments if not _is_text(argument)]
     # Half a million objects of the libraries live to the end; collected as often as usual, they took 5 % of a run.
@@ -102,6 +105,19 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print("error:", _one_line(message), file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own warnings in a line; those of libraries are for whoever develops with them."""
+    if Path(filename).is_relative_to(Path(__file__).parent.parent):
+        print("warning:", _one_line(str(message)), file=sys.stderr)
 
 
 def _is_text(argument: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -15,8 +15,6 @@ from fsgen.backends.remote.wire import Wanted
 from fsgen.backends.session import RowSession
 from fsgen.bounds import completed
 from fsgen.types import ModelInfo, SamplingParams
-
-_log = logging.getLogger(__name__)
 
 Asked = tuple[list[int], int]
 Keep = Callable[[int, Said], None]
@@ -126,10 +124,11 @@ class RemoteModel:
         """Says once that round after round reads whole contexts."""
         if self.source.rereads and not self._warned:
             self._warned = True
-            _log.warning(
-                "%s reads the whole context again in every round: verifying round by round costs far more than writing "
-                "or scoring whole texts does",
-                self.info.name,
+            warnings.warn(
+                f"{self.info.name} reads the whole context again in every round: verifying round by round costs far "
+                "more than writing or scoring whole texts does",
+                RuntimeWarning,
+                stacklevel=1,
             )
 
 
