@@ -387,10 +387,12 @@ def test_a_study_ends_with_its_answers(run: Any, tmp_path: Path, monkeypatch: py
     given: list[Any] = []
     result = SimpleNamespace(failed={}, rows=[None])
     monkeypatch.setattr(fsgen.study, "run_study", lambda *args, **options: result)
-    monkeypatch.setattr(fsgen.analysis.study, "analyze", lambda folder: analysis)
-    monkeypatch.setattr(
-        fsgen.report, "write", lambda folder, analysis: given.append(analysis) or folder / "report.html"
-    )
+
+    def write(folder: Path, analysis: StudyAnalysis) -> Path:
+        given.append(analysis)
+        return folder / "report.html"
+
+    monkeypatch.setattr(fsgen.report, "write", write)
     lines = run("study").out.splitlines()
     assert given == [analysis], "the page has the same answers"
     assert [line[:10] for line in lines if line.startswith("Question")] == [f"Question {i}" for i in range(5)]
