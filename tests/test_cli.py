@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -373,6 +374,32 @@ def test_a_study_ends_with_its_report(run: Any, tmp_path: Path, monkeypatch: pyt
     assert called == [(None, Path("runs/bundled"), None, False), (Path("mine.yaml"), tmp_path, 2, True)]
     Result.failed = {"key": "it broke"}
     assert run("study").status == 1
+
+
+def test_a_study_ends_with_its_answers(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsgen.analysis.study
+    import fsgen.report
+    import fsgen.study
+    from fsgen.analysis.short import ShortAnswer
+    from fsgen.analysis.study import StudyAnalysis
+
+    answers = tuple(ShortAnswer(f"Question {i}", f"answer {i} " * 12) for i in range(5))
+    analysis = StudyAnalysis("made", short=answers)
+    given: list[Any] = []
+    result = SimpleNamespace(failed={}, rows=[None])
+    monkeypatch.setattr(fsgen.study, "run_study", lambda *args, **options: result)
+
+    def write(folder: Path, analysis: StudyAnalysis) -> Path:
+        given.append(analysis)
+        return folder / "report.html"
+
+    monkeypatch.setattr(fsgen.report, "write", write)
+    lines = run("study").out.splitlines()
+    assert given == [analysis], "the page has the same answers"
+    assert [line[:10] for line in lines if line.startswith("Question")] == [f"Question {i}" for i in range(5)]
+    assert all(" ".join(lines).count(f"answer {i}") == 12 for i in range(5)), "none is cut off"
+    assert max(map(len, lines)) <= 80
+    assert lines[-1] == "report: runs/bundled/report.html"
 
 
 def test_a_report_goes_where_it_should(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
