@@ -254,6 +254,8 @@ def test_a_model_in_memory_runs_compiled_too(case: str) -> None:
 DECLINED: list[tuple[str, dict[str, Any]]] = [
     ("llama", {"hidden_act": "relu"}),
     ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}}),
+    ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}}),
+    ("llama", {"partial_rotary_factor": 0.5}),
     ("gemma2", {"use_bidirectional_attention": True}),
     ("gemma3_text", {"hidden_activation": "relu"}),
     ("gemma3_text", {"attn_logit_softcapping": 2.0}),

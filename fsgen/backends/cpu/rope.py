@@ -31,6 +31,7 @@ class Rope:
         context: int,
         layers: str = "full_attention",
         kinds: Collection[str] | None = None,
+        partial: bool = False,
     ) -> Rope | None:
         """The encoding that a configuration tells, in either of its spellings; None for one of another kind.
 
@@ -38,6 +39,7 @@ class Rope:
             head_dim, context: of the model.
             layers: the kind of layers, where each has an encoding of its own.
             kinds: those that its family has, None for all.
+            partial: its family turns the part of a head that the configuration tells.
         """
         given = _given(config, layers)
         if given is None:
@@ -50,7 +52,7 @@ class Rope:
             return None
         if not isinstance(theta, (int, float)) or not isinstance(share, (int, float)):
             return None
-        turned = int(head_dim * share) if 0 < share <= 1 else 0
+        turned = int(head_dim * share) if share == 1 or (partial and 0 < share < 1) else 0
         if not math.isfinite(theta) or theta <= 1 or turned % 2 or not turned:
             return None
         try:

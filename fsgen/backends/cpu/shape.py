@@ -269,12 +269,12 @@ def _ropes(
     """The rotary positions that a model has, and which of them each layer has."""
     without = _without_positions(family, given, kinds)
     alike = "rope_local_base_freq" not in given
-    if given.get("partial_rotary_factor") not in (None, 1.0) and "partial_rotary_factor" not in family.settings:
-        raise _DeclinedError
+    partial = "partial_rotary_factor" in family.settings
     labels = ["" if i in without else "full_attention" if alike else kind for i, kind in enumerate(kinds)]
     ropes = []
     for label in sorted(set(labels)):
-        rope = Rope.of(given, head_dim, context, label, family.rope_types) if label else Rope.none(head_dim)
+        about = (head_dim, context, label, family.rope_types, partial)
+        rope = Rope.of(given, *about) if label else Rope.none(head_dim)
         if rope is None:
             raise _DeclinedError
         ropes.append(rope)
