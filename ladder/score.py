@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from fsgen import tasks
+from fsgen.analysis.suspects import loops
 from fsgen.types import Example
 from ladder import mix
 from ladder.corpus import Document
@@ -19,7 +19,6 @@ from ladder.stream import IGNORED
 
 GRADED = tuple(mix.GRADED)
 LEVELS = {"chains": "steps", "facts": "rank", "lookup": "pairs", "tiny_python": "operations"}
-_LOOP = re.compile(r"(.{2,80}?)\1{3,}\Z", re.DOTALL)  # the text ends in four times the same
 _BATCH_TOKENS = 12_000
 
 
@@ -79,7 +78,7 @@ def score_texts(name: str, examples: Sequence[Example], texts: Sequence[Text]) -
         "right": "".join(map(str, right)),  # in the order of the task
         "no_answer": sum(score.answer is None for score in scores) / len(scores),
         "cut": sum(not written.ended for written in texts) / len(texts),
-        "loops": sum(bool(_LOOP.search(written.text)) for written in texts) / len(texts),
+        "loops": sum(loops(written.text) for written in texts) / len(texts),
     }
     if name in GRADED:
         by_level: dict[int, list[int]] = {}

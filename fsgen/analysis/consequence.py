@@ -7,34 +7,13 @@ apart by the target's own text: a loop or a text cut at the length limit, a near
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import polars as pl
 
 NEAR_TIE = 1.0
 """The target's two most likely tokens are within so many nats."""
-LONGEST_PERIOD = 32
-REPEATS = 4
 HARMFUL, HELPFUL = "harmful", "helpful"
 LOOP_OR_CUT, TIE, OTHER = "neutral, loop or cut", "neutral, near-tie", "neutral, other"
 CLASSES = (HARMFUL, HELPFUL, TIE, LOOP_OR_CUT, OTHER)
-
-
-def loop_start(tokens: Sequence[int]) -> int | None:
-    """Where a text begins to repeat itself until its end; None where it does not.
-
-    A loop is the same 1 to `LONGEST_PERIOD` tokens at least `REPEATS` times, at the end of the text; it is counted from
-    their second time on.
-    """
-    ids = np.asarray(tokens)
-    starts = []
-    for period in range(1, min(LONGEST_PERIOD, len(ids) // REPEATS) + 1):
-        differ = np.flatnonzero(ids[period:] != ids[:-period])
-        start = period + (int(differ[-1]) + 1 if len(differ) else 0)
-        if len(ids) - start >= (REPEATS - 1) * period:
-            starts.append(start)
-    return min(starts, default=None)
 
 
 def classified(kept: pl.DataFrame) -> pl.DataFrame:

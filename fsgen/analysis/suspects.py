@@ -24,12 +24,20 @@ _REPEATS, _LEAST = 4, 24  # how often a text says the same at its end, and how m
 
 def loops(text: str) -> bool:
     """Whether a text ends by saying the same four times or more, in at least 24 characters."""
+    return loop_start(text) is not None
+
+
+def loop_start(text: str) -> int | None:
+    """The character at which a text begins to say the same again until its end; None where `loops` finds none."""
     for period in range(1, len(text) // _REPEATS + 1):
         length = max(_REPEATS, -(-_LEAST // period)) * period
         # A text repeats itself over its end of a length if this end, moved by the period, is the same.
         if length <= len(text) and text[-length + period :] == text[-length:-period]:
-            return True
-    return False
+            start = len(text) - length
+            while start > 0 and text[start - 1] == text[start - 1 + period]:
+                start -= 1
+            return start + period
+    return None
 
 
 def chance(references: Iterable[str | None]) -> float:

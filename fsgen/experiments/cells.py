@@ -46,9 +46,17 @@ def oracle_cells(plan: Plan, least: int = 1, sampled: bool = False) -> list[Cell
 
 def check_tasks(cells: Sequence[Cell], wanted: Sequence[str]) -> None:
     """Refuse `on_policy` tasks of which the study has none. Raises ValueError."""
+    check_written([cell for cell in cells if cell.task.task.name in wanted])
     tasks = {cell.task.task.name for cell in cells}
     if not tasks & set(wanted):
         raise ValueError(f"on_policy: none of {', '.join(wanted)} is a task of the study ({', '.join(tasks)})")
+
+
+def check_written(cells: Sequence[Cell]) -> None:
+    """Refuse tasks whose score is no matter of what is written. Raises ValueError."""
+    for cell in cells:
+        if cell.task.task.choices(cell.task.examples[0]):
+            raise ValueError(f"{cell.label}: this experiment writes texts, and the task is scored by likelihoods")
 
 
 def names(cell: Cell) -> dict[str, str]:

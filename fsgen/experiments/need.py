@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import polars as pl
@@ -13,23 +13,23 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fsgen.analysis.answers import Answer, Point, Row
-from fsgen.analysis.consequence import CLASSES, HARMFUL, HELPFUL, LOOP_OR_CUT, NEAR_TIE, TIE, classified, loop_start
+from fsgen.analysis.consequence import CLASSES, HARMFUL, HELPFUL, LOOP_OR_CUT, NEAR_TIE, TIE, classified
 from fsgen.analysis.intervals import Estimate, Floats, mean_of
 from fsgen.analysis.learning import learn, part_of, positions, threshold
 from fsgen.analysis.rates import Sums
+from fsgen.analysis.suspects import FLOOR, above, chance, loop_start
 from fsgen.api import generate
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.budgets import ALWAYS, NEVER, Budgets, learned_file
-from fsgen.experiments.cells import check_tasks, halves, labelled, oracle_cells, pair_label, routed
+from fsgen.experiments.cells import check_tasks, check_written, halves, labelled, oracle_cells, pair_label, routed
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
 from fsgen.study.cells import Cell
 from fsgen.study.config import Keys
+from fsgen.tasks.base import cut
 from fsgen.types import SamplingParams, shortest
 
 MISMATCHES, CONSEQUENCES = "learned from mismatches", "learned from consequences"
-FLOOR = 0.05
-"""Where the target is right less often, a pair is shown and not counted: it has no answers to lose."""
 _RESAMPLES = 500
 
 _Share = Annotated[float, Field(gt=0, lt=1)]
@@ -56,6 +56,7 @@ def check(lab: Lab, options: Options) -> None:
     """Refuse other methods, sampled texts, too few examples, and traces without the target's second choice."""
     cells = oracle_cells(lab.plan(), least=4)
     check_tasks(cells, options.on_policy)
+    check_written(cells)
     if lab.varied().candidates < 2:
         raise ValueError("the study keeps fewer than 2 candidates: near-ties and routers need them (candidates: 10)")
 
@@ -66,7 +67,7 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, list[Routers]]:
     tables, routers = [], []
     for cell in study.cells:
         kept = lab.table("kept", {"run": cell.key}, partial(_kept, lab, study, cell))
-        tables.append(labelled(_by_example(study, cell, kept), label=pair_label(cell)))
+        tables.append(labelled(_by_example(lab, study, cell, kept), label=pair_label(cell)))
         if cell.task.task.name in options.on_policy:
             routers.append(_routers(lab, study, cell, kept, options))
     return pl.concat(tables, how="vertical_relaxed"), routers
@@ -97,7 +98,7 @@ def _kept(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
         begun[i][1].extend(text.token_ids)
     examples = {example.id: example for example in cell.task.examples}
     scores = [
-        cell.task.task.score(examples[name], members.tokenizer.decode(text, skip_special_tokens=True)).value
+        cell.task.task.score(examples[name], _text(cell, members.tokenizer, text)).value
         for name, (_, text) in zip(found["example"], begun, strict=True)
     ]
     first, second = (found["target_top_probs"].list.get(at).cast(pl.Float64) for at in (0, 1))
@@ -106,10 +107,11 @@ def _kept(lab: Lab, study: Study, cell: Cell) -> pl.DataFrame:
     )
 
 
-def _by_example(study: Study, cell: Cell, kept: pl.DataFrame) -> pl.DataFrame:
+def _by_example(lab: Lab, study: Study, cell: Cell, kept: pl.DataFrame) -> pl.DataFrame:
     """By example: `tokens`, the mismatches `differing`, how many of each class, the `near-tie`s and `right`."""
     own = study.texts(cell.key).filter(turn=1).select("example", "score", cut=pl.col("stop_reason") == "length")
-    starts = [(name, loop_start(text)) for name, (_, text) in study.tokens(cell.key).items()]
+    tokenizer = lab.model(cell.members["target"]).tokenizer
+    starts = [(name, _loop(tokenizer, text)) for name, (_, text) in study.tokens(cell.key).items()]
     loops = pl.DataFrame(starts, schema={"example": pl.String, "start": pl.Int64}, orient="row")
     tokens = study.traces(cell.key).filter(pl.col("differs").is_not_null(), pl.col("turn") == 1)
     sums = tokens.group_by("example").agg(tokens=pl.len()).collect()
@@ -121,7 +123,21 @@ def _by_example(study: Study, cell: Cell, kept: pl.DataFrame) -> pl.DataFrame:
         *((pl.col("class") == name).sum().alias(name) for name in CLASSES),
     )
     found = sums.join(own.filter(pl.col("score").is_not_null()), on="example").join(counts, on="example", how="left")
-    return found.with_columns(right=pl.col("score")).drop("score", "cut").fill_null(0).sort("example")
+    level = max(FLOOR, chance(example.reference for example in cell.task.examples))
+    return found.with_columns(right=pl.col("score"), level=level).drop("score", "cut").fill_null(0).sort("example")
+
+
+def _text(cell: Cell, tokenizer: Any, tokens: Sequence[int]) -> str:
+    """What tokens say, without the string that ended it, as a text is scored."""
+    return cut(tokenizer.decode(list(tokens), skip_special_tokens=True), cell.task.stop)
+
+
+def _loop(tokenizer: Any, tokens: Sequence[int]) -> int | None:
+    """The token from which on a text says the same again; None where it does not."""
+    start = loop_start(tokenizer.decode(list(tokens), skip_special_tokens=True))
+    if start is None:
+        return None
+    return next(at for at in range(len(tokens) + 1) if len(tokenizer.decode(list(tokens[:at]))) >= start)
 
 
 def _routers(lab: Lab, study: Study, cell: Cell, kept: pl.DataFrame, options: Options) -> Routers:
@@ -164,15 +180,17 @@ def estimate(examples: pl.DataFrame, routers: list[Routers]) -> Answer:
 
     Args:
         examples: a row for each `label` (task and pair) and `example`: `tokens`, the mismatches `differing`, those of
-            each of `CLASSES`, the `near-tie`s among all of them, and the score of the target's own text (`right`).
+            each of `CLASSES`, the `near-tie`s among all of them, the score of the target's own text (`right`), and the
+            `level` that this must lie above, or there are no answers to lose.
         routers: what the two learned routers wrote, of each pair on which they did.
     """
     pairs = {
         str(label): Sums.of(some, ("label",), ("tokens", "differing", "near-tie", "right", *CLASSES))
         for (label,), some in examples.group_by("label", maintain_order=True)
     }
-    right = {label: float(sums.ratio("right", "texts", sums.once)[0, 0]) for label, sums in pairs.items()}
-    counted = {label: sums for label, sums in pairs.items() if right[label] >= FLOOR}
+    right = {label: sums.each("right", "texts")[0] for label, sums in pairs.items()}
+    level = dict(examples.group_by("label").agg(pl.col("level").max()).rows())
+    counted = {label: sums for label, sums in pairs.items() if above(right[label], level[label])}
     known = bool(counted)
     counted = counted or pairs
 
@@ -207,9 +225,9 @@ def estimate(examples: pl.DataFrame, routers: list[Routers]) -> Answer:
         tables={"pairs": _rows(pairs)},
         remarks=[one.left_out for one in routers if one.left_out]
         + [
-            f"{label} does not count: right in {right[label]:.1%} of its texts, the target has little to lose."
+            f"{label} does not count: the target scores {right[label].value:.3f}, not above the floor or chance."
             for label in pairs
-            if right[label] < FLOOR
+            if not above(right[label], level[label])
         ],
         matter=matter,
         harmful=harmful,

@@ -16,7 +16,7 @@ from torch import Tensor
 from fsgen.analysis.answers import Answer, Point, Row
 from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.experiments.base import Experiment
-from fsgen.experiments.cells import DRAFT, TARGET, alone, labelled, oracle_cells, write
+from fsgen.experiments.cells import DRAFT, TARGET, alone, check_written, labelled, oracle_cells, write
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
 from fsgen.methods.routers import MaxProb, Router
@@ -86,6 +86,11 @@ def scattered(lengths: NDArray[np.int64], share: float, seed: int) -> NDArray[np
 def budgets(lengths: NDArray[np.int64], share: float) -> NDArray[np.int64]:
     """The consultations of each text: a share of its length, one at least."""
     return np.asarray(np.maximum(1, np.rint(share * lengths)), dtype=np.int64)
+
+
+def check(lab: Lab, options: Options) -> None:
+    """Refuse other methods, sampled texts, too few examples, and tasks that are scored by likelihoods."""
+    check_written(oracle_cells(lab.plan(), least=3))
 
 
 def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame]:
@@ -230,4 +235,4 @@ def _rows(texts: pl.DataFrame) -> Iterator[Row]:
         }
 
 
-EXPERIMENT = Experiment(Options, measure, estimate, lambda lab, options: oracle_cells(lab.plan(), least=3))
+EXPERIMENT = Experiment(Options, measure, estimate, check)

@@ -28,7 +28,9 @@ def counts(
         bad = int(np.clip(harmful + rng.integers(-1, 2), 0, 10 - helpful))
         classes = {HARMFUL: bad, HELPFUL: helpful, OTHER: 10 - bad - helpful}
         row = {"label": label, "example": f"e{i:02d}", "tokens": 50, "differing": 10, "near-tie": 3}
-        rows.append(row | {name: classes.get(name, 0) for name in CLASSES} | {"right": float(i < right * texts)})
+        rows.append(
+            row | {name: classes.get(name, 0) for name in CLASSES} | {"right": float(i < right * texts), "level": 0.05}
+        )
     return pl.DataFrame(rows)
 
 
@@ -53,7 +55,9 @@ def test_a_target_at_the_floor_is_shown_and_not_counted() -> None:
     answer, alone = estimate(both, []), estimate(counts(8), [])
     assert answer.numbers == alone.numbers
     assert answer.holds is True
-    assert any(remark.startswith("u, a → b does not count") for remark in answer.remarks)
+    assert any(remark.startswith("u, a → b does not count: the target scores 0.020") for remark in answer.remarks)
+    chance = estimate(pl.concat([counts(8), counts(2, right=0.3, label="u, a → b").with_columns(level=0.25)]), [])
+    assert chance.numbers == alone.numbers
     assert len(answer.tables[0].rows) == 2
     floor = estimate(counts(0, right=0.0), [])
     assert floor.holds is None

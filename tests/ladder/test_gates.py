@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ladder import gates, score
+from ladder import gates
 
 
 def _measured(size: str, parameters: int, seed: int, right: list[int], loss: float) -> dict[str, Any]:
@@ -38,8 +38,3 @@ def test_gates() -> None:
     models[0]["held_out_loss"]["chains"] = 0.1
     assert gates.loss_gate(gates.by_size(models)) == {"chains": False}
     assert any("not: clean" in line for line in gates.lines(models))
-
-
-@pytest.mark.parametrize(("text", "loops"), [("so " * 9, True), ("#### 2222", False), ("1 2 3 4 5 6 7", False)])
-def test_loops_are_seen(text: str, loops: bool) -> None:
-    assert bool(score._LOOP.search(text)) == loops
