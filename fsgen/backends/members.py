@@ -207,7 +207,12 @@ class Plan:
         return {
             role: member.name
             for role, member in found.items()
-            if isinstance(member, Checkpoint) and (member.own_weights or self.weights.get(role) == "int4")
+            if isinstance(member, Checkpoint)
+            and (
+                member.own_weights
+                or self.weights.get(role) == "int4"
+                or (role == "draft" and self.difference is not None)  # its assisted generation wants one tokenizer
+            )
         }
 
     def load(self, roles: Container[str] = ROLES) -> Members:

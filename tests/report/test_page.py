@@ -113,7 +113,7 @@ def test_names_are_text_not_markup(page: tuple[str, Page]) -> None:
     assert f"tiny {HOSTILE}" in parsed.text
     assert not any(tag == "img" for tag, _ in parsed.elements)
     kinds = [attributes.get("type") for tag, attributes in parsed.elements if tag == "script"]
-    assert kinds == ["application/json"] * 2 + [None] * 5, "no text of a script ends it early"
+    assert kinds == ["application/json"] * 2 + [None] * 6, "no text of a script ends it early"
     traces = json.loads(parsed.scripts[1])
     assert HOSTILE in traces["words"]
     assert any(HOSTILE in example["prompt"] for example in traces["examples"])
