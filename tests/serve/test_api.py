@@ -14,10 +14,12 @@ import pytest
 from openai import AsyncOpenAI
 
 from fsgen import generate
-from fsgen.backends import Members
+from fsgen.backends import Members, load
 from fsgen.serve.limits import Limits
 from fsgen.types import SamplingParams
 from tests.serve.conftest import PATIENCE, Running, serving, until
+from tests.servers import TestServer as RemoteServer
+from tests.servers import answers
 
 PROMPT = "Question: Tom has 3 apples and buys 4. How many has he?"
 SETTINGS: list[dict[str, Any]] = [
@@ -239,6 +241,20 @@ def test_log_probabilities_of_both_kinds(running: Running, pair: Members) -> Non
         assert bytes(each.bytes or []).decode() == each.token
         assert each.top_logprobs[0].logprob == each.logprob
         assert len(each.top_logprobs) == 2
+
+
+def test_a_model_that_tells_some_tokens_only_scores_no_prompts() -> None:
+    with (
+        RemoteServer(answers("vllm", "pocket-0.25m")) as remote,
+        serving(load("pocket-0.1m", f"vllm:{remote.url}#big"), "plain") as here,
+    ):
+        for more in ({"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}):
+            body = {"prompt": PROMPT, "max_tokens": 1, "temperature": 0} | more
+            status, answer, _ = ask(here.url, "/v1/completions", body)
+            assert status == 400
+            assert "the target vllm:big tells the probabilities of the most likely tokens only" in str(answer)
+        body = {"prompt": PROMPT, "max_tokens": 2, "temperature": 0, "echo": True}
+        assert ask(here.url, "/v1/completions", body)[0] == 200
 
 
 def test_echo_scores_the_prompt(running: Running, pair: Members) -> None:
