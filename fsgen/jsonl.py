@@ -137,7 +137,7 @@ def results(
     able = [mixable(members, part[0].method, [each.ids for each in part]) for part in parts]
     for found, part in zip(able, parts, strict=True):
         engine = Engine(found, min(batch_size, len(part)), every_round=False)
-        texts = (Text(each.ids, each.method, each.sampling, candidates) for each in part)
+        texts = _texts(found, part, AHEAD * batch_size, candidates)
         waiting: dict[int, Generation] = {}
         following = 0
         for place, generation in completed(engine, texts, AHEAD * batch_size):
@@ -145,6 +145,15 @@ def results(
             while following in waiting:
                 yield result(part[following], waiting.pop(following), whole)
                 following += 1
+
+
+def _texts(members: Members, part: Sequence[Request], ahead: int, candidates: int) -> Iterator[Text]:
+    """Texts for the engine. A target that writes whole texts by itself writes those of the next `ahead` at once."""
+    for start in range(0, len(part), ahead):
+        some = part[start : start + ahead]
+        plain = [each for each in some if not each.method.drafts]
+        members.write_ahead([each.ids for each in plain], [each.sampling for each in plain])
+        yield from (Text(each.ids, each.method, each.sampling, candidates) for each in some)
 
 
 def _shares(request: Request) -> float | None:

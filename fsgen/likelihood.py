@@ -76,13 +76,33 @@ def require_q(members: Members, method: Method) -> None:
 
     Raises:
         ValueError: it trusts tokens unverified, and so has no q at every position; a member is missing; it mixes
-            probabilities of models with different tokenizers.
+            probabilities of models with different tokenizers; a model that q reads tells those of its most likely
+            tokens only.
     """
     if method.skips_verification:
         raise ValueError(f"method {method.name!r} trusts tokens that System 2 never sees: it gives no likelihoods")
     method.require(role for role, _ in members)
     if members.difference is not None and method.fusion.reads_draft:
         raise ValueError(f"method {method.name!r} gives no likelihoods where tokenizers differ: {members.difference}")
+    require_all_tokens(members, method)
+
+
+def roles_of_q(method: Method) -> tuple[str, ...]:
+    """The members whose probabilities make q; the draft's own where it writes alone."""
+    if "target" not in method.roles:
+        return ("draft",)
+    fusion = method.fusion
+    return ("target", *["draft"] * fusion.reads_draft, *["base"] * fusion.reads_base)
+
+
+def require_all_tokens(members: Members, method: Method) -> None:
+    """Raises ValueError where a model that q reads tells the probabilities of its most likely tokens only."""
+    names = members.names()
+    if partial := [f"the {role} {names[role]}" for role in roles_of_q(method) if role in members.partial]:
+        raise ValueError(
+            f"{' and '.join(partial)} tells the probabilities of the most likely tokens only, and so not how likely "
+            "a given text is"
+        )
 
 
 def prefix_token(members: Members) -> int:
@@ -134,10 +154,7 @@ def _readers(
     """What gives the logits of q [positions, vocab] of some of the texts, one after the other."""
     fusion, vocab = method.fusion, members.vocab_size
     sequences, lengths = [list(ids) for ids, _ in texts], [length for _, length in texts]
-    models = {"target": members.target}
-    models |= {"draft": members.draft} if fusion.reads_draft else {}
-    models |= {"base": members.base} if fusion.reads_base else {}
-    readers = {role: Reader(model, sequences, lengths, vocab) for role, model in models.items()}
+    readers = {role: Reader(getattr(members, role), sequences, lengths, vocab) for role in roles_of_q(method)}
 
     def read(batch: list[int]) -> Tensor:
         logits = {role: reader.read(batch)[0] for role, reader in readers.items()}

@@ -14,7 +14,8 @@ from fsgen.api import generate
 from fsgen.types import SamplingParams
 
 if TYPE_CHECKING:
-    from fsgen.backends import Members
+    from fsgen.backends import Members, Model
+    from fsgen.backends.checkpoint import Checkpoint
     from fsgen.prompts import Prompt
 
 
@@ -65,6 +66,17 @@ class Prediction:
         return asdict(self)
 
 
+def require_readable(model: Checkpoint | Model) -> None:
+    """Raises ValueError for a model of which something is not known that predictions read: entropies or its size."""
+    name = model.info.name
+    if not model.capabilities.full_logits:
+        raise ValueError(
+            f"{name!r} tells the probabilities of its most likely tokens only, and predictions read its entropy"
+        )
+    if not model.info.parameters:
+        raise ValueError(f"the size of {name!r} is not known, which predictions read")
+
+
 def own_texts(
     members: Members, prompts: Sequence[Prompt], max_tokens: int, batch_size: int = 16,
     progress: Callable[[int], None] | None = None,
@@ -77,9 +89,10 @@ def own_texts(
         max_tokens: of each text.
 
     Raises:
-        ValueError: as `fsgen.generate`.
+        ValueError: as `fsgen.generate`, and as `require_readable`.
     """
     assert members.target is not None
+    require_readable(members.target)
     sampling = SamplingParams(max_tokens)
     texts = generate(members, list(prompts), "plain", None, None, sampling, batch_size, candidates=2, progress=progress)
     gap, entropy, number = [], [], []
@@ -87,7 +100,8 @@ def own_texts(
         for token in text.tokens:
             (_, first), (_, second) = token.target_top[:2]
             gap.append(math.log(first / max(second, 1e-30)))
-            entropy.append(float(token.target_entropy or 0.0))
+            assert token.target_entropy is not None  # all its logits are known
+            entropy.append(token.target_entropy)
             number.append(place)
     info, about = members.target.info, members.identity("target")
     return OwnTexts(info.name, about.digest or "", info.parameters, gap, entropy, number)

@@ -19,6 +19,7 @@ from fsgen.jsonl import appending, as_line, read_requests, results
 from fsgen.methods.method import parse
 from fsgen.types import SamplingParams
 from tests.doubles import trio
+from tests.servers import TestServer, answers
 from tests.tiny import save_tiny, tiny_tokenizer
 
 INPUT = [
@@ -214,3 +215,16 @@ def test_several_texts_of_one_prompt(run: Any, pair: list[str]) -> None:
     params = fsgen.SamplingParams(max_tokens=12, temperature=1.2, n=3)
     assert texts == [one.text for one in fsgen.generate(members, "the", sampling=params)]
     assert len(set(texts)) > 1
+
+
+def test_a_server_writes_each_plain_text_in_one_request() -> None:
+    method, sampling = parse("plain"), SamplingParams(max_tokens=8)
+    text = lines([f"{number} cats" for number in range(11)])
+    local = fsgen.load("pocket-0.1m", "pocket-0.25m", dtype="float32", device="cpu")
+    here = list(results(local, read_requests(text, local, method, sampling), 2))
+    with TestServer(answers("vllm", "pocket-0.25m")) as server:
+        remote = fsgen.load("pocket-0.1m", f"vllm:{server.url}#big", device="cpu")
+        requests, asked = read_requests(text, remote, method, sampling), server.asked
+        there = list(results(remote, requests, 2))
+        assert server.asked == asked + 11
+    assert [each["text"] for each in there] == [each["text"] for each in here]

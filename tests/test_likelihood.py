@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from fsgen.backends import Members
+from fsgen.backends.protocol import Capabilities
 from fsgen.likelihood import encode_pair, log_likelihoods, prefix_token, within
 from fsgen.methods.fusions import Contrastive, Fusion, Mixture, Proxy, Target
 from tests.doubles import Table, group, trio
@@ -80,6 +81,17 @@ def test_a_contrastive_choice_that_the_target_finds_impossible_is_minus_infinity
 def test_what_has_no_likelihood_is_refused(pairs: list[tuple[list[int], list[int]]], method: str, fault: str) -> None:
     with pytest.raises(ValueError, match=fault):
         log_likelihoods(trio(), pairs, method)
+
+
+@pytest.mark.parametrize("role", ["draft", "target"])
+def test_a_model_that_tells_some_tokens_only_has_no_likelihoods(role: str) -> None:
+    members = trio()
+    getattr(members, role).capabilities = Capabilities(full_logits=False)
+    name = members.names()[role]
+    with pytest.raises(ValueError, match=f"the {role} {name} tells the probabilities of the most likely tokens only"):
+        log_likelihoods(members, PAIRS, "contrastive" if role == "draft" else "plain")
+    if role == "draft":  # q of these does not read it
+        assert len(log_likelihoods(members, PAIRS, "speculative")) == len(PAIRS)
 
 
 def test_a_missing_member_is_named() -> None:

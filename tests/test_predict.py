@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.servers import TestServer, answers
 from tests.study.conftest import ladder
 
 __all__ = ["ladder"]
@@ -43,3 +44,23 @@ def test_the_command(run: Any, ladder: dict[str, str], prompts: Path, tmp_path: 
         answer = run("predict", *wrong)
         assert answer.status == 2
         assert error in answer.err
+
+
+def test_a_target_behind_a_server(
+    run: Any, ladder: dict[str, str], prompts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has the draft's tokenizer, and what is not known of it is said before the first text."""
+    with TestServer(answers("vllm", ladder["large"], most=258)) as server:
+        name, few = f"vllm:{server.url}#big?top=258", ["--prompts", str(prompts), "--max-tokens", "6"]
+        words = ["predict", "--draft", ladder["small"], *few, "--target"]
+        there = json.loads(run(*words, f"{name}&parameters=1000000", "--json").out)["predictions"][0]
+        here = json.loads(run(*words, ladder["large"], "--json").out)["predictions"][0]
+        assert there["tokens"] == here["tokens"]
+        monkeypatch.setattr("fsgen.predict.own_texts", lambda *_: pytest.fail("a text was written"))
+        for target, error in (
+            (name, "the size of 'vllm:big' is not known"),
+            (f"vllm:{server.url}#big?top=5&parameters=9", "predictions read its entropy"),
+        ):
+            answer = run(*words, target)
+            assert answer.status == 2
+            assert error in answer.err

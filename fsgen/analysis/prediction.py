@@ -7,6 +7,7 @@ uncertain the draft is on its own texts, on average, and both sizes. Nothing of 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -227,12 +228,15 @@ def read_pairs(folder: str | Path, runs: Iterable[str] | None = None) -> list[Pa
         runs: only these.
 
     Raises:
-        ValueError: there are none, or the traces keep fewer than two candidates.
+        ValueError: there are none that can be used, or the traces keep fewer than two candidates.
+
+    Warns:
+        RuntimeWarning: names runs that are left out: entropies or sizes of their models are not known.
     """
     folder = Path(folder)
     rows = {row["run"]: row for row in read_study(folder)["rows"]}
     wanted = None if runs is None else set(runs)
-    found = []
+    found, left_out = [], []
     for row in summarize(folder):
         drafted_alone = rows[row.run].get("draft_alone")
         usable = row.method == "oracle" and row.sampling == "greedy" and drafted_alone and row.draft
@@ -240,13 +244,17 @@ def read_pairs(folder: str | Path, runs: Iterable[str] | None = None) -> list[Pa
             own = collect(scan_traces(folder, drafted_alone).select(pl.col("target_entropy").mean()))
             members = read_run(folder, row.run)["members"]
             trace = _target(folder, row.run)
+            known = own.item() is not None and not trace["target_entropy"].null_count()
+            if not (known and row.draft_parameters and row.target_parameters):
+                left_out.append(f"{row.draft} -> {row.target} on {row.task} ({row.run})")
+                continue
             found.append(
                 PairTexts(
                     task=row.task,
                     draft=str(row.draft),
                     target=row.target,
-                    draft_parameters=int(row.draft_parameters or 0),
-                    target_parameters=int(row.target_parameters or 0),
+                    draft_parameters=int(row.draft_parameters),
+                    target_parameters=int(row.target_parameters),
                     uncertainty=float(own.item()),
                     gap=trace["gap"].to_numpy(),
                     entropy=trace["target_entropy"].cast(pl.Float64).to_numpy(),
@@ -255,6 +263,11 @@ def read_pairs(folder: str | Path, runs: Iterable[str] | None = None) -> list[Pa
                     digests=(str(members["draft"]["digest"] or ""), str(members["target"]["digest"] or "")),
                 )
             )
+    unknown = f"entropies or sizes are not known of {', '.join(left_out)}"
+    if left_out and not found:
+        raise ValueError(f"{str(folder)!r} has no run that a prediction can be fitted to: {unknown}")
+    if left_out:
+        warnings.warn(f"left out: {unknown}", RuntimeWarning, stacklevel=2)
     if not found:
         raise ValueError(f"{str(folder)!r} has no greedy run of the method oracle beside one of its draft alone")
     return found

@@ -93,9 +93,11 @@ def _of_plan(chosen: Chosen, task: str, max_tokens: int, turns: int, device: str
     """What a plan chose, plain decoding and transformers, on prompts of a task."""
     silence_libraries(chosen.draft, chosen.target)
     from fsgen.backends import plan
+    from fsgen.backends.remote.address import require_here
     from fsgen.planner import compare as comparison
     from fsgen.planner.sources import task_prompts
 
+    require_here(chosen.draft, chosen.target)
     planned = plan(chosen.draft, chosen.target, dtype=chosen.dtype, device=device, weights=chosen.weights)
     _check(replace(planned, ngram=0), None, [], compare)
     prompts = task_prompts(task, planned, max(8, 2 * chosen.batch_size), max_tokens)
@@ -114,6 +116,7 @@ def _of_plan(chosen: Chosen, task: str, max_tokens: int, turns: int, device: str
 
 def _planned(draft: str | None, target: str | None, dtype: str, device: str, weights: str) -> Plan | RandomPair:
     from fsgen.backends import plan
+    from fsgen.backends.remote.address import require_here
     from fsgen.bench.shapes import PREFIX, RandomPair
 
     names = {"draft": draft, "target": target}
@@ -121,6 +124,7 @@ def _planned(draft: str | None, target: str | None, dtype: str, device: str, wei
         names = {"draft": DRAFT, "target": TARGET}
     if names["target"] is None:
         raise ValueError("the target is missing, which all is compared with: name it by --target")
+    require_here(*names.values())
     shapes = {role: name for role, name in names.items() if name is not None and name.startswith(PREFIX)}
     if not shapes:
         return plan(**names, dtype=dtype, device=device, weights=weights)

@@ -85,9 +85,12 @@ def _own_texts(
 
     silence_libraries(*names)
     from fsgen.backends import plan
-    from fsgen.predict import own_texts
+    from fsgen.backends.remote.address import is_remote, with_tokenizer
+    from fsgen.predict import own_texts, require_readable
     from fsgen.prompts import fits
 
+    here = next((name for name in names if not is_remote(name)), None)  # servers' models have its tokenizer
+    names = [with_tokenizer(name, here) for name in names]
     for name in names[1:]:
         pair = plan(name, names[0], dtype=dtype, device=device)
         if pair.draft is None:
@@ -95,6 +98,9 @@ def _own_texts(
         if pair.difference is not None:
             raise ValueError(f"{name!r} has another tokenizer than {names[0]!r}: {pair.difference}")
     planned = [plan(target=name, dtype=dtype, device=device) for name in names]
+    for one in planned:
+        assert one.target is not None
+        require_readable(one.target)
     able = [partial(fits, one, more=max_tokens) for one in planned]
 
     def fit_all(text: str) -> bool:

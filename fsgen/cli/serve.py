@@ -90,12 +90,15 @@ def serve(
         raise ValueError(f"fsgen serve needs {error.name}: pip install 'fsgen[serve]'") from None
     from fsgen.api import method_for
     from fsgen.backends import plan
+    from fsgen.backends.remote.address import is_remote
     from fsgen.methods.check import check
     from fsgen.methods.method import parse
 
     bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
     keys = run.read_keys(api_key_file)
     chosen = parse(method, router, draft_tokens)
+    if away := next((name for name in (draft, target, base) if name is not None and is_remote(name)), None):
+        raise ValueError(f"{away!r} is behind a server already, which would hold up all texts whenever it is away")
     planned = plan(**models_by_role(chosen, draft, target, base), dtype=dtype, device=device, weights=weights)
     chosen = method_for(planned, chosen)
     check(planned, chosen, [], [])

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fsgen.backends.members import Members, load, plan
+from fsgen.backends.remote.address import require_here
 from fsgen.planner.calibrate import calibrate
 from fsgen.planner.choose import OBJECTIVES, Search, Situation, candidates
 from fsgen.planner.hardware import Hardware, hardware, memory_bytes, require_room, roofline, shape_of
@@ -89,7 +90,10 @@ class Question:
             Store(self.study).check_schema()
         if self.acceptance is not None:
             assumed(self.acceptance, 0, 1, 1)
-        return None if self.hardware == MEASURED else hardware(self.hardware)
+        if self.hardware != MEASURED:
+            return hardware(self.hardware)
+        require_here(self.target, *self.drafts)
+        return None
 
 
 def run(question: Question, note: Note = lambda text: None) -> Answer:

@@ -142,9 +142,10 @@ class Answer:
         if self.chat:
             message = {"content": text} if delta and not first else {"role": "assistant", "content": text}
             choice["delta" if delta else "message"] = message if delta else message | {"refusal": None}
-            choice["logprobs"] = (
-                chat_logprobs(self.service, tokens, self._most) if self._most is not None and tokens else None
-            )
+            choice["logprobs"] = None
+            if self._most is not None and tokens:
+                as_ids = self.request.return_tokens_as_token_ids
+                choice["logprobs"] = chat_logprobs(self.service, tokens, self._most, as_ids)
         else:
             choice |= self._completion(index, text, tokens, given, first)
         stop = job.sequence.stop_reason if job.sequence is not None else "length"
@@ -165,7 +166,7 @@ class Answer:
         shown = self._shown[index // self.texts.n] if self._shown is not None and first else ""
         logprobs = None
         if self._most is not None:
-            logprobs = CompletionLogprobs(self.service, self._most)
+            logprobs = CompletionLogprobs(self.service, self._most, self.request.return_tokens_as_token_ids)
             if self._shown is not None and first:
                 logprobs.prompt(self._scores(index))
                 given.offset = len(shown)

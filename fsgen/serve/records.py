@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fsgen.engine.detokenizer import Detokenizer
@@ -32,13 +32,13 @@ def source(service: Service, token: Token, candidates: int) -> dict[str, Any]:
     return record
 
 
-def by_text(service: Service, found: Candidates, most: int) -> dict[str, float]:
-    """Log-probabilities by what tokens write; of tokens that write the same, the most likely one's."""
+def by_name(name: Callable[[int], str], found: Candidates, most: int) -> dict[str, float]:
+    """Log-probabilities by what tokens are called; of tokens that are called the same, the most likely one's."""
     own, *best = found
     ranked = sorted([own, *best[:most]], key=lambda each: -each[1])
     result: dict[str, float] = {}
     for token, value in ranked:
-        result.setdefault(service.token(token), value)
+        result.setdefault(name(token), value)
     return result
 
 
@@ -47,20 +47,32 @@ def logprobs(token: Token) -> Candidates:
     return token.target_logprobs or token.draft_logprobs
 
 
-class CompletionLogprobs:
-    """The `logprobs` of a completion: parallel lists over tokens."""
+def token_id(token: int) -> str:
+    """A token's name where a request asks for ids."""
+    return f"token_id:{token}"
 
-    def __init__(self, service: Service, most: int) -> None:
+
+class CompletionLogprobs:
+    """The `logprobs` of a completion: parallel lists over tokens.
+
+    Args:
+        service: whose tokens they are.
+        most: most likely tokens at each position.
+        as_ids: tokens are named by their ids, not by what they write.
+    """
+
+    def __init__(self, service: Service, most: int, as_ids: bool = False) -> None:
         self._service, self._most = service, most
+        self._name = token_id if as_ids else service.token
         self._columns: dict[str, list[Any]] = {
             name: [] for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
         }
 
     def _add(self, token: int, offset: int, found: Candidates | None) -> None:
         values = (
-            self._service.token(token),
+            self._name(token),
             found[0][1] if found else None,
-            by_text(self._service, found, self._most) if found else None,
+            by_name(self._name, found, self._most) if found else None,
             offset,
         )
         for column, value in zip(self._columns.values(), values, strict=True):
@@ -84,11 +96,12 @@ class CompletionLogprobs:
         return self._columns
 
 
-def chat_logprobs(service: Service, tokens: Sequence[Token], most: int) -> dict[str, Any]:
-    """The `logprobs` of a chat: an object a token."""
+def chat_logprobs(service: Service, tokens: Sequence[Token], most: int, as_ids: bool = False) -> dict[str, Any]:
+    """The `logprobs` of a chat: an object a token; arguments as in `CompletionLogprobs`."""
+    name = token_id if as_ids else service.token
 
     def one(token: int, value: float) -> dict[str, Any]:
-        return {"token": service.token(token), "logprob": value, "bytes": service.token_bytes(token)}
+        return {"token": name(token), "logprob": value, "bytes": service.token_bytes(token)}
 
     content = []
     for token in tokens:

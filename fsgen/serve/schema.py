@@ -107,6 +107,7 @@ class Sampling(Request):
     stream_options: StreamOptions | None = None
     prompt_logprobs: Annotated[int, Field(ge=0)] | None = None
     return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
     user: Annotated[str, Field(max_length=1000)] | None = None
     fsgen: FsgenOptions | None = None
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fsgen.backends import Members
 from fsgen.backends.protocol import Session
+from fsgen.likelihood import roles_of_q
 from fsgen.methods.method import Method
 from fsgen.probs import Lines, log_probs
 from fsgen.types import Candidates
@@ -38,14 +39,6 @@ class Scores:
     def done(self) -> bool:
         return self.read >= len(self.ids) - 1
 
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """The members whose logits make q."""
-        if "target" not in self.method.roles:
-            return ("draft",)
-        fusion = self.method.fusion
-        return ("target", *["draft"] * fusion.reads_draft, *["base"] * fusion.reads_base)
-
 
 class Scorer:
     """Reads prompts in sessions of its own.
@@ -64,7 +57,7 @@ class Scorer:
         start = scores.read
         end = min(start + self._piece, len(scores.ids) - 1)
         with self._members.lock, torch.inference_mode():
-            logits = {role: self._score(role, scores.ids, start, end) for role in scores.roles}
+            logits = {role: self._score(role, scores.ids, start, end) for role in roles_of_q(scores.method)}
             q = next(iter(logits.values()))
             if "target" in logits:
                 target = logits["target"]

@@ -13,6 +13,7 @@ from fsgen.api import method_for
 from fsgen.backends import Members
 from fsgen.backends.codec import codec, readable
 from fsgen.engine.detokenizer import decoded
+from fsgen.likelihood import require_all_tokens
 from fsgen.methods.check import check
 from fsgen.methods.fusions import FUSIONS
 from fsgen.methods.method import PRESETS, Method
@@ -173,6 +174,8 @@ class Service:
         method = self.method_of(request.fsgen)
         sampling = _sampling(request, max(1, tokens), logprobs)
         check(self.members, method, prompts, [sampling] * len(prompts))
+        if top is not None:
+            require_all_tokens(self.members, method)
         texts = Texts([], prompts, request.n, asyncio.Event(), method)
         candidates = request.fsgen.candidates if request.fsgen is not None else 0
         deadline = time.monotonic() + self.limits.seconds

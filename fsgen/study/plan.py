@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from fsgen.backends import Members
+from fsgen.likelihood import require_all_tokens
 from fsgen.methods.check import check
 from fsgen.methods.method import PRESETS, Method
 from fsgen.study.cells import Cell, LoadedTask, Prompt, make_cell
@@ -134,6 +135,8 @@ class _Planner:
         if members.difference is not None:
             self.unlike.add(cell.key)
         cell.method.verifier_for(cell.params(0))
+        if any(cell.task.task.choices(example) for example in cell.task.examples):
+            require_all_tokens(members, cell.method)
         prompts = self._encoded(cell, members)
         if prompts is None:
             return

@@ -82,25 +82,30 @@ def run_unit(
     return [sorted(found, key=lambda text: (order[text.example], text.turn)) for found in texts]
 
 
-def _choice_scores(unit: Unit, members: Members, questions: Sequence[Question]) -> list[Score] | None:
-    """Of a task that compares choices, its scores by the likelihoods of q; None of one whose texts are scored.
+def _choice_scores(unit: Unit, members: Members, questions: Sequence[Question]) -> list[Score | str] | None:
+    """Of a task that compares choices, its scores by the likelihoods of q, or what failed; None of one whose texts
+    are scored.
 
     All cells of a unit have the same q.
     """
     task, method = unit.task.task, unit.cells[0].method
-    choices = [task.choices(question.example) for question in questions]
-    if not any(choices):
+    if not any(task.choices(question.example) for question in questions):
         return None
     try:
         require_q(members, method)
     except ValueError as error:
-        return [Score(None, None, str(error))] * len(questions)
-    pairs = [within(members, encode_pair(members, *pair)) for each in choices for pair in each]
-    found = iter(log_likelihoods(members, pairs, method, batch_size=max(1, len(questions))))
-    return [
-        task.score_choices(question.example, list(islice(found, len(each))))
-        for question, each in zip(questions, choices, strict=True)
-    ]
+        return [Score(None, None, str(error)) for _ in questions]
+
+    def attempt(chosen: Sequence[Question]) -> list[Score]:
+        choices = [task.choices(question.example) for question in chosen]
+        pairs = [within(members, encode_pair(members, *pair)) for each in choices for pair in each]
+        found = iter(log_likelihoods(members, pairs, method, batch_size=len(chosen)))
+        return [
+            task.score_choices(question.example, list(islice(found, len(each))))
+            for question, each in zip(chosen, choices, strict=True)
+        ]
+
+    return each_or_error(attempt, questions)
 
 
 def _next_turns(
@@ -194,16 +199,23 @@ class Scorer:
         task: LoadedTask,
         questions: Sequence[Question],
         written: Sequence[Generation | str],
-        scores: Sequence[Score] | None = None,
+        scores: Sequence[Score | str] | None = None,
     ) -> list[Text]:
-        """A scored text for each question, from its generation or from what failed; `scores` if they are known."""
+        """A scored text for each question, from its generation or from what failed.
 
-        def one(question: Question, result: Generation | str, known: Score | None) -> Text:
+        `scores` are those that are known, or why there are none.
+        """
+
+        def one(question: Question, result: Generation | str, known: Score | str | None) -> Text:
             place = question.id, question.turn, question.prompt
             if isinstance(result, str):
                 return Text(*place, generation=None, score=None, error=result)
-            if known is not None or not self._scoring:
-                return Text(*place, result, score=known if self._scoring else None)
+            if not self._scoring:
+                return Text(*place, result, score=None)
+            if isinstance(known, str):
+                return Text(*place, result, score=None, error=f"not scored: {known}")
+            if known is not None:
+                return Text(*place, result, known)
             key = self._key(task, question.id, question.turn, result.text)
             try:
                 if key not in self._scores:

@@ -107,6 +107,8 @@ def test_what_bench_prints(members: Members, run: Any, monkeypatch: pytest.Monke
             marks=pytest.mark.skipif(not HAS_INT8_PAIRS, reason="four bits need AVX-512 VNNI"),
         ),
         ("--target pocket-8m --acceptance 0.5", "is for a draft"),
+        ("--target vllm:http://127.0.0.1:9#big", "does not run on this machine"),
+        ("--target pocket-8m --draft sglang:http://127.0.0.1:9#small", "does not run on this machine"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(

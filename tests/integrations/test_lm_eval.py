@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 import transformers
@@ -19,6 +20,7 @@ from fsgen.likelihood import log_likelihoods
 from fsgen.models.bundled import ROOT
 from fsgen.study import run_study
 from tests.conftest import Finished
+from tests.servers import TestServer, answers
 
 lm_eval = pytest.importorskip("lm_eval")
 from fsgen.integrations.lm_eval import CollaborativeLM  # noqa: E402
@@ -174,6 +176,39 @@ def test_a_study_finds_what_the_harness_finds(folder: str, tmp_path: Path) -> No
     assert 0 < means["lm_eval-written", "plain"] < 1  # else all of this says nothing
     assert means["lm_eval-choices", "oracle"] == means["lm_eval-choices", "plain"]
     assert len(set(means.values())) > 2
+
+
+def test_a_study_refuses_choices_whose_likelihoods_a_server_does_not_tell(folder: str, tmp_path: Path) -> None:
+    with TestServer(answers("vllm", TARGET)) as server:
+        study = {
+            "tasks": [{"name": "lm_eval:choices", "include_path": folder, "limit": 2}],
+            "methods": ["oracle"],
+            "pairs": [{"draft": DRAFT, "target": f"vllm:{server.url}#big"}],
+        }
+        with pytest.raises(ValueError, match="the target vllm:big tells the probabilities of the most likely tokens"):
+            run_study(study, tmp_path)
+
+
+def test_a_question_without_likelihoods_fails_alone(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+
+    def some(members: Members, pairs: Any, *more: Any, **options: Any) -> Any:
+        seen.append(pairs[0][0])
+        if seen[0] in [context for context, _ in pairs]:
+            raise ValueError("no such luck")
+        return log_likelihoods(members, pairs, *more, **options)
+
+    monkeypatch.setattr("fsgen.study.worker.log_likelihoods", some)
+    tasks = [{"name": "lm_eval:choices", "include_path": folder, "limit": 3}]
+    pairs = [{"draft": DRAFT, "target": TARGET}]
+    study = run_study({"tasks": tasks, "methods": ["plain"], "pairs": pairs}, tmp_path)
+    assert not study.failed
+    texts = pl.concat(pl.read_parquet(part) for part in tmp_path.glob("generations/run=*/part-*.parquet"))
+    failed = texts.filter(pl.col("error").is_not_null())
+    assert failed["error"].to_list() == ["not scored: ValueError: no such luck"]
+    assert len(texts.filter(pl.col("score").is_not_null())) == len(texts) - 1 >= 2
 
 
 def test_perplexity_by_the_harness(folder: str) -> None:

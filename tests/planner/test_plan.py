@@ -299,6 +299,20 @@ def test_errors_before_work(run: Callable[..., Finished], arguments: tuple[str, 
     assert found.err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "profile vllm:http://127.0.0.1:9#big",
+        "plan --target vllm:http://127.0.0.1:9#big --draft pocket-0.6m",
+        "plan --target pocket-8m --draft openai:http://127.0.0.1:9#small",
+    ],
+)
+def test_a_model_behind_a_server_is_not_timed(run: Callable[..., Finished], words: str) -> None:
+    found = run(*words.split())
+    assert found.status == 2
+    assert "does not run on this machine, so its calls cannot be timed here" in found.err
+
+
 def test_a_draft_of_another_tokenizer_is_refused(run: Callable[..., Finished]) -> None:
     found = run("plan", "--target", "pocket-8m", "--draft", "pocket-0.6m-vocab-512")
     assert found.status == 2

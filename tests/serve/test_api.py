@@ -14,10 +14,12 @@ import pytest
 from openai import AsyncOpenAI
 
 from fsgen import generate
-from fsgen.backends import Members
+from fsgen.backends import Members, load
 from fsgen.serve.limits import Limits
 from fsgen.types import SamplingParams
 from tests.serve.conftest import PATIENCE, Running, serving, until
+from tests.servers import TestServer as RemoteServer
+from tests.servers import answers
 
 PROMPT = "Question: Tom has 3 apples and buys 4. How many has he?"
 SETTINGS: list[dict[str, Any]] = [
@@ -239,6 +241,50 @@ def test_log_probabilities_of_both_kinds(running: Running, pair: Members) -> Non
         assert bytes(each.bytes or []).decode() == each.token
         assert each.top_logprobs[0].logprob == each.logprob
         assert len(each.top_logprobs) == 2
+
+
+@pytest.mark.filterwarnings("ignore:.*reads the whole context again")
+@pytest.mark.parametrize("method", ["plain", "speculative"])
+def test_this_server_is_a_member_elsewhere(method: str) -> None:
+    """As `vllm:URL#MODEL` it is asked in vLLM's names, and writes what the model writes here."""
+    prompts, sampling = [PROMPT, "The cat", "def f(x):"], SamplingParams(max_tokens=24)
+    expected = generate(load("pocket-0.1m", "pocket-0.25m"), prompts, method, sampling=sampling)
+    with serving(load(target="pocket-0.25m"), "plain") as here:
+        members = load("pocket-0.1m", f"vllm:{here.url}#pocket-0.25m")
+        found = generate(members, prompts, method, sampling=sampling)
+    assert [text.token_ids for text in found] == [text.token_ids for text in expected]
+    assert [text.stop_reason for text in found] == [text.stop_reason for text in expected]
+    assert [[token.target_prob for token in text.tokens] for text in found] == [
+        pytest.approx([token.target_prob for token in text.tokens], abs=1e-5) for text in expected
+    ]
+
+
+def test_tokens_by_their_ids(running: Running) -> None:
+    body = {"max_tokens": 3, "temperature": 0, "return_token_ids": True, "return_tokens_as_token_ids": True}
+    _, answer, _ = ask(running.url, "/v1/completions", body | {"prompt": PROMPT, "logprobs": 2})
+    choice = answer["choices"][0]
+    names = [f"token_id:{token}" for token in choice["token_ids"]]
+    assert choice["logprobs"]["tokens"] == names
+    assert all(name in top for name, top in zip(names, choice["logprobs"]["top_logprobs"], strict=True))
+    messages = [{"role": "user", "content": "Hi"}]
+    chat = body | {"messages": messages, "logprobs": True, "top_logprobs": 1}
+    _, answer, _ = ask(running.url, "/v1/chat/completions", chat)
+    choice = answer["choices"][0]
+    assert [each["token"] for each in choice["logprobs"]["content"]] == [f"token_id:{i}" for i in choice["token_ids"]]
+
+
+def test_a_model_that_tells_some_tokens_only_scores_no_prompts() -> None:
+    with (
+        RemoteServer(answers("vllm", "pocket-0.25m")) as remote,
+        serving(load("pocket-0.1m", f"vllm:{remote.url}#big"), "plain") as here,
+    ):
+        for more in ({"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}):
+            body = {"prompt": PROMPT, "max_tokens": 1, "temperature": 0} | more
+            status, answer, _ = ask(here.url, "/v1/completions", body)
+            assert status == 400
+            assert "the target vllm:big tells the probabilities of the most likely tokens only" in str(answer)
+        body = {"prompt": PROMPT, "max_tokens": 2, "temperature": 0, "echo": True}
+        assert ask(here.url, "/v1/completions", body)[0] == 200
 
 
 def test_echo_scores_the_prompt(running: Running, pair: Members) -> None:

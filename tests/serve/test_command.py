@@ -27,6 +27,7 @@ def test_help_names_the_bounds(run: Run) -> None:
     [
         (["--method", "guess"], "unknown method 'guess'"),
         (["--target", "no-such-model"], "no-such-model"),
+        (["--target", "vllm:http://127.0.0.1:9#big"], "is behind a server already"),
         (["--rows", "0"], "--rows"),
         (["--port", "70000"], "--port"),
         (["--host", "192.0.2.1"], "the address 192.0.2.1:8000 cannot be used"),

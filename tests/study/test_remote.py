@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from rich.console import Console
 
+from fsgen.analysis.prediction import read_pairs
 from fsgen.analysis.study import analyze
 from fsgen.report import write
 from fsgen.study import run_study
@@ -108,6 +109,19 @@ def test_analysis_and_report_of_a_remote_study(ladder: dict[str, str], data: str
         run(study(ladder, data, f"vllm:{server.url}#big?top=5"), tmp_path)
     assert len(analyze(tmp_path, projections=False).runs) >= 2
     assert "vllm:big" in write(tmp_path).read_text()
+
+
+def test_runs_without_entropies_are_left_out_of_a_fit(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+    with TestServer(answers("vllm", ladder["large"])) as server:
+        remote = {"draft": ladder["small"], "target": f"vllm:{server.url}#big?top=5&parameters=9"}
+        both = [remote, {"draft": ladder["small"], "target": ladder["middle"]}]
+        run(study(ladder, data, "", pairs=both), tmp_path)
+    with pytest.warns(RuntimeWarning, match=r"left out: entropies or sizes are not known of .* -> vllm:big"):
+        (pair,) = read_pairs(tmp_path)
+    assert pair.target == ladder["middle"]
+    runs = [file.stem for file in (tmp_path / "runs").glob("*.json") if "vllm:big" in file.read_text()]
+    with pytest.raises(ValueError, match=r"no run that a prediction can be fitted to: entropies or sizes .* vllm:big"):
+        read_pairs(tmp_path, runs)
 
 
 def test_a_draft_behind_a_server(ladder: dict[str, str], data: str, tmp_path: Path) -> None:

@@ -50,6 +50,13 @@ def is_remote(name: str) -> bool:
     return bool(colon) and kind in (*KINDS, RECORDED)
 
 
+def require_here(*names: str | None) -> None:
+    """Raises ValueError for a name of a model that runs on no device of this machine, which cannot be timed here."""
+    for name in names:
+        if name is not None and is_remote(name):
+            raise ValueError(f"{name!r} does not run on this machine, so its calls cannot be timed here")
+
+
 def split(name: str) -> tuple[str, dict[str, str]]:
     """A name without its settings, and these. Raises ValueError for one that is there twice."""
     base, _, query = name.partition("?") if "#" not in name else _after_fragment(name)
