@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.generate import METHOD, DraftTokens, Method, Router
-from fsgen.cli.options import Base, Device, Draft, Dtype, Target, Weights, models_by_role, silence_libraries
+from fsgen.cli.generate import DraftTokens, Method, Router
+from fsgen.cli.options import METHOD, Base, Device, Draft, Dtype, Named, PlanFile, Target, Weights, silence_libraries
 
 ADDRESS, BOUNDS = "The address", "Bounds"
 
@@ -56,6 +56,7 @@ def serve(
     method: Method = "speculative",
     router: Router = None,
     draft_tokens: DraftTokens = None,
+    plan: PlanFile = None,
     fixed_method: FixedMethod = False,
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -83,21 +84,17 @@ def serve(
       fsgen serve                                  # bundled models on http://127.0.0.1:8000
       fsgen serve --draft Qwen/Qwen2.5-0.5B-Instruct --target Qwen/Qwen2.5-7B-Instruct --port 9000
     """
-    silence_libraries(draft, target, base)
+    named = Named(draft, target, base, method, router, draft_tokens, dtype, weights).by_plan(plan, None)
+    silence_libraries(named.draft, named.target, named.base)
     try:
         from fsgen.serve import limits, run
     except ImportError as error:
         raise ValueError(f"fsgen serve needs {error.name}: pip install 'fsgen[serve]'") from None
-    from fsgen.api import method_for
-    from fsgen.backends import plan
     from fsgen.methods.check import check
-    from fsgen.methods.method import parse
 
     bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
     keys = run.read_keys(api_key_file)
-    chosen = parse(method, router, draft_tokens)
-    planned = plan(**models_by_role(chosen, draft, target, base), dtype=dtype, device=device, weights=weights)
-    chosen = method_for(planned, chosen)
+    planned, chosen = named.resolve(device)
     check(planned, chosen, [], [])
     with run.listening(host, port) as address:
         members = planned.load()
