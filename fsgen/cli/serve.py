@@ -44,7 +44,12 @@ Drain = Annotated[float, typer.Option(min=0, help="Seconds to finish what runs a
 Name = Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")]
 ChatTemplate = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A Jinja file that makes a prompt of messages.  [default: the models' own]"),
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A Jinja file that makes a prompt of messages.  [default: the models' own]",
+    ),
 ]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="The log has the prompts, too.")]
 
@@ -94,11 +99,12 @@ def serve(
 
     bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
     keys = run.read_keys(api_key_file)
+    template = None if chat_template is None else run.read_template(chat_template)
     planned, chosen = named.resolve(device)
     check(planned, chosen, [], [])
     with run.listening(host, port) as address:
         members = planned.load()
-        template = run.template_for(members, chat_template)
+        template = template or run.usual_template(members)
         run.warm_up(members, chosen)
         service, meters = run.make_service(members, chosen, bounds, name, not fixed_method, template)
         run.serve(service, meters, address, keys, allow_origin or (), log_prompts)

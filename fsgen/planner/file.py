@@ -154,9 +154,8 @@ def planned_study(path: Path | None, chosen: Chosen) -> dict[str, Any]:
         content = dict(read_mapping(read_text(path, "study"), str(path), "tasks"))
         if own := sorted({"pairs", "methods", "routers", "grids"} & content.keys()):
             raise ValueError(f"{str(path)!r} has {own[0]}, which --plan says too: leave one of them out")
-    if chosen.dtype != "auto":
-        if content.setdefault("dtype", chosen.dtype) != chosen.dtype:
-            raise ValueError(f"{str(path)!r} has dtype {content['dtype']!r}, and the plan {chosen.dtype!r}")
+    if chosen.dtype != "auto" and content.setdefault("dtype", chosen.dtype) != chosen.dtype:
+        raise ValueError(f"{str(path)!r} has dtype {content['dtype']!r}, and the plan {chosen.dtype!r}")
     method = chosen.method if not (chosen.draft or "").startswith("ngram") else f"{chosen.method}:{_ngram(chosen)}"
     length = int(tokens) if (tokens := chosen.draft_tokens or "").isdecimal() else None
     pair = {"target": chosen.target}

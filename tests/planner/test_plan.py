@@ -327,6 +327,24 @@ def test_a_plan_from_texts_needs_no_target(run: Callable[..., Finished], tmp_pat
     assert json.loads(assumed_rate.out)["choice"]["speedup"] > 1
 
 
+def test_weights_of_each_role_are_those_of_the_roofline(run: Callable[..., Finished]) -> None:
+    asked = ("plan", "--target", "random:7B", "--draft", "random:0.5B", "--hardware", "H100", "--acceptance", "0.8")
+
+    def bytes_of(*weights: str) -> tuple[int, int]:
+        found = run(*asked, "--context", "1", "--json", *weights)
+        assert found.status == 0, found.err
+        candidates = json.loads(found.out)["candidates"]
+        plain = next(one["memory_bytes"] for one in candidates if one["method"] == "plain")
+        return plain, max(one["memory_bytes"] for one in candidates) - plain
+
+    (target, draft), (less, same), (half, quarter) = (
+        bytes_of(*given) for given in ((), ("--weights", "target=int8"), ("--weights", "draft=int4,target=int8"))
+    )
+    assert less == half == pytest.approx(target / 2, rel=0.01)
+    assert same == pytest.approx(draft, rel=0.01)
+    assert quarter == pytest.approx(draft * 0.5625 / 2, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
@@ -342,6 +360,9 @@ def test_a_plan_from_texts_needs_no_target(run: Callable[..., Finished], tmp_pat
         (("--export", "tgi"), "unknown export 'tgi'"),
         (("--hardware", "L4", "--target", "random:32B", "--acceptance", "0.5"), "and L4 has 24 GB"),
         (("--task", "nothing"), "nothing"),
+        (("--hardware", "H100", "--acceptance", "0.5", "--weights", "int3"), "weights='int3' is unknown"),
+        (("--hardware", "H100", "--acceptance", "0.5", "--weights", "base=int8"), "names 'base'"),
+        (("--hardware", "H100", "--acceptance", "0.5", "--dtype", "int9"), "dtype='int9' is unknown"),
     ],
 )
 @pytest.mark.usefixtures("no_weights")

@@ -68,6 +68,20 @@ def test_a_plan_names_the_models(run: Run, tmp_path: Path) -> None:
     assert (found.status, "no-such-model" in found.err) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "does not exist"), (b"{% if %}", "no chat template in Jinja"), (b"\xff", "utf-8"), (b" ", "it is empty")],
+)
+def test_a_chat_template_is_read_before_the_models_load(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
+) -> None:
+    monkeypatch.setattr("fsgen.backends.Plan.load", lambda *arguments: pytest.fail("weights were loaded"))
+    if content is not None:
+        (tmp_path / "chat.jinja").write_bytes(content)
+    found = run("serve", "--port", "0", "--chat-template", str(tmp_path / "chat.jinja"))
+    assert (found.status, words in found.err) == (2, True), found.err
+
+
 def test_a_key_file_is_read_first(run: Run, tmp_path: Path) -> None:
     (tmp_path / "keys").write_text("short")
     found = run("serve", "--api-key-file", str(tmp_path / "keys"))
