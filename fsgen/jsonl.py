@@ -163,7 +163,7 @@ def _shares(request: Request) -> float | None:
 
 def result(request: Request, generation: Generation, whole: bool = False) -> dict[str, Any]:
     """What is stored of a text."""
-    named = {"line": request.line, "choice": request.choice, "key": request.key}
+    named = {"line": request.line, "choice": request.choice, "key": request.key, "method": request.method.name}
     return named | generation.as_dict(whole)
 
 

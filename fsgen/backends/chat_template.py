@@ -29,6 +29,14 @@ def render(template: str, messages: Sequence[Mapping[str, Any]], **variables: An
     return _compiled(template).render(messages=messages, tools=None, documents=None, **variables)
 
 
+def check_template(template: str) -> None:
+    """Raises ValueError for a text that is no Jinja template."""
+    try:
+        _compiled(template)
+    except TemplateError as error:
+        raise ValueError(f"it is no chat template in Jinja: {error}") from None
+
+
 @lru_cache(maxsize=16)
 def _compiled(template: str) -> Template:
     def fail(message: str) -> None:

@@ -62,6 +62,14 @@ def weights_by_role(weights: str, roles: Collection[str]) -> dict[str, str]:
     return {role: kind for role, kind in found.items() if kind != "auto"}
 
 
+def weights_of(weights: str, roles: Collection[str]) -> str:
+    """What is said of these roles alone, in the form of `weights_by_role`; auto where nothing is."""
+    if "=" not in weights:
+        return weights
+    kept = [part for part in weights.split(",") if part.partition("=")[0].strip() in roles]
+    return ",".join(kept) or "auto"
+
+
 def check_choice(checkpoint: Checkpoint, weights: str) -> None:
     """Raises ValueError for a type of weights where these stay as they are in their file."""
     if checkpoint.own_weights:

@@ -21,17 +21,18 @@ _MODELS = (
     "bundled, a folder, a GGUF file, a name on the hub, or random:0.5B, random:7B, ...: a shape of Qwen2.5 with random "
     "weights"
 )
+BATCHES, PROMPT_TOKENS = "1,8", 128
 
 
 def bench(
     draft: Annotated[str | None, typer.Option(help=f"The small model: {_MODELS}.")] = None,
     target: Annotated[str | None, typer.Option(help="The large model, likewise.")] = None,
-    batch_size: Annotated[str, typer.Option(help="How many texts are written at a time: 1, or 1,8,32.")] = "1,8",
+    batch_size: Annotated[str, typer.Option(help="How many texts are written at a time: 1, or 1,8,32.")] = BATCHES,
     acceptance: Annotated[
         str, typer.Option(help="Acceptance rates that the draft is made to have: 0.7,0.85. As it is where none is set.")
     ] = "",
     draft_tokens: Annotated[str, typer.Option(help="How many tokens to draft: a number, or auto.")] = "auto",
-    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = 128,
+    prompt_tokens: Annotated[int, typer.Option(min=1, help="Tokens of each prompt.")] = PROMPT_TOKENS,
     max_tokens: Annotated[int, typer.Option(min=2, help="Tokens that are written of each text.")] = 64,
     turns: Annotated[int, typer.Option(min=1, help="How often all is repeated.")] = 3,
     plan: Annotated[
@@ -60,8 +61,13 @@ def bench(
       fsgen bench --draft pocket-0.6m --target pocket-8m --batch-size 1,8
     """
     if plan is not None:
-        given = {"draft": draft, "target": target, "acceptance": acceptance or None}
-        _of_plan(from_plan(plan, None, **given), task, max_tokens, turns, device, compare, as_json)
+        usual = {"batch-size": BATCHES, "draft-tokens": "auto", "prompt-tokens": PROMPT_TOKENS}
+        usual |= {"acceptance": "", "dtype": "auto", "weights": "auto"}
+        own = {"batch-size": batch_size, "draft-tokens": draft_tokens, "prompt-tokens": prompt_tokens}
+        own |= {"acceptance": acceptance, "dtype": dtype, "weights": weights}
+        given = {name: None if value == usual[name] else value for name, value in own.items()}
+        chosen = from_plan(plan, None, draft=draft, target=target, **given)
+        _of_plan(chosen, task, max_tokens, turns, device, compare, as_json)
         return
     sizes = numbers("--batch-size", batch_size, int, 1, 4096)
     rates = numbers("--acceptance", acceptance, float, 0, 1) if acceptance else []

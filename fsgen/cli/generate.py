@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fsgen.cli.options import (
+    METHOD,
     Base,
     Device,
     Draft,
     Dtype,
     MaxTokens,
+    Named,
+    PlanFile,
     Target,
     Weights,
-    from_plan,
     going_on,
-    models_by_role,
     new_file,
     silence_libraries,
 )
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from fsgen.methods import method as methods
     from fsgen.types import SamplingParams
 
-METHOD, FILES = "The method", "Many prompts"
+FILES = "Many prompts"
 METHODS = ("oracle", "speculative", "contrastive", "proxy", "ensemble", "mixture", "route", "plain")
 ROUTERS = ("always", "never", "max-prob:", "margin:", "entropy:", "random:", "position:", "learned:")
 
@@ -114,13 +115,6 @@ Candidates = Annotated[
 Logprobs = Annotated[
     int | None, typer.Option(metavar="K", help="With --json: log-probabilities of each token, and of the K best.")
 ]
-PlanFile = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", exists=True, dir_okay=False, help="The models and the method that fsgen plan chose.",
-        rich_help_panel=METHOD,
-    ),
-]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object a text, with the record of every token.")]
 
 
@@ -179,22 +173,10 @@ def generate(
     )  # fmt: skip
     text = _read("the input" if prompt is None else "the prompt", prompt, input)
 
-    if plan is not None:
-        given = {"draft": draft, "target": target, "base": base, "router": router, "draft-tokens": draft_tokens}
-        found = from_plan(
-            plan, batch_size if prompt is None else 1, method=None if method == METHODS[1] else method, **given
-        )
-        draft, target, method, router = found.draft, found.target, found.method, found.router
-        draft_tokens, dtype, weights = found.draft_tokens, found.dtype, found.weights
-    silence_libraries(draft, target, base)
-    from fsgen import backends
-    from fsgen.api import method_for
-    from fsgen.methods.method import parse
-
-    chosen = parse(method, router, draft_tokens)
-    names = models_by_role(chosen, draft, target, base)
-    planned = backends.plan(**names, dtype=dtype, device=device, weights=weights)
-    chosen = method_for(planned, chosen)
+    named = Named(draft, target, base, method, router, draft_tokens, dtype, weights)
+    named = named.by_plan(plan, batch_size if prompt is None else 1)
+    silence_libraries(named.draft, named.target, named.base)
+    planned, chosen = named.resolve(device)
     if prompt is None:
         settings = [planned.dtype, sorted(planned.weights.items()), candidates, as_json]
         _many(text, output, planned, chosen, sampling, settings, batch_size)

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,12 +15,13 @@ import typer
 from fsgen.models.bundled import DEFAULT_DRAFT, DEFAULT_TARGET, DEFAULT_TUNED, PREFIX, bundled
 
 if TYPE_CHECKING:
+    from fsgen.backends import Plan
     from fsgen.methods.method import Method
     from fsgen.planner.file import Chosen
 
 DRAFT, TUNED, TARGET = DEFAULT_DRAFT, DEFAULT_TUNED, DEFAULT_TARGET
 
-MODELS, ENDING = "Models", "Where a text ends"
+MODELS, METHOD, ENDING = "Models", "The method", "Where a text ends"
 
 
 def _models(incomplete: str) -> list[str]:
@@ -67,6 +69,13 @@ Weights = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+PlanFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", exists=True, dir_okay=False, help="The models and the method that fsgen plan chose.",
+        rich_help_panel=METHOD,
+    ),
+]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
 
@@ -96,8 +105,43 @@ def from_plan(path: Path, batch_size: int | None, **given: Any) -> Chosen:
     from fsgen.planner.file import read_plan
 
     if said := [name for name, value in given.items() if value is not None]:
-        raise ValueError(f"--plan has the models and the method: leave out --{said[0]}, or --plan")
+        raise ValueError(f"--plan has the models, the method and their settings: leave out --{said[0]}, or --plan")
     return read_plan(path, batch_size)
+
+
+@dataclass(frozen=True)
+class Named:
+    """The models, the method and the types of weights that the options of a command name; each with its default."""
+
+    draft: str | None = None
+    target: str | None = None
+    base: str | None = None
+    method: str = "speculative"
+    router: str | None = None
+    draft_tokens: str | None = None
+    dtype: str = "auto"
+    weights: str = "auto"
+
+    def by_plan(self, path: Path | None, batch_size: int | None) -> Named:
+        """What a plan says instead, where there is one. Raises ValueError as `from_plan`."""
+        if path is None:
+            return self
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        usual = dict(zip(own, astuple(Named()), strict=True))
+        given = {name.replace("_", "-"): None if own[name] == usual[name] else own[name] for name in own}
+        found = from_plan(path, batch_size, **given)
+        return Named(**{name: getattr(found, name) for name in own})
+
+    def resolve(self, device: str) -> tuple[Plan, Method]:
+        """The models, checked and not loaded, and the method for them. Raises ValueError for what there is not."""
+        from fsgen.api import method_for
+        from fsgen.backends import plan
+        from fsgen.methods.method import parse
+
+        chosen = parse(self.method, self.router, self.draft_tokens)
+        names = models_by_role(chosen, self.draft, self.target, self.base)
+        planned = plan(**names, dtype=self.dtype, device=device, weights=self.weights)
+        return planned, method_for(planned, chosen)
 
 
 def new_folder(path: Path | None) -> Path | None:

@@ -18,80 +18,98 @@ if TYPE_CHECKING:
 WHERE, WHAT, OUT = "Acceptance", "What is wanted", "Results"
 
 
+Large = Annotated[
+    str,
+    typer.Option(
+        help="The large model: bundled, a folder, a name on the hub; with --hardware NAME its config.json is enough."
+    ),
+]
+Drafts = Annotated[list[str] | None, typer.Option(help="A small model, or ngram; several times for several.")]
+Texts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        rich_help_panel=WHERE,
+        help="What the target wrote, as JSON lines: prompts with completions, logged requests of an "
+        "OpenAI-compatible API, or results of fsgen generate.",
+    ),
+]
+Prompts = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        rich_help_panel=WHERE,
+        help="For results of fsgen generate: what was its --input.",
+    ),
+]
+Study = Annotated[
+    Path | None, typer.Option(metavar="DIR", rich_help_panel=WHERE, help="A study that has texts of the target.")
+]
+Task = Annotated[str, typer.Option(rich_help_panel=WHERE, help="Whose prompts the target goes on from, without texts.")]
+Acceptance = Annotated[
+    str | None,
+    typer.Option(
+        rich_help_panel=WHERE,
+        help="Instead of texts: the chance that a token is accepted, or a file, a speculation_profile.json.",
+    ),
+]
+Limit = Annotated[int, typer.Option(min=2, rich_help_panel=WHERE, help="The most texts.")]
+MaxTokens = Annotated[
+    int, typer.Option(min=2, rich_help_panel=WHERE, help="Tokens of each text that is written now, at most.")
+]
+Hardware = Annotated[
+    str, typer.Option(rich_help_panel=WHAT, help="measured (this machine), or a name such as H100, A100-80GB, L4.")
+]
+Batch = Annotated[str, typer.Option(rich_help_panel=WHAT, help="How many texts are written at a time: 1, or 1,8,32.")]
+Context = Annotated[
+    int | None, typer.Option(min=1, rich_help_panel=WHAT, help="Tokens of a text, for memory.  [default: as found]")
+]
+Objective = Annotated[str, typer.Option(rich_help_panel=WHAT, help="latency, throughput or price.")]
+MaxAccuracyLoss = Annotated[
+    float | None,
+    typer.Option(rich_help_panel=WHAT, help="Judge routers that trust the draft too, up to this loss of accuracy."),
+]
+Price = Annotated[float | None, typer.Option(min=0, rich_help_panel=WHAT, help="What an hour of the machine costs.")]
+Write = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", callback=new_file, rich_help_panel=OUT, help="Write the choice to a file, for --plan."
+    ),
+]
+Export = Annotated[
+    str | None,
+    typer.Option(rich_help_panel=OUT, help="Print the choice for vllm, sglang or llama.cpp, or as a profile."),
+]
+AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUT, help="Print one JSON object.")]
+
+
 def plan(
-    target: Annotated[
-        str, typer.Option(help="The large model: bundled, a folder, a name on the hub; with --hardware NAME its "
-                               "config.json is enough.")
-    ] = TARGET,
-    draft: Annotated[
-        list[str] | None, typer.Option(help="A small model, or ngram; several times for several.")
-    ] = None,
-    texts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, rich_help_panel=WHERE,
-            help="What the target wrote, as JSON lines: prompts with completions, logged requests of an "
-            "OpenAI-compatible API, or results of fsgen generate.",
-        ),
-    ] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", exists=True, dir_okay=False, rich_help_panel=WHERE,
-            help="For results of fsgen generate: what was its --input.",
-        ),
-    ] = None,
-    study: Annotated[
-        Path | None, typer.Option(metavar="DIR", rich_help_panel=WHERE, help="A study that has texts of the target.")
-    ] = None,
-    task: Annotated[
-        str, typer.Option(rich_help_panel=WHERE, help="Whose prompts the target goes on from, without texts.")
-    ] = "gsm8k",
-    acceptance: Annotated[
-        str | None,
-        typer.Option(
-            rich_help_panel=WHERE,
-            help="Instead of texts: the chance that a token is accepted, or a file, a speculation_profile.json.",
-        ),
-    ] = None,
-    limit: Annotated[int, typer.Option(min=2, rich_help_panel=WHERE, help="The most texts.")] = 128,
-    max_tokens: Annotated[
-        int, typer.Option(min=2, rich_help_panel=WHERE, help="Tokens of each text that is written now, at most.")
-    ] = 64,
-    hardware: Annotated[
-        str, typer.Option(rich_help_panel=WHAT, help="measured (this machine), or a name such as H100, A100-80GB, L4.")
-    ] = "measured",
-    batch: Annotated[
-        str, typer.Option(rich_help_panel=WHAT, help="How many texts are written at a time: 1, or 1,8,32.")
-    ] = "1",
-    context: Annotated[
-        int | None, typer.Option(min=1, rich_help_panel=WHAT, help="Tokens of a text, for memory.  [default: as found]")
-    ] = None,
-    objective: Annotated[
-        str, typer.Option(rich_help_panel=WHAT, help="latency, throughput or price.")
-    ] = "latency",
-    max_accuracy_loss: Annotated[
-        float | None,
-        typer.Option(rich_help_panel=WHAT, help="Judge routers that trust the draft too, up to this loss of accuracy."),
-    ] = None,
-    price: Annotated[
-        float | None, typer.Option(min=0, rich_help_panel=WHAT, help="What an hour of the machine costs.")
-    ] = None,
+    target: Large = TARGET,
+    draft: Drafts = None,
+    texts: Texts = None,
+    prompts: Prompts = None,
+    study: Study = None,
+    task: Task = "gsm8k",
+    acceptance: Acceptance = None,
+    limit: Limit = 128,
+    max_tokens: MaxTokens = 64,
+    hardware: Hardware = "measured",
+    batch: Batch = "1",
+    context: Context = None,
+    objective: Objective = "latency",
+    max_accuracy_loss: MaxAccuracyLoss = None,
+    price: Price = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     weights: Weights = "auto",
-    write: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", callback=new_file, rich_help_panel=OUT, help="Write the choice to a file, for --plan."
-        ),
-    ] = None,
-    export: Annotated[
-        str | None,
-        typer.Option(rich_help_panel=OUT, help="Print the choice for vllm, sglang or llama.cpp, or as a profile."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=OUT, help="Print one JSON object.")] = False,
-) -> None:  # fmt: skip
+    write: Write = None,
+    export: Export = None,
+    as_json: AsJson = False,
+) -> None:
     """Say whether a draft pays off, and which one.
 
     Also how far it should write, and what it will bring.

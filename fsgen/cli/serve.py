@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.generate import METHOD, DraftTokens, Method, Router
-from fsgen.cli.options import Base, Device, Draft, Dtype, Target, Weights, models_by_role, silence_libraries
+from fsgen.cli.generate import DraftTokens, Method, Router
+from fsgen.cli.options import METHOD, Base, Device, Draft, Dtype, Named, PlanFile, Target, Weights, silence_libraries
 
 ADDRESS, BOUNDS = "The address", "Bounds"
 
@@ -44,7 +44,12 @@ Drain = Annotated[float, typer.Option(min=0, help="Seconds to finish what runs a
 Name = Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")]
 ChatTemplate = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="A Jinja file that makes a prompt of messages.  [default: the models' own]"),
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="A Jinja file that makes a prompt of messages.  [default: the models' own]",
+    ),
 ]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="The log has the prompts, too.")]
 
@@ -56,6 +61,7 @@ def serve(
     method: Method = "speculative",
     router: Router = None,
     draft_tokens: DraftTokens = None,
+    plan: PlanFile = None,
     fixed_method: FixedMethod = False,
     host: Host = "127.0.0.1",
     port: Port = 8000,
@@ -83,28 +89,25 @@ def serve(
       fsgen serve                                  # bundled models on http://127.0.0.1:8000
       fsgen serve --draft Qwen/Qwen2.5-0.5B-Instruct --target Qwen/Qwen2.5-7B-Instruct --port 9000
     """
-    silence_libraries(draft, target, base)
+    named = Named(draft, target, base, method, router, draft_tokens, dtype, weights).by_plan(plan, None)
+    silence_libraries(named.draft, named.target, named.base)
     try:
         from fsgen.serve import limits, run
     except ImportError as error:
         raise ValueError(f"fsgen serve needs {error.name}: pip install 'fsgen[serve]'") from None
-    from fsgen.api import method_for
-    from fsgen.backends import plan
     from fsgen.backends.remote.address import is_remote
     from fsgen.methods.check import check
-    from fsgen.methods.method import parse
 
     bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
     keys = run.read_keys(api_key_file)
-    chosen = parse(method, router, draft_tokens)
-    if away := next((name for name in (draft, target, base) if name is not None and is_remote(name)), None):
+    if away := next((each for each in (named.draft, named.target, named.base) if each and is_remote(each)), None):
         raise ValueError(f"{away!r} is behind a server already, which would hold up all texts whenever it is away")
-    planned = plan(**models_by_role(chosen, draft, target, base), dtype=dtype, device=device, weights=weights)
-    chosen = method_for(planned, chosen)
+    template = None if chat_template is None else run.read_template(chat_template)
+    planned, chosen = named.resolve(device)
     check(planned, chosen, [], [])
     with run.listening(host, port) as address:
         members = planned.load()
-        template = run.template_for(members, chat_template)
+        template = template or run.usual_template(members)
         run.warm_up(members, chosen)
         service, meters = run.make_service(members, chosen, bounds, name, not fixed_method, template)
         run.serve(service, meters, address, keys, allow_origin or (), log_prompts)

@@ -54,9 +54,10 @@ def simulate(
     """
     silence_libraries(target, draft)
     from fsgen.planner.export import read_acceptance
-    from fsgen.planner.simulate import Fleet, Load, read_trace
+    from fsgen.planner.simulate import Fleet, Load, read_trace, require_simpy
     from fsgen.planner.simulate import simulate as run
 
+    require_simpy()
     chance = read_acceptance(acceptance)
     lengths = [(prompt_tokens, max_tokens)] if trace is None else read_trace(trace)
     load = Load(rate, lengths, requests, seed)

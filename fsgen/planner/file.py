@@ -1,4 +1,4 @@
-"""A plan on disk: YAML that `fsgen generate`, `study`, `bench` and a server take by `--plan`; `read_plan` reads it."""
+"""A plan on disk: YAML that `fsgen generate`, `study`, `bench` and `serve` take by `--plan`; `read_plan` reads it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from fsgen.backends.places import weights_of
 from fsgen.files import write_text
 from fsgen.methods.method import parse
 from fsgen.planner.choose import Judged
@@ -16,7 +17,7 @@ from fsgen.planner.result import Answer
 from fsgen.planner.work import Question
 from fsgen.study.config import LARGEST, Keys, load_config, read_mapping, read_text
 
-_HEAD = "# What `fsgen plan` chose. `fsgen generate`, `study` and `bench` take it by --plan FILE.\n"
+_HEAD = "# What `fsgen plan` chose. `fsgen generate`, `study`, `bench` and `serve` take it by --plan FILE.\n"
 
 
 class Setting(Keys):
@@ -140,8 +141,11 @@ def planned_study(path: Path | None, chosen: Chosen) -> dict[str, Any]:
         path: YAML without pairs, methods and routers; the tasks of the bundled study where None.
 
     Raises:
-        ValueError: a file that has them, or is no configuration.
+        ValueError: a file that has them or another dtype, or is no configuration; a plan with types of weights, which
+            studies do not have.
     """
+    if chosen.weights != "auto":
+        raise ValueError(f"the plan has weights={chosen.weights!r}, which a study cannot have: make one with --dtype")
     if path is None:
         tasks = (load_config().tasks or ())[:1] or ({"name": "gsm8k"},)
         named = [one if isinstance(one, dict) else one.model_dump() for one in tasks]
@@ -150,6 +154,8 @@ def planned_study(path: Path | None, chosen: Chosen) -> dict[str, Any]:
         content = dict(read_mapping(read_text(path, "study"), str(path), "tasks"))
         if own := sorted({"pairs", "methods", "routers", "grids"} & content.keys()):
             raise ValueError(f"{str(path)!r} has {own[0]}, which --plan says too: leave one of them out")
+    if chosen.dtype != "auto" and content.setdefault("dtype", chosen.dtype) != chosen.dtype:
+        raise ValueError(f"{str(path)!r} has dtype {content['dtype']!r}, and the plan {chosen.dtype!r}")
     method = chosen.method if not (chosen.draft or "").startswith("ngram") else f"{chosen.method}:{_ngram(chosen)}"
     length = int(tokens) if (tokens := chosen.draft_tokens or "").isdecimal() else None
     pair = {"target": chosen.target}
@@ -190,6 +196,6 @@ def read_plan(path: Path, batch_size: int | None = None) -> Chosen:
         draft_tokens=None if plain else str(one.draft_tokens),
         batch_size=size,
         dtype=found.dtype,
-        weights=found.weights,
+        weights=weights_of(found.weights, {"target"} if method.ngram or one.draft is None else {"draft", "target"}),
         expected=(one.speedup, one.low, one.high),
     )

@@ -160,12 +160,18 @@ class _Simulation:
             one.ended = self.env.now
 
 
-def simulate(fleet: Fleet, load: Load) -> Served:
-    """Runs a load on a fleet until all is written. Raises ImportError where simpy is not installed."""
+def require_simpy() -> None:
+    """Raises ValueError where simpy is not installed, naming the extra that has it."""
     try:
-        import simpy
+        import simpy  # noqa: F401  # here, for only simulations need it
     except ImportError:
-        raise ImportError("fsgen simulate needs simpy: pip install 'fsgen[simulate]'") from None
+        raise ValueError("fsgen simulate needs simpy: pip install 'fsgen[simulate]'") from None
+
+
+def simulate(fleet: Fleet, load: Load) -> Served:
+    """Runs a load on a fleet until all is written. Raises ValueError where simpy is not installed."""
+    require_simpy()
+    import simpy
 
     env = simpy.Environment()
     run = _Simulation(fleet, load, env, [simpy.Store(env) for _ in range(fleet.machines)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,14 @@ def _texts(store: Store, record: dict[str, Any], members: Tokenizing) -> list[Wr
 
 def task_prompts(name: str, members: Tokenizing, count: int, max_tokens: int) -> list[list[int]]:
     """Prompts of a task that fit, as token ids. Raises ValueError for an unknown task, or where none fits."""
-    examples = [each for each in get(name).load() if fits(members, each.prompt, max_tokens)][:count]
+    task = get(name)
+    try:
+        found = task.load(count)  # the first ones of all
+    except ValueError:  # it has fewer
+        found = task.load()
+    examples = [each for each in found if fits(members, each.prompt, max_tokens)]
+    if len(examples) < len(found):  # some are too long: as many that fit, of all of them
+        examples = list(islice((each for each in task.load() if fits(members, each.prompt, max_tokens)), count))
     if not examples:
         raise ValueError(
             f"no prompt of {name} fits into the context window of {members.context} with {max_tokens} more"

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fsgen.methods.fusions import Target
+from fsgen.methods.method import PRESETS
 from fsgen.prompts import Tokenizing, encode
 
 COMPLETIONS = ("completion", "response", "output", "text")
@@ -157,10 +159,24 @@ def _ids(given: Any, text: str | None, members: Tokenizing) -> tuple[list[int], 
     return list(members.tokenizer.encode(text or "", add_special_tokens=False)), True
 
 
+def _require_target(method: Any) -> None:
+    """Raises ValueError for a method that writes other texts than the target does alone."""
+    preset = PRESETS.get(str(method).partition(":")[0])  # never one's own: a file must not import code
+    if preset is None or preset.skips_verification or not isinstance(preset.fusion, Target):
+        raise ValueError(f"it was written by the method {method!r}, and so is not the target's own text")
+
+
 def _of_result(record: dict[str, Any], members: Tokenizing, asked: dict[int, str] | None) -> Written | None:
     """A line that `fsgen generate --input FILE` wrote."""
     if asked is None:
         raise ValueError("a result of fsgen has no prompt: give the file that was its --input by --prompts")
+    stats = record["stats"]
+    if "method" in record:
+        _require_target(record["method"])
+    elif stats["tokens"] > stats["consulted"]:
+        raise ValueError(
+            f"of its {stats['tokens']} tokens the target has seen {stats['consulted']}: it is not its text"
+        )
     if record["line"] not in asked:
         raise ValueError(f"its prompt was in line {record['line']} of the input, which --prompts does not have")
     wanted = json.loads(asked[record["line"]])
@@ -170,7 +186,7 @@ def _of_result(record: dict[str, Any], members: Tokenizing, asked: dict[int, str
     given = [token["id"] for token in record["tokens"]] if "tokens" in record else None
     ids, again = _ids(given, record["text"], members)
     # What it was sampled with is not in a result; only that it was.
-    sampled = bool(record["stats"]["sampled"])
+    sampled = bool(stats["sampled"])
     sampling = (wanted.get("sampling") or {}) if isinstance(wanted, dict) else {}
     made = _made(prompt, ids, sampling, 1.0 if sampled else 0.0, again)
     if made is None:
@@ -188,6 +204,8 @@ def _of_response(record: dict[str, Any], response: dict[str, Any], members: Toke
     given = request.get("messages", request.get("prompt"))
     if given is None:
         raise ValueError("the request has neither a prompt nor messages")
+    if isinstance(ours := response.get("fsgen"), dict) and "method" in ours:  # of `fsgen serve`
+        _require_target(ours["method"])
     choice = response["choices"][0]
     chat = "message" in choice
     text = (choice["message"].get("content") or "") if chat else choice["text"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fsgen.backends.members import Members, load, plan
+from fsgen.backends.places import check_dtype, weights_by_role, weights_of
 from fsgen.backends.remote.address import require_here
 from fsgen.planner.calibrate import calibrate
 from fsgen.planner.choose import OBJECTIVES, Search, Situation, candidates
@@ -76,6 +77,8 @@ class Question:
             raise ValueError("the objective price needs what an hour of the machine costs: give it by --price")
         if not self.drafts or len(set(self.drafts)) < len(self.drafts):
             raise ValueError(f"each draft is named once, and at least one: {', '.join(self.drafts) or 'none is given'}")
+        check_dtype(self.dtype)
+        weights_by_role(self.weights, {"target", "draft"} if _models(self) else {"target"})
         if self.max_loss is not None and not 0 <= self.max_loss <= 1:
             raise ValueError(f"a loss of accuracy of {self.max_loss} is impossible: choose 0 to 1")
         if sum(each is not None for each in (self.texts, self.study, self.acceptance)) > 1:
@@ -115,18 +118,20 @@ def _models(question: Question) -> list[str]:
     return [name for name in question.drafts if not name.startswith("ngram")]
 
 
-def _bytes(question: Question) -> str:
-    return "bfloat16" if question.dtype == "auto" else question.dtype
+def _kind(question: Question, role: str) -> str:
+    """The type of a role's weights on the hardware of a table."""
+    usual = "bfloat16" if question.dtype == "auto" else question.dtype
+    return weights_by_role(weights_of(question.weights, {role}), {role}).get(role, usual)
 
 
 def _require_room(question: Question, machine: Hardware) -> None:
     """The models with the keys and values of the smallest batch."""
     kept = question.context or 1024
-    target = roofline(shape_of(question.target), machine, _bytes(question))
+    target = roofline(shape_of(question.target), machine, _kind(question, "target"))
     for name in [None, *_models(question)]:
         times: dict[str, Times] = {"target": target}
         if name is not None:
-            times["draft"] = roofline(shape_of(name), machine, _bytes(question))
+            times["draft"] = roofline(shape_of(name), machine, _kind(question, "draft"))
         what = f"{question.target}" + (f" and {name}" if name else "")
         require_room(memory_bytes(times, min(question.batches), kept), machine, what)
 
@@ -226,7 +231,10 @@ class _Work:
         if "" not in self.members:
             question = self.question
             self.members[""] = load(
-                target=question.target, dtype=question.dtype, device=question.device, weights=_only(question, "target")
+                target=question.target,
+                dtype=question.dtype,
+                device=question.device,
+                weights=weights_of(question.weights, {"target"}),
             )
         return self.members[""]
 
@@ -235,7 +243,11 @@ class _Work:
         if draft not in self.members:
             question = self.question
             needs_target = self.machine is None or bool(self.prompts)
-            options = {"dtype": question.dtype, "device": question.device, "weights": _only(question, "draft")}
+            options = {
+                "dtype": question.dtype,
+                "device": question.device,
+                "weights": weights_of(question.weights, {"draft"}),
+            }
             target = self._target().target if needs_target else None
             planned = plan(draft, target, **options)
             if planned.difference is not None:
@@ -258,13 +270,14 @@ class _Work:
         return Situation(target, drafts, loops, list(question.batches), context, self.machine, question.price)
 
     def _by_roofline(self, machine: Hardware) -> tuple[Times, dict[str, Times], dict[Any, Loop]]:
-        kind = _bytes(self.question)
+        kind, small = (_kind(self.question, role) for role in ("target", "draft"))
         target = roofline(shape_of(self.question.target), machine, kind)
-        drafts: dict[str, Times] = {name: roofline(shape_of(name), machine, kind) for name in _models(self.question)}
+        drafts: dict[str, Times] = {name: roofline(shape_of(name), machine, small) for name in _models(self.question)}
+        kinds = kind if kind == small or not drafts else f"{kind}, of drafts {small},"
         speed = f"{machine.bandwidth / 1e9:,.0f} GB/s, {machine.peak / 1e12:,.0f} TFLOPS: {machine.source}"
         shares = f"{target.bandwidth_share:.0%} of the bandwidth, {target.peak_share:.0%} of the peak"
         self.assumptions.append(
-            f"times are computed from shapes with weights of {kind} for {machine.name} ({speed}): {shares} and "
+            f"times are computed from shapes with weights of {kinds} for {machine.name} ({speed}): {shares} and "
             f"{1e3 * target.fixed:.2f} ms for each call; they may be off by {target.error:.0%}"
         )
         loop = Loop(round_seconds=2e-4, verify_seconds=1e-4, drafted_seconds=1e-4)
@@ -323,9 +336,3 @@ class _Work:
             self.assumptions.append(
                 "the accuracy that a trusting router loses is at most the share of texts that it changes"
             )
-
-
-def _only(question: Question, role: str) -> str:
-    """The type of the weights of one role, of what was said for several."""
-    parts = dict(part.split("=", 1) for part in question.weights.split(",") if "=" in part)
-    return parts.get(role, "auto") if parts else question.weights

@@ -17,6 +17,7 @@ from types import FrameType
 import uvicorn
 
 from fsgen.backends import Members
+from fsgen.backends.chat_template import check_template
 from fsgen.engine import Engine
 from fsgen.engine import Sequence as Text
 from fsgen.methods.method import Method
@@ -54,10 +55,20 @@ def read_keys(file: Path | None) -> list[str]:
     return keys
 
 
-def template_for(members: Members, file: Path | None) -> str | None:
-    """The chat template: of a file, or the models' own, or for bundled ones questions and answers; None where none."""
-    if file is not None:
-        return file.read_text(encoding="utf-8")
+def read_template(file: Path) -> str:
+    """The chat template of a file. Raises ValueError for one that is none."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        if not text.strip():
+            raise ValueError("it is empty")
+        check_template(text)
+    except ValueError as error:  # no UTF-8 among them
+        raise ValueError(f"the file {str(file)!r} cannot be used: {error}") from None
+    return text
+
+
+def usual_template(members: Members) -> str | None:
+    """The models' own chat template, or for bundled ones questions and answers; None where there is none."""
     own = getattr(members.tokenizer, "chat_template", None)
     bundled = all(name.startswith("pocket-") for name in members.names().values())
     return own or (PLAIN_TEMPLATE if bundled else None)

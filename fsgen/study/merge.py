@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import polars as pl
 
 from fsgen.analysis.frequency import summarize, write_summary
 from fsgen.files import part_files, read_json, read_table
-from fsgen.study.config import GRID_KEYS
+from fsgen.study.config import GRID_KEYS, load_config
 from fsgen.study.store import Store
 
 _TABLES = ("generations", "traces")
@@ -60,6 +61,7 @@ def merge(folders: Sequence[Path], out: Path) -> Merged:
     with store.locked():
         for folder in folders:
             _copy_shared(folder, out)
+        _copy_results(folders, out)
         for run, folder in chosen.items():
             _copy_run(folder, out, run)
         name = studies[0]["name"]
@@ -82,12 +84,15 @@ def _one_config(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -
     first = dict(configs[0])
     if all(config == first for config in configs):
         return first
+    whole, *others = (_with_defaults(config) for config in configs)
+    if all(other == whole for other in others):
+        return first
     free = {*GRID_KEYS, "grids", "name"}
-    for folder, config in zip(folders[1:], configs[1:], strict=True):
-        for key in sorted((first.keys() | config.keys()) - free):
-            if first.get(key) != config.get(key):
+    for folder, other in zip(folders[1:], others, strict=True):
+        for key in sorted((whole.keys() | other.keys()) - free):
+            if whole.get(key) != other.get(key):
                 raise ValueError(
-                    f"other settings: {key} is {first.get(key)!r} in {str(folders[0])!r} and {config.get(key)!r} in "
+                    f"other settings: {key} is {whole.get(key)!r} in {str(folders[0])!r} and {other.get(key)!r} in "
                     f"{str(folder)!r}"
                 )
     grids: list[Any] = []
@@ -96,6 +101,14 @@ def _one_config(folders: Sequence[Path], configs: Sequence[Mapping[str, Any]]) -
         blocks = [own | dict(grid) for grid in config.get("grids", ())] or [own]
         grids += [block for block in blocks if block not in grids]
     return {key: value for key, value in first.items() if key not in (*GRID_KEYS, "grids")} | {"grids": grids}
+
+
+def _with_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings with those that were left out; as they are where they are no study's, as those of an experiment."""
+    try:
+        return load_config(config).model_dump(mode="json")
+    except ValueError:
+        return dict(config)
 
 
 def _one_plan(folders: Sequence[Path], plans: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
@@ -153,6 +166,33 @@ def _copy_shared(folder: Path, out: Path) -> None:
             read_table(file)  # raises where it is damaged
             if not (out / name / file.name).exists():
                 shutil.copyfile(file, out / name / file.name)
+
+
+def _copy_results(folders: Sequence[Path], out: Path) -> None:
+    """What judges said, and results of experiments where the folders that have them agree; others are made again."""
+    having: dict[Path, list[Path]] = {}
+    for folder in folders:
+        for pattern in ("measured/*/*", "answers/*.json"):
+            for file in sorted(folder.glob(pattern)):
+                having.setdefault(file.relative_to(folder), []).append(file)
+    for name, files in having.items():
+        contents = [file.read_bytes() for file in files]
+        if name.suffix == ".jsonl":
+            contents = [_all_words(contents)]
+        if all(content == contents[0] for content in contents):
+            (out / name.parent).mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(contents[0])
+
+
+def _all_words(files: Sequence[bytes]) -> bytes:
+    """The lines of what one judge said, one for each question that it was asked; those cut off are left out."""
+    said: dict[str, bytes] = {}
+    for line in b"\n".join(files).split(b"\n"):
+        try:
+            said.setdefault(json.loads(line)["asked"], line)
+        except (ValueError, KeyError, TypeError):
+            continue
+    return b"".join(line + b"\n" for line in said.values())
 
 
 def _copy_run(folder: Path, out: Path, run: str) -> None:

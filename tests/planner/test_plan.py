@@ -222,6 +222,59 @@ def test_a_plan_of_ngrams_and_one_of_plain_decoding(tmp_path: Path) -> None:
         read_plan(path)
 
 
+def plan_file(path: Path, **changes: Any) -> Path:
+    """A plan of one draft at batch 1, and of plain decoding at batch 2."""
+    common = {"speedup": 1.2, "low": 1.1, "high": 1.3, "tokens_per_second": 10.0}
+    settings = {
+        1: {"draft": "pocket-0.25m", "method": "speculative", "draft_tokens": 4} | common,
+        2: {"method": "plain", "draft_tokens": 0} | common,
+    }
+    content = {"verdict": "draft", "target": "pocket-0.6m", "batch_size": 1, "by_batch_size": settings} | changes
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_types_of_weights_are_those_of_the_models_that_are_used(tmp_path: Path) -> None:
+    path = plan_file(tmp_path / "plan.yaml", weights="draft=int8")
+    assert read_plan(path, 1).weights == "draft=int8"
+    plain = read_plan(path, 2)
+    assert plain.weights == "auto"
+    assert fsgen.load(plain.draft, plain.target, weights=plain.weights).target is not None
+    both = plan_file(tmp_path / "both.yaml", weights="draft=int8,target=float32")
+    assert read_plan(both, 2).weights == "target=float32"
+
+
+def test_a_study_has_the_type_of_its_plan(tmp_path: Path) -> None:
+    chosen = read_plan(plan_file(tmp_path / "plan.yaml", dtype="float32"))
+    assert planned_study(None, chosen)["dtype"] == "float32"
+    own = tmp_path / "study.yaml"
+    own.write_text("tasks: [gsm8k]\ndtype: bfloat16\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="has dtype 'bfloat16', and the plan 'float32'"):
+        planned_study(own, chosen)
+    with pytest.raises(ValueError, match="the plan has weights='draft=int8'"):
+        planned_study(None, read_plan(plan_file(tmp_path / "int8.yaml", weights="draft=int8")))
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        *(("generate", option, value) for option, value in (("--dtype", "float32"), ("--weights", "int8"))),
+        *(("serve", option, value) for option, value in (("--draft", "pocket-0.25m"), ("--weights", "int8"))),
+        ("serve", "--method", "plain"),
+        *(("bench", option, "4") for option in ("--batch-size", "--draft-tokens", "--prompt-tokens")),
+        *(("bench", option, value) for option, value in (("--dtype", "float32"), ("--weights", "int8"))),
+    ],
+)
+@pytest.mark.usefixtures("no_weights")
+def test_what_a_plan_says_is_not_said_again(
+    run: Callable[..., Finished], tmp_path: Path, command: str, option: str, value: str
+) -> None:
+    asked = ["--plan", str(plan_file(tmp_path / "plan.yaml")), option, value]
+    found = run(command, *["2 + 2"] * (command == "generate"), *asked)
+    assert (found.status, found.out) == (2, "")
+    assert f"leave out {option}" in found.err
+
+
 PLANNED = ("plan", "--target", "pocket-0.6m", "--draft", "pocket-0.25m")
 
 
@@ -274,6 +327,24 @@ def test_a_plan_from_texts_needs_no_target(run: Callable[..., Finished], tmp_pat
     assert json.loads(assumed_rate.out)["choice"]["speedup"] > 1
 
 
+def test_weights_of_each_role_are_those_of_the_roofline(run: Callable[..., Finished]) -> None:
+    asked = ("plan", "--target", "random:7B", "--draft", "random:0.5B", "--hardware", "H100", "--acceptance", "0.8")
+
+    def bytes_of(*weights: str) -> tuple[int, int]:
+        found = run(*asked, "--context", "1", "--json", *weights)
+        assert found.status == 0, found.err
+        candidates = json.loads(found.out)["candidates"]
+        plain = next(one["memory_bytes"] for one in candidates if one["method"] == "plain")
+        return plain, max(one["memory_bytes"] for one in candidates) - plain
+
+    (target, draft), (less, same), (half, quarter) = (
+        bytes_of(*given) for given in ((), ("--weights", "target=int8"), ("--weights", "draft=int4,target=int8"))
+    )
+    assert less == half == pytest.approx(target / 2, rel=0.01)
+    assert same == pytest.approx(draft, rel=0.01)
+    assert quarter == pytest.approx(draft * 0.5625 / 2, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
@@ -289,6 +360,9 @@ def test_a_plan_from_texts_needs_no_target(run: Callable[..., Finished], tmp_pat
         (("--export", "tgi"), "unknown export 'tgi'"),
         (("--hardware", "L4", "--target", "random:32B", "--acceptance", "0.5"), "and L4 has 24 GB"),
         (("--task", "nothing"), "nothing"),
+        (("--hardware", "H100", "--acceptance", "0.5", "--weights", "int3"), "weights='int3' is unknown"),
+        (("--hardware", "H100", "--acceptance", "0.5", "--weights", "base=int8"), "names 'base'"),
+        (("--hardware", "H100", "--acceptance", "0.5", "--dtype", "int9"), "dtype='int9' is unknown"),
     ],
 )
 @pytest.mark.usefixtures("no_weights")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +76,13 @@ def test_the_command(run: Callable[..., Finished], tmp_path: Path, monkeypatch: 
     refused = run(*asked)
     assert (refused.status, refused.out) == (2, "")
     assert "fsgen profile random:7B" in refused.err
+
+
+@pytest.mark.parametrize("hardware", ["H100", "measured"])
+def test_without_simpy_the_extra_is_named(
+    run: Callable[..., Finished], monkeypatch: pytest.MonkeyPatch, hardware: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "simpy", None)
+    found = run("simulate", "--target", "random:7B", "--hardware", hardware)
+    assert (found.status, found.out) == (2, "")
+    assert found.err == "error: fsgen simulate needs simpy: pip install 'fsgen[simulate]'\n"

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 
 from fsgen.backends import Plan, plan
-from fsgen.planner.sources import study_texts
+from fsgen.planner.sources import study_texts, task_prompts
 from fsgen.planner.texts import Written, read_texts
+from fsgen.prompts import encode, fits
+from fsgen.tasks import get
+from fsgen.types import Example
 from tests.conftest import Finished
 
 PROMPT, TEXT = "Question: 2 + 2?", "\nAnswer: 4"
@@ -101,6 +104,57 @@ def test_results_of_generate(run: Callable[..., Finished], draft: Plan, tmp_path
     assert given[0] == pytest.approx(records[1]["tokens"][0]["target_logprobs"][0][1])
     with pytest.raises(ValueError, match="--prompts"):
         texts(draft, out)
+
+
+def test_results_of_other_methods_are_refused(run: Callable[..., Finished], draft: Plan, tmp_path: Path) -> None:
+    prompts = written(tmp_path / "prompts.jsonl", PROMPT)
+    pair = ["--draft", "pocket-0.25m", "--target", "pocket-0.6m", "--max-tokens", "6"]
+
+    def result(name: str, *method: str) -> Path:
+        out = tmp_path / name
+        assert run("generate", "--input", str(prompts), "--output", str(out), *pair, *method).status == 0
+        return out
+
+    drafted = result("drafted.jsonl", "--method", "speculative")
+    (record,) = [json.loads(line) for line in drafted.read_text(encoding="utf-8").splitlines()]
+    assert record["method"] == "speculative"
+    assert len(texts(draft, drafted, prompts)) == 1
+    del record["method"]  # as results were before
+    assert len(texts(draft, written(tmp_path / "former.jsonl", record), prompts)) == 1
+    routed = result("routed.jsonl", "--method", "route", "--router", "never")
+    with pytest.raises(ValueError, match=r"line 1 .* written by the method 'route'"):
+        texts(draft, routed, prompts)
+    (record,) = [json.loads(line) for line in routed.read_text(encoding="utf-8").splitlines()]
+    del record["method"]
+    with pytest.raises(ValueError, match="of its 6 tokens the target has seen 0"):
+        texts(draft, written(tmp_path / "former.jsonl", record), prompts)
+
+
+@pytest.mark.parametrize("method", ["route", "contrastive:beta=0.3", "os:System", 3])
+def test_responses_of_other_methods_are_refused(draft: Plan, tmp_path: Path, method: Any) -> None:
+    request = {"prompt": PROMPT, "temperature": 0}
+    line = {"request": request, "response": {"choices": [{"text": TEXT}], "fsgen": {"method": "speculative"}}}
+    assert len(texts(draft, written(tmp_path / "log.jsonl", line))) == 1
+    line["response"]["fsgen"] = {"method": method}
+    with pytest.raises(ValueError, match="is not the target's own text"):
+        texts(draft, written(tmp_path / "log.jsonl", line))
+
+
+def test_no_more_documents_are_made_than_are_wanted(draft: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, asked = get("gsm8k"), list[int | None]()
+    load = task.load
+
+    def noted(limit: int | None = None, **options: Any) -> list[Example]:
+        asked.append(limit)
+        return load(limit, **options)
+
+    monkeypatch.setattr("fsgen.planner.sources.get", lambda name: type("Noted", (), {"load": staticmethod(noted)}))
+    found = task_prompts("gsm8k", draft, 3, 8)
+    fitting = [each for each in load() if fits(draft, each.prompt, 8)]
+    assert found == [encode(draft, each.prompt) for each in fitting[:3]]
+    assert asked == [3]
+    every = len(load())
+    assert len(task_prompts("gsm8k", draft, every + 5, 8)) == len(fitting)
 
 
 @pytest.mark.parametrize(

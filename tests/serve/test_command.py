@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.conftest import Finished
 
@@ -56,6 +57,30 @@ def test_without_the_extra_it_says_what_to_install(run: Run, monkeypatch: pytest
     found = run("serve")
     assert found.status == 2
     assert "fsgen serve needs uvicorn: pip install 'fsgen[serve]'" in found.err
+
+
+@pytest.mark.usefixtures("no_weights")
+def test_a_plan_names_the_models(run: Run, tmp_path: Path) -> None:
+    common = {"speedup": 1.2, "low": 1.1, "high": 1.3, "tokens_per_second": 10.0}
+    setting = {"draft": "pocket-0.25m", "method": "speculative", "draft_tokens": 4} | common
+    content = {"verdict": "draft", "target": "no-such-model", "batch_size": 1, "by_batch_size": {1: setting}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+    found = run("serve", "--plan", str(tmp_path / "plan.yaml"))
+    assert (found.status, "no-such-model" in found.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "does not exist"), (b"{% if %}", "no chat template in Jinja"), (b"\xff", "utf-8"), (b" ", "it is empty")],
+)
+def test_a_chat_template_is_read_before_the_models_load(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, words: str
+) -> None:
+    monkeypatch.setattr("fsgen.backends.Plan.load", lambda *arguments: pytest.fail("weights were loaded"))
+    if content is not None:
+        (tmp_path / "chat.jinja").write_bytes(content)
+    found = run("serve", "--port", "0", "--chat-template", str(tmp_path / "chat.jinja"))
+    assert (found.status, words in found.err) == (2, True), found.err
 
 
 def test_a_key_file_is_read_first(run: Run, tmp_path: Path) -> None:

@@ -99,6 +99,41 @@ def test_conflicts_are_named(machines: tuple[Path, Path, Path], tmp_path: Path) 
         merge([other, two], tmp_path / "all")
 
 
+def test_defaults_that_are_written_out_are_no_other_settings(machines: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    one, _, _ = machines
+    other = tmp_path / "other"
+    shutil.copytree(one, other)
+    content = json.loads((one / "study.json").read_text())
+    content.pop("checksum", None)
+    assert "candidates" not in content["config"]
+    write_json(other / "study.json", content | {"config": content["config"] | {"candidates": 10, "seed": 0}})
+    assert merge([one, other], tmp_path / "all").twice == 3
+    assert json.loads((tmp_path / "all" / "study.json").read_text())["config"] == content["config"]
+
+
+def test_what_judges_said_and_experiments_measured_goes_along(
+    machines: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    one, two = (tmp_path / name for name in ("one", "two"))
+    for source, folder in zip(machines, (one, two), strict=False):
+        shutil.copytree(source, folder)
+        for name in ("measured/judged", "measured/window", "answers"):
+            (folder / name).mkdir(parents=True)
+    said = [json.dumps({"judge": "j", "asked": key, "words": key}) for key in "abc"]
+    (one / "measured/judged/j.jsonl").write_text(f"{said[0]}\n{said[1]}\n" + said[2][:9])
+    (two / "measured/judged/j.jsonl").write_text(f"{said[1]}\n{said[2]}\n")
+    for folder, names in ((one, "same differs left"), (two, "same differs right")):
+        for name in names.split():
+            content = folder.name if name == "differs" else name
+            (folder / f"measured/window/{name}.parquet").write_text(content)
+            (folder / f"answers/{name}.json").write_text(content)
+    merge([one, two], tmp_path / "all")
+    assert (tmp_path / "all/measured/judged/j.jsonl").read_text().splitlines() == said
+    for kind in ("measured/window/*.parquet", "answers/*.json"):
+        found = {file.stem: file.read_text() for file in (tmp_path / "all").glob(kind)}
+        assert found == {"same": "same", "left": "left", "right": "right"}
+
+
 def test_what_cannot_be_merged(
     machines: tuple[Path, Path, Path], ladder: dict[str, str], data: str, tmp_path: Path
 ) -> None:
