@@ -12,6 +12,8 @@ Source = Literal["trusted", "accepted", "recovered", "bonus"]
 StopReason = Literal["eos", "stop", "length", "cancelled"]
 
 SOURCES: tuple[str, ...] = get_args(Source)
+BY_LIKELIHOOD = "by likelihood"
+"""How the note of a score begins that is of likelihoods, not of the text that is written beside them."""
 
 
 @dataclass(frozen=True, slots=True)

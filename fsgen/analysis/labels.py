@@ -32,7 +32,12 @@ def method_label(row: SummaryRow) -> str:
 
 def task_label(row: SummaryRow) -> str:
     """The task, with the number of few-shot examples and the chat format where it has them."""
-    return row.task + f", {row.shots} shots" * (row.shots > 0) + ", chat" * row.chat
+    return task_name(row.task, row.shots, row.chat)
+
+
+def task_name(task: str, shots: int, chat: bool) -> str:
+    """As `task_label`, of a task that no run has yet."""
+    return task + f", {shots} shots" * (shots > 0) + ", chat" * chat
 
 
 def texts_label(row: SummaryRow) -> str:

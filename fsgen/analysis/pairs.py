@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 from fsgen.analysis.frequency import SummaryRow
+from fsgen.analysis.labels import by_task, task_label
 from fsgen.models.bundled import DEFAULT_DRAFT, DEFAULT_TARGET
 
 Names: TypeAlias = tuple[str | None, str]
@@ -26,6 +27,21 @@ def measured(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
 def oracles(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
     """Of these the greedy ones of the target alone: the measurement that the laws and profiles are of."""
     return [row for row in measured(rows) if row.sampling == "greedy" and row.method.startswith("oracle")]
+
+
+def of_target(rows: Iterable[SummaryRow]) -> list[SummaryRow]:
+    """Of each task and pair one run that measures the target alone, all greedy, or all of one sampling.
+
+    Where there are no greedy oracles, greedy speculative decoding measures the same: it writes the same text.
+    """
+    alone = [row for row in measured(rows) if row.draft and row.method.partition(":")[0] in ("oracle", "speculative")]
+    alone.sort(key=lambda row: not row.method.startswith("oracle"))  # stable
+    chosen = [row for row in alone if row.sampling == "greedy"]
+    chosen = chosen or [row for row in alone if row.sampling == alone[0].sampling]
+    found: dict[tuple[str, Names], SummaryRow] = {}
+    for row in chosen:
+        found.setdefault((task_label(row), names(row)), row)
+    return by_task(found.values())
 
 
 def default_pair(of: Sequence[SummaryRow], rows: Sequence[SummaryRow]) -> Names:

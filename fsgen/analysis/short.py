@@ -11,7 +11,7 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate, of_draws
 from fsgen.analysis.labels import listed, method_label, short_name, task_label
-from fsgen.analysis.pairs import default_pair, names, oracles
+from fsgen.analysis.pairs import default_pair, names, of_target
 from fsgen.analysis.scaling import LAWS, Scaling, held_out
 from fsgen.analysis.scaling.laws import DRAFT_ONLY
 from fsgen.analysis.signs import change_in_words, score_lost
@@ -19,6 +19,10 @@ from fsgen.analysis.suspects import Suspect, comparable
 
 LEVEL = 0.2
 """The collaboration frequency that arXiv 2406.12295 finds most pairs to stay below."""
+
+_NO_RUN = (
+    "no run compared a draft with the target alone at every position (method oracle or speculative, router always)"
+)
 
 
 @dataclass(frozen=True)
@@ -55,8 +59,8 @@ def in_short(
     if not rows:
         return ()
     return (
-        _frequency(oracles(rows), rows),
-        _under(oracles(rows)),
+        _frequency(of_target(rows), rows),
+        _under(of_target(rows)),
         _router(rows, texts, alone, {one.task: one.level for one in suspicious}),
         _law([one for one in laws if one.method.startswith("oracle")] or laws),
         _suspect(suspicious),
@@ -66,7 +70,7 @@ def in_short(
 def _frequency(measured: Sequence[SummaryRow], rows: Sequence[SummaryRow]) -> ShortAnswer:
     question = "Collaboration frequency"
     if not measured:
-        return ShortAnswer(question, "Not measured: no run compared every position (method oracle).")
+        return ShortAnswer(question, f"Not measured: {_NO_RUN}.")
     pair = default_pair(measured, rows)
     found = {
         task_label(row): estimate
@@ -74,14 +78,18 @@ def _frequency(measured: Sequence[SummaryRow], rows: Sequence[SummaryRow]) -> Sh
         if names(row) == pair and (estimate := row.estimate("collaboration_frequency")) is not None
     }
     shown = [f"{each.shown('.1f', 100, ' %')} on {task}" for task, each in found.items()]
-    said = f"Of the tokens that {short_name(pair[0])} drafts, {short_name(pair[1])} would replace {listed(shown)}."
-    return ShortAnswer(question, said, found)
+    said = f"Of the tokens that {short_name(pair[0])} drafts, {short_name(pair[1])} would replace {listed(shown)}"
+    return ShortAnswer(question, f"{said}{_sampled(measured)}.", found)
+
+
+def _sampled(measured: Sequence[SummaryRow]) -> str:
+    return "" if measured[0].sampling == "greedy" else f", in texts that were sampled ({measured[0].sampling})"
 
 
 def _under(measured: Sequence[SummaryRow]) -> ShortAnswer:
     question = f"Under {100 * LEVEL:.0f} %"
     if not measured:
-        return ShortAnswer(question, "Not known: no run compared every position (method oracle).")
+        return ShortAnswer(question, f"Not known: {_NO_RUN}.")
     tasks = list(dict.fromkeys(map(task_label, measured)))
     under = [row for row in measured if (row.collaboration_frequency or 0.0) < LEVEL]
     surely = sum((row.ci_high if row.ci_high is not None else 1.0) < LEVEL for row in under)
@@ -92,7 +100,8 @@ def _under(measured: Sequence[SummaryRow]) -> ShortAnswer:
     ]
     said = f"The frequency is that low for {len(under)} of {len(measured)} pairs"
     said += f" ({listed(counts)})" if len(tasks) > 1 else f" on {tasks[0]}"
-    return ShortAnswer(question, said + f", for {surely} of them with the whole interval" * bool(under) + ".")
+    said += f", for {surely} of them with the whole interval" * bool(under)
+    return ShortAnswer(question, f"{said}{_sampled(measured)}.")
 
 
 def _router(
@@ -159,5 +168,13 @@ def _law(sets: Sequence[Scaling]) -> ShortAnswer:
 def _suspect(found: Sequence[Suspect]) -> ShortAnswer:
     said = [f"{one.task}: {one}" for one in found if str(one)]
     if not said:
-        return ShortAnswer("Suspect", "Nothing: texts end by themselves, give answers, and score above the floor.")
-    return ShortAnswer("Suspect", f"{'; '.join(said)}.")
+        looked = ["end by themselves"] * any(one.texts for one in found)
+        looked += ["give answers"] * any(one.scored for one in found)
+        looked += ["score above the floor"] * any(one.models for one in found)
+        said = [f"Nothing: texts {listed(looked)}"] if looked else ["Nothing is known of the texts"]
+    answer = f"{'; '.join(said)}."
+    if unscored := [one.task for one in found if not one.scored and not one.models]:
+        answer += f" No score is known for {listed(unscored)}."
+    if others := [one.task for one in found if one.scored and not one.models]:
+        answer += f" No model's own score is known for {listed(others)}."
+    return ShortAnswer("Suspect", answer)

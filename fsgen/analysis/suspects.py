@@ -14,6 +14,7 @@ import polars as pl
 from fsgen.analysis.frequency import SummaryRow
 from fsgen.analysis.intervals import Estimate
 from fsgen.analysis.labels import listed, short_name, task_label
+from fsgen.types import BY_LIKELIHOOD
 
 FLOOR = 0.05
 """A score whose interval does not lie above this, or above what one answer to everything gets, compares nothing."""
@@ -53,7 +54,8 @@ class Suspect:
 
     Attributes:
         task: its label.
-        texts: the different texts that were analysed.
+        texts: the different texts that were analysed; those that only fill the trace of a likelihood task are not.
+        scored: whether any text has a score, by a likelihood too.
         cut, looping, unanswered: of these, those that ended at the length limit, that end in a loop, and that were
             scored but give no answer; shares.
         level: the score that a model must lie above.
@@ -63,6 +65,7 @@ class Suspect:
 
     task: str
     texts: int
+    scored: bool
     cut: float
     looping: float
     unanswered: float
@@ -98,13 +101,16 @@ def suspects(
         of_task = [row for row in rows if task_label(row) == task]
         known = references(of_task[0].run)
         level = max(FLOOR, chance(known["reference"] if known is not None else ()))
-        different = _different([texts(row.run) for row in of_task])
+        whole = _different([texts(row.run) for row in of_task])
+        # What was scored is how likely the choices are: the text beside them says nothing of the task.
+        different = whole.filter(~pl.col("note").fill_null("").str.starts_with(BY_LIKELIHOOD))
         alone = _alone(of_task)
         scored = different.filter(pl.col("score").is_not_null())
         found.append(
             Suspect(
                 task=task,
                 texts=len(different),
+                scored=bool(whole["score"].is_not_null().any()),
                 cut=_share(different["stop_reason"] == "length"),
                 looping=_share(different["text"].map_elements(loops, return_dtype=pl.Boolean)),
                 unanswered=_share(scored["answer"].is_null()),
@@ -132,7 +138,7 @@ def above(score: Estimate | None, level: float) -> bool:
 
 
 def _different(tables: Sequence[pl.DataFrame]) -> pl.DataFrame:
-    columns = ["example", "turn", "text", "stop_reason", "score", "answer", "error"]
+    columns = ["example", "turn", "text", "stop_reason", "score", "answer", "note", "error"]
     whole = pl.concat([table.select(columns) for table in tables])
     return whole.filter(pl.col("error").is_null()).unique(["example", "turn", "text"], maintain_order=True)
 

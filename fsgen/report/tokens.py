@@ -243,18 +243,27 @@ def _marks(tokens: pl.DataFrame) -> str:
 
 def _side(tokens: pl.DataFrame, side: str, spell: Callable[[int], bytes], special: Callable[[int], bool]) -> list[Any]:
     """The distribution of one system at each token: entropy, and candidates with probabilities; None if unknown."""
-    columns = (f"{side}_{name}" for name in ("token", "prob", "entropy", "top_ids", "top_probs"))
+    columns = [f"{side}_{name}" for name in ("token", "prob", "entropy", "entropy_bounds", "top_ids", "top_probs")]
+    if columns[3] not in tokens.columns:
+        tokens = tokens.with_columns(pl.lit(None).alias(columns[3]))
     result: list[Any] = []
-    for token, prob, entropy, ids, probs in tokens.select(columns).iter_rows():
+    for token, prob, entropy, bounds, ids, probs in tokens.select(columns).iter_rows():
         if token is None:
             result.append(None)
             continue
         best = list(zip(ids or [], probs or [], strict=True))[:CANDIDATES] or [(token, prob)]
         kept = [(i, round(1000 * p)) for i, p in best if p is not None and (round(1000 * p) or i == token)]
         result.append(
-            [round(100 * (entropy or 0.0)), [(as_text(spell(i), special(i)), thousandths) for i, thousandths in kept]]
+            [_hundredths(entropy, bounds), [(as_text(spell(i), special(i)), thousandths) for i, thousandths in kept]]
         )
     return result
+
+
+def _hundredths(entropy: float | None, bounds: Sequence[float] | None) -> int | list[int] | None:
+    """An entropy, what it is at least and at most where only that is known, or None."""
+    if entropy is not None:
+        return round(100 * entropy)
+    return [round(100 * bound) for bound in bounds] if bounds is not None else None
 
 
 # ---- packing

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from itertools import combinations, product
+from typing import Any
 
 from fsgen import tasks
+from fsgen.analysis.labels import task_name
 from fsgen.backends.remote.address import with_tokenizer
 from fsgen.methods.method import Method, parse
 from fsgen.models.bundled import ladder as bundled_ladder
@@ -79,7 +81,27 @@ def resolve(
                     models[name] = open_model(name, config)
         methods = list(_methods(grid, faults))
         grids.append(ResolvedGrid([loaded[task] for task in grid.tasks], pairs, methods, grid.sampling))
+    _refuse_one_name([task for task in loaded.values() if task is not None], faults)
     return grids, {name: model for name, model in models.items() if model is not None}
+
+
+def _refuse_one_name(loaded: Sequence[LoadedTask], faults: Faults) -> None:
+    """Tables and the report tell tasks apart by their names: two of one name would be one task there.
+
+    Another limit or order of the same data selects other examples of one task.
+    """
+    for one, other in combinations(loaded, 2):
+        name, same = (task_name(task.task.name, task.shots, task.config.chat) for task in (one, other))
+        sources = [{"name": t.config.name, "data": t.config.data, **t.config.own} for t in (one, other)]
+        if name == same and one.digest != other.digest and sources[0] != sources[1]:
+            said = f"{_unlike(*sources)} and {_unlike(*reversed(sources))}"
+            faults.add(f"task {name}", f"{said} are two tasks of one name: rename a file of data, or make two studies")
+
+
+def _unlike(source: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """A task of a configuration by its name, and what another one has otherwise."""
+    keys = [key for key in source if key == "name" or source[key] != other.get(key)]
+    return f"{{{', '.join(f'{key}: {source[key]}' for key in keys)}}}"
 
 
 def _load_task(config: TaskConfig, limit: int | None) -> LoadedTask:

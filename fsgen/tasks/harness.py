@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from fsgen.tasks.base import Judge, Row, Score, Task
-from fsgen.types import Example
+from fsgen.types import BY_LIKELIHOOD, Example
 
 PREFIX = "lm_eval:"
 FEWSHOT_SEED = 1234  # of `lm_eval`, where nobody says another
@@ -155,8 +155,24 @@ class HarnessTask(Task):
         return self._scored(example, [text])
 
     def score_choices(self, example: Example, found: Sequence[tuple[float, bool]]) -> Score:
-        """Score the likelihoods of the choices: of each its log-probability, and whether greedy decoding writes it."""
-        return self._scored(example, [tuple(each) for each in found])
+        """Score the likelihoods of the choices; the answer is the one that the metric takes as chosen."""
+        scored = self._scored(example, [tuple(each) for each in found])
+        note = f"{BY_LIKELIHOOD}{scored.note and f'; {scored.note}'}"
+        return Score(scored.value, self._choice(example, found), note)
+
+    def _choice(self, example: Example, found: Sequence[tuple[float, bool]]) -> str | None:
+        """The choice that the metric takes; of a single continuation itself, where greedy decoding writes it."""
+        if self._task.OUTPUT_TYPE == "loglikelihood":
+            return example.metadata["choices"][0][1].strip() if found[0][1] else None
+        choices = [str(choice) for choice in self._task.doc_to_choice(self._docs[example.metadata["document"]])]
+        lengths = {"acc_norm": [len(one) for one in choices], "acc_bytes": [len(one.encode()) for one in choices]}
+        length = lengths.get(self._metric, [1] * len(choices))
+        without = found[len(choices) :] if self._metric == "acc_mutual_info" else [(0.0, False)] * len(choices)
+        likely = [
+            (log_prob - alone) / max(1, each)
+            for each, (log_prob, _), (alone, _) in zip(length, found, without, strict=False)
+        ]
+        return choices[likely.index(max(likely))].strip()
 
     def _scored(self, example: Example, responses: Sequence[Any]) -> Score:
         """What the harness's metric says of the responses, after its filter."""

@@ -60,7 +60,7 @@ def test_chance_is_what_one_answer_to_all_gets() -> None:
 
 def texts(score: Any, **columns: Any) -> pl.DataFrame:
     """64 different texts, most of them cut."""
-    made = {"stop_reason": "length", "answer": None, "text": [f"text {i}" for i in range(64)]} | columns
+    made = {"stop_reason": "length", "answer": None, "note": None, "text": [f"text {i}" for i in range(64)]} | columns
     return generations(64, tokens=10, score=score, **made)
 
 
@@ -117,6 +117,51 @@ def test_nothing_is_compared_at_the_floor() -> None:
     router = found["Router that saves most"].answer
     assert router == "No score of the target alone lies above floor or chance, so what a router costs cannot be seen."
     assert answers([row()], {})["Router that saves most"].answer.startswith("Not known: no run has a router")
+
+
+def test_other_runs_measure_the_frequency_where_there_is_no_oracle() -> None:
+    routed = row(method="route", router="max-prob:0.5", collaboration_frequency=0.1)
+    fused = row(method="contrastive")
+    nothing = answers([routed, fused], {})
+    for question in ("Collaboration frequency", "Under 20 %"):
+        assert "no run compared a draft with the target alone at every position" in nothing[question].answer
+    drawn = [
+        row(run=name, method=name, sampling="temperature=1", collaboration_frequency=0.1)
+        for name in ("speculative", "oracle")
+    ]
+    said = answers([routed, fused, *drawn], {})
+    assert said["Collaboration frequency"].answer == (
+        "Of the tokens that pocket-0.6m drafts, pocket-8m would replace 10.0 % [27.0, 33.0] on gsm8k, in texts that "
+        "were sampled (temperature=1)."
+    )
+    greedy = row(method="speculative", collaboration_frequency=0.4)
+    said = answers([routed, fused, *drawn, greedy], {})
+    assert "would replace 40.0 % [27.0, 33.0] on gsm8k." in said["Collaboration frequency"].answer
+    assert said["Under 20 %"].answer == "The frequency is that low for 0 of 1 pairs on gsm8k."
+    both = [greedy, row(collaboration_frequency=0.3)]
+    assert "would replace 30.0 %" in answers(both, {})["Collaboration frequency"].answer, "the oracle is before others"
+
+
+def test_what_has_no_score() -> None:
+    scored = row(run="scored", target_accuracy=0.9, draft_accuracy=0.9, intervals={})
+    bare = row(run="bare", task="mt_bench", accuracy=None, target_accuracy=None, draft_accuracy=None)
+    table = {"bare": texts(None, stop_reason="eos", answer="1")}
+    assert answers([bare], table)["Suspect"].answer == (
+        "Nothing: texts end by themselves. No score is known for mt_bench."
+    )
+    assert answers([scored, bare], table)["Suspect"].answer == (
+        "Nothing: texts end by themselves, give answers and score above the floor. No score is known for mt_bench."
+    )
+
+
+def test_texts_beside_likelihoods_are_not_suspect() -> None:
+    (found,) = suspects(
+        [row(target_accuracy=0.9, draft_accuracy=0.9)],
+        lambda run: texts(1.0, note="by likelihood; acc_norm=1", text="x" * 30),
+        lambda run: None,
+    )
+    assert str(found) == ""
+    assert (found.texts, found.scored) == (0, True)
 
 
 def test_what_is_suspect() -> None:

@@ -76,6 +76,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(here)
 
 
+def test_the_answer_of_likelihoods_is_the_choice(folder: str) -> None:
+    for metric, chosen in (("acc", 1), ("acc_norm", 2)):
+        task = tasks.get("lm_eval:choices", include_path=folder, metric=metric)
+        (example,) = task.load(1)
+        count = len(task.choices(example))
+        words = [continuation.strip() for _, continuation in task.choices(example)]
+        found = [(-50.0 * len(word), False) for word in words]
+        found[1] = (-0.5, False)
+        found[2] = (-1e-3 * len(words[2]) - (0.5 if metric == "acc" else 0.0), False)
+        score = task.score_choices(example, found)
+        assert count == 4
+        expected = max(range(4), key=lambda i: found[i][0] / (len(words[i]) if metric == "acc_norm" else 1))
+        assert expected == chosen
+        assert score.answer == words[chosen]
+        assert score.note.startswith("by likelihood; acc")
+
+
 def evaluated(folder: str, names: list[str], method: str, **options: Any) -> dict[str, Any]:
     """What the harness finds."""
     from lm_eval.tasks import TaskManager

@@ -11,7 +11,7 @@ import pytest
 
 from fsgen.analysis.frequency import read_summary
 from fsgen.analysis.traces import scan_traces
-from fsgen.report.tokens import CANDIDATES, _spread, as_text, pieces, viewer
+from fsgen.report.tokens import CANDIDATES, _side, _spread, as_text, pieces, viewer
 from tests.report.conftest import HOSTILE
 
 
@@ -102,3 +102,22 @@ def test_examples_are_spread(count: int) -> None:
     if count == 64:
         assert sorted(order[:2]) == [16, 48]
         assert sorted(order[:6]) == [8, 16, 24, 40, 48, 56]
+
+
+def test_an_entropy_that_is_not_known_is_not_zero() -> None:
+    tokens = pl.DataFrame(
+        {
+            "draft_token": [1, 1, 1],
+            "draft_prob": [0.5] * 3,
+            "draft_entropy": [0.0, None, None],
+            "draft_entropy_bounds": [None, [0.251, 1.5], None],
+            "draft_top_ids": [[1]] * 3,
+            "draft_top_probs": [[0.5]] * 3,
+        }
+    )
+
+    def entropies(table: pl.DataFrame) -> list[Any]:
+        return [packed[0] for packed in _side(table, "draft", lambda token: b"a", lambda token: False)]
+
+    assert entropies(tokens) == [0, [25, 150], None]
+    assert entropies(tokens.drop("draft_entropy_bounds")) == [0, None, None]

@@ -102,6 +102,25 @@ def test_every_fault_of_every_cell_at_once(ladder: dict[str, str], data: str, tm
     assert "--" not in message, "a study has no options of the command line"
 
 
+def test_two_tasks_of_one_name_are_refused(ladder: dict[str, str], data: str, tmp_path: Path) -> None:
+    def own(folder: str, answer: str, **more: Any) -> dict[str, Any]:
+        (tmp_path / folder).mkdir(exist_ok=True)
+        file = tmp_path / folder / "capitals.jsonl"
+        file.write_text(json.dumps({"question": "Which?", "answer": answer}) + "\n")
+        task = {"name": "jsonl", "data": str(file), "prompt": "{question}", "answer": "answer", "metric": "exact"}
+        return task | {"max_tokens": 4} | more
+
+    two = [own("one", "Paris"), own("two", "Rome")]
+    with pytest.raises(ValueError, match="are two tasks of one name: rename a file of data, or make two") as caught:
+        plan(one_cell(ladder, data, tasks=two))
+    assert all(task["data"] in str(caught.value) for task in two)
+    with pytest.raises(ValueError, match=r"metric: exact} and \{name: jsonl, metric: contains}"):
+        plan(one_cell(ladder, data, tasks=[own("one", "Paris"), own("one", "Paris", metric="contains")]))
+    assert len(plan(one_cell(ladder, data, tasks=[own("one", "Rome"), own("two", "Rome", max_tokens=3)])).rows) == 2
+    task = one_cell(ladder, data)["tasks"][0]
+    assert len(plan(one_cell(ladder, data, tasks=[task, task | {"limit": 2}])).rows) == 2, "other examples of one task"
+
+
 def test_a_limit_must_be_positive(ladder: dict[str, str], data: str) -> None:
     with pytest.raises(ValueError, match="limit=0"):
         plan(one_cell(ladder, data), limit=0)

@@ -14,14 +14,16 @@
 
   const words = (numbers) => numbers.map((number) => store.words[number]);
 
-  // The distribution of one system at a position: entropy in nats, candidates as [text, probability]; null if not known.
+  // The distribution of one system at a position: entropy in nats (or two bounds, or null), and candidates as
+  // [text, probability]; null if not known.
   function side(column, position) {
     const packed = store.columns[column][position];
     if (!packed) return null;
     const [entropy, ...flat] = packed;
     const candidates = [];
     for (let i = 0; i < flat.length; i += 2) candidates.push([store.words[flat[i]], flat[i + 1] / 1000]);
-    return { entropy: entropy / 100, candidates };
+    const nats = Array.isArray(entropy) ? entropy.map((bound) => bound / 100) : entropy === null ? null : entropy / 100;
+    return { entropy: nats, candidates };
   }
 
   // A text with its tokens; turns of a dialogue are one after the other.

@@ -23,6 +23,12 @@ const tokenViewer = (looks, shades) => {
   const visible = (text) => text.replaceAll(" ", "\u2423").replaceAll("\n", "\u21b5").replaceAll("\t", "\u2192") || "\u2205";
   const percent = (share) => (share >= 0.9995 ? "100 %" : `${(100 * share).toFixed(1)} %`);
 
+  // A number of nats; a pair is what it is at least and at most; null or undefined is not known.
+  function entropy(nats) {
+    if (nats === null || nats === undefined) return "entropy not known";
+    return `entropy ${[].concat(nats).map((each) => each.toFixed(2)).join(" to ")} nats`;
+  }
+
   // ---- a pane: the text of one run, and a card with what is known of one of its tokens
 
   class Pane {
@@ -93,7 +99,7 @@ const tokenViewer = (looks, shades) => {
     }
 
     system(name, known, token) {
-      const said = known ? `entropy ${known.entropy.toFixed(2)} nats` : "not known";
+      const said = known ? entropy(known.entropy) : "not known";
       const column = make("div", "", make("h5", "", `${name} `, make("span", "", said)));
       for (const [text, share] of known ? known.candidates : []) {
         const what = make("div", "what", make("span", "", visible(text)));

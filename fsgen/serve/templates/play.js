@@ -155,7 +155,7 @@ const playground = (async () => {
     }
   }
 
-  const side = (top, entropy) => (top.length ? { entropy: entropy ?? 0, candidates: top.map((each) => [each.text, each.prob]) } : null);
+  const side = (top, entropy) => (top.length ? { entropy, candidates: top.map((each) => [each.text, each.prob]) } : null);
 
   function asToken(record, position, turn) {
     const differs = record.draft_token === null || record.target_token === null ? "-" : String(Number(record.draft_token !== record.target_token));
