@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fsgen.api import method_for
 from fsgen.backends.reader import Reader
+from fsgen.methods.check import require_all_tokens, roles_of_q
 from fsgen.methods.method import Method
 
 if TYPE_CHECKING:
@@ -85,24 +86,6 @@ def require_q(members: Members, method: Method) -> None:
     if members.difference is not None and method.fusion.reads_draft:
         raise ValueError(f"method {method.name!r} gives no likelihoods where tokenizers differ: {members.difference}")
     require_all_tokens(members, method)
-
-
-def roles_of_q(method: Method) -> tuple[str, ...]:
-    """The members whose probabilities make q; the draft's own where it writes alone."""
-    if "target" not in method.roles:
-        return ("draft",)
-    fusion = method.fusion
-    return ("target", *["draft"] * fusion.reads_draft, *["base"] * fusion.reads_base)
-
-
-def require_all_tokens(members: Members, method: Method) -> None:
-    """Raises ValueError where a model that q reads tells the probabilities of its most likely tokens only."""
-    names = members.names()
-    if partial := [f"the {role} {names[role]}" for role in roles_of_q(method) if role in members.partial]:
-        raise ValueError(
-            f"{' and '.join(partial)} tells the probabilities of the most likely tokens only, and so not how likely "
-            "a given text is"
-        )
 
 
 def prefix_token(members: Members) -> int:

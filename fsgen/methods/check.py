@@ -80,6 +80,24 @@ def check(
             )
 
 
+def roles_of_q(method: Method) -> tuple[str, ...]:
+    """The members whose probabilities make q; the draft's own where it writes alone."""
+    if "target" not in method.roles:
+        return ("draft",)
+    fusion = method.fusion
+    return ("target", *["draft"] * fusion.reads_draft, *["base"] * fusion.reads_base)
+
+
+def require_all_tokens(members: Loadable, method: Method) -> None:
+    """Raises ValueError where a model that q reads tells the probabilities of its most likely tokens only."""
+    partial = [role for role in roles_of_q(method) if not getattr(members, role).capabilities.full_logits]
+    if partial:
+        names = " and ".join(f"the {role} {members.identity(role).name}" for role in partial)
+        raise ValueError(
+            f"{names} tells the probabilities of the most likely tokens only, and so not how likely a given text is"
+        )
+
+
 def _require_mixed(method: Method, difference: str, mixed: bool) -> None:
     if not (mixed and isinstance(method.fusion, SharedTokens)):
         raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fsgen.backends import Members
 from fsgen.backends.protocol import Session
-from fsgen.likelihood import roles_of_q
+from fsgen.methods.check import roles_of_q
 from fsgen.methods.method import Method
 from fsgen.probs import Lines, log_probs
 from fsgen.types import Candidates

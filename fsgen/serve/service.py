@@ -13,8 +13,7 @@ from fsgen.api import method_for
 from fsgen.backends import Members
 from fsgen.backends.codec import codec, readable
 from fsgen.engine.detokenizer import decoded
-from fsgen.likelihood import require_all_tokens
-from fsgen.methods.check import check
+from fsgen.methods.check import check, require_all_tokens
 from fsgen.methods.fusions import FUSIONS
 from fsgen.methods.method import PRESETS, Method
 from fsgen.methods.routers import ROUTERS

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from fsgen.backends import Members
-from fsgen.likelihood import require_all_tokens
-from fsgen.methods.check import check
+from fsgen.methods.check import check, require_all_tokens
 from fsgen.methods.method import PRESETS, Method
 from fsgen.study.cells import Cell, LoadedTask, Prompt, make_cell
 from fsgen.study.config import PairConfig, SamplingConfig, StudyConfig
