@@ -133,9 +133,10 @@ def test_results_of_other_methods_are_refused(run: Callable[..., Finished], draf
 @pytest.mark.parametrize("method", ["route", "contrastive:beta=0.3", "os:System", 3])
 def test_responses_of_other_methods_are_refused(draft: Plan, tmp_path: Path, method: Any) -> None:
     request = {"prompt": PROMPT, "temperature": 0}
-    line = {"request": request, "response": {"choices": [{"text": TEXT}], "fsgen": {"method": "speculative"}}}
+    response: dict[str, Any] = {"choices": [{"text": TEXT}], "fsgen": {"method": "speculative"}}
+    line = {"request": request, "response": response}
     assert len(texts(draft, written(tmp_path / "log.jsonl", line))) == 1
-    line["response"]["fsgen"] = {"method": method}
+    response["fsgen"] = {"method": method}
     with pytest.raises(ValueError, match="is not the target's own text"):
         texts(draft, written(tmp_path / "log.jsonl", line))
 
