@@ -388,6 +388,7 @@ def test_a_study_ends_with_its_answers(run: Any, tmp_path: Path, monkeypatch: py
     given: list[Any] = []
     result = SimpleNamespace(failed={}, rows=[None])
     monkeypatch.setattr(fsgen.study, "run_study", lambda *args, **options: result)
+    monkeypatch.setattr(fsgen.analysis.study, "analyze", lambda folder: analysis)
 
     def write(folder: Path, analysis: StudyAnalysis) -> Path:
         given.append(analysis)
