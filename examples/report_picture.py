@@ -17,8 +17,13 @@ VIEW = {"width": 1120, "height": 900}
 SHOWN = ("frequency-sizes", "tokens")
 ONLY = """names => {
   const kept = names.map((name) => document.getElementById(name));
+  window.dispatchEvent(new Event("beforeprint"));  // all charts are drawn, and all is open
+  for (const nav of document.querySelectorAll("nav")) nav.parentElement.style.display = "block";
   for (const each of document.querySelectorAll("main section, main figure, nav, details:not(.question)")) {
     if (!kept.some((one) => each.contains(one) || one.contains(each))) each.remove();
+  }
+  for (const each of document.querySelectorAll("details")) {
+    each.open = each.querySelector(".chart") !== null;
   }
 }"""
 DRAWN = "() => [...document.querySelectorAll('.chart')].every((chart) => chart.querySelector('svg'))"

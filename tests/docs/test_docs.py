@@ -71,6 +71,22 @@ def test_configurations_are_studies(page: Path) -> None:
             parse_config(text, f"{page.name}: {title}")
 
 
+def compare_tables(shown: str, printed: str) -> None:
+    """A table that a page shows is the one that was printed: the same columns and rows, and numbers near the shown."""
+    tables = []
+    for text in (shown, printed):
+        lines = [re.split(r"\s{2,}", line.strip()) for line in text.splitlines()]
+        start = next(number for number, line in enumerate(lines) if line[0] == "draft")
+        tables.append(lines[start : start + len(shown.splitlines())])
+    head, _, task, *rows = zip(*tables, strict=True)
+    assert head[0] == head[1]
+    assert task[0] == task[1]
+    for mine, theirs in rows:
+        assert mine[:2] == theirs[:2]
+        for one, other, near in zip(mine[2:], theirs[2:], (1.1, 0.011, 0.011), strict=True):
+            assert float(one.split()[0]) == pytest.approx(float(other.split()[0]), abs=near), mine
+
+
 def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     page = DOCS / "tutorial.md"
     (bin_folder := tmp_path / "bin").mkdir()
@@ -80,6 +96,7 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
     (here := tmp_path / "here").mkdir()
     found: dict[str, list[float | None]] = {}
+    printed, tables = "", 0
     for language, title, text in blocks(page):
         if title:
             (here / title).write_text(text)
@@ -88,6 +105,10 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
                 ["sh", "-e", "-c", text], cwd=here, env=environment, capture_output=True, text=True, check=False
             )
             assert done.returncode == 0, f"{text}\n{done.stderr}"
+            printed = done.stdout + done.stderr
+        if language == "text":
+            compare_tables(text, printed)
+            tables += 1
         if language == "bash" and "fsgen study" in text:
             for row in json.loads((here / "runs" / "tutorial" / "summary.json").read_text()):
                 accuracy = [row[f"{who}accuracy"] for who in ("draft_", "target_", "")]
@@ -97,7 +118,12 @@ def test_the_tutorial_runs_as_it_stands(tmp_path: Path) -> None:
                 elif row["method"] == "route":
                     found[row["router"]] = [row["consulted_rate"], row["target_tokens_per_token"], accuracy[2]]
     shown = re.findall(r"^\| `([\w.:-]+)` \| (\d.*) \|$", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    assert len(shown) == len(found) == 5
+    assert tables == 1
+    assert len(found) == 5
+    assert len(shown) == 3, "the thresholds"
+    assert "72 of 100 questions, and none" in page.read_text(encoding="utf-8")
+    alone = [found[draft][2] for draft in ("pocket-0.6m", "pocket-0.25m")]
+    assert alone == pytest.approx([0.72, 0.0], abs=0.011)
     for name, values in shown:
         assert [float(value) for value in values.split(" | ")] == pytest.approx(found[name], abs=0.011), name
     assert (here / "runs" / "tutorial" / "report.html").is_file()
