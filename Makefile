@@ -22,7 +22,7 @@ install = $(PIP) install --quiet --no-deps --require-hashes --requirement requir
 	{ echo "not installed. Where an index builds packages itself, and so has other hashes: make HASHES=no" >&2; exit 1; }
 endif
 
-.PHONY: help study bench test lint types docs tests wheel-test format lock picture report-picture clean
+.PHONY: help study bench test lint types docs kernels tests wheel-test format lock picture report-picture clean
 
 help:
 	@echo "make study   run the study of the bundled models and print where its report is"
@@ -42,7 +42,9 @@ bench: $(VENV)/.study
 	$(BIN)/python -m benchmarks.decoding
 	$(BIN)/python -m benchmarks.study --sample 16
 
-test: lint types docs tests
+test: lint
+	$(MAKE) --no-print-directory -j2 kernels types docs
+	$(MAKE) --no-print-directory tests
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
@@ -50,6 +52,11 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/mypy
+
+# Compiled once here, beside what needs one core, and not by each process of the tests; int4 is not for every processor.
+kernels: $(VENV)/.test
+	for kind in float32 bfloat16 int8 int4; do OMP_NUM_THREADS=1 $(BIN)/fsgen generate 1 --method plain --max-tokens 1 \
+		--weights $$kind > /dev/null 2>&1 || echo "kernels: none of $$kind here"; done
 
 tests: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov -n auto --dist loadfile
