@@ -10,25 +10,19 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from fsgen import generate
 from fsgen.backends import Members
 from fsgen.serve.page import static
 from fsgen.types import SamplingParams
-from tests.report.test_browser import CHROMIUM, OPTIONS
+from tests.report.test_browser import CHROMIUM, browser
 from tests.serve.conftest import Running, until
 from tests.serve.test_api import PROMPT, ask
 
+__all__ = ["browser"]  # the fixture
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: apt-get install chromium")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=list(OPTIONS))
-        yield chromium
-        chromium.close()
 
 
 class Tab:
