@@ -9,7 +9,7 @@ LOCK := pip-compile --quiet --generate-hashes --strip-extras --no-header --no-an
 	--no-emit-find-links --no-emit-trusted-host --unsafe-package torch --build-deps-for editable \
 	--constraint constraints.txt pyproject.toml --output-file
 
-WITH_TESTS := .[dev,types,docs,lm-eval,notebook,mlflow,serve,simulate,remote,ladder]
+WITH_TESTS := .[dev,types,docs,lm-eval,notebook,mlflow,serve,simulate,remote,ray,otel,ladder]
 
 # Every package but torch, whose build depends on the machine, must have a hash that requirements/ knows.
 # An index that builds packages itself has others: HASHES=no goes by versions alone.
@@ -89,7 +89,7 @@ lock:
 	build/lock/bin/pip install --quiet pip-tools==7.6.2
 	build/lock/bin/$(LOCK) requirements/study.txt
 	build/lock/bin/$(LOCK) requirements/test.txt --extra dev --extra types --extra docs --extra lm-eval --extra notebook \
-		--extra mlflow --extra serve --extra simulate --extra remote --extra ladder
+		--extra mlflow --extra serve --extra simulate --extra remote --extra ray --extra otel --extra ladder
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

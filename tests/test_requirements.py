@@ -21,6 +21,8 @@ EXTRAS = (
     "mlflow",
     "serve",
     "simulate",
+    "ray",
+    "otel",
     "remote",
     "ladder",
 )  # as the Makefile
