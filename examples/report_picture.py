@@ -42,6 +42,7 @@ def screenshot(report: Path, names: tuple[str, ...]) -> bytes:
         page.goto(report.resolve().as_uri())
         page.evaluate(ONLY, list(names))
         page.wait_for_function(DRAWN)
+        page.set_viewport_size({**VIEW, "height": page.evaluate("() => document.documentElement.scrollHeight")})
         picture = page.screenshot(full_page=True, animations="disabled")
         browser.close()
     return picture
