@@ -36,7 +36,7 @@ class UncachedModel:
         self.model, self._given = model, module
 
     @cached_property
-    def _module(self) -> Any:
+    def _module(self) -> torch.nn.Module | None:
         """Taken from the model when it is first needed: one on the compiled pass loads it then."""
         found = getattr(self.model, "module", None) if self._given is None else self._given
         return found if isinstance(found, torch.nn.Module) else None
