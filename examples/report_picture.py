@@ -42,6 +42,9 @@ def screenshot(report: Path, names: tuple[str, ...]) -> bytes:
         page.goto(report.resolve().as_uri())
         page.evaluate(ONLY, list(names))
         page.wait_for_function(DRAWN)
+        # As high as all of it: what stays at the bottom of a window would else lie over the texts.
+        height = page.evaluate("() => document.documentElement.scrollHeight")
+        page.set_viewport_size({"width": VIEW["width"], "height": height})
         picture = page.screenshot(full_page=True, animations="disabled")
         browser.close()
     return picture

@@ -15,6 +15,8 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -74,3 +76,12 @@ def subclass(found: Any, kind: type, name: str, what: str) -> Any:
     if missing:
         raise ValueError(f"{what} {name!r} breaks the protocol: it does not define {', '.join(missing)}")
     return found
+
+
+@contextmanager
+def tried(what: str, name: str) -> Iterator[None]:
+    """A part is made and used within it: whatever that raises becomes a ValueError that names the part."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"{what} {name!r} breaks the protocol: {type(error).__name__}: {error}") from error

@@ -72,6 +72,7 @@ def no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.fail("weights were loaded")
 
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", fail)
+    monkeypatch.setattr("fsgen.backends.cpu.checkpoint.CpuCheckpoint.load", fail)
 
 
 @pytest.fixture(scope="module")

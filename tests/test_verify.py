@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fsgen.api import generate
-from fsgen.backends import Members
+from fsgen.backends import Members, load
 from fsgen.backends.cpu.model import CpuModel
 from fsgen.backends.transformers.model import TransformersModel
 from fsgen.backends.transformers.uncached import UncachedModel
@@ -95,6 +95,13 @@ def test_a_right_system_passes(method: str, every_token: bool) -> None:
     assert sum(seen) == 12
     assert len(seen) == 2  # eight batches of one, then four
     assert verdict.seconds > 0.0
+
+
+def test_without_a_difference_no_second_copy_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = load("pocket-0.1m", "pocket-0.25m")
+    monkeypatch.setattr(CpuModel, "module", property(lambda self: pytest.fail("a copy was loaded")))
+    verdict = verify(members, ["1 + 1 =", "The"], draft_tokens=3, max_tokens=8)
+    assert (verdict.equal, verdict.dtype, verdict.measured_in) == (2, "float32", None)
 
 
 @pytest.mark.parametrize("router", ["always", "entropy:0.5"])

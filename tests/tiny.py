@@ -12,6 +12,20 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from fsgen.backends.transformers.model import TransformersModel
 
+# Common sizes: two layers, width 32, 4 heads (2 of keys), 96 tokens, context 128.
+SIZES: dict[str, Any] = {
+    "vocab_size": 96,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "initializer_range": 0.3,  # large, so that logits depend visibly on every token
+}
+
 # For each architecture its configuration class, and what it needs beside the common sizes.
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", {}),
@@ -82,18 +96,7 @@ RECURRENT: dict[str, tuple[str, dict[str, Any]]] = {
 def tiny_config(architecture: str, **config: Any) -> Any:
     """The configuration of a model of two layers, width 32, 4 heads (2 of keys), 96 tokens, context 128."""
     kind, special = (ARCHITECTURES | RECURRENT)[architecture]
-    sizes: dict[str, Any] = {
-        "vocab_size": 96,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "initializer_range": 0.3,  # large, so that logits depend visibly on every token
-    }
+    sizes = dict(SIZES)
     if architecture == "gpt2":
         del sizes["intermediate_size"], sizes["num_key_value_heads"]
     if architecture == "gpt-neox":

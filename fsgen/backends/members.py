@@ -250,7 +250,7 @@ def plan(
     from fsgen.backends import places  # here, for they import torch
     from fsgen.backends.opening import open_checkpoint, open_loaded
 
-    ngram = _ngram(draft)
+    ngram = ngram_length(draft)
     named = [_at(None if ngram else draft, revision), _at(target, revision), _at(base, revision)]
     others = (target, draft, draft)  # whose tokenizer a model behind a server has, where it names none
     named = [with_tokenizer(m, o) if isinstance(m, str) else m for m, o in zip(named, others, strict=True)]
@@ -331,8 +331,8 @@ def _at(member: Given, revision: str | None) -> Given:
     return f"{member}@{revision}"
 
 
-def _ngram(draft: Given) -> int:
-    """The tokens of a match where n-grams draft, 0 where a model does."""
+def ngram_length(draft: Given) -> int:
+    """The tokens of a match where n-grams draft, 0 where a model does. Raises ValueError for an impossible number."""
     if not isinstance(draft, str) or draft.partition(":")[0] != "ngram":
         return 0
     size = draft.partition(":")[2] or str(USUAL_NGRAM)

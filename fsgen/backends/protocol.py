@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 from fsgen.types import ModelInfo, SamplingParams
 
 TokenIds = Sequence[int]
+LONGEST = 2**20
+"""Tokens of the longest sequence of any model, whatever its files say, or where nothing is said."""
 
 
 @dataclass(slots=True)

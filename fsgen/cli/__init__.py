@@ -10,8 +10,9 @@ import gc
 import sys
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Annotated, NoReturn, TextIO
+from typing import Annotated, Any, NoReturn, TextIO
 
 import typer
 
@@ -97,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         if unreadable:
             raise ValueError(f"the argument {unreadable[0]!r} is not UTF-8")
-        status = app(arguments or ["--help"], prog_name="fsgen", standalone_mode=False)
+        status = _commands()(arguments or ["--help"], prog_name="fsgen", standalone_mode=False)
     except (typer.TyperException, ValueError, OSError) as error:
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         if role := getattr(error, "role", None):  # an argument in Python is an option here
@@ -105,6 +106,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         print("error:", _one_line(message), file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+@cache  # of what the functions say of themselves, for which typer takes some hundredths of a second
+def _commands() -> Any:
+    return typer.main.get_command(app)
 
 
 def _show_warning(

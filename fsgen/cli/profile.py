@@ -16,7 +16,7 @@ def profile(
         str, typer.Argument(help="Bundled, a folder, a name on the hub, or random:0.5B, a shape with random weights.")
     ],
     batch: Annotated[int, typer.Option(min=1, max=4096, help="The largest number of texts at a time.")] = 16,
-    seconds: Annotated[float, typer.Option(min=1, help="About how long it may take.")] = 60.0,
+    seconds: Annotated[float, typer.Option(min=1, max=10**6, help="About how long it may take.")] = 60.0,
     dtype: Dtype = "auto",
     device: Device = "auto",
     weights: Weights = "auto",

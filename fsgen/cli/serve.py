@@ -39,8 +39,10 @@ MaxModelLen = Annotated[
     int, typer.Option(min=2, help="Tokens of a prompt and its completion together.", rich_help_panel=BOUNDS)
 ]
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of a completion.", rich_help_panel=BOUNDS)]
-Timeout = Annotated[float, typer.Option(min=1, help="Seconds for a request.", rich_help_panel=BOUNDS)]
-Drain = Annotated[float, typer.Option(min=0, help="Seconds to finish what runs after SIGTERM.", rich_help_panel=BOUNDS)]
+Timeout = Annotated[float, typer.Option(min=1, max=10**6, help="Seconds for a request.", rich_help_panel=BOUNDS)]
+Drain = Annotated[
+    float, typer.Option(min=0, max=10**6, help="Seconds to finish what runs after SIGTERM.", rich_help_panel=BOUNDS)
+]
 Name = Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")]
 ChatTemplate = Annotated[
     Path | None,
@@ -98,6 +100,7 @@ def serve(
     from fsgen.backends.remote.address import is_remote
     from fsgen.methods.check import check
 
+    run.check_origins(allow_origin or ())
     bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
     keys = run.read_keys(api_key_file)
     if away := next((each for each in (named.draft, named.target, named.base) if each and is_remote(each)), None):

@@ -11,12 +11,14 @@ then is its command line. In Python:
 
 from __future__ import annotations
 
+import argparse
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
-from typing import Any
+from typing import Any, NoReturn
+from unittest.mock import patch
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
@@ -256,6 +258,12 @@ def main(arguments: Sequence[str]) -> None:
         given += ["--model", NAME]
     before, sys.argv = sys.argv, ["lm_eval", *given]
     try:
-        cli_evaluate()
+        with patch.object(argparse.ArgumentParser, "error", _refuse):
+            cli_evaluate()
     finally:
         sys.argv = before
+
+
+def _refuse(parser: argparse.ArgumentParser, message: str) -> NoReturn:
+    """Wrong words of the harness's options are one line, as those of every other command."""
+    raise ValueError(message)

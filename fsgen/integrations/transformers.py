@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ import fsgen
 from fsgen.api import generate as write
 from fsgen.api import stream
 from fsgen.backends import Members, load, plan
+from fsgen.backends.members import ngram_length
+from fsgen.backends.places import weights_by_role
 from fsgen.methods.method import parse
 from fsgen.types import SamplingParams
 
@@ -69,8 +72,13 @@ def export(folder: Path, settings: Mapping[str, Any]) -> Path:
     given = {name: _absolute(settings.get(name)) for name in SETTINGS if settings.get(name) is not None}
     method = parse(given.get("method", "speculative"), given.get("router"), given.get("draft_tokens"))
     method.require({"target", *given})
-    if not str(given.get("draft", "ngram")).startswith("ngram"):
-        plan(given["draft"], base=given.get("base"))  # that they are there
+    named = {role: given[role] for role in ("draft", "base") if role in given}
+    if ngram := ngram_length(given.get("draft")):
+        method = replace(method, ngram=ngram)  # which refuses what is too long
+        del named["draft"]
+    weights_by_role(_for_draft(given.get("weights", "auto")), named)
+    if named:
+        plan(**named)  # that they are there
     file = folder / "custom_generate" / "generate.py"
     if file.exists() and MARK not in file.read_text(encoding="utf-8"):
         raise ValueError(f"the file {str(file)!r} is there, and another program wrote it")
@@ -165,9 +173,13 @@ def _members(model: Any, draft: Any, base: Any, weights: str, tokenizer: Any) ->
     key = (draft if isinstance(draft, str) else id(draft), base if isinstance(base, str) else id(base), weights)
     if key not in kept:
         place = "cpu" if model.device.type == "cpu" else str(model.device)
-        chosen = weights if weights == "auto" or "=" in weights else f"draft={weights}"
-        kept[key] = load(draft, model, base, device=place, weights=chosen, tokenizer=tokenizer)
+        kept[key] = load(draft, model, base, device=place, weights=_for_draft(weights), tokenizer=tokenizer)
     return kept[key]
+
+
+def _for_draft(weights: str) -> str:
+    """The types of weights by role: the draft's, where they do not say whose."""
+    return weights if weights == "auto" or "=" in weights else f"draft={weights}"
 
 
 def _ends(asked: Mapping[str, Any], members: Members) -> list[int]:

@@ -11,7 +11,7 @@ import torch
 
 from fsgen.methods.fusions import Fusion
 from fsgen.methods.routers import Router
-from fsgen.plugins import find, subclass
+from fsgen.plugins import find, subclass, tried
 
 TRIED = 1000  # entries of the vocabulary that a part is tried on
 
@@ -25,11 +25,9 @@ def own_router(text: str) -> Router | None:
     part, name, argument = found
     router: Router = subclass(part, Router, name, "router").parse(argument)
     logits = torch.randn(3, TRIED, generator=torch.Generator().manual_seed(0))
-    try:
+    with tried("router", name):
         flags: Any = router.consult(logits, np.arange(3), np.arange(3, dtype=np.uint64))
         hash((router, str(router)))  # texts of equal methods are decoded together, and tables name them
-    except Exception as error:  # whatever it raises
-        raise ValueError(f"router {name!r} breaks the protocol: {type(error).__name__}: {error}") from error
     if not (isinstance(flags, list) and len(flags) == 3 and all(isinstance(flag, bool) for flag in flags)):
         right = "consult gives a list of one bool a row"
         raise ValueError(f"router {name!r} breaks the protocol: {right}, not {flags!r:.60}")
@@ -52,12 +50,10 @@ def own_fusion(text: str) -> tuple[Fusion, str, str] | None:
     if not is_dataclass(part) or not isinstance(getattr(part, "name", None), str):
         raise ValueError(f"fusion {name!r} breaks the protocol: it is a frozen dataclass with a `name`")
     z = torch.randn(3, 2, 4, TRIED, generator=torch.Generator().manual_seed(0))
-    try:
+    with tried("fusion", name):
         fusion: Fusion = made()
         hash(fusion)
         q: Any = fusion(z[0], z[1] if fusion.reads_draft else None, z[2] if fusion.reads_base else None)
-    except Exception as error:  # whatever it raises
-        raise ValueError(f"fusion {name!r} breaks the protocol: {type(error).__name__}: {error}") from error
     if not (isinstance(q, torch.Tensor) and q.shape == z[0].shape and not q.isnan().any()):
         raise ValueError(f"fusion {name!r} breaks the protocol: it gives logits of the target's shape, without NaN")
     return fusion, name, rest

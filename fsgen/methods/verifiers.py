@@ -97,7 +97,7 @@ class Rejection(Verifier):
             rejected = (accepted < lengths)[:, None]
             q_there = torch.where(rejected, residual(p_there, q_there), q_there)
         token = sample(q_there, decide.gather(1, place[:, None])[:, 0])
-        return Verdict(accepted.tolist(), token.tolist())
+        return Verdict(*torch.stack([accepted, token]).tolist())  # read from the device at once
 
 
 def _agreement(drafted: Sequence[list[int]], choices: list[list[int]]) -> Verdict:

@@ -104,13 +104,17 @@ class Shape:
         if any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts")):
             raise ValueError(f"{name!r} is a mixture of experts, whose calls a roofline of one size does not describe")
         wanted = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-        sizes = {key: config.get(key) for key in wanted}
-        if missing := [key for key, value in sizes.items() if not isinstance(value, int) or value < 1]:
+        sizes: dict[str, Any] = {key: config.get(key) for key in wanted}
+        if missing := [key for key, value in sizes.items() if value is None]:
             raise ValueError(f"the configuration of {name!r} has no {missing[0]}, which its times are told by")
-        width, layers, heads, vocab = (int(sizes[key] or 0) for key in wanted)
-        inner = int(config.get("intermediate_size") or 4 * width)
-        head = int(config.get("head_dim") or width // heads)
-        kept = 2 * head * int(config.get("num_key_value_heads") or heads)
+        others = ("intermediate_size", "head_dim", "num_key_value_heads", "max_position_embeddings")
+        sizes |= {key: config[key] for key in others if config.get(key) is not None}
+        if odd := [key for key, value in sizes.items() if not isinstance(value, int) or not 0 < value < 2**31]:
+            raise ValueError(f"the configuration of {name!r} has an impossible {odd[0]}: {sizes[odd[0]]!r:.80}")
+        width, layers, heads, vocab = (sizes[key] for key in wanted)
+        inner = int(sizes.get("intermediate_size", 4 * width))
+        head = int(sizes.get("head_dim", width // heads))
+        kept = 2 * head * int(sizes.get("num_key_value_heads", heads))
         attention = 2 * width * heads * head + width * kept
         inside = layers * (attention + (3 if config.get("hidden_act") == "silu" else 2) * width * inner)
         tied = bool(config.get("tie_word_embeddings", False))

@@ -8,6 +8,7 @@ Seconds of a round are those of `fsgen.planner.times`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ class Load:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.rate > 0 or self.requests < 1:
+        if not 0 < self.rate < math.inf or self.requests < 1:
             raise ValueError(f"a load of {self.requests} requests at {self.rate:g} a second is impossible")
         if not self.lengths or any(min(pair) < 1 for pair in self.lengths):
             raise ValueError("every request needs a prompt and a completion of at least one token")

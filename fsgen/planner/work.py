@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fsgen.backends.members import Members, load, plan
-from fsgen.backends.places import check_dtype, weights_by_role, weights_of
+from fsgen.backends.members import Members, load, ngram_length, plan
+from fsgen.backends.places import check_device, check_dtype, weights_by_role, weights_of
 from fsgen.backends.remote.address import require_here
 from fsgen.planner.calibrate import calibrate
 from fsgen.planner.choose import OBJECTIVES, Search, Situation, candidates
@@ -23,6 +24,7 @@ from fsgen.study.store import Store
 from fsgen.types import SamplingParams
 
 MEASURED = "measured"
+NGRAM = "ngram"
 FIRST = 8  # texts that are read first; then twice as many, and so on
 ASSUMED_TEXTS, ASSUMED_TOKENS = 64, 128
 
@@ -75,10 +77,9 @@ class Question:
             raise ValueError(f"unknown objective {self.objective!r}: choose {', '.join(OBJECTIVES)}")
         if self.objective == "price" and self.price is None:
             raise ValueError("the objective price needs what an hour of the machine costs: give it by --price")
-        if not self.drafts or len(set(self.drafts)) < len(self.drafts):
-            raise ValueError(f"each draft is named once, and at least one: {', '.join(self.drafts) or 'none is given'}")
-        check_dtype(self.dtype)
-        weights_by_role(self.weights, {"target", "draft"} if _models(self) else {"target"})
+        if self.price is not None and not 0 <= self.price < math.inf:
+            raise ValueError(f"a price of {self.price} is impossible: choose a number from 0 on")
+        self._check_models()
         if self.max_loss is not None and not 0 <= self.max_loss <= 1:
             raise ValueError(f"a loss of accuracy of {self.max_loss} is impossible: choose 0 to 1")
         if sum(each is not None for each in (self.texts, self.study, self.acceptance)) > 1:
@@ -98,6 +99,15 @@ class Question:
         require_here(self.target, *self.drafts)
         return None
 
+    def _check_models(self) -> None:
+        if not self.drafts or len(set(self.drafts)) < len(self.drafts):
+            raise ValueError(f"each draft is named once, and at least one: {', '.join(self.drafts) or 'none is given'}")
+        if odd := [name for name in self.drafts if name != NGRAM and ngram_length(name)]:
+            raise ValueError(f"draft={odd[0]!r} is impossible: write {NGRAM!r}, of which the plan chooses the length")
+        check_dtype(self.dtype)
+        check_device(self.device)
+        weights_by_role(self.weights, {"target", "draft"} if _models(self) else {"target"})
+
 
 def run(question: Question, note: Note = lambda text: None) -> Answer:
     """Answers a question.
@@ -115,7 +125,7 @@ def run(question: Question, note: Note = lambda text: None) -> Answer:
 
 
 def _models(question: Question) -> list[str]:
-    return [name for name in question.drafts if not name.startswith("ngram")]
+    return [name for name in question.drafts if name != NGRAM]
 
 
 def _kind(question: Question, role: str) -> str:
@@ -153,7 +163,7 @@ class _Work:
         if question.acceptance is None:
             self._find_texts()
         situation = self._situation()
-        drafts = [None if name.startswith("ngram") else name for name in question.drafts]
+        drafts = [None if name == NGRAM else name for name in question.drafts]
         greedy = question.acceptance is None and all(text.greedy for text in self.texts)
         wanted = candidates(drafts, question.max_loss is not None, greedy)
         self.routers = list({str(one.method.router): one.method.router for one in wanted if one.draft}.values())

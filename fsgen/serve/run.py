@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -117,9 +118,19 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def check_origins(origins: Collection[str]) -> None:
+    """Raises ValueError for what no browser calls a site (in its header `Origin`), which would never be allowed."""
+    for origin in origins:
+        parts = urlsplit(origin)
+        if origin != "*" and not (parts.scheme and parts.netloc and origin == f"{parts.scheme}://{parts.netloc}"):
+            raise ValueError(f"the site {origin!r} cannot be allowed: write it as in https://example.com, with no path")
+
+
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """The address of a server, taken before its models are loaded. Raises ValueError where it cannot be had."""
+    if not host or "\0" in host:  # an empty one would be all addresses of this machine
+        raise ValueError(f"the host {host!r} is no address: 127.0.0.1 is this machine alone, 0.0.0.0 all that reach it")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

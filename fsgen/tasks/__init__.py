@@ -9,7 +9,7 @@
 from functools import cache
 from typing import Any
 
-from fsgen.plugins import find, registered, subclass
+from fsgen.plugins import find, registered, subclass, tried
 from fsgen.tasks.base import Judge, Score, Task
 from fsgen.tasks.chains import Chains
 from fsgen.tasks.facts import Facts
@@ -72,8 +72,6 @@ def _own(text: str) -> Task | None:
     lacking = [key for key in ("name", "max_tokens") if not hasattr(kind, key)]
     if lacking:
         raise ValueError(f"task {name!r} breaks the protocol: it has no {lacking[0]}")
-    try:
+    with tried("task", name):
         task: Task = kind()
-    except Exception as error:  # whatever it raises
-        raise ValueError(f"task {name!r} breaks the protocol: {type(error).__name__}: {error}") from error
     return task

@@ -35,6 +35,7 @@ def test_what_is_made_up_is_found(analysis: StudyAnalysis, folder: Path) -> None
         frame = scan_traces(folder, run.run).collect()
         assert row.tokens == len(frame)
         low, high = row.intervals["collaboration_frequency"]
+        assert "seconds" not in row.intervals  # of a text they are a share of those of its batch
         assert row.collaboration_frequency is not None
         assert low < row.collaboration_frequency < high
         if row.router == "always":

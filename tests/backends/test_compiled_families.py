@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.opening import open_checkpoint
 from fsgen.backends.transformers.model import TransformersModel
 from tests.backends.scripts import alone, edited
-from tests.tiny import tiny_tokenizer
+from tests.tiny import SIZES, tiny_tokenizer
 
 ROUNDING = 1e-4  # of the largest logit
 HEADS = {"head_dim": 8}
@@ -96,20 +97,9 @@ HELD = ["float32", "bfloat16", "int8", "int4", *["bfloat16 pairs"] * HAS_PAIRS, 
 
 def config_of(case: str, **changes: Any) -> Any:
     kind, special = CASES[case]
-    sizes: dict[str, Any] = {
-        "vocab_size": 96,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 128,
-        "bos_token_id": 0,
-        "eos_token_id": 1,
-        "pad_token_id": None,
-        "initializer_range": 0.3,
+    made = {
+        key: value for key, value in (SIZES | {"pad_token_id": None} | special | changes).items() if value is not ...
     }
-    made = {key: value for key, value in (sizes | special | changes).items() if value is not ...}
     return getattr(transformers, f"{kind}Config")(**made)
 
 
@@ -131,6 +121,7 @@ def saved(folder: Path, module: Any) -> Path:
     return folder
 
 
+@cache
 def loaded(folder: Path, held: str = "float32") -> CpuModel:
     """The model of a folder, on the compiled pass."""
     with pytest.MonkeyPatch.context() as patch:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -379,21 +375,3 @@ def test_no_record_depends_on_the_batch(
         )
 
     assert records(texts(batch)) == records(texts(1))
-
-
-def test_cached_code_computes_what_freshly_compiled_code_does(tmp_path: Path) -> None:
-    code = """
-import hashlib, torch
-from tests.backends.test_cpu import model_of
-logits = model_of("qwen3").session(1).score([[(5 * i) % 96 for i in range(120)]], 120)
-print(hashlib.sha256(logits.numpy().tobytes()).hexdigest())
-"""
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    first, second = (
-        subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        for _ in range(2)
-    )
-    assert list(tmp_path.rglob("*.nbc"))  # so the second one had nothing to compile
-    assert first.stdout == second.stdout
-    assert first.stderr.count("fsgen: compiling for this machine, once") == 1
-    assert "compil" not in second.stderr

@@ -305,6 +305,14 @@ def test_nobody_answers() -> None:
         plan(DRAFT, f"vllm:{url}#big?patience=0.1")
 
 
+def test_a_server_that_has_never_answered_is_not_waited_for_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsgen.backends.remote.http.UNKNOWN", 0.2)
+    with TestServer(answers("vllm", DRAFT)) as server:
+        url = server.url
+    with pytest.raises(UnavailableError, match=r"has not answered for 0\.2 s"):
+        plan(DRAFT, f"vllm:{url}#big")
+
+
 def test_another_model_after_a_restart(said: dict[str, Answers]) -> None:
     """What it says then is not taken for the old one's."""
     with TestServer(said["vllm"]) as server:

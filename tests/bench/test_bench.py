@@ -157,8 +157,11 @@ def _counting(method: Any, name: str, reads: Counter[str]) -> Any:
     return counted
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
 @pytest.mark.parametrize(("method", "length"), [("plain", None), ("speculative", 4)])
-def test_what_a_round_reads_back(method: str, length: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_round_reads_back(
+    method: str, length: int | None, temperature: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """docs/gpu.md: one read for each drafted token and some two for what System 2 decides, for all rows together."""
     models = [TransformersModel(tiny_model("gpt2", seed), tiny_tokenizer()) for seed in range(2)]
     members = Members.of(draft=models[0], target=models[1])
@@ -169,7 +172,8 @@ def test_what_a_round_reads_back(method: str, length: int | None, monkeypatch: p
     found = []
     for tokens in (12, 24):
         reads.clear()
-        texts = fsgen.generate(members, PROMPTS, method, None, length, SamplingParams(tokens, ignore_eos=True), 8)
+        sampling = SamplingParams(tokens, temperature, ignore_eos=True)
+        texts = fsgen.generate(members, PROMPTS, method, None, length, sampling, 8)
         rounds = max(text.stats.target_calls for text in texts)
         found.append((reads.total(), rounds))
     (few, first), (many, last) = found

@@ -296,3 +296,5 @@ def test_the_command(folder: str, tmp_path: Path, run: Callable[..., Finished]) 
     assert stored["config"]["members"] == {"draft": "pocket-0.1m", "target": "pocket-0.25m"}
     refused = run("lm-eval", "--model_args", "target=pocket-9m", "--tasks", "written", "--include_path", folder)
     assert (refused.status, "error: " in refused.err) == (2, True)
+    refused = run("lm-eval", "--guess")
+    assert (refused.status, refused.out, refused.err) == (2, "", "error: unrecognized arguments: --guess\n")

@@ -142,6 +142,9 @@ def test_parameters_of_a_shape() -> None:
         shape_of("nowhere")
     with pytest.raises(ValueError, match="mixture of experts"):
         Shape.of("m", COMMON | SHAPES["0.5B"] | {"num_experts": 8})
+    for odd in ({"head_dim": [1]}, {"intermediate_size": "x"}, {"max_position_embeddings": 0}, {"vocab_size": 2**31}):
+        with pytest.raises(ValueError, match=f"has an impossible {next(iter(odd))}"):
+            Shape.of("m", COMMON | SHAPES["0.5B"] | odd)
     with pytest.raises(ValueError, match="has no hidden_size"):
         Shape.of("m", {})
 

@@ -13,6 +13,7 @@ from fsgen.backends.checkpoint import Checkpoint, on_hub
 from fsgen.backends.cpu.files import Tensors, fits, names
 from fsgen.backends.cpu.shape import Shape
 from fsgen.backends.places import BITS, DTYPES, check_rounded, check_weights
+from fsgen.backends.protocol import LONGEST
 from fsgen.backends.tokenizer import plain_tokenizer
 from fsgen.models.bundled import model_info
 from fsgen.types import ModelInfo
@@ -60,7 +61,7 @@ class CpuCheckpoint(Checkpoint):
 
     @property
     def context(self) -> int:
-        return min(self.shape.context, 2**20)
+        return min(self.shape.context, LONGEST)
 
     def load(self, dtype: str = "auto", device: str = "auto") -> Model:
         if dtype == "float16":  # which the compiled pass does not compute

@@ -67,6 +67,11 @@ class CpuModel:
         """Bytes of weights that a call reads."""
         return sum(linear.weight.nbytes for linear in self._weights.linears.values())
 
+    @property
+    def precision(self) -> str:
+        """The type of its embeddings, keys and values, and of weights that are not rounded; in words."""
+        return "bfloat16" if self.kind.startswith("bfloat16") else "float32"
+
     @cached_property
     def module(self) -> Any:
         """The same weights as a `transformers` model, loaded when it is first used, to compare with; None without."""

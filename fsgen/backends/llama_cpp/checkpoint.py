@@ -13,6 +13,7 @@ from fsgen.backends.llama_cpp.header import Header, parameters, read_header
 from fsgen.backends.llama_cpp.library import LoadedFile, library
 from fsgen.backends.llama_cpp.tokenizer import GgufTokenizer
 from fsgen.backends.places import BITS, check_choice, check_dtype, on_cpu
+from fsgen.backends.protocol import LONGEST
 from fsgen.types import ModelInfo
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class GgufCheckpoint(Checkpoint):
 
     @property
     def context(self) -> int:
-        return min(self.header.size("context_length"), 2**20)
+        return min(self.header.size("context_length"), LONGEST)
 
     @property
     def info(self) -> ModelInfo:

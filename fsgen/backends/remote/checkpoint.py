@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fsgen.backends.checkpoint import Checkpoint
 from fsgen.backends.identity import vocabulary_digest
-from fsgen.backends.protocol import Capabilities
+from fsgen.backends.protocol import LONGEST, Capabilities
 from fsgen.backends.remote.address import RECORDED, USAGE, Address, parse, split
 from fsgen.backends.remote.tokenizer import Opener, TokenizerOf, tokenizer_of
 from fsgen.types import ModelInfo
@@ -18,8 +18,6 @@ from fsgen.types import ModelInfo
 if TYPE_CHECKING:
     from fsgen.backends.protocol import Model
     from fsgen.backends.remote.model import RemoteModel
-
-UNBOUNDED = 2**20  # tokens of the longest sequence, where a server does not say it
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def _connect(address: Address, own: TokenizerOf) -> RemoteModel:
             ModelInfo(address.name, address.url, "remote", address.parameters, address.parameters),
             own.tokenizer,
             own.vocab_size,
-            server.abilities.context or UNBOUNDED,
+            server.abilities.context or LONGEST,
             own.eos_ids,
             hashlib.sha256(identity.encode()).hexdigest(),
         )

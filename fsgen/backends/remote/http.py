@@ -22,6 +22,7 @@ _log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 MOST_FAULTS = 5  # answers of status 500, or answers without sense, to one request
+UNKNOWN = 5.0  # seconds that a server which has never answered is waited for
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before another attempt, where the server does not say
 KEY = "FSGEN_API_KEY"
 
@@ -41,7 +42,8 @@ class Client:
         url: of the server.
         concurrency: requests under way at a time, at most.
         timeout: seconds that one request may take.
-        patience: seconds of silence, refused connections, 429s and 503s before `UnavailableError`.
+        patience: seconds of silence, refused connections, 429s and 503s before `UnavailableError`. Of a server that has
+            never answered, at most `UNKNOWN`: then its address is probably wrong.
     """
 
     def __init__(self, url: str, concurrency: int = 32, timeout: float = 600.0, patience: float = 600.0) -> None:
@@ -61,6 +63,7 @@ class Client:
             trust_env=False,
         )
         self._turns = asyncio.Semaphore(concurrency)
+        self._answered = False
         self.interruptions = 0
         """How often the server did not answer as it should: after that it may be another one."""
 
@@ -123,6 +126,7 @@ class Client:
                 wait: float | None = None
                 try:
                     response = await self._http.request(method, self.url + path, json=body)
+                    self._answered = True
                     if response.status_code not in AGAIN:
                         self._refuse(response, path)
                         return _read(response, read)
@@ -139,8 +143,9 @@ class Client:
                 attempt += 1
                 if wait is None:
                     wait = min(LONGEST_WAIT, FIRST_WAIT * 2.0 ** (attempt - 1)) * random.uniform(0.5, 1.0)
-                if time.monotonic() - started + wait > self._patience:
-                    raise UnavailableError(f"{self.url}{path} has not answered for {self._patience:g} s: {reason}")
+                patience = self._patience if self._answered else min(self._patience, UNKNOWN)
+                if time.monotonic() - started + wait > patience:
+                    raise UnavailableError(f"{self.url}{path} has not answered for {patience:g} s: {reason}")
                 _log.info("%s%s: %s; again in %.1f s", self.url, path, reason, wait)
                 await asyncio.sleep(wait)
 

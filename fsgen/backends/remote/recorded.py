@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fsgen.backends.identity import vocabulary_digest
+from fsgen.backends.protocol import LONGEST
 from fsgen.backends.remote.address import RECORDED
 from fsgen.backends.remote.http import RefusedError
 from fsgen.backends.remote.model import Asked, Keep, RemoteModel
@@ -130,4 +131,4 @@ def open_recorded(folder: Path, tokenizer_of: Callable[[str], TokenizerOf]) -> R
     info = ModelInfo(f"{RECORDED}:{name}", str(folder), "recorded", parameters, parameters)
     longest = max((len(prompt) + len(said.tokens) for prompt, (said, _) in texts.items()), default=1)
     source = Recorded(info.name, texts)
-    return RemoteModel(source, False, info, own.tokenizer, own.vocab_size, max(longest, 2**20), own.eos_ids, digest)
+    return RemoteModel(source, False, info, own.tokenizer, own.vocab_size, max(longest, LONGEST), own.eos_ids, digest)

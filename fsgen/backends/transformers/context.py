@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fsgen.backends.protocol import LONGEST
 from fsgen.backends.transformers.continuation import position_offset, text_config
 
 
@@ -13,7 +14,7 @@ def context_of(config: Any, tokenizer: Any = None) -> int:
     longest = getattr(text, "max_position_embeddings", None)
     if longest is None:
         longest = getattr(tokenizer, "model_max_length", None)
-    longest = min(int(longest) - position_offset(text), 2**20) if longest else 2**20
+    longest = min(int(longest) - position_offset(text), LONGEST) if longest else LONGEST
     rope = getattr(text, "rope_parameters", None) or {}
     for entry in [rope, *rope.values()]:
         # These encodings change for *all* positions once any row is longer: what is cached would no longer be valid.

@@ -9,6 +9,7 @@ import copy
 import inspect
 import math
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,10 +33,13 @@ class UncachedModel:
     """
 
     def __init__(self, model: Model, module: torch.nn.Module | None = None) -> None:
-        self.model = model
-        self._module = getattr(model, "module", None) if module is None else module
-        if not isinstance(self._module, torch.nn.Module):
-            self._module = None
+        self.model, self._given = model, module
+
+    @cached_property
+    def _module(self) -> torch.nn.Module | None:
+        """Taken from the model when it is first needed: one on the compiled pass loads it then."""
+        found = getattr(self.model, "module", None) if self._given is None else self._given
+        return found if isinstance(found, torch.nn.Module) else None
 
     @property
     def has_module(self) -> bool:
@@ -66,7 +70,8 @@ class UncachedModel:
     @property
     def precision(self) -> str:
         """What it computes in, in words."""
-        return str(getattr(self.model, "precision", str(self.dtype).removeprefix("torch.")))
+        said = getattr(self.model, "precision", None)
+        return str(self.dtype).removeprefix("torch.") if said is None else str(said)
 
     def wider(self) -> UncachedModel | None:
         """The same weights in the next wider type: float32 for half precision, float64 for float32.
