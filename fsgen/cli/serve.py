@@ -41,6 +41,14 @@ MaxModelLen = Annotated[
 MaxTokens = Annotated[int, typer.Option(min=1, help="Tokens of a completion.", rich_help_panel=BOUNDS)]
 Timeout = Annotated[float, typer.Option(min=1, help="Seconds for a request.", rich_help_panel=BOUNDS)]
 Drain = Annotated[float, typer.Option(min=0, help="Seconds to finish what runs after SIGTERM.", rich_help_panel=BOUNDS)]
+EventInterval = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        help="Seconds between two events of a stream, at least: tokens between them go together.",
+        rich_help_panel=BOUNDS,
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")]
 ChatTemplate = Annotated[
     Path | None,
@@ -73,6 +81,7 @@ def serve(
     max_tokens: MaxTokens = 4096,
     timeout: Timeout = 600.0,
     drain: Drain = 60.0,
+    event_interval: EventInterval = 0.02,
     name: Name = None,
     chat_template: ChatTemplate = None,
     log_prompts: LogPrompts = False,
@@ -98,7 +107,7 @@ def serve(
     from fsgen.backends.remote.address import is_remote
     from fsgen.methods.check import check
 
-    bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
+    bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain, interval=event_interval)
     keys = run.read_keys(api_key_file)
     if away := next((each for each in (named.draft, named.target, named.base) if each and is_remote(each)), None):
         raise ValueError(f"{away!r} is behind a server already, which would hold up all texts whenever it is away")

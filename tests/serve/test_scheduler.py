@@ -88,6 +88,26 @@ def test_a_text_that_is_cancelled_frees_its_row_within_a_round() -> None:
     assert rounds[end + 1] in ((1, 0), (-1, 0)), "the other one has the row in the same round"
 
 
+@pytest.mark.parametrize("interval", [0.0, 600.0])
+def test_tokens_go_to_the_loop_at_the_beginning_the_end_and_now_and_then(interval: float) -> None:
+    heard: list[tuple[int, bool]] = []
+
+    async def program(scheduler: Scheduler) -> Job:
+        one = job([1, 2], sampling=SamplingParams(max_tokens=200, ignore_eos=True))
+        scheduler.submit([one])
+        while not one.done:
+            await one.changed.wait()
+            one.changed.clear()
+            heard.append((one.known, one.done))
+        return one
+
+    one = scheduled(trio(), program, Limits(rows=1, interval=interval))
+    first, *between, last = heard
+    assert 0 < first[0] <= 8, "a round's tokens"
+    assert last == (200, True) == (len(one.tokens), one.done)
+    assert bool(between) is (interval == 0.0)
+
+
 class Faulty(Table):
     """Raises at contexts that hold a token (`bad`), and now and then (`every` calls)."""
 
