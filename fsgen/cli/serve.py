@@ -107,7 +107,9 @@ def serve(
     from fsgen.backends.remote.address import is_remote
     from fsgen.methods.check import check
 
-    bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain, interval=event_interval)
+    bounds = limits.Limits(
+        rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain, interval=event_interval
+    )
     keys = run.read_keys(api_key_file)
     if away := next((each for each in (named.draft, named.target, named.base) if each and is_remote(each)), None):
         raise ValueError(f"{away!r} is behind a server already, which would hold up all texts whenever it is away")
