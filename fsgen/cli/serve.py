@@ -59,6 +59,14 @@ ChatTemplate = Annotated[
         help="A Jinja file that makes a prompt of messages.  [default: the models' own]",
     ),
 ]
+TracesEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="Where spans of OpenTelemetry go, by HTTP: http://localhost:4318/v1/traces.",
+    ),
+]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="The log has the prompts, too.")]
 
 
@@ -85,6 +93,7 @@ def serve(
     name: Name = None,
     chat_template: ChatTemplate = None,
     log_prompts: LogPrompts = False,
+    otlp_traces_endpoint: TracesEndpoint = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     weights: Weights = "auto",
@@ -113,6 +122,7 @@ def serve(
     keys = run.read_keys(api_key_file)
     if away := next((each for each in (named.draft, named.target, named.base) if each and is_remote(each)), None):
         raise ValueError(f"{away!r} is behind a server already, which would hold up all texts whenever it is away")
+    spans = run.spans_to(otlp_traces_endpoint)
     template = None if chat_template is None else run.read_template(chat_template)
     planned, chosen = named.resolve(device)
     check(planned, chosen, [], [])
@@ -121,4 +131,4 @@ def serve(
         template = template or run.usual_template(members)
         run.warm_up(members, chosen)
         service, meters = run.make_service(members, chosen, bounds, name, not fixed_method, template)
-        run.serve(service, meters, address, keys, allow_origin or (), log_prompts)
+        run.serve(service, meters, address, keys, allow_origin or (), log_prompts, spans)
