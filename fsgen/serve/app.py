@@ -190,7 +190,7 @@ def _add_errors(app: FastAPI) -> None:
         return Json(fault.as_dict(), fault.status)
 
 
-def _client(request: Request) -> str:
+async def _client(request: Request) -> str:  # async, or it would run in a thread of its own
     return str(request.scope["fsgen"]["client"])
 
 

@@ -75,8 +75,13 @@ class Spans:
 
         parent = TraceContextTextMapPropagator().extract(dict(headers))
         began, ended = min(job.arrived for job in jobs), max(job.ended or now for job in jobs)
-        attributes = {"fsgen.request_id": request_id, **_attributes(answer), **_latencies(jobs, began, ended)}
-        span = self._tracer.start_span("llm_request", parent, SpanKind.SERVER, attributes, start_time=at(began))
+        attributes: dict[str, Value] = {
+            "fsgen.request_id": request_id,
+            **_attributes(answer),
+            **_latencies(jobs, began, ended),
+        }
+        name = f"{attributes['gen_ai.operation.name']} {answer.service.name}"
+        span = self._tracer.start_span(name, parent, SpanKind.SERVER, attributes, start_time=at(began))
         inside = set_span_in_context(span, Context())
         for index, job in enumerate(jobs):
             for name, start, end in _parts(job):

@@ -33,7 +33,7 @@ def traced(members: Members, *asked: dict[str, Any], limits: Limits | None = Non
             headers = {"x-request-id": "mine", "traceparent": f"00-{TRACE}-{PARENT}-01"}
             answer = httpx2.post(f"{running.url}/v1/completions", json=body, headers=headers, timeout=60)
         wanted = len(asked)
-        until(lambda: sum(span.name == "llm_request" for span in exporter.get_finished_spans()) >= wanted)
+        until(lambda: sum(span.kind is SpanKind.SERVER for span in exporter.get_finished_spans()) >= wanted)
         return list(exporter.get_finished_spans()), answer
 
 
@@ -48,7 +48,7 @@ def test_a_request_has_a_span_with_its_parts(pair: Members, stream: bool) -> Non
     spans, answer = traced(pair, body | {"fsgen": {"method": "speculative", "draft_tokens": 3}})
     *parts, whole = spans
     attributes = about(whole)
-    assert (whole.name, whole.kind) == ("llm_request", SpanKind.SERVER)
+    assert (whole.name, whole.kind) == ("text_completion pocket-0.25m+pocket-1.5m", SpanKind.SERVER)
     assert f"{whole.context.trace_id:032x}" == TRACE
     assert whole.parent is not None
     assert f"{whole.parent.span_id:016x}" == PARENT
