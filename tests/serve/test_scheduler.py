@@ -105,7 +105,7 @@ def test_tokens_go_to_the_loop_at_the_beginning_the_end_and_now_and_then(interva
 
     one = scheduled(trio(), program, Limits(rows=1, interval=interval))
     first, *between, last = heard
-    assert 0 < first[0] <= 8, "a round's tokens"
+    assert 0 < first[0] < 200, "those of a few rounds, before the end"
     assert last == (200, True) == (len(one.tokens), one.done)
     assert bool(between) is (interval == 0.0)
 
