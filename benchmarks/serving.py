@@ -4,7 +4,8 @@
 
 Every server runs in a process of its own on 127.0.0.1; the client shares the machine's cores with it. So many
 streams are kept open: each asks for the next prompt as soon as it has its text. A row ends when all texts that were
-begun in its seconds are there; tokens per second go by all of that time, for the engine alone, too. Every greedy
+begun in its seconds are there; tokens per second go by all of that time, for the engine alone, too. What a token takes
+of the processor is told apart: of what writes (the server's process, or the engine's), and of the client. Every greedy
 text is compared with that of the engine. In the short default form it takes about four minutes on a quiet machine.
 """
 
@@ -43,7 +44,11 @@ PATIENCE = 120.0  # seconds for a server to start, and for one text
 
 @dataclass
 class Result:
-    """What was measured with so many streams."""
+    """What was measured with so many streams.
+
+    `first`: seconds to the first event of each text; `processor`, `client`: seconds of the processor that the process
+    which writes has taken, and the client.
+    """
 
     name: str
     streams: int
@@ -53,10 +58,16 @@ class Result:
     different: int = 0
     failures: int = 0
     first: list[float] = field(default_factory=list)
+    processor: float = 0.0
+    client: float = 0.0
 
     @property
     def speed(self) -> float:
         return self.tokens / self.seconds if self.seconds else 0.0
+
+    def per_token(self, seconds: float) -> float:
+        """Microseconds."""
+        return 1e6 * seconds / self.tokens if self.tokens else 0.0
 
     def at(self, share: float) -> float:
         """The time to the first token that this share of the texts stays below."""
@@ -86,12 +97,12 @@ def engine_alone(members: Members, work: Work, streams: int, method: str) -> Res
             yield Sequence(ids[number % len(ids)], method, sampling)
             number += 1
 
-    started = time.perf_counter()
+    started, before = time.perf_counter(), time.process_time()
     for number, text in completed(Engine(members, streams), texts(), streams):
         result.tokens += len(text.token_ids)
         result.texts += 1
         result.different += text.text != work.expected[number % len(ids)]
-    result.seconds = time.perf_counter() - started
+    result.seconds, result.processor = time.perf_counter() - started, time.process_time() - before
     return result
 
 
@@ -128,6 +139,15 @@ def shown(event: dict[str, Any]) -> str:
     return "".join(found) or str(event.get("content", ""))
 
 
+def processor_seconds(process: int) -> float:
+    """Of a process, by its id: all of its threads; 0 where the system is not Linux."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 async def served(port: int, path: str, body: Callable[[str], dict[str, Any]], work: Work, result: Result) -> Result:
     """Keeps streams open until the seconds are over."""
     started, asked = time.perf_counter(), 0
@@ -148,8 +168,9 @@ async def served(port: int, path: str, body: Callable[[str], dict[str, Any]], wo
             result.different += text != work.expected[number]
             result.tokens += work.tokens[number]
 
+    before = time.process_time()
     await asyncio.gather(*[stream() for _ in range(result.streams)])
-    result.seconds = time.perf_counter() - started
+    result.seconds, result.client = time.perf_counter() - started, time.process_time() - before
     return result
 
 
@@ -162,8 +183,8 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: list[str], port: int, log: Path) -> Iterator[None]:
-    """A server in a process of its own, which listens when this begins. Raises RuntimeError where it does not start."""
+def running(command: list[str], port: int, log: Path) -> Iterator[int]:
+    """A server in a process of its own, which listens when this begins: its id. Raises RuntimeError if it fails."""
     with log.open("w") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
         try:
             end = time.monotonic() + PATIENCE
@@ -173,7 +194,7 @@ def running(command: list[str], port: int, log: Path) -> Iterator[None]:
                 time.sleep(0.1)
             if process.poll() is not None or time.monotonic() >= end:
                 raise RuntimeError(f"{command[0]} did not start: {log.read_text()[-300:]}")
-            yield
+            yield process.pid
         finally:
             process.terminate()
             with suppress(subprocess.TimeoutExpired):
@@ -218,13 +239,16 @@ def servers(port: int, rows: int, folder: Path, others: bool) -> list[Server]:
 
 def measured(server: Server, port: int, work: Work, streams: list[int], log: Path) -> Iterator[Result]:
     """A server with each number of streams."""
-    with running(server.command, port, log):
+    with running(server.command, port, log) as process:
         few = Work(work.prompts[:1], work.expected[:1], work.tokens[:1], work.max_tokens, 0.1)
         asyncio.run(served(port, server.path, lambda prompt: server.asked(prompt, 8), few, Result("warm", 1)))
         for count in streams:
             result = Result(server.name, count)
             body = partial(server.asked, tokens=work.max_tokens)
-            yield asyncio.run(served(port, server.path, body, work, result))
+            before = processor_seconds(process)
+            asyncio.run(served(port, server.path, body, work, result))
+            result.processor = processor_seconds(process) - before
+            yield result
 
 
 def prepared(members: Members, max_tokens: int, seconds: float) -> Work:
@@ -235,15 +259,23 @@ def prepared(members: Members, max_tokens: int, seconds: float) -> Work:
 
 
 def shown_table(results: list[Result]) -> Table:
-    alone = {each.streams: each.speed for each in results if each.name.startswith("engine alone, spec")}
+    """Shares are of the engine alone with as many streams: of its tokens per second, and of those per second of CPU."""
+    alone = {each.streams: each for each in results if each.name.startswith("engine alone, spec")}
+    titles = ["", "streams", "tokens/s", "share", "CPU us/token", "share", "client us/token"]
     table = Table()
-    for title in ("", "streams", "tokens/s", "of the engine", "texts", "first token p50", "p99", "different", "failed"):
+    for title in (*titles, "texts", "first token p50", "p99", "different", "failed"):
         table.add_column(title, justify="right" if title else "left")
     for each in results:
-        share = f"{each.speed / alone[each.streams]:.2f}" if alone.get(each.streams) else "-"
+        own, other = each.per_token(each.processor), each.per_token(each.client)
+        engine = alone.get(each.streams)
+        shares = ["-", "-"]
+        if engine is not None and engine.speed and own:
+            shares = [f"{each.speed / engine.speed:.2f}", f"{engine.per_token(engine.processor) / own:.2f}"]
         first = [f"{1000 * each.at(part):.0f} ms" if each.first else "-" for part in (0.5, 0.99)]
-        counts = (str(each.texts), *first, str(each.different), str(each.failures))
-        table.add_row(each.name, str(each.streams), f"{each.speed:.0f}", share, *counts)
+        costs = [f"{each.speed:.0f}", shares[0], f"{own:.0f}", shares[1], f"{other:.0f}" if other else "-"]
+        table.add_row(
+            each.name, str(each.streams), *costs, str(each.texts), *first, str(each.different), str(each.failures)
+        )
     return table
 
 
@@ -272,7 +304,7 @@ def main() -> None:
                     print(f"{result.name}, {result.streams}: {result.speed:.0f} tokens/s", file=sys.stderr)
             except RuntimeError as error:
                 print("left out:", error, file=sys.stderr)
-    Console(width=130).print(shown_table(results))
+    Console(width=150).print(shown_table(results))
     if given.json is not None:
         rows = [asdict(each) | {"tokens_per_second": each.speed} for each in results]
         given.json.write_text(json.dumps(rows), encoding="utf-8")

@@ -83,10 +83,11 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "starlette": "serve",
     "uvicorn": "serve",
     "prometheus_client": "serve",
+    "opentelemetry": "serve/tracing.py",
     "simpy": "planner/simulate.py",
 }
 # Extras with what fsgen itself imports.
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote")
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote", "otel")
 PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

@@ -43,6 +43,15 @@ Timeout = Annotated[float, typer.Option(min=1, max=10**6, help="Seconds for a re
 Drain = Annotated[
     float, typer.Option(min=0, max=10**6, help="Seconds to finish what runs after SIGTERM.", rich_help_panel=BOUNDS)
 ]
+EventInterval = Annotated[
+    float,
+    typer.Option(
+        min=0,
+        max=10**6,
+        help="Seconds between two events of a stream, at least: tokens between them go together.",
+        rich_help_panel=BOUNDS,
+    ),
+]
 Name = Annotated[str | None, typer.Option(help="What clients call the model.  [default: its members]")]
 ChatTemplate = Annotated[
     Path | None,
@@ -51,6 +60,14 @@ ChatTemplate = Annotated[
         exists=True,
         dir_okay=False,
         help="A Jinja file that makes a prompt of messages.  [default: the models' own]",
+    ),
+]
+TracesEndpoint = Annotated[
+    str | None,
+    typer.Option(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="Where spans of OpenTelemetry go, by HTTP: http://localhost:4318/v1/traces.",
     ),
 ]
 LogPrompts = Annotated[bool, typer.Option("--log-prompts", help="The log has the prompts, too.")]
@@ -75,9 +92,11 @@ def serve(
     max_tokens: MaxTokens = 4096,
     timeout: Timeout = 600.0,
     drain: Drain = 60.0,
+    event_interval: EventInterval = 0.02,
     name: Name = None,
     chat_template: ChatTemplate = None,
     log_prompts: LogPrompts = False,
+    otlp_traces_endpoint: TracesEndpoint = None,
     dtype: Dtype = "auto",
     device: Device = "auto",
     weights: Weights = "auto",
@@ -101,10 +120,13 @@ def serve(
     from fsgen.methods.check import check
 
     run.check_origins(allow_origin or ())
-    bounds = limits.Limits(rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain)
+    bounds = limits.Limits(
+        rows, queue, max_model_len, max_tokens, seconds=timeout, drain=drain, interval=event_interval
+    )
     keys = run.read_keys(api_key_file)
     if away := next((each for each in (named.draft, named.target, named.base) if each and is_remote(each)), None):
         raise ValueError(f"{away!r} is behind a server already, which would hold up all texts whenever it is away")
+    spans = run.spans_to(otlp_traces_endpoint)
     template = None if chat_template is None else run.read_template(chat_template)
     planned, chosen = named.resolve(device)
     check(planned, chosen, [], [])
@@ -113,4 +135,4 @@ def serve(
         template = template or run.usual_template(members)
         run.warm_up(members, chosen)
         service, meters = run.make_service(members, chosen, bounds, name, not fixed_method, template)
-        run.serve(service, meters, address, keys, allow_origin or (), log_prompts)
+        run.serve(service, meters, address, keys, allow_origin or (), log_prompts, spans)

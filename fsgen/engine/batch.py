@@ -145,12 +145,13 @@ class Batch:
             group.end_round(models + min(models, elapsed - models), self.spent["draft"], self.reads_prompts)
         self.reads_prompts = False
 
-    def read(self, one: Sequence, count: int) -> None:
-        """Reads the beginning of a text's prompt ahead of the round that needs it; these calls are not counted."""
-        texts = [one.ids[:count] if other is one else None for other in self.sequences]
-        for role in one.method.roles:
-            self.session(role).score(texts, 1)
-            one.usage[role].calls -= 1
+    def read(self, beginnings: dict[Sequence, int]) -> None:
+        """Reads so many tokens of prompts ahead of the round that needs them; these calls are not counted."""
+        for role in sorted({role for one in beginnings for role in one.method.roles}):
+            texts = [one if one in beginnings and role in one.method.roles else None for one in self.sequences]
+            self.session(role).score([None if one is None else one.ids[: beginnings[one]] for one in texts], 1)
+            for one in filter(None, texts):
+                one.usage[role].calls -= 1
 
     def session(self, role: str) -> Session:
         """The session of a member, made when it is first needed."""

@@ -82,14 +82,13 @@ class Engine:
         sequence.cancel()
 
     def read(self, beginnings: Mapping[int, int]) -> None:
-        """Reads so many tokens of the prompts of texts, by id, ahead of the round that needs them.
+        """Reads so many tokens of the prompts of texts, by id, in one call of each member, ahead of their rounds.
 
         A text that waits for a row is left alone. One that sits out rounds meanwhile holds up no other (`fsgen.serve`).
         """
         with self._members.lock, torch.inference_mode():
-            for number, count in beginnings.items():
-                if self._batch is not None and number in self._running:
-                    self._batch.read(self._running[number], count)
+            if self._batch is not None:
+                self._batch.read({self._running[n]: count for n, count in beginnings.items() if n in self._running})
 
     def close(self) -> None:
         """The sessions go back to the members. What is still waiting or running is cancelled."""

@@ -88,14 +88,20 @@ def roles_of_q(method: Method) -> tuple[str, ...]:
     return ("target", *["draft"] * fusion.reads_draft, *["base"] * fusion.reads_base)
 
 
-def require_all_tokens(members: Loadable, method: Method) -> None:
-    """Raises ValueError where a model that q reads tells the probabilities of its most likely tokens only."""
-    partial = [role for role in roles_of_q(method) if not getattr(members, role).capabilities.full_logits]
+def require_all_tokens(
+    members: Loadable, method: Method, lacking: str = "how likely a given text is", written: bool = False
+) -> None:
+    """Raises ValueError where a model that q reads tells the probabilities of its most likely tokens only.
+
+    Args:
+        lacking: what cannot be said then, for the message.
+        written: of written tokens, which may be the draft's where it is trusted.
+    """
+    roles = dict.fromkeys([*roles_of_q(method), *["draft"] * (written and method.skips_verification)])
+    partial = [role for role in roles if not getattr(members, role).capabilities.full_logits]
     if partial:
         names = " and ".join(f"the {role} {members.identity(role).name}" for role in partial)
-        raise ValueError(
-            f"{names} tells the probabilities of the most likely tokens only, and so not how likely a given text is"
-        )
+        raise ValueError(f"{names} tells the probabilities of the most likely tokens only, and so not {lacking}")
 
 
 def _require_mixed(method: Method, difference: str, mixed: bool) -> None:

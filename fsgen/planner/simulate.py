@@ -2,24 +2,26 @@
 
 A discrete-event simulation (simpy) of continuous batching: a machine writes for as many requests as it has rows, round
 by round; a request that comes joins at the next round where a row is free, on the machine with the fewest requests.
-Seconds of a round are those of `fsgen.planner.times`.
+Seconds of a round are those of the calls (`fsgen.planner.times`) and of what the decode loop adds to them, where that
+was measured (`fsgen.planner.calibrate`).
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fsgen.planner.predict import Loop
 from fsgen.planner.times import Times
 from fsgen.types import as_dict
 
-ROUND_SECONDS = 3e-4  # beside the calls
+ROUND_SECONDS = 3e-4  # beside the calls, where nobody has measured it
 PERCENTILES = (50, 90, 99)
 
 
@@ -45,6 +47,11 @@ class Load:
         if not self.lengths or any(min(pair) < 1 for pair in self.lengths):
             raise ValueError("every request needs a prompt and a completion of at least one token")
 
+    def arrivals(self) -> list[float]:
+        """When each request arrives, in seconds."""
+        between = np.random.default_rng([self.seed, 0]).exponential(1 / self.rate, self.requests)
+        return [float(each) for each in np.cumsum(between)]
+
 
 @dataclass(frozen=True)
 class Fleet:
@@ -52,33 +59,50 @@ class Fleet:
 
     Attributes:
         target, draft: times of the models; no draft is plain decoding.
-        draft_tokens, acceptance: tokens drafted in a round, and the chance that each is accepted.
+        draft_tokens, acceptance: tokens drafted in a round, and the chance that each is accepted where those before it
+            are; one for all, or one for each place.
         rows: requests that a machine writes for at a time.
         machines: how many.
+        loops: what the decode loop adds at some numbers of rows; in between a line is drawn.
+        request_seconds: of a request beside its rounds: connection, reading, answer.
     """
 
     target: Times
     draft: Times | None = None
     draft_tokens: int = 0
-    acceptance: float = 0.0
+    acceptance: float | Sequence[float] = 0.0
     rows: int = 16
     machines: int = 1
+    loops: Mapping[int, Loop] = field(default_factory=lambda: {1: Loop(round_seconds=ROUND_SECONDS)})
+    request_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if self.rows < 1 or self.machines < 1:
             raise ValueError(f"{self.machines} machines of {self.rows} rows are impossible: at least one of each")
-        if not 0 <= self.acceptance <= 1:
+        if not all(0 <= chance <= 1 for chance in np.atleast_1d(self.acceptance)):
             raise ValueError(f"an acceptance of {self.acceptance} is impossible: choose 0 to 1")
         if (self.draft is None) != (self.draft_tokens == 0) or self.draft_tokens < 0:
             raise ValueError("a draft and its draft tokens go together: at least one token, or neither")
+        if np.size(self.acceptance) not in (1, self.draft_tokens):
+            raise ValueError(f"{np.size(self.acceptance)} acceptances do not fit {self.draft_tokens} drafted tokens")
+        if not self.loops or min(self.loops) < 1 or not self.request_seconds >= 0:
+            raise ValueError("loops are by numbers of rows from 1, at least one; request_seconds are at least 0")
 
     def seconds(self, rows: int, context: float, read: int) -> float:
         """Of a round of so many requests; `read`: tokens of prompts that are read in it."""
-        found = ROUND_SECONDS + self.target.call(rows, self.draft_tokens + 1, context)
-        found += self.target.reading(read) if read else 0.0
-        if self.draft is not None:
-            found += self.draft_tokens * self.draft.call(rows, 1, context) + (self.draft.reading(read) if read else 0.0)
-        return found
+        loop, verify = self.loop(rows), self.target.call(rows, self.draft_tokens + 1, context)
+        reading = self.target.reading(read) if read else 0.0
+        if self.draft is None:
+            return loop.round_seconds + loop.target_plain * verify + reading
+        reading += self.draft.reading(read) if read else 0.0
+        drafted = loop.draft * self.draft.call(rows, 1, context) + loop.drafted_seconds
+        return loop.round_seconds + loop.verify_seconds + loop.target * verify + self.draft_tokens * drafted + reading
+
+    def loop(self, rows: int) -> Loop:
+        """What the decode loop adds with so many rows."""
+        known = sorted(self.loops)
+        columns = zip(*(astuple(self.loops[each]) for each in known), strict=True)
+        return Loop(*(float(np.interp(rows, known, column)) for column in columns))
 
 
 @dataclass(frozen=True)
@@ -122,12 +146,12 @@ class _Simulation:
         self.done: list[_Request] = []
         self.busy, self.rounds, self.rows = 0.0, 0, 0
         self.random = np.random.default_rng([load.seed, 1])
+        self.chances = np.broadcast_to(fleet.acceptance, fleet.draft_tokens)
 
     def arrivals(self) -> Generator[Any, Any, None]:
         """Requests come, each to the machine with the fewest."""
-        random = np.random.default_rng([self.load.seed, 0])
-        for number in range(self.load.requests):
-            yield self.env.timeout(random.exponential(1 / self.load.rate))
+        for number, arrived in enumerate(self.load.arrivals()):
+            yield self.env.timeout(arrived - self.env.now)
             prompt, wanted = self.load.lengths[number % len(self.load.lengths)]
             machine = int(np.argmin(self.waiting))
             self.waiting[machine] += 1
@@ -154,11 +178,12 @@ class _Simulation:
 
     def _write(self, one: _Request) -> None:
         """What a round adds to a text: the accepted tokens, and one of the target's own."""
-        accepted = int((self.random.random(self.fleet.draft_tokens) < self.fleet.acceptance).cumprod().sum())
-        one.first = one.first or self.env.now
+        accepted = int((self.random.random(len(self.chances)) < self.chances).cumprod().sum())
+        given = self.env.now + self.fleet.request_seconds
+        one.first = one.first or given
         one.written += accepted + 1
         if one.written >= one.wanted:
-            one.ended = self.env.now
+            one.ended = given
 
 
 def require_simpy() -> None:

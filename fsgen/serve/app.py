@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -22,6 +22,9 @@ from fsgen.serve.guard import Guard, Keys
 from fsgen.serve.meters import Meters
 from fsgen.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from fsgen.serve.service import Service, Texts
+
+if TYPE_CHECKING:
+    from fsgen.serve.tracing import Spans
 
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorAnswer, "description": text}
@@ -48,14 +51,14 @@ class Json(Response):
 
 
 class Events(Response):
-    """Server-sent events of an answer. A client that goes away frees the rows of its texts."""
+    """Server-sent events of an answer; `ended` is called at their end, whatever ended them."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, ended: Callable[[], None]) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
-        self._answer = answer
+        self._answer, self._ended = answer, ended
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write() -> None:
@@ -67,7 +70,7 @@ class Events(Response):
         try:
             await _unless_gone(write(), receive)
         finally:
-            self._answer.service.scheduler.cancel(self._answer.texts.jobs)
+            self._ended()
 
 
 async def _unless_gone(work: Any, receive: Receive) -> Any:
@@ -88,7 +91,7 @@ async def _unless_gone(work: Any, receive: Receive) -> Any:
 
 
 async def _answered(
-    service: Service, body: CompletionRequest | ChatRequest, texts: Texts, request: Request
+    service: Service, body: CompletionRequest | ChatRequest, texts: Texts, request: Request, spans: Spans | None
 ) -> Response:
     """The answer to a request whose texts are on their way."""
     answer = Answer(service, body, texts)
@@ -97,12 +100,18 @@ async def _answered(
         "prompt_tokens": sum(map(len, texts.prompts)),
         "stream": body.stream,
     }
+
+    def ended() -> None:
+        service.scheduler.cancel(texts.jobs)  # a client that went away frees the rows of its texts
+        if spans is not None:
+            spans.record(answer, request.scope["request_id"], request.headers)
+
     if body.stream:
-        return Events(answer)
+        return Events(answer, ended)
     try:
         whole = await _unless_gone(answer.whole(), request.receive)
     finally:
-        service.scheduler.cancel(texts.jobs)
+        ended()
     if whole is None:
         raise ApiError(499, "the client went away")
     request.scope["fsgen"] |= {"completion_tokens": whole["usage"]["completion_tokens"]}
@@ -116,6 +125,7 @@ def make_app(
     hosts: Collection[str] = (),
     origins: Collection[str] = (),
     log_prompts: bool = False,
+    spans: Spans | None = None,
 ) -> FastAPI:
     """The application. It starts the scheduler when it starts, and ends it when it ends.
 
@@ -124,6 +134,7 @@ def make_app(
         meters: what is counted.
         keys, hosts, origins: see `Guard`.
         log_prompts: the log has the prompts of requests.
+        spans: traces requests.
     """
 
     @asynccontextmanager
@@ -132,6 +143,8 @@ def make_app(
         yield
         service.scheduler.drain()
         await asyncio.to_thread(service.scheduler.join, service.limits.drain + 10.0)
+        if spans is not None:
+            await asyncio.to_thread(spans.close)
 
     app = FastAPI(
         title="fsgen serve",
@@ -148,7 +161,7 @@ def make_app(
         )
     app.add_middleware(Guard, limits=service.limits, keys=Keys(keys), hosts=hosts, origins=origins)
     _add_errors(app)
-    _add_texts(app, service, log_prompts)
+    _add_texts(app, service, log_prompts, spans)
     _add_state(app, service, meters)
     _add_page(app, service)
     return app
@@ -177,7 +190,7 @@ def _add_errors(app: FastAPI) -> None:
         return Json(fault.as_dict(), fault.status)
 
 
-def _client(request: Request) -> str:
+async def _client(request: Request) -> str:  # async, or it would run in a thread of its own
     return str(request.scope["fsgen"]["client"])
 
 
@@ -193,7 +206,7 @@ def _checking() -> Iterator[None]:
         raise ApiError(400, str(error), code="invalid_value") from error
 
 
-def _add_texts(app: FastAPI, service: Service, log_prompts: bool) -> None:
+def _add_texts(app: FastAPI, service: Service, log_prompts: bool, spans: Spans | None) -> None:
     """What OpenAI's clients ask for, and vLLM's tools."""
 
     def noted(request: Request, body: Any) -> None:
@@ -208,7 +221,7 @@ def _add_texts(app: FastAPI, service: Service, log_prompts: bool) -> None:
         noted(request, body)
         with _checking():
             texts = await service.completion(body, client)
-        return await _answered(service, body, texts, request)
+        return await _answered(service, body, texts, request, spans)
 
     @app.post("/v1/chat/completions")
     async def chats(body: ChatRequest, request: Request, client: Client) -> Response:
@@ -216,7 +229,7 @@ def _add_texts(app: FastAPI, service: Service, log_prompts: bool) -> None:
         noted(request, body)
         with _checking():
             texts = await service.chat(body, client)
-        return await _answered(service, body, texts, request)
+        return await _answered(service, body, texts, request, spans)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -129,7 +129,7 @@ class _Call:
         self.id = given if re.fullmatch(r"[\w.-]{1,64}", given, re.ASCII) else uuid4().hex
         self.status: int | None = None
         self.about: dict[str, Any] = {}  # what routes add: token counts, and the prompt where that is wanted
-        scope["fsgen"] = self.about
+        scope["fsgen"], scope["request_id"] = self.about, self.id
         self._started, self._body = time.time(), list[Message]()
 
     async def read_body(self, most: int, length: str | None) -> None:

@@ -19,6 +19,7 @@ class Limits:
         seconds: of a request, from its arrival to its last token.
         drain: seconds that a server which is told to end gives to what it has accepted.
         piece: tokens of a prompt that are read between two rounds of the texts that run.
+        interval: seconds between two events of a stream, at least; the tokens between them go together.
         logprobs: the most likely tokens whose log-probabilities a request may ask for at a position.
     """
 
@@ -31,10 +32,11 @@ class Limits:
     seconds: float = 600.0
     drain: float = 60.0
     piece: int = 256
+    interval: float = 0.02
     logprobs: int = 20
 
     def __post_init__(self) -> None:
-        least = {"queue": 0, "drain": 0, "logprobs": 0, "context": 2, "piece": 16, "seconds": 0.01}
+        least = {"queue": 0, "drain": 0, "interval": 0, "logprobs": 0, "context": 2, "piece": 16, "seconds": 0.01}
         for field in fields(self):
             value, smallest = getattr(self, field.name), least.get(field.name, 1)
             if not value >= smallest:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -29,6 +30,9 @@ from fsgen.serve.meters import Meters
 from fsgen.serve.scheduler import Scheduler
 from fsgen.serve.service import Service
 from fsgen.types import SamplingParams
+
+if TYPE_CHECKING:
+    from fsgen.serve.tracing import Spans
 
 KEYS = "FSGEN_API_KEYS"
 # Bundled models have no chat template, and were trained on questions and answers.
@@ -126,6 +130,17 @@ def check_origins(origins: Collection[str]) -> None:
             raise ValueError(f"the site {origin!r} cannot be allowed: write it as in https://example.com, with no path")
 
 
+def spans_to(endpoint: str | None) -> Spans | None:
+    """What traces requests; None where that is not wanted. Raises ValueError for an address that is none."""
+    if endpoint is None:
+        return None
+    try:
+        from fsgen.serve.tracing import Spans, otlp  # here: an extra of its own
+    except ImportError as error:
+        raise ValueError(f"tracing needs {error.name}: pip install 'fsgen[otel]'") from None
+    return Spans(otlp(endpoint))
+
+
 @contextmanager
 def listening(host: str, port: int) -> Iterator[socket.socket]:
     """The address of a server, taken before its models are loaded. Raises ValueError where it cannot be had."""
@@ -148,11 +163,12 @@ def serve(
     keys: Sequence[str] = (),
     origins: Collection[str] = (),
     log_prompts: bool = False,
+    spans: Spans | None = None,
 ) -> None:
     """Serves until SIGTERM or SIGINT."""
     host, port = address.getsockname()[:2]
     hosts = LOOPBACK if ipaddress.ip_address(host).is_loopback else ()
-    app = make_app(service, meters, keys, hosts, origins, log_prompts)
+    app = make_app(service, meters, keys, hosts, origins, log_prompts, spans)
     limits = service.limits
     config = uvicorn.Config(
         app,

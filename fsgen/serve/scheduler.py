@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from fsgen.types import Token
 _log = logging.getLogger(__name__)
 
 MOST_LEARNED = 256  # methods and batch sizes whose best draft lengths are remembered: requests may name any number
-Update = tuple[Job, int, bool, FailureError | None]  # how many tokens there are, whether it has ended, what went wrong
+Update = tuple[int, bool, FailureError | None]  # how many tokens there are, whether it has ended, what went wrong
 
 
 class RefusedError(Exception):
@@ -48,7 +48,9 @@ class Observer(Protocol):
 class Scheduler:
     """Takes jobs from an event loop, runs them, and gives back what they wrote.
 
-    A round never waits for a reader: what it wrote is handed to the loop, which keeps it.
+    A round never waits for a reader: what it wrote is handed to the loop, which keeps it. That is done at once where a
+    text begins or ends, and else every `Limits.interval` seconds: to wake the loop and to send an event take more time
+    than the few tokens of a round may be worth.
 
     Args:
         members: the models.
@@ -67,7 +69,8 @@ class Scheduler:
         self._reading: dict[Job, int] = {}  # prompts that are read in pieces: how many tokens so far
         self._written: dict[int, Job] = {}  # by the engine's ids
         self._given: list[Token] = []  # in this round
-        self._updates: list[Update] = []
+        self._updates: dict[Job, Update] = {}  # not handed over yet
+        self._pressing, self._handed = False, -math.inf  # one of them should not wait; when the last ones went
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="fsgen-engine", daemon=True)
         self._seconds = 1.0  # that a text takes, on average
@@ -288,7 +291,8 @@ class Scheduler:
             if (job := self._written.get(number)) is not None:
                 if not fresh or fresh[-1] is not job:
                     fresh.append(job)
-                    job.first = job.first or now
+                    if job.first is None:
+                        job.first, self._pressing = now, True
                 job.tokens.append(token)
                 self._given.append(token)
         for job in fresh:
@@ -296,7 +300,7 @@ class Scheduler:
             if one is not None and one.finished and len(job.tokens) == one.written:
                 self._end(job, None)
             else:
-                self._updates.append((job, len(job.tokens), False, None))
+                self._updates[job] = len(job.tokens), False, None
 
     def _end(self, job: Job, failure: FailureError | None) -> None:
         """A job leaves, wherever it is; twice is once."""
@@ -314,17 +318,20 @@ class Scheduler:
             known = one is not None and self._written.pop(one.number, None) is not None
         if one is not None and known and not one.finished:
             self._engine.cancel(one.number)
-        self._updates.append((job, len(job.tokens), True, failure))
+        self._updates[job], self._pressing = (len(job.tokens), True, failure), True
         if self._observer is not None:
             self._observer.ended(job)
 
     def _hand_over(self) -> None:
-        """What was written since goes to the event loop, in one call."""
-        updates, self._updates = self._updates, []
-        if updates and self._loop is not None and not self._loop.is_closed():
+        """What was written since goes to the event loop, in one call, where it is time."""
+        now = time.monotonic()
+        if not self._updates or not (self._pressing or now >= self._handed + self._limits.interval):
+            return
+        updates, self._updates, self._pressing, self._handed = self._updates, {}, False, now
+        if self._loop is not None and not self._loop.is_closed():
             self._loop.call_soon_threadsafe(_deliver, updates)
 
 
-def _deliver(updates: Sequence[Update]) -> None:
-    for job, known, done, failure in updates:
-        job.hear(known, done, failure)
+def _deliver(updates: Mapping[Job, Update]) -> None:
+    for job, update in updates.items():
+        job.hear(*update)

@@ -175,6 +175,8 @@ class Service:
         check(self.members, method, prompts, [sampling] * len(prompts))
         if top is not None:
             require_all_tokens(self.members, method)
+        if logprobs:
+            require_all_tokens(self.members, method, f"of any {logprobs}: ask for each token's own alone", written=True)
         texts = Texts([], prompts, request.n, asyncio.Event(), method)
         candidates = request.fsgen.candidates if request.fsgen is not None else 0
         deadline = time.monotonic() + self.limits.seconds

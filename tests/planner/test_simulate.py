@@ -7,8 +7,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fsgen.planner.predict import Loop
 from fsgen.planner.simulate import ROUND_SECONDS, Fleet, Load, read_trace, simulate
 from tests.conftest import Finished
 from tests.planner.test_times import Constant
@@ -23,6 +25,29 @@ def test_a_request_alone_takes_its_rounds() -> None:
     # All is accepted: five tokens a round.
     drafting = simulate(Fleet(Constant(0.1), Constant(0.01), 4, 1.0), Load(1e-6, [(10, 20)], 3))
     assert drafting.latency[50] == pytest.approx(4 * (0.1 + 4 * 0.01 + ROUND_SECONDS))
+
+
+def test_the_loop_and_the_request_take_time_too() -> None:
+    pytest.importorskip("simpy")
+    loops = {1: Loop(2.0, 3.0, 4.0, 0.01, 0.02, 0.03), 3: Loop(4.0, 5.0, 6.0, 0.03, 0.04, 0.05)}
+    plain = Fleet(Constant(0.1), rows=4, loops=loops, request_seconds=0.5)
+    assert plain.seconds(1, 10, 0) == pytest.approx(0.01 + 2 * 0.1)
+    assert plain.seconds(2, 10, 0) == pytest.approx(0.02 + 3 * 0.1)
+    assert plain.seconds(4, 10, 0) == pytest.approx(0.03 + 4 * 0.1)
+    found = simulate(plain, Load(1e-6, [(10, 20)], 3))
+    assert found.latency[50] == pytest.approx(20 * 0.21 + 0.5)
+    assert found.first_token[50] == pytest.approx(0.21 + 0.5)
+    drafting = Fleet(Constant(0.1), Constant(0.01), 2, (1.0, 0.0), loops=loops)
+    assert drafting.seconds(1, 10, 0) == pytest.approx(0.01 + 0.02 + 3 * 0.1 + 2 * (4 * 0.01 + 0.03))
+    # The first drafted token is always accepted, the second never: two tokens a round.
+    assert simulate(drafting, Load(1e-6, [(10, 20)], 3)).latency[50] == pytest.approx(10 * drafting.seconds(1, 10, 0))
+
+
+def test_arrivals_are_those_of_a_poisson_process() -> None:
+    arrivals = Load(4.0, [(1, 1)], 4000, seed=3).arrivals()
+    between = np.diff([0.0, *arrivals])
+    assert between.mean() == pytest.approx(0.25, rel=0.05)
+    assert between.std() == pytest.approx(0.25, rel=0.05)
 
 
 def test_a_load_beyond_what_a_machine_can_waits() -> None:
@@ -45,6 +70,10 @@ def test_impossible_loads_and_fleets() -> None:
         Fleet(Constant(1.0), draft_tokens=3)
     with pytest.raises(ValueError, match="an acceptance of 2 is impossible"):
         Fleet(Constant(1.0), Constant(1.0), 3, 2)
+    with pytest.raises(ValueError, match="2 acceptances do not fit 3 drafted tokens"):
+        Fleet(Constant(1.0), Constant(1.0), 3, (0.5, 0.5))
+    with pytest.raises(ValueError, match="loops are by numbers of rows"):
+        Fleet(Constant(1.0), loops={})
 
 
 def test_lengths_of_a_trace(tmp_path: Path) -> None:

@@ -15,8 +15,10 @@ from openai import AsyncOpenAI
 
 from fsgen import generate
 from fsgen.backends import Members, load
+from fsgen.backends.protocol import Capabilities
 from fsgen.serve.limits import Limits
 from fsgen.types import SamplingParams
+from tests.doubles import trio
 from tests.serve.conftest import PATIENCE, Running, serving, until
 from tests.servers import TestServer as RemoteServer
 from tests.servers import answers
@@ -421,8 +423,6 @@ def test_the_client_knows_our_errors(running: Running) -> None:
 
 
 def test_models_without_a_template_refuse_messages(pair: Members) -> None:
-    from tests.doubles import trio
-
     with serving(trio()) as other:
         body = {"messages": [{"role": "user", "content": "Hi"}]}
         status, found, _ = ask(other.url, "/v1/chat/completions", body)
@@ -493,3 +493,17 @@ def test_look_up_drafts_as_well(pair: Members) -> None:
         assert "contrastive" not in methods
         status, refused, _ = ask(found.url, "/v1/completions", {"prompt": PROMPT, "fsgen": {"method": "contrastive"}})
         assert (status, "draft" in refused["error"]["message"]) == (400, True)
+
+
+@pytest.mark.parametrize(("role", "method"), [("target", "speculative"), ("draft", "route")])
+def test_most_likely_tokens_that_a_member_does_not_tell_are_refused(role: str, method: str) -> None:
+    members = trio()
+    getattr(members, role).capabilities = Capabilities(full_logits=False)
+    body = {"prompt": [1, 2], "max_tokens": 8, "temperature": 0, "fsgen": {"method": method}}
+    with serving(members) as here:
+        status, found, _ = ask(here.url, "/v1/completions", body | {"logprobs": 3})
+        assert status == 400
+        told = f"the {role} {members.names()[role]} tells the probabilities of the most likely tokens only"
+        assert found["error"]["message"] == f"{told}, and so not of any 3: ask for each token's own alone"
+        assert ask(here.url, "/v1/completions", body | {"logprobs": 0})[0] == 200
+        assert ask(here.url, "/v1/completions", body)[0] == 200

@@ -11,7 +11,9 @@ import pytest
 
 from fsgen import generate
 from fsgen.backends import Members
-from fsgen.serve.job import Job
+from fsgen.engine import Engine
+from fsgen.methods.method import parse
+from fsgen.serve.job import Job, ServedSequence
 from fsgen.serve.limits import Limits
 from fsgen.serve.scheduler import RefusedError, Scheduler
 from fsgen.serve.scoring import Scores
@@ -86,6 +88,26 @@ def test_a_text_that_is_cancelled_frees_its_row_within_a_round() -> None:
     assert second.failure is None
     end = rounds.index((-1, 0))
     assert rounds[end + 1] in ((1, 0), (-1, 0)), "the other one has the row in the same round"
+
+
+@pytest.mark.parametrize("interval", [0.0, 600.0])
+def test_tokens_go_to_the_loop_at_the_beginning_the_end_and_now_and_then(interval: float) -> None:
+    heard: list[tuple[int, bool]] = []
+
+    async def program(scheduler: Scheduler) -> Job:
+        one = job([1, 2], sampling=SamplingParams(max_tokens=200, ignore_eos=True))
+        scheduler.submit([one])
+        while not one.done:
+            await one.changed.wait()
+            one.changed.clear()
+            heard.append((one.known, one.done))
+        return one
+
+    one = scheduled(trio(), program, Limits(rows=1, interval=interval))
+    first, *between, last = heard
+    assert 0 < first[0] < 200, "those of a few rounds, before the end"
+    assert last == (200, True) == (len(one.tokens), one.done)
+    assert bool(between) is (interval == 0.0)
 
 
 class Faulty(Table):
@@ -274,6 +296,36 @@ def test_long_prompts_are_read_in_pieces_while_others_go_on(pair: Members, metho
     if "draft_tokens" in method or method == "plain":
         assert late.sequence is not None
         assert late.sequence.usage["target"].calls == expected.stats.target_calls
+
+
+@pytest.mark.parametrize("methods", [("speculative", "speculative"), ("plain", "speculative:draft_tokens=2")])
+def test_pieces_of_several_prompts_are_read_in_one_call(methods: tuple[str, str]) -> None:
+    members, prompts = faulty(), [[1 + i % 7 for i in range(60)], [1 + i % 5 for i in range(50)]]
+    sampling = SamplingParams(max_tokens=12, ignore_eos=True)
+    texts = [ServedSequence(prompt, parse(method), sampling) for prompt, method in zip(prompts, methods, strict=True)]
+    engine, target = Engine(members, 2), members.target
+    assert isinstance(target, Faulty)
+    numbers = []
+    for one in texts:
+        one.paused = True
+        numbers.append(engine.add(one))
+    assert engine.step() == []
+    for count in (20, 40):
+        before = target.calls
+        engine.read(dict.fromkeys(numbers, count))
+        assert target.calls == before + 1
+    tokens: dict[int, list[int]] = {number: [] for number in numbers}
+    for one in texts:
+        one.paused = False
+    while not engine.idle:
+        for number, token in engine.step():
+            tokens[number].append(token.id)
+    engine.close()
+    for one, prompt, method in zip(texts, prompts, methods, strict=True):
+        alone = generate(sound(), prompt, method, sampling=sampling)[0]
+        assert tokens[one.number] == alone.token_ids
+        if method != "speculative":  # whose draft lengths depend on how long calls take
+            assert one.usage["target"].calls == alone.stats.target_calls
 
 
 def test_prompts_are_scored_beside_texts_that_run(pair: Members) -> None:
