@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -47,6 +47,11 @@ class Loop:
     routed_seconds: float = 0.0
     error: float = 0.0
 
+    def slowed(self, factor: float) -> Loop:
+        """The loop of a machine on which everything takes so much longer."""
+        taken = {one.name: factor * getattr(self, one.name) for one in fields(self) if one.name != "error"}
+        return replace(self, **taken)
+
 
 @dataclass
 class _Row:
@@ -67,12 +72,15 @@ class _Row:
 
 @dataclass
 class Parts:
-    """Seconds of all calls of both models, without the factors of the loop; how many rounds and draft calls."""
+    """Seconds of all calls of both models, without the factors of the loop; how many rounds and draft calls.
+
+    A round with rows that are empty counts as what it takes beside the calls, over that of a full one.
+    """
 
     target: float = 0.0
     draft: float = 0.0
-    rounds: int = 0
-    calls: int = 0
+    rounds: float = 0.0
+    calls: float = 0.0
 
 
 class _Batch:
@@ -109,7 +117,8 @@ class _Batch:
         target = self._verify(found, drafting > 0)
         if self.adaptive is not None:
             self._learn(found, drafting, target, calls, joined, most)
-        self.parts.rounds, self.parts.calls = self.parts.rounds + 1, self.parts.calls + calls
+        part = _part(len(rows), most)
+        self.parts.rounds, self.parts.calls = self.parts.rounds + part, self.parts.calls + part * calls
         share = (drafting + target + self._beside(calls, len(rows), most)) / len(rows)
         for row in rows:
             self.seconds[row.number] += share
@@ -121,7 +130,7 @@ class _Batch:
             reads = self.method.adaptive or self.method.stopping_router is not None
             each = 0.0 if self.method.ngram else self.loop.drafted_seconds + reads * self.loop.routed_seconds
             found += self.loop.verify_seconds + calls * each
-        return found * (1 - PER_TEXT + PER_TEXT * rows / most)
+        return found * _part(rows, most)
 
     def _propose(self, rows: list[_Row]) -> tuple[float, int]:
         """The draft's calls: their seconds, and how many there are."""
@@ -176,6 +185,11 @@ class _Batch:
         tokens = sum(one.written for _, _, one in found)
         usual = not joined and 4 * len(found) >= 3 * most
         self.adaptive.end_round(drafting + target + beside, tokens, 0 if self.method.ngram else calls, usual, drafting)
+
+
+def _part(rows: int, most: int) -> float:
+    """What a round of so many texts takes beside the calls, over that of a full batch."""
+    return 1 - PER_TEXT + PER_TEXT * rows / most
 
 
 def _call(model: Times, asked: Sequence[tuple[_Row, int]]) -> tuple[float, float]:
@@ -258,4 +272,5 @@ def _run(batch: _Batch, readings: Sequence[Reading], batch_size: int, best: bool
         batch.round(rows, joined, most)
         rows = [row for row in rows if row.walk.active]
     batch.seconds /= copies
-    batch.parts.target, batch.parts.draft = batch.parts.target / copies, batch.parts.draft / copies
+    sums = batch.parts
+    batch.parts = Parts(sums.target / copies, sums.draft / copies, sums.rounds / copies, sums.calls / copies)
