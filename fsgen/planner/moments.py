@@ -86,7 +86,7 @@ class Settled:
     """What several series say together.
 
     Attributes:
-        series: the middle of those that agree, or of all where no two do.
+        series: the middle of the two that agree, or where no two do of those with the fastest plain decoding.
         drift: how far all were from it, as the standard deviation of a logarithm.
         agreed: whether two do.
         taken: how many there were.
@@ -99,10 +99,13 @@ class Settled:
 
 
 def settled(found: Sequence[Series]) -> Settled:
-    """Takes the two series that are closest, where they agree; the others still widen the drift."""
+    """Takes the two series that are closest, where they agree; the others still widen the drift.
+
+    Where none agree it takes the fastest two: whatever else a machine does only adds.
+    """
     pairs = sorted(combinations(found, 2), key=lambda pair: pair[0].apart(pair[1]))
     agreed = bool(pairs) and pairs[0][0].apart(pairs[0][1]) <= AGREE
-    chosen: Sequence[Series] = pairs[0] if agreed else found
+    chosen = pairs[0] if agreed else sorted(found, key=lambda one: one.plain.total)[:2]
     both = Series(
         middle([one.plain for one in chosen]),
         tuple(middle(each) for each in zip(*(one.drafting for one in chosen), strict=True)),
