@@ -109,17 +109,19 @@ def fitted(found: Settled, alone: Sequence[Parts]) -> Loop:
     rest = [one.rest - part.rounds * each for one, part in zip(taken[:2], alone[1:3], strict=True)]
     (verify, drafted), _ = nnls(np.array(sides, float), np.maximum(rest, 0.0))
     known = alone[3].rounds * (each + verify) + alone[3].calls * drafted
+    four, ten = (one.target / part.target for one, part in zip(taken[:2], alone[1:3], strict=True))
     loop = replace(
         loop,
-        target=_usual([one.target / part.target for one, part in zip(taken[:2], alone[1:3], strict=True)]),
+        target=_usual([four, ten]),
+        verified=((DRAFTING.draft_tokens + 1.0, four), (LONGER.draft_tokens + 1.0, ten)),
         draft=_usual([one.draft / part.draft for one, part in zip(taken[:2], alone[1:3], strict=True)]),
         verify_seconds=float(verify),
         drafted_seconds=float(drafted),
-        routed_seconds=max(0.0, taken[2].rest - known) / max(1.0, alone[3].calls),
+        routed_seconds=max(0.0, float(taken[2].rest - known)) / max(1.0, alone[3].calls),
     )
     left = [
-        math.log(_seconds(loop, part, routed) / one.total)
-        for one, part, routed in zip(taken, alone[1:], (False, False, True), strict=True)
+        math.log(_seconds(loop, part, method) / one.total)
+        for one, part, method in zip(taken, alone[1:], (DRAFTING, LONGER, ROUTED), strict=True)
     ]
     return replace(loop, error=math.hypot(loop.error, math.sqrt(sum(one**2 for one in left) / len(left))))
 
@@ -129,11 +131,11 @@ def _usual(factors: Sequence[float]) -> float:
     return math.prod(factors) ** (1 / len(factors))
 
 
-def _seconds(loop: Loop, alone: Parts, routed: bool) -> float:
+def _seconds(loop: Loop, alone: Parts, method: Method) -> float:
     """What a run should have taken."""
-    each = loop.drafted_seconds + routed * loop.routed_seconds
+    each = loop.drafted_seconds + (method is ROUTED) * loop.routed_seconds
     beside = alone.rounds * (loop.round_seconds + loop.verify_seconds) + alone.calls * each
-    return loop.target * alone.target + loop.draft * alone.draft + beside
+    return loop.verifying(method.draft_tokens + 1.0) * alone.target + loop.draft * alone.draft + beside
 
 
 def evened(loops: Sequence[Loop], target: Times, batch_size: int) -> list[Loop]:

@@ -32,6 +32,8 @@ class Loop:
     Attributes:
         target_plain, target, draft: seconds of a call in the loop over those of a call alone: of the target without a
             draft, of the target that verifies, and of the draft.
+        verified: the same of the target by how many tokens a call verifies, as pairs of a number and a factor, the
+            fewest tokens first; in between on a line, and beyond as the nearest one. Nothing: `target` for all.
         round_seconds: of a round beside its calls; where it verifies drafted tokens, `verify_seconds` more.
         drafted_seconds: beside each drafted token of a row; where a router or an adaptive length reads its
             probability, `routed_seconds` more.
@@ -46,11 +48,19 @@ class Loop:
     drafted_seconds: float = 0.0
     routed_seconds: float = 0.0
     error: float = 0.0
+    verified: tuple[tuple[float, float], ...] = ()
+
+    def verifying(self, tokens: float) -> float:
+        """Seconds of a call of the target that verifies so many tokens of each text, over those of a call alone."""
+        if not self.verified:
+            return self.target
+        return float(np.interp(tokens, [count for count, _ in self.verified], [each for _, each in self.verified]))
 
     def slowed(self, factor: float) -> Loop:
         """The loop of a machine on which everything takes so much longer."""
-        taken = {one.name: factor * getattr(self, one.name) for one in fields(self) if one.name != "error"}
-        return replace(self, **taken)
+        kept = ("error", "verified")
+        taken = {one.name: factor * getattr(self, one.name) for one in fields(self) if one.name not in kept}
+        return replace(self, verified=tuple((tokens, factor * each) for tokens, each in self.verified), **taken)
 
 
 @dataclass
@@ -167,7 +177,8 @@ class _Batch:
             row.draft_read = min(row.draft_read, before + kept)
         if not asked:
             return 0.0
-        factor = self.loop.target if drafted or self.method.drafts else self.loop.target_plain
+        tokens = sum(tokens for _, tokens in asked) / len(asked)
+        factor = self.loop.verifying(tokens) if drafted or self.method.drafts else self.loop.target_plain
         alone, reading = _call(self.target, asked)
         self.parts.target += alone + reading
         return factor * alone + reading

@@ -144,12 +144,27 @@ def test_the_loop_is_found_again() -> None:
     assert fitted(Settled(as_measured(TRUE), 0.3, False, 4), ALONE).error == pytest.approx(math.hypot(ERROR, 0.3))
 
 
+def measured_with(number: int, **factors: float) -> Settled:
+    """Times of calls from another moment: a method's calls take so much longer than the profile has for them."""
+    found = as_measured(TRUE)
+    drafting = list(found.drafting)
+    one = drafting[number]
+    drafting[number] = replace(one, **{name: factor * getattr(one, name) for name, factor in factors.items()})
+    return Settled(Series(found.plain, tuple(drafting)), 0.0, True, 2)
+
+
+def test_calls_of_five_and_of_eleven_tokens_are_each_as_measured() -> None:
+    found = fitted(measured_with(1, target=2.0), ALONE)
+    assert found.verifying(5) == pytest.approx(TRUE.target)
+    assert found.verifying(2) == found.verifying(5)
+    assert found.verifying(8) == pytest.approx(1.5 * TRUE.target)
+    assert found.verifying(11) == found.verifying(13) == pytest.approx(2 * TRUE.target)
+    assert found.error == pytest.approx(ERROR)
+    assert found.slowed(3.0).verifying(11) == pytest.approx(6 * TRUE.target)
+
+
 def test_what_the_fit_leaves_is_in_its_error() -> None:
-    """Times of calls from another moment: ten tokens take twice what the profile has for them."""
-    measured = as_measured(TRUE)
-    off = [measured.drafting[0], replace(measured.drafting[1], target=2 * measured.drafting[1].target)]
-    found = fitted(Settled(Series(measured.plain, (*off, measured.drafting[2])), 0.0, True, 2), ALONE)
-    assert found.error > 3 * ERROR
+    assert fitted(measured_with(1, draft=4.0), ALONE).error > 3 * ERROR
 
 
 def test_loops_of_several_drafts_have_one_speed_of_plain_decoding() -> None:
