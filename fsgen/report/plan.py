@@ -64,7 +64,8 @@ def named(one: Found) -> str:
     if one["method"] == "plain":
         return PLAIN
     router = "" if one["router"] == "always" else f", {one['router']}"
-    return f"{one['method'].partition(':')[0]} with {draft_of(one)}, {one['draft_tokens']} tokens{router}"
+    tokens = f"{one['draft_tokens']} token{'s' * (one['draft_tokens'] != 1)}"
+    return f"{one['method'].partition(':')[0]} with {draft_of(one)}, {tokens}{router}"
 
 
 def groups(found: Found) -> list[Group]:
@@ -93,6 +94,7 @@ def _by_batch(fixed: Sequence[Found], found: Found) -> Figure | None:
     if len(batches) < 2:
         return None
     rows = [_row(one) for one in fixed if str(one["draft_tokens"]) in SHOWN]
+    rows.sort(key=lambda row: (row["draft"], row["batch"], SHOWN.index(row["tokens"])))
     lengths = [length for length in SHOWN if any(row["tokens"] == length for row in rows)]
     plain: list[Row] = [
         {"draft": draft, "tokens": PLAIN, "batch": batch, "x plain": 1.0}
@@ -101,7 +103,9 @@ def _by_batch(fixed: Sequence[Found], found: Found) -> Figure | None:
     ]
     stops = found["stops_paying"]
     end = (
-        "A draft pays at every batch size." if stops is None else f"From batch {stops} on, no draft is surely worth it."
+        "A draft pays at each of these batch sizes."
+        if stops is None
+        else f"From batch {stops} on, no draft is surely worth it."
     )
     best = listed([f"{one['speedup']:.2f} at batch {batch}" for batch, one in found["by_batch"].items()])
     return Figure(
@@ -239,11 +243,13 @@ def _short(found: Found) -> list[ShortAnswer]:
         ShortAnswer("How much does it bring?", sure + f"{choice['low']:.2f} to {choice['high']:.2f} times. {_UNREAD}")
     )
     if several:
-        each = [f"at {batch} {named(one)} ({one['speedup']:.2f})" for batch, one in found["by_batch"].items()]
+        each = [f"{batch}: {named(one)} ({one['speedup']:.2f})" for batch, one in found["by_batch"].items()]
         stops = found["stops_paying"]
         end = "" if stops is None else f" From batch {stops} on, no draft is surely worth it."
-        said.append(ShortAnswer("By batch size", f"{'; '.join(each)}.{end}".capitalize()))
+        said.append(ShortAnswer("By batch size", f"{'; '.join(each)}.{end}"))
     here = [one for one in found["candidates"] if one["batch"] == choice["batch"] and named(one) != named(choice)]
+    if found["verdict"] != "route":  # no router that trusts is allowed
+        here = [one for one in here if not one["accuracy_loss_high"]]
     if here:
         second = max(here, key=lambda one: one["speedup"])
         said.append(ShortAnswer("The runner-up", f"{named(second)}, {second['speedup']:.2f}: {second['reason']}."))
