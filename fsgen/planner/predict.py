@@ -94,11 +94,11 @@ class Parts:
 
 
 class _Batch:
-    """A batch on its way; `seconds` by text."""
+    """A batch on its way; `seconds` by text, `target_seconds` of the target's calls for all."""
 
     def __init__(self, method: Method, target: Times, draft: Times | None, loop: Loop, count: int) -> None:
         self.method, self.target, self.draft, self.loop = method, target, draft, loop
-        self.seconds, self.parts = np.zeros(count), Parts()
+        self.seconds, self.target_seconds, self.parts = np.zeros(count), 0.0, Parts()
         self.adaptive = AdaptiveDraftLength(int(not method.adds_bonus)) if method.adaptive else None
         self.held: deque[tuple[int, Sequence[int]]] = deque()  # texts whose prompts a session may still hold
 
@@ -181,6 +181,7 @@ class _Batch:
         factor = self.loop.verifying(tokens) if drafted or self.method.drafts else self.loop.target_plain
         alone, reading = _call(self.target, asked)
         self.parts.target += alone + reading
+        self.target_seconds += factor * alone + reading
         return factor * alone + reading
 
     def _learn(
@@ -239,6 +240,14 @@ def seconds(
     return _predicted(readings, method, batch_size, target, draft, loop or Loop(), best).seconds
 
 
+def target_share(
+    readings: Sequence[Reading], method: Method, batch_size: int, target: Times, draft: Times | None, loop: Loop
+) -> float:
+    """The share of the time that the target's calls take; arguments as of `seconds`."""
+    found = _predicted(readings, method, batch_size, target, draft, loop, False)
+    return found.target_seconds / float(found.seconds.sum())
+
+
 def parts(
     readings: Sequence[Reading], method: Method, batch_size: int, target: Times, draft: Times | None = None
 ) -> Parts:
@@ -258,7 +267,8 @@ def _predicted(
     batch = _Batch(method, target, draft, loop, len(readings))
     if batch.adaptive is not None:  # what it has learned outlives a batch: the second time it knows the texts' kind
         _run(batch, readings, batch_size, best)
-        batch.seconds, batch.parts, batch.held = np.zeros(len(readings)), Parts(), deque()
+        batch.seconds, batch.target_seconds = np.zeros(len(readings)), 0.0
+        batch.parts, batch.held = Parts(), deque()
     _run(batch, readings, batch_size, best)
     return batch
 
@@ -283,5 +293,6 @@ def _run(batch: _Batch, readings: Sequence[Reading], batch_size: int, best: bool
         batch.round(rows, joined, most)
         rows = [row for row in rows if row.walk.active]
     batch.seconds /= copies
+    batch.target_seconds /= copies
     sums = batch.parts
     batch.parts = Parts(sums.target / copies, sums.draft / copies, sums.rounds / copies, sums.calls / copies)
