@@ -123,12 +123,12 @@ class Block:
 
 def blocks(
     pair: str, members: Members, batches: Sequence[int], methods: Sequence[Method], prompts: list[list[int]],
-    tokens: int, note: Callable[[str], None] = print,
+    tokens: int,
 ) -> list[Block]:  # fmt: skip
     """Times a pair, as `fsgen plan` does: its calls, and its loop at all batch sizes in turn."""
     assert members.draft is not None
     assert members.target is not None
-    note(f"{pair}: timed")
+    print(f"{pair}: timed", flush=True)
     most = max(batches)
     target, draft = measure(members.target, most, 30), measure(members.draft, most, 30)
     wanted = [Calibration(members, prompts, batch, target, draft) for batch in batches]
@@ -136,9 +136,10 @@ def blocks(
     loops: dict[tuple[str | None, int], Loop] = {}
     for one, said in zip(wanted, found, strict=True):
         loop = loops["draft", one.batch_size] = loops[None, one.batch_size] = one.loop(said)
-        note(
+        print(
             f"{pair}, batch {one.batch_size}: {said.taken} series, {'two agree' if said.agreed else 'no two agree'}, "
-            f"drift {said.drift:.1%}, error {loop.error:.1%}"
+            f"drift {said.drift:.1%}, error {loop.error:.1%}",
+            flush=True,
         )
     situation = Situation(target, {"draft": draft}, loops, list(batches), 512)
     return [Block(pair, members, situation, batch, methods, _some(prompts, batch), tokens) for batch in batches]
