@@ -84,6 +84,10 @@ Export = Annotated[
     str | None,
     typer.Option(rich_help_panel=OUT, help="Print the choice for vllm, sglang or llama.cpp, or as a profile."),
 ]
+Report = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", callback=new_file, rich_help_panel=OUT, help="Write a page with all of it, as HTML."),
+]
 AsJson = Annotated[bool, typer.Option("--json", rich_help_panel=OUT, help="Print one JSON object.")]
 
 
@@ -108,6 +112,7 @@ def plan(
     weights: Weights = "auto",
     write: Write = None,
     export: Export = None,
+    report: Report = None,
     as_json: AsJson = False,
 ) -> None:
     """Say whether a draft pays off, and which one.
@@ -141,14 +146,19 @@ def plan(
     found = run(question, _note)
     if write is not None:
         write_plan(write, found, question)
+    if report is not None:
+        from fsgen.report.plan import write as write_page
+
+        write_page(found.as_dict(), report, target, hardware, objective)
     if export is not None:
         print(exported(export, found, question))
     elif as_json:
         print_json(found.as_dict())
     else:
         _show(found, price is not None)
-        if write is not None:
-            print(f"plan: {write}")
+        for what, path in (("plan", write), ("report", report)):
+            if path is not None:
+                print(f"{what}: {path}")
 
 
 def _note(text: str) -> None:

@@ -15,7 +15,7 @@ from scipy.stats import beta
 from fsgen.analysis.intervals import Estimate, ratio
 from fsgen.methods.method import Method, parse
 from fsgen.planner.hardware import Hardware, memory_bytes
-from fsgen.planner.predict import Loop, parts, seconds
+from fsgen.planner.predict import Loop, seconds, target_share
 from fsgen.planner.reading import Floats, Reading
 from fsgen.planner.rounds import Counted, count
 from fsgen.planner.times import Times
@@ -158,9 +158,7 @@ def judge(one: Candidate, batch: int, readings: Sequence[Reading], plain: Floats
     draft = None if one.draft is None else situation.drafts[one.draft]
     loop = situation.loops.get((one.draft, batch)) or situation.loops.get((None, batch)) or Loop()
     taken = seconds(readings, one.method, batch, situation.target, draft, loop)
-    calls = parts(readings, one.method, batch, situation.target, draft)
-    factor = loop.target if one.method.drafts else loop.target_plain
-    share = float(np.clip(1 - factor * calls.target / taken.sum(), 0.0, 1.0))
+    share = 1 - target_share(readings, one.method, batch, situation.target, draft, loop)
     counted = count(readings, one.method)
     speedup = _with_error(ratio(plain, taken), _error(situation.target, draft, loop, share) if one != PLAIN else 0.0)
     if not all(reading.text.exact or one.method.ngram for reading in readings) and one.method.drafts:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Loop:
     Attributes:
         target_plain, target, draft: seconds of a call in the loop over those of a call alone: of the target without a
             draft, of the target that verifies, and of the draft.
+        verified: the same of the target by how many tokens a call verifies, as pairs of a number and a factor, the
+            fewest tokens first; in between on a line, and beyond as the nearest one. Nothing: `target` for all.
         round_seconds: of a round beside its calls; where it verifies drafted tokens, `verify_seconds` more.
         drafted_seconds: beside each drafted token of a row; where a router or an adaptive length reads its
             probability, `routed_seconds` more.
@@ -46,6 +48,19 @@ class Loop:
     drafted_seconds: float = 0.0
     routed_seconds: float = 0.0
     error: float = 0.0
+    verified: tuple[tuple[float, float], ...] = ()
+
+    def verifying(self, tokens: float) -> float:
+        """Seconds of a call of the target that verifies so many tokens of each text, over those of a call alone."""
+        if not self.verified:
+            return self.target
+        return float(np.interp(tokens, [count for count, _ in self.verified], [each for _, each in self.verified]))
+
+    def slowed(self, factor: float) -> Loop:
+        """The loop of a machine on which everything takes so much longer."""
+        kept = ("error", "verified")
+        taken = {one.name: factor * getattr(self, one.name) for one in fields(self) if one.name not in kept}
+        return replace(self, verified=tuple((tokens, factor * each) for tokens, each in self.verified), **taken)
 
 
 @dataclass
@@ -67,20 +82,23 @@ class _Row:
 
 @dataclass
 class Parts:
-    """Seconds of all calls of both models, without the factors of the loop; how many rounds and draft calls."""
+    """Seconds of all calls of both models, without the factors of the loop; how many rounds and draft calls.
+
+    A round with rows that are empty counts as what it takes beside the calls, over that of a full one.
+    """
 
     target: float = 0.0
     draft: float = 0.0
-    rounds: int = 0
-    calls: int = 0
+    rounds: float = 0.0
+    calls: float = 0.0
 
 
 class _Batch:
-    """A batch on its way; `seconds` by text."""
+    """A batch on its way; `seconds` by text, `target_seconds` of the target's calls for all."""
 
     def __init__(self, method: Method, target: Times, draft: Times | None, loop: Loop, count: int) -> None:
         self.method, self.target, self.draft, self.loop = method, target, draft, loop
-        self.seconds, self.parts = np.zeros(count), Parts()
+        self.seconds, self.target_seconds, self.parts = np.zeros(count), 0.0, Parts()
         self.adaptive = AdaptiveDraftLength(int(not method.adds_bonus)) if method.adaptive else None
         self.held: deque[tuple[int, Sequence[int]]] = deque()  # texts whose prompts a session may still hold
 
@@ -109,7 +127,8 @@ class _Batch:
         target = self._verify(found, drafting > 0)
         if self.adaptive is not None:
             self._learn(found, drafting, target, calls, joined, most)
-        self.parts.rounds, self.parts.calls = self.parts.rounds + 1, self.parts.calls + calls
+        part = _part(len(rows), most)
+        self.parts.rounds, self.parts.calls = self.parts.rounds + part, self.parts.calls + part * calls
         share = (drafting + target + self._beside(calls, len(rows), most)) / len(rows)
         for row in rows:
             self.seconds[row.number] += share
@@ -121,7 +140,7 @@ class _Batch:
             reads = self.method.adaptive or self.method.stopping_router is not None
             each = 0.0 if self.method.ngram else self.loop.drafted_seconds + reads * self.loop.routed_seconds
             found += self.loop.verify_seconds + calls * each
-        return found * (1 - PER_TEXT + PER_TEXT * rows / most)
+        return found * _part(rows, most)
 
     def _propose(self, rows: list[_Row]) -> tuple[float, int]:
         """The draft's calls: their seconds, and how many there are."""
@@ -158,9 +177,11 @@ class _Batch:
             row.draft_read = min(row.draft_read, before + kept)
         if not asked:
             return 0.0
-        factor = self.loop.target if drafted or self.method.drafts else self.loop.target_plain
+        tokens = sum(tokens for _, tokens in asked) / len(asked)
+        factor = self.loop.verifying(tokens) if drafted or self.method.drafts else self.loop.target_plain
         alone, reading = _call(self.target, asked)
         self.parts.target += alone + reading
+        self.target_seconds += factor * alone + reading
         return factor * alone + reading
 
     def _learn(
@@ -176,6 +197,11 @@ class _Batch:
         tokens = sum(one.written for _, _, one in found)
         usual = not joined and 4 * len(found) >= 3 * most
         self.adaptive.end_round(drafting + target + beside, tokens, 0 if self.method.ngram else calls, usual, drafting)
+
+
+def _part(rows: int, most: int) -> float:
+    """What a round of so many texts takes beside the calls, over that of a full batch."""
+    return 1 - PER_TEXT + PER_TEXT * rows / most
 
 
 def _call(model: Times, asked: Sequence[tuple[_Row, int]]) -> tuple[float, float]:
@@ -214,6 +240,14 @@ def seconds(
     return _predicted(readings, method, batch_size, target, draft, loop or Loop(), best).seconds
 
 
+def target_share(
+    readings: Sequence[Reading], method: Method, batch_size: int, target: Times, draft: Times | None, loop: Loop
+) -> float:
+    """The share of the time that the target's calls take; arguments as of `seconds`."""
+    found = _predicted(readings, method, batch_size, target, draft, loop, False)
+    return found.target_seconds / float(found.seconds.sum())
+
+
 def parts(
     readings: Sequence[Reading], method: Method, batch_size: int, target: Times, draft: Times | None = None
 ) -> Parts:
@@ -233,7 +267,8 @@ def _predicted(
     batch = _Batch(method, target, draft, loop, len(readings))
     if batch.adaptive is not None:  # what it has learned outlives a batch: the second time it knows the texts' kind
         _run(batch, readings, batch_size, best)
-        batch.seconds, batch.parts, batch.held = np.zeros(len(readings)), Parts(), deque()
+        batch.seconds, batch.target_seconds = np.zeros(len(readings)), 0.0
+        batch.parts, batch.held = Parts(), deque()
     _run(batch, readings, batch_size, best)
     return batch
 
@@ -258,4 +293,6 @@ def _run(batch: _Batch, readings: Sequence[Reading], batch_size: int, best: bool
         batch.round(rows, joined, most)
         rows = [row for row in rows if row.walk.active]
     batch.seconds /= copies
-    batch.parts.target, batch.parts.draft = batch.parts.target / copies, batch.parts.draft / copies
+    batch.target_seconds /= copies
+    sums = batch.parts
+    batch.parts = Parts(sums.target / copies, sums.draft / copies, sums.rounds / copies, sums.calls / copies)

@@ -59,6 +59,7 @@ def record(one: Judged) -> dict[str, Any]:
         "high": one.high,
         "tokens_per_second": one.tokens_per_second,
         "tokens_per_call": one.tokens_per_call,
+        "draft_share": one.draft_share,
         "accuracy_loss": one.accuracy_loss.value,
         "accuracy_loss_high": one.accuracy_loss.high,
         "memory_bytes": one.memory_bytes,

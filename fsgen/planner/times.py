@@ -159,11 +159,12 @@ def measure(
             line = lines.setdefault(rows, [[] for _ in tokens])
             for found, count in zip(line, tokens, strict=True):
                 found += _calls(model, rows, prompt, count)
-    grid = {rows: [_usual(found) for found in lines[rows]] for rows in sorted(lines)}
+    # The fastest call counts: whatever else a machine does only adds.
+    grid = {rows: [min(found) for found in lines[rows]] for rows in sorted(lines)}
     spread = statistics.median(_spread(found) for line in lines.values() for found in line)
     longer, context = min(LONGER, model.context - 4 * TIMES - 4), 0.0
     if longer > 2 * prompt:
-        extra = _usual(_calls(model, batch, longer, 1)) - grid[batch][0]
+        extra = min(_calls(model, batch, longer, 1)) - grid[batch][0]
         context = max(0.0, extra / (longer - prompt) / batch)
     kept = model.cache_bytes(model.context) / model.context
     return Profile(
@@ -180,14 +181,9 @@ def _calls(model: Model, rows: int, prompt: int, tokens: int) -> list[float]:
     return call_seconds(model, rows, prompt, tokens, count) if count > 1 else first
 
 
-def _usual(found: Sequence[float]) -> float:
-    """What calls take: the lower quartile, since whatever else a machine does only adds."""
-    return float(np.percentile(found, 25))
-
-
 def _spread(found: Sequence[float]) -> float:
     """How far half of the calls are off, as a part of what they take."""
-    usual = _usual(found)
+    usual = statistics.median(found)
     return statistics.median(abs(one - usual) for one in found) / usual
 
 

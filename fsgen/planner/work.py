@@ -11,9 +11,10 @@ from typing import Any
 from fsgen.backends.members import Members, load, ngram_length, plan
 from fsgen.backends.places import check_device, check_dtype, weights_by_role, weights_of
 from fsgen.backends.remote.address import require_here
-from fsgen.planner.calibrate import calibrate
+from fsgen.planner.calibrate import UNEVEN, Calibration, evened
 from fsgen.planner.choose import OBJECTIVES, Search, Situation, candidates
 from fsgen.planner.hardware import Hardware, hardware, memory_bytes, require_room, roofline, shape_of
+from fsgen.planner.moments import settle
 from fsgen.planner.predict import Loop
 from fsgen.planner.reading import Reading, ngram_reading, read
 from fsgen.planner.result import Answer, answer
@@ -303,7 +304,7 @@ class _Work:
         self.note(f"{self.question.target}: its calls are measured, or as they were kept")
         target = profile_of(model, most, progress=self.note)
         drafts: dict[str, Times] = {}
-        loops: dict[Any, Loop] = {}
+        wanted: dict[Any, Calibration] = {}
         prompts = [list(text.prompt) for text in self.texts] or self.prompts or [list(range(1, 17))]
         names: list[str | None] = [*_models(self.question), None]
         for name in names:
@@ -315,12 +316,20 @@ class _Work:
             for batch in self.question.batches:
                 if name is not None or not drafts:
                     times = None if name is None else drafts[name]
-                    loops[name, batch] = calibrate(members, prompts, batch, target, times)
-        if drafts:  # n-grams and plain decoding as any draft's runs have it
-            first = next(iter(drafts))
-            for batch in self.question.batches:
-                loops[None, batch] = loops[first, batch]
+                    wanted[name, batch] = Calibration(members, prompts, batch, target, times)
+        self.note("the decode loop is run, in turn with plain decoding, until two series of runs agree")
+        found = settle([one.take for one in wanted.values()])
+        loops: dict[Any, Loop] = {key: one.loop(said) for (key, one), said in zip(wanted.items(), found, strict=True)}
+        for batch in self.question.batches:
+            here = [key for key in loops if key[1] == batch]
+            even = evened([loops[key] for key in here], target, batch)
+            loops |= dict(zip(here, even, strict=True))
+            loops[None, batch] = even[0]  # n-grams and plain decoding as any draft's runs have it
         self.assumptions.append(f"times are measured on {target.machine}")
+        if (worst := max(loop.error for loop in loops.values())) > UNEVEN:
+            self.assumptions.append(
+                f"while they were measured the machine was not even, by up to {worst:.0%}: the intervals are as wide"
+            )
         return target, drafts, loops
 
     def _say(self, count: int) -> None:

@@ -175,25 +175,26 @@ def reached(rows: Sequence[SummaryRow], level: float) -> float | None:
 
 
 def _reaching(rows: Sequence[SummaryRow]) -> str:
-    """At which sizes the drafts of each task's largest target reach the levels."""
-    levels = sorted(LEVELS, reverse=True)
-    parts = []
-    for task in tasks_of(rows):
-        ladder = _of_largest(row for row in rows if task_label(row) == task)
-        sizes = [reached(ladder, level) for level in levels]
-        if any(sizes):
-            shown = ", ".join(map(_size, sizes))
-            parts.append(f"{shown} on {task} (target {short_name(ladder[0].target)})")
-    if not parts:
-        return "Every draft differs at less than 5 % of the positions."
-    shown = listed([f"{100 * level:.0f}" for level in levels])
-    return f"To differ at no more than {shown} % of the positions a draft needs, in parameters, {'; '.join(parts)}."
+    """From which size on the drafts of each task's largest target stay below the levels."""
+    ladders = {task: _of_largest(row for row in rows if task_label(row) == task) for task in tasks_of(rows)}
+    return " ".join(_reached_on(task, ladder) for task, ladder in ladders.items() if ladder)
 
 
-def _size(reached: float | None) -> str:
-    if reached is None:
-        return "less than any measured"
-    return f"about {size(reached)}" if math.isfinite(reached) else "more than any measured"
+def _reached_on(task: str, ladder: Sequence[SummaryRow]) -> str:
+    """The same for one task: of levels that every draft or none stays below, the one that says most."""
+    found = {level: reached(ladder, level) for level in sorted(LEVELS, reverse=True)}
+    every = [level for level, least in found.items() if least is None]
+    never = [level for level, least in found.items() if least == math.inf]
+    parts = [f"every draft differs at no more than {every[-1]:.0%} of the positions"] if every else []
+    parts += [
+        f"drafts of {size(least)} parameters or more differ at no more than {level:.0%}"
+        for level, least in found.items()
+        if least is not None and math.isfinite(least)
+    ]
+    parts += [f"no measured draft differs at {never[0]:.0%} or fewer"] if never else []
+    whole = listed(parts)
+    whole = whole if "positions" in whole else whole.replace("%", "% of the positions", 1)
+    return f"On {task}, with the target {short_name(ladder[0].target)}, {whole}.".replace("%", " %")
 
 
 class _Grid:

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,23 @@ def write(
     rows = analysis.summary  # counted again from the tables, which have checksums; the file has none
     records = [read_run(folder, row.run) for row in rows]
     shown = groups(folder, analysis)
-    page = _render(
+    found, told = viewer(folder, rows), signs(analysis)
+    sections = {"findings": "In short"} if analysis.short else {}
+    sections |= {group.id: group.title for group in shown}
+    sections |= {"signs": "Signs of failure"} if told else {}
+    sections |= {"tokens": "Token by token"} if found is not None else {}
+    page = render(
+        "report",
         shown,
-        viewer(folder, rows),
+        sections | {"details": "Details"},
+        found,
         name=study["name"],
         title=provenance.title(rows),
         facts=provenance.facts(rows, records),
         links=provenance.links(),
         short=analysis.short,
-        signs=signs(analysis),
+        signs=told,
+        columns=COLUMNS,
         rows=entries(rows),
         models=provenance.models(records),
         config=yaml.safe_dump(study["config"], sort_keys=False, allow_unicode=True),
@@ -79,8 +87,18 @@ def write(
     return path
 
 
-def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> str:
-    """The page, from what it shows."""
+def render(
+    template: str, shown: Sequence[Group], sections: Mapping[str, str], tokens: Viewer | None = None, **content: Any
+) -> str:
+    """A page, from what it shows.
+
+    Args:
+        template: its name.
+        shown: the figures.
+        sections: the titles of its sections by their ids, for the list of contents.
+        tokens: the token viewer, where there is one.
+        content: what the template needs besides.
+    """
     drawn = {figure.name: panels(figure) for group in shown for figure in group.figures}
     specs = {
         f"{name}-{number}": page_spec(panel)
@@ -95,26 +113,22 @@ def _render(shown: Sequence[Group], tokens: Viewer | None, **content: Any) -> st
     if tokens is not None:
         data.append(("traces", tokens.content))
         scripts += [_file("viewer.js"), _file("tokens.js")]
-    titles = {group.id: group.title for group in shown}
-    sections = {"findings": "In short"} if content["short"] else {}
-    sections |= titles
-    sections |= {"signs": "Signs of failure"} if content["signs"] else {}
-    sections |= {"tokens": "Token by token"} if tokens is not None else {}
-    sections |= {"details": "Details"}
     scripts = [_inline(script) for script in scripts]
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FunctionLoader(_file),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     glossary = Glossary()
     environment.filters["defined"] = glossary.defined
-    template = environment.from_string(_file("report.html.j2"))
-    return template.render(
+    return environment.get_template(f"{template}.html.j2").render(
         **content,
         groups=shown,
         panels=drawn,
         viewer=tokens,
         contents=sections.items(),
-        columns=COLUMNS,
         glossary=GLOSSARY,
         marked=glossary.marked,
         marks=_MARKS,

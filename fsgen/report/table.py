@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fsgen.analysis import columns
 from fsgen.analysis.frequency import SummaryRow
@@ -20,11 +21,11 @@ class Entry:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table: its title, what it means, and its cell of a run."""
+    """A column of a table: its title, what it means, and its cell of a run, or of another record."""
 
     title: str
     meaning: str
-    entry: Callable[[SummaryRow], Entry]
+    entry: Callable[[Any], Entry]
     numeric: bool = True
 
 

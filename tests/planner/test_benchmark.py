@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 import fsgen
-from benchmarks.plan import Row, readings_of, summary, trial
+from benchmarks.plan import Block, Row, blocks, measured, readings_of, summary
 from fsgen import SamplingParams
 from fsgen.backends import Members
 from fsgen.bench.scripted import ScriptedModel
 from fsgen.methods.method import parse
 from fsgen.metrics import Counts
+from fsgen.planner import moments
 from fsgen.planner.rounds import count
 from fsgen.planner.sources import written_now
 from tests.doubles import Table, group
@@ -39,11 +40,30 @@ def test_a_scripted_draft_is_read_as_its_loop_runs(scripted: Members, length: in
     )  # fmt: skip
 
 
-def test_a_trial_predicts_and_measures_each_method(scripted: Members) -> None:
-    methods = [parse("speculative", None, 2), parse("speculative", None, "auto")]
-    rows = trial("tables", scripted, PROMPTS, 2, methods, 12, 1)
-    assert [one.method for one in rows] == ["speculative 2", "speculative auto"]
-    assert all(0 < one.low < one.predicted < one.high and one.measured > 0 for one in rows)
+def test_each_method_is_predicted_and_measured_once(scripted: Members, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments, "TURNS", 1)
+    methods = [parse("speculative", None, 2), parse("speculative", None, 3), parse("speculative", None, "auto")]
+    made: list[str] = []
+
+    def make() -> list[Block]:
+        made.append("made")
+        return blocks("tables", scripted, [1, 2], methods, PROMPTS, 12)
+
+    done: dict[str, list[Row]] = {}
+    names, kept = ["tables, batch 1", "tables, batch 2"], list[list[str]]()
+    measured([(names, make)], done, 2, lambda: kept.append(list(done)))
+    assert kept == [names[:1], names]
+    for rows in done.values():
+        assert [one.method for one in rows] == ["speculative 2", "speculative 3", "speculative auto"]
+        assert all(0 < one.low < one.predicted < one.high and one.measured > 0 for one in rows)
+        assert all(len(one.turns) == 2 for one in rows)
+    before = done["tables, batch 2"]
+    del done["tables, batch 1"]
+    measured([(names, make)], done, 1, lambda: None)  # it goes on with what is missing
+    assert len(done["tables, batch 1"][0].turns) == 1
+    assert done["tables, batch 2"] is before
+    measured([(names, make)], done, 1, lambda: None)
+    assert len(made) == 2
 
 
 def test_the_figures() -> None:

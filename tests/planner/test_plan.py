@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import fsgen
+from fsgen.planner import moments
 from fsgen.planner.choose import PLAIN, Search, Situation, candidates
 from fsgen.planner.export import exported, read_acceptance
 from fsgen.planner.file import Chosen, load_plan, planned_study, read_plan, write_plan
@@ -282,9 +283,11 @@ def test_a_plan_is_made_written_and_used(
     run: Callable[..., Finished], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    path = tmp_path / "plan.yaml"
+    monkeypatch.setattr(moments, "TURNS", 1)
+    monkeypatch.setattr(moments, "AGREE", 100.0)  # two series, whatever else this machine does
+    path, page = tmp_path / "plan.yaml", tmp_path / "plan.html"
     few = ("--draft", "ngram", "--limit", "4", "--max-tokens", "8", "--batch", "1,2", "--max-accuracy-loss", "0.9")
-    found = run(*PLANNED, *few, "--write", str(path), "--json")
+    found = run(*PLANNED, *few, "--write", str(path), "--report", str(page), "--json")
     assert found.status == 0, found.err
     content = json.loads(found.out)
     assert content["verdict"] in ("draft", "route", "plain")
@@ -293,6 +296,7 @@ def test_a_plan_is_made_written_and_used(
     assert {one["draft"] for one in content["candidates"]} == {None, "pocket-0.25m"}
     assert all(one["reason"] for one in content["candidates"])
     assert content["texts"] == 4
+    assert "4 texts" in page.read_text(encoding="utf-8")
     written = run("generate", "2 + 2", "--plan", str(path), "--max-tokens", "4", "--json")
     assert written.status == 0, written.err
     again = run("generate", "2 + 2", "--plan", str(path), "--draft", "pocket-0.25m")

@@ -22,7 +22,7 @@ from fsgen.planner.hardware import (
     roofline,
     shape_of,
 )
-from fsgen.planner.predict import PER_TEXT, Loop, seconds
+from fsgen.planner.predict import PER_TEXT, Loop, seconds, target_share
 from fsgen.planner.reading import Reading
 from fsgen.planner.texts import Written
 from tests.doubles import Table, group
@@ -63,6 +63,11 @@ def test_seconds_worked_out_by_hand() -> None:
     # Two rounds, of two drafted tokens and a bonus.
     two = seconds(all_right, parse("speculative", None, 2), 1, target, draft, loop)
     assert two.tolist() == pytest.approx([2 * (10 + 2 * 1 + 0.5 + 0.25 + 2 * 0.1)])
+    assert target_share(all_right, parse("speculative", None, 2), 1, target, draft, loop) == pytest.approx(10 / 12.95)
+    # Three tokens in a call take twice as long; the first call reads the end of the prompt, too, five in all.
+    slower = replace(loop, verified=((2, 1.0), (4, 3.0)))
+    found = seconds(all_right, parse("speculative", None, 2), 1, target, draft, slower)
+    assert found.tolist() == pytest.approx([two[0] + 2 * 10 + 10])
     # Nothing is right: a token a round; the last one has room for one drafted token alone.
     wrong = seconds([reading([0] * 6)], parse("speculative", None, 2), 1, target, draft, loop)
     assert wrong.tolist() == pytest.approx([6 * (10 + 0.75) + (5 * 2 + 1) * 1.1])

@@ -1,5 +1,5 @@
 "use strict";
-// The table of runs: headings sort its rows (numbers by value, words by letter, what is not known last), words and
+// A table of runs, or of candidates: headings sort its rows (numbers by value, words by letter, what is not known last), words and
 // choices filter them.
 for (const table of document.querySelectorAll("table.sortable")) {
   const headings = [...table.tHead.rows[0].cells];
@@ -45,7 +45,8 @@ for (const table of document.querySelectorAll("table.sortable")) {
       row.hidden = !(chosen && words.every((word) => text.includes(word)));
       shown += !row.hidden;
     }
-    count.textContent = shown === body.rows.length ? `${shown} runs` : `${shown} of ${body.rows.length} runs`;
+    const of = shown === body.rows.length ? "" : ` of ${body.rows.length}`;
+    count.textContent = `${shown}${of} ${count.dataset.count}`;
   };
 
   search.addEventListener("input", filter);
