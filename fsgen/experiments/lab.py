@@ -19,7 +19,8 @@ from fsgen.study.cells import Cell, canonical_hash
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter
-from fsgen.study.run import Runner, write_inputs
+from fsgen.study.run import write_inputs
+from fsgen.study.runner import Runner
 from fsgen.study.store import SCHEMA, Store
 
 
