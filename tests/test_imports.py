@@ -84,9 +84,10 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
     "simpy": "planner/simulate.py",
+    "ray": "study/cluster.py",
 }
 # Extras with what fsgen itself imports.
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote")
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote", "ray")
 PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fsgen.analysis.frequency import SummaryRow, summarize, write_summary
 from fsgen.backends.identity import vocabulary_digest
 from fsgen.backends.vocabulary import vocabulary
 from fsgen.generation import as_pandas, finite
+from fsgen.study.cluster import Cluster, Connection
 from fsgen.study.config import StudyConfig, load_config
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter, summary_table
@@ -66,6 +68,7 @@ def run_study(
     limit: int | None = None,
     fresh: bool = False,
     console: Console | None = None,
+    cluster: Cluster | None = None,
 ) -> StudyResult:
     """Run a study, or go on with it where it was interrupted.
 
@@ -75,22 +78,25 @@ def run_study(
         limit: at most so many examples of each task.
         fresh: remove what studies wrote there before.
         console: where progress is shown; standard output if None.
+        cluster: where units are run; in this process if None.
 
     Raises:
         ValueError: the study cannot run as it is, with every fault that was found, before anything has run; or another
-            study is writing the folder, or its tables are of another version of fsgen.
+            study is writing the folder, or its tables are of another version of fsgen; or there is no such cluster.
     """
     started = time.perf_counter()
     plan = make_plan(load_config(config), limit)
     store = Store(Path(out))
-    with store.locked():
+    with connected(cluster) as connection, store.locked():
+        if connection is not None:
+            connection.check(plan)
         if fresh:
             store.clear()
         rows = write_inputs(plan, store)
         settings = plan.config.model_dump(mode="json", exclude_unset=True)
         store.write_study({"name": plan.config.name, "schema": SCHEMA, "config": settings, "rows": rows})
         with Reporter(console or Console()) as reporter:
-            runner = Runner(plan, store, reporter)
+            runner = connection.runner(plan, store, reporter) if connection else Runner(plan, store, reporter)
             runner.run()
         summary = summarize(store.folder)
         write_summary(store.folder, summary)
@@ -109,6 +115,16 @@ def run_study(
         failed_texts=sum(row.failed for row in summary),
         seconds=time.perf_counter() - started,
     )
+
+
+@contextmanager
+def connected(cluster: Cluster | None) -> Iterator[Connection | None]:
+    """Within it, a cluster is at hand, where one is named. Raises ValueError as `Cluster.connected`."""
+    if cluster is None:
+        yield None
+    else:
+        with cluster.connected() as connection:
+            yield connection
 
 
 def write_inputs(plan: Plan, store: Store) -> list[dict[str, Any]]:
