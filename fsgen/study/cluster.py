@@ -81,7 +81,7 @@ class Cluster:
             _answers(address)
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
-        except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        except Exception as error:  # Ray raises plain ones, too
             raise ValueError(f"the Ray cluster {address!r} cannot be used: {_line(error)}") from error
         try:
             yield Connection(self)

@@ -32,7 +32,7 @@ CALM = {  # a machine that is gone is missed after a second or two, not after a 
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 500,
     "health_check_timeout_ms": 1000,
-    "health_check_failure_threshold": 5,
+    "health_check_failure_threshold": 8,
 }
 
 
@@ -42,8 +42,8 @@ class Machines:
     def __init__(self) -> None:
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": 0, "include_dashboard": False, "_system_config": CALM, "object_store_memory": 2**27}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.cluster = Cluster()
+        self._add(num_cpus=0, include_dashboard=False, _system_config=CALM)
         self.machines = [self.join(), self.join()]
 
     @property
@@ -51,7 +51,16 @@ class Machines:
         return str(self.cluster.address)
 
     def join(self) -> Any:
-        return self.cluster.add_node(num_cpus=2, object_store_memory=2**27)
+        return self._add(num_cpus=2)
+
+    def _add(self, **settings: Any) -> Any:
+        for attempt in range(5):
+            try:
+                return self.cluster.add_node(object_store_memory=2**27, **settings)
+            except Exception as error:  # Ray gives a machine 30 s to start, which a busy one may not keep
+                if "timed out during startup" not in str(error) or attempt == 4:
+                    raise
+        raise AssertionError
 
     def workers(self) -> list[psutil.Process]:
         """The workers of studies, which this cluster has started."""
