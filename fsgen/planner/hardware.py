@@ -81,8 +81,8 @@ def hardware(name: str) -> Hardware:
     if found is None or (several and (found.kind != "gpu" or not 2 <= gpus <= MOST_GPUS)):
         known = ", ".join(one.name for one in HARDWARE.values())
         raise ValueError(
-            f"unknown hardware {name!r}: choose measured (this machine), or one of {known}; or 2 to {MOST_GPUS} GPUs of "
-            "one machine, as in 8xH100"
+            f"unknown hardware {name!r}: choose measured (this machine), or one of {known}; or 2 to {MOST_GPUS} GPUs "
+            "of one machine, as in 8xH100"
         )
     if gpus == 1:
         return found

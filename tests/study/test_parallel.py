@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from fsgen.experiments.lab import Lab
 from fsgen.study import Cluster, run_study
 from fsgen.study.cluster import Connection
 from fsgen.study.config import load_config
@@ -237,6 +238,20 @@ def test_a_broken_gpu_is_no_fault_of_a_text() -> None:
 
     with pytest.raises(torch.AcceleratorError):
         each_or_error(attempt, [1, 2])
+
+
+def test_an_experiment_has_its_studies_run_there(
+    study: dict[str, Any], local: dict[str, Any], made: dict[Any, Outcome], tmp_path: Path
+) -> None:
+    pool = MadePool(random.Random(0), 2, CALM, made)
+    store, reporter = Store(tmp_path / "out"), Reporter(Console(file=io.StringIO()))
+    lab = Lab(store, "made", load_config(study), reporter, connection=MadeCluster(pool))
+    with store.locked():
+        found = lab.study()
+    assert [row.method for row in found.rows] == ["oracle"] * 3 + ["contrastive", "proxy", "route", "speculative"]
+    assert pool.submitted
+    traces = {name: table for name, table in tables(tmp_path / "out").items() if name.startswith("traces/")}
+    assert traces == {name: table for name, table in local.items() if name.startswith("traces/")}
 
 
 # ---- errors before any work
