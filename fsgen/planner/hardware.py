@@ -86,8 +86,15 @@ def hardware(name: str) -> Hardware:
         )
     if gpus == 1:
         return found
-    whole = (gpus * each for each in (found.bandwidth, found.peak, found.memory))
-    return Hardware(f"{gpus}x{found.name}", *whole, source=f"{found.source}; {gpus} of them", gpus=gpus)
+    return replace(
+        found,
+        name=f"{gpus}x{found.name}",
+        bandwidth=gpus * found.bandwidth,
+        peak=gpus * found.peak,
+        memory=gpus * found.memory,
+        source=f"{found.source}; {gpus} of them",
+        gpus=gpus,
+    )
 
 
 @dataclass(frozen=True)
