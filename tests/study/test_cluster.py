@@ -15,10 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from rich.console import Console
 
@@ -62,17 +62,15 @@ class Machines:
                     raise
         raise AssertionError
 
-    def workers(self) -> list[psutil.Process]:
-        """The workers of studies, which this cluster has started."""
+    def workers(self) -> list[int]:
+        """The processes of the workers of studies, which this cluster has started."""
+        raylets = [each.process.pid for machine in self.machines for each in machine.all_processes["raylet"]]
+        lists = [file for raylet in raylets for file in Path(f"/proc/{raylet}/task").glob("*/children")]
         found = []
-        for machine in self.machines:
-            for raylet in machine.all_processes["raylet"]:
-                for child in psutil.Process(raylet.process.pid).children():
-                    try:
-                        if child.cmdline()[0].startswith("ray::Worker"):
-                            found.append(child)
-                    except (psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
-                        continue
+        for child in (child for file in lists for child in file.read_text().split()):
+            with suppress(OSError):  # it has just ended
+                if Path(f"/proc/{child}/cmdline").read_bytes().startswith(b"ray::Worker"):
+                    found.append(int(child))
         return found
 
     def replace(self, number: int) -> None:
@@ -179,7 +177,7 @@ class Killer:
         elif kind == "machine":
             self.machines.replace(self.draw.randrange(2))
         elif workers := self.machines.workers():
-            self.draw.choice(workers).kill()
+            os.kill(self.draw.choice(workers), signal.SIGKILL)
         else:
             return
         self.kills += 1

@@ -99,7 +99,7 @@ class MadePool(Pool):
         return self._made[place]
 
 
-class MadeCluster(Cluster, Connection):  # type: ignore[misc]  # a cluster whose connection is itself
+class MadeCluster(Cluster, Connection):
     """A cluster with the workers of a pool of the tests."""
 
     def __init__(self, pool: MadePool, gpus: Any = lambda step: 0) -> None:
