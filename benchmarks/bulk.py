@@ -85,7 +85,7 @@ def main() -> None:
                     ratios.append(ours / theirs)
                     alone.append(theirs)
             shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-            print(f"{name}: {statistics.median(ratios):.2f} times the server's own {min(alone):.2f} s ({shown})", flush=True)
+            print(f"{name}: {statistics.median(ratios):.2f} times the server's own {min(alone):.2f} s ({shown})")
 
 
 if __name__ == "__main__":
