@@ -85,9 +85,10 @@ HOMES: dict[str, str | tuple[str, ...]] = {
     "prometheus_client": "serve",
     "opentelemetry": "serve/tracing.py",
     "simpy": "planner/simulate.py",
+    "ray": "study/cluster.py",
 }
 # Extras with what fsgen itself imports.
-RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote", "otel")
+RUNNING = ("hub", "multi-gpu", "llama-cpp", "serve", "lm-eval", "simulate", "remote", "otel", "ray")
 PACKAGES = {"llama_cpp": "llama-cpp-python", "lm_eval": "lm-eval"}  # of libraries that may not be installed
 WITHOUT_TORCH = (
     *(

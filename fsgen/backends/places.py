@@ -112,9 +112,7 @@ def place(checkpoint: Checkpoint, device: str, dtype: str = "auto") -> str:
         return "cpu"
     free = [free_bytes(torch.device("cuda", gpu)) or 0 for gpu in range(torch.cuda.device_count())]
     best = max(range(len(free)), key=free.__getitem__)
-    size = _weight_bytes(checkpoint)
-    if size is not None and dtype == "float32":
-        size *= 2  # most checkpoints are in half precision
+    size = weight_bytes(checkpoint, dtype)
     if len(free) == 1 or (size is not None and size * HEADROOM <= free[best]):
         return f"cuda:{best}"
     if importlib.util.find_spec("accelerate") is None:
@@ -149,8 +147,16 @@ def check_rounded(checkpoint: Checkpoint, kind: str, device: str) -> None:
             raise ValueError(f"{kind} weights need a processor with AVX-512 VNNI, which this one has not: choose int8")
 
 
-def _weight_bytes(checkpoint: Checkpoint) -> int | None:
-    """Bytes of the weight files, None where that is not known before they are fetched."""
+def weight_bytes(checkpoint: Checkpoint, dtype: str = "auto") -> int | None:
+    """Bytes of the weights in memory, roughly: 0 where a server has them, None where it is not known before they are
+    fetched.
+    """
+    size = 0 if checkpoint.elsewhere else _file_bytes(checkpoint)
+    return size * 2 if size and dtype == "float32" else size  # most checkpoints are in half precision
+
+
+def _file_bytes(checkpoint: Checkpoint) -> int | None:
+    """Bytes of the weight files."""
     if checkpoint.local is not None:
         return sum(file.stat().st_size for file in checkpoint.local.glob("*.safetensors"))
     from huggingface_hub import get_safetensors_metadata

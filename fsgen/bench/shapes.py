@@ -36,6 +36,8 @@ SHAPES: dict[str, dict[str, Any]] = {
            "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
     "32B": {"hidden_size": 5120, "intermediate_size": 27648, "num_hidden_layers": 64, "num_attention_heads": 40,
             "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False},
+    "72B": {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 80, "num_attention_heads": 64,
+            "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False},
 }  # fmt: skip
 NOISE = 2**22  # random numbers, which all weights repeat
 

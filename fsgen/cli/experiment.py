@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from fsgen.cli.options import Limit, going_on, new_folder, silence_libraries
+from fsgen.cli.options import (
+    Address,
+    Engine,
+    Gpus,
+    Limit,
+    Workers,
+    cluster,
+    going_on,
+    new_folder,
+    silence_libraries,
+)
 
 
 def experiment(
@@ -24,6 +34,10 @@ def experiment(
     limit: Limit = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Remove all that is in the folder, and run it again.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the experiments and their questions.")] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
     show: Annotated[bool, typer.Option("--show", help="Print the configuration that NAME has by default.")] = False,
 ) -> None:
     """Answer an open question of the field for your models.
@@ -53,9 +67,11 @@ def experiment(
     from fsgen.report import write
 
     folder = out or Path("runs") / "experiments" / name
+    where = cluster(engine, address, workers, gpus)
     try:
         with going_on():
-            answer = run_experiment(name, chosen, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+            shown = Console(stderr=True)
+            answer = run_experiment(name, chosen, folder, limit=limit, fresh=fresh, console=shown, cluster=where)
     except typer.Exit:
         raise
     except RuntimeError as error:

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from fsgen.backends import Plan
     from fsgen.methods.method import Method
     from fsgen.planner.file import Chosen
+    from fsgen.study.cluster import Cluster
 
 DRAFT, TUNED, TARGET = DEFAULT_DRAFT, DEFAULT_TUNED, DEFAULT_TARGET
 
-MODELS, METHOD, ENDING = "Models", "The method", "Where a text ends"
+MODELS, METHOD, ENDING, WHERE = "Models", "The method", "Where a text ends", "Where it runs"
 
 
 def _models(incomplete: str) -> list[str]:
@@ -77,6 +78,28 @@ PlanFile = Annotated[
     ),
 ]  # fmt: skip
 Limit = Annotated[int | None, typer.Option(min=1, help="The most examples of each task.")]
+Engine = Annotated[
+    str, typer.Option(help="local: in this process; ray: by the workers of a Ray cluster.", rich_help_panel=WHERE)
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="A Ray cluster that runs, or auto for this machine's.  [default: RAY_ADDRESS, or processes of this "
+        "machine]",
+        rich_help_panel=WHERE,
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        help="The most workers at a time.  [default: one a machine, or one for each GPU]", rich_help_panel=WHERE
+    ),
+]
+Gpus = Annotated[
+    int | None,
+    typer.Option(help="GPUs of each worker.  [default: as many as its models need]", rich_help_panel=WHERE),
+]
 StudyFolder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")]
 
 
@@ -98,6 +121,20 @@ def models_by_role(method: Method, draft: str | None, target: str | None, base: 
                 draft = TUNED
                 base = next((info.tuned_from for info in bundled() if info.name == TUNED), None)
     return {"draft": draft, "target": target, "base": base}
+
+
+def cluster(engine: str, address: str | None, workers: int | None, gpus: int | None) -> Cluster | None:
+    """Where units are run; None for this process. Raises ValueError for an engine or options that there are not."""
+    from fsgen.study.cluster import Cluster
+
+    if engine == "ray":
+        return Cluster(address, workers, gpus)
+    if engine != "local":
+        raise ValueError(f"the engine {engine!r} is unknown: choose local or ray")
+    given = {"address": address, "workers": workers, "gpus": gpus}
+    if said := [name for name, value in given.items() if value is not None]:
+        raise ValueError(f"--{said[0]} is for --engine ray")
+    return None
 
 
 def from_plan(path: Path, batch_size: int | None, **given: Any) -> Chosen:

@@ -7,7 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from fsgen.cli.options import Limit, going_on, new_folder, silence_libraries
+from fsgen.cli.options import (
+    Address,
+    Engine,
+    Gpus,
+    Limit,
+    Workers,
+    cluster,
+    going_on,
+    new_folder,
+    silence_libraries,
+)
 from fsgen.cli.output import console
 
 
@@ -24,6 +34,10 @@ def study(
         typer.Option(metavar="FILE", exists=True, dir_okay=False, help="The pair and the method of a plan, instead."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run again what has been run before.")] = False,
+    engine: Engine = "local",
+    address: Address = None,
+    workers: Workers = None,
+    gpus: Gpus = None,
 ) -> None:
     """Measure how much of the large model texts need.
 
@@ -49,8 +63,9 @@ def study(
 
         given = planned_study(config, read_plan(plan))
     folder = out or Path("runs") / (config.stem if config else "bundled")
+    where = cluster(engine, address, workers, gpus)
     with going_on():
-        result = run_study(given, folder, limit=limit, fresh=fresh, console=Console(stderr=True))
+        result = run_study(given, folder, limit=limit, fresh=fresh, console=Console(stderr=True), cluster=where)
         analysis = analyze(folder) if result.rows else None
         path = write(folder, analysis=analysis)
     if analysis is not None:

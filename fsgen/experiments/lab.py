@@ -16,10 +16,12 @@ from fsgen.backends.identity import identity
 from fsgen.files import atomically, check_table, read_json, read_table, write_table
 from fsgen.methods.learned.file import LearnedModel, read
 from fsgen.study.cells import Cell, canonical_hash
+from fsgen.study.cluster import Connection
 from fsgen.study.config import StudyConfig, validated
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.progress import Reporter
-from fsgen.study.run import Runner, write_inputs
+from fsgen.study.run import write_inputs
+from fsgen.study.runner import Runner
 from fsgen.study.store import SCHEMA, Store
 
 
@@ -79,16 +81,23 @@ class Lab:
         study: of its configuration, None where it has none.
         reporter: hears what happens.
         limit: at most so many examples of each task.
+        connection: a cluster that runs the studies; None for this process.
     """
 
     def __init__(
-        self, store: Store, name: str, study: StudyConfig | None, reporter: Reporter, limit: int | None = None
+        self,
+        store: Store,
+        name: str,
+        study: StudyConfig | None,
+        reporter: Reporter,
+        limit: int | None = None,
+        connection: Connection | None = None,
     ) -> None:
         self.folder: Path = store.folder
         self.name = name
         self.limit = limit
         self.config = study
-        self._store, self._reporter = store, reporter
+        self._store, self._reporter, self._connection = store, reporter, connection
         self._models: dict[str, Model] = {}
 
     def varied(self, **changes: Any) -> StudyConfig:
@@ -110,8 +119,13 @@ class Lab:
             RuntimeError: runs of it failed; started again, the experiment tries these once more.
         """
         plan = self.plan(study)
+        if self._connection is not None:
+            self._connection.check(plan)
         self._list(plan, write_inputs(plan, self._store))
-        runner = Runner(plan, self._store, self._reporter, self._models)
+        if self._connection is None:
+            runner = Runner(plan, self._store, self._reporter, self._models)
+        else:
+            runner = self._connection.runner(plan, self._store, self._reporter)
         runner.run()
         if runner.failed:
             faults = "\n".join(f"- {run}: {error}" for run, error in runner.failed.items())

@@ -13,7 +13,9 @@ from fsgen.experiments.base import experiment
 from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.lab import Lab
 from fsgen.files import write_json
+from fsgen.study.cluster import Cluster
 from fsgen.study.progress import Reporter
+from fsgen.study.run import connected
 from fsgen.study.store import SCHEMA, Store
 
 
@@ -25,6 +27,7 @@ def run_experiment(
     limit: int | None = None,
     fresh: bool = False,
     console: Console | None = None,
+    cluster: Cluster | None = None,
 ) -> Answer:
     """Run an experiment, or go on with it where it was interrupted.
 
@@ -35,12 +38,14 @@ def run_experiment(
         limit: at most so many examples of each task.
         fresh: remove what studies and experiments wrote there before.
         console: where progress is shown; standard output if None.
+        cluster: where the units of its studies are run; what it measures besides is always measured in this process,
+            and all of it is if None.
 
     Returns:
         the answer, which is also in `answers/<name>.json` of the folder.
 
     Raises:
-        ValueError: it cannot run as it is, or another process is writing the folder.
+        ValueError: it cannot run as it is, or another process is writing the folder, or there is no such cluster.
         RuntimeError: runs of it failed.
     """
     if limit is not None and limit < 1:
@@ -49,7 +54,7 @@ def run_experiment(
     known = experiment(name)
     options = known.checked(chosen)
     store = Store(Path(out))
-    with store.locked():
+    with connected(cluster) as connection, store.locked():
         if fresh:
             store.clear()
         if not (store.folder / "study.json").is_file():
@@ -58,7 +63,7 @@ def run_experiment(
             study = chosen.study
             if study is not None and "name" not in study.model_fields_set:
                 study = study.model_copy(update={"name": name})
-            answer = known.answer(Lab(store, name, study, reporter, limit), options)
+            answer = known.answer(Lab(store, name, study, reporter, limit, connection), options)
         answer = replace(
             answer,
             experiment=name,

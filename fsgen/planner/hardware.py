@@ -8,6 +8,7 @@ machine could do, and a fixed time besides, which rooflines leave out (Williams 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from fsgen.planner.times import PROMPT, Profile
 
 GB, TB, TFLOPS = 1e9, 1e12, 1e12
 BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "int8": 1.0, "int4": 0.5625}
+MOST_GPUS = 8  # of one machine
+EXCHANGE = 2e-5  # seconds in a layer in which GPUs that share a model wait for each other: twice 10 us
 ERROR = 0.2  # of seconds from a roofline that is fitted to nothing; after a fit that of the fit
 
 
@@ -34,6 +37,7 @@ class Hardware:
         memory: bytes; 0 where that depends on the machine.
         source: where the figures are from.
         kind: gpu or cpu.
+        gpus: that share each model evenly; bandwidth, peak and memory are those of all of them.
     """
 
     name: str
@@ -42,6 +46,7 @@ class Hardware:
     memory: float
     source: str
     kind: str = "gpu"
+    gpus: int = 1
 
 
 _SHEET = "data sheet of the maker"
@@ -69,12 +74,27 @@ HARDWARE: dict[str, Hardware] = {
 
 
 def hardware(name: str) -> Hardware:
-    """A machine of the table. Raises ValueError for one that it does not have."""
-    found = HARDWARE.get(name.lower())
-    if found is None:
+    """A machine of the table, or several GPUs of one kind as one: `8xH100`. Raises ValueError for any other."""
+    several = re.fullmatch(r"(\d+)x(.+)", name)
+    gpus, kind = (int(several[1]), several[2]) if several else (1, name)
+    found = HARDWARE.get(kind.lower())
+    if found is None or (several and (found.kind != "gpu" or not 2 <= gpus <= MOST_GPUS)):
         known = ", ".join(one.name for one in HARDWARE.values())
-        raise ValueError(f"unknown hardware {name!r}: choose measured (this machine), or one of {known}")
-    return found
+        raise ValueError(
+            f"unknown hardware {name!r}: choose measured (this machine), or one of {known}; or 2 to {MOST_GPUS} GPUs "
+            "of one machine, as in 8xH100"
+        )
+    if gpus == 1:
+        return found
+    return replace(
+        found,
+        name=f"{gpus}x{found.name}",
+        bandwidth=gpus * found.bandwidth,
+        peak=gpus * found.peak,
+        memory=gpus * found.memory,
+        source=f"{found.source}; {gpus} of them",
+        gpus=gpus,
+    )
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,7 @@ def roofline(shape: Shape, machine: Hardware, dtype: str = "bfloat16") -> Roofli
     if dtype not in BYTES:
         raise ValueError(f"unknown type of weights {dtype!r}: choose {', '.join(BYTES)}")
     fixed = 2e-4 + 1.5e-5 * shape.layers if machine.kind == "gpu" else 5e-4
+    fixed += EXCHANGE * shape.layers * (machine.gpus > 1)
     return Roofline(shape, machine, BYTES[dtype], max(2.0, BYTES[dtype]), fixed=fixed)
 
 

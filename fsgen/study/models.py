@@ -29,6 +29,7 @@ class UnloadedModel:
     Attributes:
         given: its name in the configuration, by which it is loaded. A server's address is in that alone: the name in
             records and keys (`info`) stays where the server moves.
+        weight_bytes: that GPUs have to hold; None where it is not known.
     """
 
     given: str
@@ -40,6 +41,7 @@ class UnloadedModel:
     eos_ids: frozenset[int] = frozenset()
     capabilities: Capabilities = field(default_factory=Capabilities)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    weight_bytes: int | None = 0
 
     @property
     def small(self) -> bool:
@@ -65,6 +67,7 @@ def open_model(name: str, config: StudyConfig) -> UnloadedModel:
         vocab_size=checkpoint.vocab_size,
         context=checkpoint.context,
         capabilities=checkpoint.capabilities,
+        weight_bytes=0 if places.on_cpu(config.device) else places.weight_bytes(checkpoint, config.dtype),
     )
 
 

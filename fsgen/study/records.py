@@ -21,6 +21,9 @@ from fsgen.study.store import BOUNDS, GENERATION_SCHEMA, TRACE_SCHEMA, columns
 from fsgen.tasks import Score
 from fsgen.types import Candidates, ModelInfo, Token, as_dict
 
+Tables = tuple[pa.Table, pa.Table]
+"""Traces and generations of some texts."""
+
 
 @dataclass(frozen=True)
 class RunRecord:

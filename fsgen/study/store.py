@@ -134,7 +134,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._checksums: dict[str, dict[str, str]] = {}
+        self._sound: dict[str, dict[tuple[int, int], dict[str, str]]] = {}  # checksums of parts, by run and place
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -178,33 +178,28 @@ class Store:
 
     # ---- parts
 
-    def done(self, run: str) -> int:
-        """How many of a run's examples are written, always the first ones.
-
-        What a crash left half done is removed, and what comes from a damaged or missing file on.
-        """
+    def done(self, run: str) -> set[int]:
+        """Which of a run's examples are written, by their places; what a crash left half done is removed."""
         known = (self.record(run) or {}).get("files", {})
-        finished = dict(self._parts("generations", run))
-        stop = 0
-        whole = set()
-        self._checksums[run] = {}
-        while stop in finished:
-            files = {table: self._part(table, run, stop, finished[stop]) for table in _TABLES}
+        sound = self._sound[run] = {}
+        done: set[int] = set()
+        for start, stop in sorted({place for table in _TABLES for place in self._parts(table, run)}):
+            files = {table: self._part(table, run, start, stop) for table in _TABLES}
             names = {table: part_name(table, file) for table, file in files.items()}
             try:
                 found = {names[table]: check_table(file, known.get(names[table])) for table, file in files.items()}
             except DamagedError:
-                break
-            self._checksums[run] |= found
-            whole.add((stop, finished[stop]))
-            stop = finished[stop]
+                found = {}
+            if found and done.isdisjoint(range(start, stop)):
+                sound[start, stop] = found
+                done.update(range(start, stop))
+            else:
+                for file in files.values():
+                    file.unlink(missing_ok=True)
         for table in _TABLES:
-            for start, end in self._parts(table, run):
-                if (start, end) not in whole:
-                    self._part(table, run, start, end).unlink()
             for file in self._folder(table, run).glob(".*.part"):
                 file.unlink()
-        return stop
+        return done
 
     def write_part(self, run: str, start: int, stop: int, traces: pa.Table, generations: pa.Table) -> None:
         """Write what belongs to the examples `start` to `stop` of a run."""
@@ -213,26 +208,26 @@ class Store:
         for table, rows, more in (("traces", traces, encoding), ("generations", generations, {})):
             part = self._part(table, run, start, stop)
             checksum = write_table(part, rows, **options, **more)
-            self._checksums.setdefault(run, {})[part_name(table, part)] = checksum
+            found = self._sound.setdefault(run, {}).setdefault((start, stop), {})
+            found[part_name(table, part)] = checksum
 
     def checksums(self, run: str) -> dict[str, str]:
         """Those of the parts that were found by `done` or written since, for the record of the run."""
-        return dict(sorted(self._checksums.get(run, {}).items()))
+        return dict(sorted(each for part in self._sound.get(run, {}).values() for each in part.items()))
 
     def generations(self, run: str) -> pl.DataFrame:
         """One row a text."""
-        return self._read("generations", run, GENERATION_SCHEMA)
+        return _joined(part_files(self.folder, "generations", run), GENERATION_SCHEMA)
 
     def traces(self, run: str) -> pl.DataFrame:
         """One row a token."""
-        return self._read("traces", run, TRACE_SCHEMA)
+        return _joined(part_files(self.folder, "traces", run), TRACE_SCHEMA)
 
-    def _read(self, table: str, run: str, schema: pa.Schema) -> pl.DataFrame:
-        files = part_files(self.folder, table, run)
-        empty = pl.from_arrow(schema.empty_table())
-        assert isinstance(empty, pl.DataFrame)
-        read = (pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files)
-        return pl.concat([empty, *read], how="diagonal")  # bounds are only where a text has some
+    def texts(self, run: str, start: int, stop: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Generations and traces of the parts that have these examples, of a run that `done` has looked through."""
+        parts = sorted(part for part in self._sound[run] if part[0] < stop and start < part[1])
+        generations, traces = ([self._part(table, run, *part) for part in parts] for table in _TABLES)
+        return _joined(generations, GENERATION_SCHEMA), _joined(traces, TRACE_SCHEMA)
 
     def _parts(self, table: str, run: str) -> list[tuple[int, int]]:
         found = (_PART.fullmatch(file.name) for file in self._folder(table, run).glob("part-*.parquet"))
@@ -306,3 +301,11 @@ class Store:
         except DamagedError:
             return None
         return found
+
+
+def _joined(files: Sequence[Path], schema: pa.Schema) -> pl.DataFrame:
+    """The parts of a table as one."""
+    empty = pl.from_arrow(schema.empty_table())
+    assert isinstance(empty, pl.DataFrame)
+    read = (pl.read_parquet(file, glob=False, hive_partitioning=False) for file in files)
+    return pl.concat([empty, *read], how="diagonal")  # bounds are only where a text has some

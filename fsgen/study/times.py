@@ -41,7 +41,7 @@ def repeat(plan: Plan, failed: Container[str], store: Store, models: LoadedModel
 def _timed(plan: Plan, cell: Cell, models: LoadedModels) -> tuple[float, int]:
     """Seconds and tokens of a run."""
     members = models.members([cell.members])
-    units = list(make_units(plan, Step((cell,)), {cell.key: 0}))
+    units = list(make_units(plan, Step((cell,)), {cell.key: set()}))
     scorer = Scorer(scoring=False)
 
     def write(unit: Unit) -> tuple[float, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from fsgen.replay import replayable
@@ -84,23 +85,27 @@ def make_steps(plan: Plan) -> list[Step]:
     return sorted([*decoded, *replays], key=place)
 
 
-def make_units(plan: Plan, step: Step, done: Mapping[str, int]) -> Iterator[Unit]:
+def make_units(plan: Plan, step: Step, done: Mapping[str, AbstractSet[int]]) -> Iterator[Unit]:
     """What is left of a step.
 
     Args:
-        done: for each run how many of its examples are stored, always the first ones. Of runs that are at different
-            places the one that is behind catches up first.
+        done: for each run which of its examples are stored, by their places. Runs that lack other ones have units of
+            their own for these.
     """
     examples = plan.examples(step.cells[0])
     config = plan.config
-    places = {cell.key: done[cell.key] for cell in step.cells}
-    while (start := min(places.values())) < len(examples):
-        stop = min(start + config.batch_size, len(examples))
-        task = replace(step.cells[0].task, examples=tuple(examples[start:stop]))
-        cells = tuple(replace(cell, task=task) for cell in step.cells if places[cell.key] == start)
-        places |= {cell.key: stop for cell in cells}
-        source = step.source.key if step.source else None
-        yield Unit(cells, start, stop, source, config.candidates, config.dtype, config.device)
+    lacking = [{cell.key for cell in step.cells if place not in done[cell.key]} for place in range(len(examples))]
+    source = step.source.key if step.source else None
+    start = 0
+    while start < len(examples):
+        stop = start + 1
+        while stop < min(start + config.batch_size, len(examples)) and lacking[stop] == lacking[start]:
+            stop += 1
+        if lacking[start]:
+            task = replace(step.cells[0].task, examples=tuple(examples[start:stop]))
+            cells = tuple(replace(cell, task=task) for cell in step.cells if cell.key in lacking[start])
+            yield Unit(cells, start, stop, source, config.candidates, config.dtype, config.device)
+        start = stop
 
 
 def text_cost(plan: Plan, step: Step, cell: Cell) -> float:

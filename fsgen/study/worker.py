@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+import torch
+
 from fsgen.api import generate
 from fsgen.backends import Members
 from fsgen.backends.protocol import UnavailableError
@@ -27,6 +29,9 @@ Result = TypeVar("Result")
 
 Sources = Mapping[tuple[str, int], StoredText]
 """Stored texts of a run, by example and turn."""
+
+BROKEN: tuple[type[Exception], ...] = (UnavailableError, getattr(torch, "AcceleratorError", UnavailableError))
+"""Errors that are no text's fault: a server that is away, a GPU that no longer computes. The run fails for them."""
 
 Answers = tuple[Generation, ...] | str
 """What was written for a question, a text for each cell; or what failed."""
@@ -164,8 +169,8 @@ def each_or_error(attempt: Callable[[Sequence[Item]], Sequence[Result]], items: 
         return []
     try:
         return [*attempt(items)]
-    except UnavailableError:
-        raise  # no text's fault: the run fails, and is tried again
+    except BROKEN:
+        raise  # the run fails, and is tried again
     except Exception as error:  # whatever it is, it is recorded, and the others go on
         if len(items) == 1:
             return [error_text(error)]

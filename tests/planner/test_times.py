@@ -180,6 +180,15 @@ def test_a_roofline_is_fitted_to_a_profile() -> None:
 def test_hardware_that_is_unknown_or_too_small() -> None:
     with pytest.raises(ValueError, match=r"unknown hardware 'H1': choose measured .*H100"):
         hardware("H1")
+    for name in ("9xH100", "1xH100", "4xRyzen-7950X", "4x", "0xH100"):
+        with pytest.raises(ValueError, match=f"unknown hardware '{name}'"):
+            hardware(name)
+    several, shape = hardware("8xH100"), shape_of("random:72B")
+    assert (several.memory, several.name) == (640e9, "8xH100")
+    assert 72e9 < shape.parameters < 73.5e9
+    one, eight = (roofline(shape, machine).call(1, 1, 256) for machine in (hardware("H100"), several))
+    assert one / 8 < eight < one / 6, "GPUs that share a model wait for each other in every layer"
+    assert roofline(shape, several).weight_bytes < several.memory
     models = {"target": roofline(shape_of("random:32B"), hardware("L4"))}
     needed = memory_bytes(models, 1, 1024)
     assert needed > 60e9

@@ -47,11 +47,15 @@ class Running:
 
 @contextmanager
 def serving(
-    members: Members, method: Method | str = "speculative", limits: Limits | None = None, **options: Any
+    members: Members,
+    method: Method | str = "speculative",
+    limits: Limits | None = None,
+    name: str | None = None,
+    **options: Any,
 ) -> Iterator[Running]:
     """A server on a free port of 127.0.0.1."""
     template = PLAIN_TEMPLATE if hasattr(members.tokenizer, "chat_template") else None
-    service, meters = make_service(members, parse(method), limits or Limits(rows=8), template=template)
+    service, meters = make_service(members, parse(method), limits or Limits(rows=8), name, template=template)
     app = make_app(service, meters, hosts=LOOPBACK, **options)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none", timeout_graceful_shutdown=10))
     thread = threading.Thread(target=server.run, daemon=True)

@@ -19,7 +19,7 @@ from fsgen import files, report
 from fsgen.analysis.frequency import summarize
 from fsgen.analysis.study import analyze
 from fsgen.files import DamagedError, WriteError, clean, read_json, write_json
-from fsgen.study import models, run, run_study
+from fsgen.study import models, run_study, runner
 from fsgen.study.store import EXAMPLE_SCHEMA, Store, columns
 from fsgen.tasks import Score, get
 from tests.study.ladder import small_study, write_study
@@ -209,7 +209,7 @@ def test_no_room_for_any_byte(finished: Finished, tmp_path: Path) -> None:
 def test_a_clock_that_is_set_back(finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, _, expected = finished
     hours = iter(range(23, -1, -1))
-    monkeypatch.setattr(run, "_now", lambda: f"2026-01-01T{next(hours):02d}:00:00+00:00")
+    monkeypatch.setattr(runner, "_now", lambda: f"2026-01-01T{next(hours):02d}:00:00+00:00")
     studied(config, tmp_path / "out")
     assert tables(tmp_path / "out") == expected
     for file in (tmp_path / "out" / "runs").iterdir():

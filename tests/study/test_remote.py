@@ -12,8 +12,11 @@ from rich.console import Console
 
 from fsgen.analysis.prediction import read_pairs
 from fsgen.analysis.study import analyze
+from fsgen.backends import load
 from fsgen.report import write
+from fsgen.serve.limits import Limits
 from fsgen.study import run_study
+from tests.serve.conftest import serving
 from tests.servers import Fault, TestServer, answers
 from tests.study.tables import TIMES
 
@@ -102,6 +105,15 @@ def test_the_tables_are_those_of_the_local_study(
     assert len(written) == 2 + 8  # the probe's two, and each text once: both drafts replay the same
     for name in ("summary.json", "study.json"):
         assert server.url not in (tmp_path / name).read_text() or name == "study.json"
+
+
+@pytest.mark.parametrize(("kind", "top"), [("vllm", 258), ("openai", 20)])
+def test_the_target_is_behind_our_own_server(
+    kind: str, top: int, ladder: dict[str, str], data: str, tmp_path: Path, local: Any
+) -> None:
+    with serving(load(target=ladder["large"]), "plain", Limits(rows=4, logprobs=258), name="big") as server:
+        remote = run(study(ladder, data, f"{kind}:{server.url}#big?top={top}"), tmp_path)
+    same(local, remote, full=top == 258)
 
 
 def test_analysis_and_report_of_a_remote_study(ladder: dict[str, str], data: str, tmp_path: Path) -> None:

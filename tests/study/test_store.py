@@ -124,18 +124,32 @@ def part(number: int) -> tuple[pa.Table, pa.Table]:
     return trace_table(texts), generation_table(texts)
 
 
-def test_only_whole_parts_in_a_row_count(tmp_path: Path) -> None:
+def test_only_whole_parts_count(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert store.done("run") == 0
-    for start, stop in ((0, 4), (4, 6), (8, 9)):
+    assert store.done("run") == set()
+    for start, stop in ((0, 4), (4, 6), (8, 9), (12, 14), (13, 15)):
         store.write_part("run", start, stop, *part(start))
     # a part of which only the traces were written, and files that a crash left unfinished
     pq.write_table(part(6)[0], tmp_path / "traces/run=run/part-000006-000008.parquet")
     (tmp_path / "traces/run=run/.part-000009-000010.parquet.part").write_bytes(b"half")
-    assert store.done("run") == 6
+    expected = {*range(6), 8, 12, 13}
+    assert store.done("run") == expected, "of two parts with one example, one is taken"
     names = {file.name for file in tmp_path.rglob("*") if file.is_file()}
-    assert names == {"part-000000-000004.parquet", "part-000004-000006.parquet"}
-    assert store.done("run") == 6
+    assert names == {
+        f"part-{at}.parquet" for at in ("000000-000004", "000004-000006", "000008-000009", "000012-000014")
+    }
+    assert store.done("run") == expected
+
+
+def test_the_texts_of_some_examples(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for start in (0, 4, 8):
+        store.write_part("run", start, start + 4, *part(start))
+    assert store.done("run") == set(range(12))
+    assert [len(store.texts("run", *place)[0]) for place in ((0, 12), (4, 8), (3, 5), (8, 9))] == [3, 1, 2, 1]
+    generations, traces = store.texts("run", 4, 8)
+    assert traces.equals(pl.from_arrow(part(4)[0]))  # type: ignore[arg-type]
+    assert generations["text"].to_list() == ["xxx"]
 
 
 def test_one_writer(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def planned(study: dict[str, Any]) -> Plan:
 
 
 def all_units(plan: Plan) -> list[Unit]:
-    nothing = {cell.key: 0 for cell in plan.cells}
+    nothing: dict[str, set[int]] = {cell.key: set() for cell in plan.cells}
     return [unit for step in make_steps(plan) for unit in make_units(plan, step, nothing)]
 
 
@@ -122,8 +122,11 @@ def test_runs_of_a_step_that_are_at_different_places(ladder: dict[str, str], dat
     plan = planned(small_study(ladder, data))
     step = next(step for step in make_steps(plan) if len(step.cells) == 2)
     one, two = (cell.key for cell in step.cells)
-    units = list(make_units(plan, step, {one: 4, two: 0}))
+    units = list(make_units(plan, step, {one: {*range(4)}, two: set()}))
     ranges = [([cell.key for cell in unit.cells], unit.start, unit.stop) for unit in units]
     assert ranges == [([two], 0, 4), ([one, two], 4, 8), ([one, two], 8, 10)]
     assert all(unit.source == step.source.key for unit in units if step.source)
-    assert list(make_units(plan, step, {one: 10, two: 10})) == []
+    some = make_units(plan, step, {one: {*range(10)} - {5, 6}, two: {*range(10)} - {6, 9}})
+    ranges = [([cell.key for cell in unit.cells], unit.start, unit.stop) for unit in some]
+    assert ranges == [([one], 5, 6), ([one, two], 6, 7), ([two], 9, 10)], "what lies between is not written again"
+    assert list(make_units(plan, step, {one: {*range(10)}, two: {*range(10)}})) == []
