@@ -63,7 +63,9 @@ def smaller_drafts(points: pl.DataFrame) -> pl.DataFrame:
 
 def too_small(points: pl.DataFrame) -> list[tuple[str, str, int]]:
     """Method, task and number of pairs of the sets that `compare_laws` leaves out."""
-    counts = smaller_drafts(points).group_by([name for name in SET if name in points.columns], maintain_order=True).len()
+    counts = (
+        smaller_drafts(points).group_by([name for name in SET if name in points.columns], maintain_order=True).len()
+    )
     return [(row["method"], row["task"], row["len"]) for row in counts.rows(named=True) if row["len"] < MIN_PAIRS]
 
 
