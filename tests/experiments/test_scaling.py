@@ -106,7 +106,7 @@ def test_a_law_is_chosen_where_it_is_not_judged() -> None:
     assert judged.chosen is not None
     laws = {name: drawn for name, drawn in judged.laws.items() if name != "constant"}
     for ladder in range(2):
-        best = min(laws, key=lambda name: laws[name][1 - ladder, 0])  # noqa: B023
+        best = min(laws, key=lambda name: laws[name][1 - ladder, 0])
         assert judged.choices[ladder] == best
         assert judged.chosen[ladder, 0] == laws[best][ladder, 0]
 
