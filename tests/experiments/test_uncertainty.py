@@ -116,7 +116,7 @@ def test_what_one_training_shows_and_another_does_not_stays_open() -> None:
     assert alone.holds is True
     assert trained.holds is None
     rows = next(table for table in trained.tables if table.name == "trainings").rows
-    assert [row[:2] for row in rows] == [("d0", "t0"), ("d1", "t0"), ("d0", "t1"), ("d1", "t1")]
+    assert [row[:2] for row in rows] == [("d0", "t0"), ("d0", "t1"), ("d1", "t0"), ("d1", "t1")]
 
 
 def test_a_common_cause_is_not_taken_for_uncertainty() -> None:
