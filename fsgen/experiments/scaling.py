@@ -12,6 +12,7 @@ from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.labels import set_label, short_name
 from fsgen.analysis.scaling import LAWS, Scaling, compare_laws, read_points
 from fsgen.analysis.scaling.compare import smaller_drafts
+from fsgen.analysis.scaling.controls import BOTH_WAYS, SHARE, controls, split
 from fsgen.analysis.scaling.judging import Judged, by_size, judge, ladders
 from fsgen.analysis.scaling.laws import CONSTANT, DRAFT_ONLY, RATIO
 from fsgen.analysis.scaling.results import Parameter
@@ -50,13 +51,14 @@ def estimate(points: pl.DataFrame) -> Answer:
     numbers |= {f"the same, less that of {name}": less for name, less in _beside(judged, error)}
     draft = numbers.get(f"the same, less that of {DRAFT_ONLY.name}")
     papers = numbers.get(f"the same, less that of {RATIO.name}")
-    several = len(ladders(forward))
+    several, control = len(ladders(forward)), controls(points)
+    swapped, share = (control.get(name) for name in (BOTH_WAYS, SHARE))
     return Answer.of(
         words("scaling"),
         holds=None if judged.chosen is None else below(gain, 0.0),
-        numbers=numbers,
+        numbers=numbers | control,
         charts={"ratios": by_ratio(forward.sort("target_parameters", "draft_parameters"), "target")},
-        tables={"laws": _laws(sets)},
+        tables={"laws": _laws(sets), "variance": split(points)},
         law=law,
         choices=_counted(judged.choices),
         judged=judged.chosen is not None,
@@ -66,6 +68,10 @@ def estimate(points: pl.DataFrame) -> Answer:
         both=None if draft is None or judged.chosen is None else below(draft, 0.0) is True,
         beside=papers is not None,
         papers=papers,
+        swaps=swapped is not None,
+        swapped=swapped,
+        equals=share is not None,
+        share=share,
         trainings=several,
         several=several > 1,
         explained=", ".join(f"{one.task} {r2:.3f}" for one in sets if (r2 := one[law].r2) is not None),
