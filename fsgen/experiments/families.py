@@ -51,6 +51,8 @@ def check(lab: Lab, options: Options) -> dict[tuple[str, str], str]:
     ladders = [entry for entry in (config.pairs if config else None) or () if isinstance(entry, LadderConfig)]
     if config is None or config.grids or len(ladders) != len(config.pairs or ()) or len(ladders) != len(options.names):
         raise ValueError(f"the pairs of the study must be a ladder for each of the families {', '.join(options.names)}")
+    if any(entry.every or entry.trainings for entry in ladders):
+        raise ValueError("each family is a ladder of one training of each size, the smaller drafting for the larger")
     names = [*options.names, *others]
     if len(set(names)) < len(names):
         raise ValueError(f"two families have one name: {', '.join(names)}")
