@@ -213,7 +213,9 @@ def test_a_table_of_rows_has_columns_for_intervals() -> None:
 @pytest.mark.parametrize(("name"), names())
 def test_the_words_fit_charts_and_tables(name: str) -> None:
     found = words(name)
-    assert {*found} == {"statement", "phrases", "overturn", "remarks", "charts", "tables"}
+    own = {"claims"} if name == "claims" else set()
+    assert {*found} == {"statement", "phrases", "overturn", "remarks", "charts", "tables"} | own
+    assert all({*claim} == {"short", "claim", "overturn"} for claim in found.get("claims", {}).values())
     assert all({*choices} <= {True, False, None} for choices in found["phrases"].values())
     assert all(Chart(chart, **of).title for chart, of in found["charts"].items())
     assert all(Table(table, **of).title for table, of in found["tables"].items())
