@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 import polars as pl
 
 from fsgen.analysis.intervals import RESAMPLES, Estimate, Floats, Measure, grouped, ratio, resampled
+from fsgen.analysis.trainings import Groups, reach, widened
 
 Cell: TypeAlias = tuple[Any, ...]
 CELL = ("task", "draft", "target")
@@ -89,14 +91,24 @@ class Rates:
     Args:
         frame: one row for each example, pair, task and condition.
         condition, part, whole: its columns; of several that tell a condition, its name is the tuple.
+        trainings: drafts or targets that are trainings of one size: intervals contain what others would change.
     """
 
-    def __init__(self, frame: pl.DataFrame, condition: str | Sequence[str], part: str, whole: str = "tokens") -> None:
+    def __init__(
+        self,
+        frame: pl.DataFrame,
+        condition: str | Sequence[str],
+        part: str,
+        whole: str = "tokens",
+        trainings: Groups = (),
+    ) -> None:
         by = [condition] if isinstance(condition, str) else [*condition]
         self._sums = Sums.of(frame, (*by, *CELL), (part, whole), example=("task", "example"))
         self._part, self._whole = part, whole
         self._names = [name[0] if len(by) == 1 else name[: len(by)] for name in self._sums.conditions]
         self._cells = [name[len(by) :] for name in self._sums.conditions]
+        self._trainings = trainings
+        self._left_out: str | None = None
 
     @property
     def cells(self) -> list[Cell]:
@@ -105,9 +117,10 @@ class Rates:
 
     def of(self, name: object) -> Measure:
         """The ratio under a condition as a function of how often each example is drawn."""
-        at = [i for i, mine in enumerate(self._names) if mine == name]
+        mine = [i for i, known in enumerate(self._names) if known == name]
 
         def measured(weights: Floats) -> Floats:
+            at = [i for i in mine if self._left_out is None or self._left_out not in self._cells[i][1:]]
             each = self._sums.ratio(self._part, self._whole, weights, at)
             known = ~np.isnan(each)  # a cell may have nothing in this resample
             mean: Floats = np.where(known, each, 0.0).sum(1) / known.sum(1)
@@ -117,7 +130,17 @@ class Rates:
 
     def measured(self, measure: Measure, comparisons: int = 1) -> Estimate:
         """Anything that is made of what `of` gives."""
-        return self._sums.estimate(measure, comparisons)
+        found = self._sums.estimate(measure, comparisons)
+        return widened(found, reach(partial(self._without, measure), self._trainings)) if self._trainings else found
+
+    def _without(self, measure: Measure, model: str | None) -> float:
+        """A number without the pairs of a model."""
+        self._left_out = model
+        try:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return float(measure(self._sums.once)[0])
+        finally:
+            self._left_out = None
 
     def estimate(self, name: object, comparisons: int = 1) -> Estimate:
         """The ratio under a condition; `comparisons` as in `resampled`."""

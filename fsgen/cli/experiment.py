@@ -20,9 +20,11 @@ from fsgen.cli.options import (
     silence_libraries,
 )
 
+ALL = "all"
+
 
 def experiment(
-    name: Annotated[str | None, typer.Argument(help="Which; --list names them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Which; --list names them; `all` runs every one.")] = None,
     config: Annotated[Path | None, typer.Option(help="What to run, as YAML.  [default: on the bundled models]")] = None,
     out: Annotated[
         Path | None,
@@ -46,7 +48,8 @@ def experiment(
     Example:
       fsgen experiment strategies --limit 16
 
-    An experiment that was interrupted goes on where it stopped.
+    An experiment that was interrupted goes on where it stopped. `all` runs every experiment in one folder, where each
+    run that several of them need is made once.
     """
     from fsgen.experiments.config import configured, default_text, names
 
@@ -59,23 +62,35 @@ def experiment(
     if show:
         print(default_text(name), end="")
         return
-    chosen = configured(name, config)
+    if name == ALL and config is not None:
+        raise ValueError("a configuration is of one experiment: name it instead of all")
+    chosen = [configured(each, config) for each in (names() if name == ALL else [name])]
     silence_libraries()
     from rich.console import Console
 
     from fsgen.experiments import run_experiment
     from fsgen.report import write
 
-    folder = out or Path("runs") / "experiments" / name
+    folder = out or Path("runs") / "experiments" / ("" if name == ALL else name)
     where = cluster(engine, address, workers, gpus)
-    try:
-        with going_on():
-            shown = Console(stderr=True)
-            answer = run_experiment(name, chosen, folder, limit=limit, fresh=fresh, console=shown, cluster=where)
-    except typer.Exit:
-        raise
-    except RuntimeError as error:
-        print("error:", error, file=sys.stderr)
-        raise typer.Exit(1) from None
-    print(f"{answer.statement}\n\nWhat would overturn it: {answer.overturn}\n")
+    failed = False
+    for number, each in enumerate(chosen):
+        first = fresh and number == 0
+        try:
+            with going_on():
+                answer = run_experiment(
+                    each.experiment, each, folder, limit=limit, fresh=first, console=Console(stderr=True), cluster=where
+                )
+        except typer.Exit:
+            raise
+        except RuntimeError as error:
+            print("error:", error, file=sys.stderr)
+            failed = True
+            continue
+        heading = f"{answer.title} ({each.experiment}): " if len(chosen) > 1 else ""
+        print(f"{heading}{answer.statement}\n\nWhat would overturn it: {answer.overturn}\n")
+    if failed and len(chosen) == 1:
+        raise typer.Exit(1)
     print(f"report: {write(folder)}")
+    if failed:
+        raise typer.Exit(1)

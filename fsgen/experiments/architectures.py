@@ -18,6 +18,7 @@ from fsgen.analysis.intervals import Estimate, Floats, draws, of_draws
 from fsgen.analysis.labels import short_name, task_label
 from fsgen.analysis.rates import Sums
 from fsgen.analysis.times import over_repetitions, read_times
+from fsgen.analysis.trainings import of_one_size
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled, oracle_cells
 from fsgen.experiments.config import words
@@ -47,7 +48,9 @@ def check(lab: Lab, options: Options) -> None:
     Design.of(_pairs(plan), _families(plan, options))
 
 
-def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], list[Row], list[Row]]:
+def measure(
+    lab: Lab, options: Options
+) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], list[Row], list[Row], dict[str, int]]:
     """All pairs of the study, each model's own loss, and what rewinding costs; see `estimate`."""
     study = lab.study()
     counts = []
@@ -57,7 +60,9 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, dict[str, str], d
     families = _families(study.plan, options)
     losses = {name: _loss(lab, study.plan, name) for name in families}
     rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else ()
-    return pl.concat(counts), families, losses, list(_alone(lab.folder, study, families, losses)), list(rewinding)
+    parameters = {name: study.plan.models[name].info.parameters for name in families}
+    alone = list(_alone(lab.folder, study, families, losses))
+    return pl.concat(counts), families, losses, alone, list(rewinding), parameters
 
 
 def _pairs(plan: Plan) -> list[Pair]:
@@ -157,6 +162,7 @@ def estimate(
     losses: Mapping[str, float],
     alone: Sequence[Row],
     rewinding: Sequence[Row],
+    parameters: Mapping[str, int],
 ) -> Answer:
     """The answer from counts of positions.
 
@@ -165,6 +171,8 @@ def estimate(
         families: of each model.
         losses: of each model on its own, nats a token.
         alone, rewinding: costs, as their tables show them; may be empty.
+        parameters: of each model. With one training of each size and family the question stays open, whatever the
+            intervals: what a family does and what a training does are then one.
 
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
@@ -176,17 +184,17 @@ def estimate(
     means = [of_draws(drawn) for drawn in frequencies.mean(1).T]
     logs = np.log(frequencies).mean(1)  # [1 + resamples, pairs]
     ratio = of_draws(np.exp(design.effect(logs)))
-    ends = design.over_pairs(logs[0])
+    ends = design.over_models(logs[0])
     spread = Estimate(ratio.value, *(np.exp(ends).tolist() if ends else ()))
     own = design.by_family(logs)
     each = [] if own is None else [of_draws(drawn) for drawn in np.exp(own).T]
     by_family = {f"{family} with {family}": number for family, number in zip(design.names, each, strict=False)}
-    less = below(ratio, 1.0)
+    less, trained = below(ratio, 1.0), several_trainings(families, parameters)
     tasks = zip(counts["task"].unique(maintain_order=True), np.exp(design.effect(np.log(frequencies))).T, strict=True)
     return Answer.of(
         words("architectures"),
-        holds=less if less == below(spread, 1.0) else None,
-        numbers={"one family over two": ratio, "the same over pairs": spread, **by_family},
+        holds=less if trained and less == below(spread, 1.0) else None,
+        numbers={"one family over two": ratio, "the same over models": spread, **by_family},
         charts={"losses": _by_loss(means, pairs, families, losses), "families": _by_families(design, logs)},
         tables={
             "tasks": ({"task": task, "one family over two": str(of_draws(drawn))} for task, drawn in tasks),
@@ -197,9 +205,18 @@ def estimate(
         ratio=ratio,
         spread=spread,
         over=ends is not None,
+        trained=trained,
         each=bool(by_family),
         beside="; ".join(f"{name} {number}" for name, number in by_family.items()),
         length=_LENGTH,
+    )
+
+
+def several_trainings(families: Mapping[str, str], parameters: Mapping[str, int]) -> bool:
+    """Whether every family has a size of which there are several trainings."""
+    return all(
+        of_one_size({name: parameters[name] for name, mine in families.items() if mine == family})
+        for family in set(families.values())
     )
 
 

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Annotated, Literal
 
 import polars as pl
 from pydantic import Field
 
-from fsgen import tasks
 from fsgen.analysis.answers import Answer, Point, Row, Value
 from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.rates import Rates
-from fsgen.backends import Model
-from fsgen.backends.reader import Reader
+from fsgen.analysis.trainings import Groups
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled, names, oracle_cells
 from fsgen.experiments.config import words
+from fsgen.experiments.contexts import misled, short_data, windowed
 from fsgen.experiments.lab import Lab, Study
-from fsgen.files import write_text
-from fsgen.study.cells import Cell, canonical_hash
-from fsgen.study.config import Keys, StudyConfig, TaskConfig
-from fsgen.tasks import source
-from fsgen.tasks.gsm8k import GSM8K
+from fsgen.study.cells import Cell
+from fsgen.study.config import Keys, StudyConfig
 
 MATTERS = 0.02
 """A change of the frequency that is known to be smaller than this is taken as none."""
-_ROWS = 64  # contexts that a draft reads at a time
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -54,12 +49,15 @@ def check(lab: Lab, options: Options) -> None:
         oracle_cells(lab.plan(study), sampled=True)
 
 
-def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | None, int]:
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | None, pl.DataFrame, int, Groups]:
     """Let every pair write with each number of few-shot examples, and cut the draft's context; see `estimate`."""
     more: list[pl.DataFrame] = []
     less: list[pl.DataFrame] = []
+    control: list[pl.DataFrame] = []
+    trainings: Groups = ()
     for count, config in _studies(lab, options).items():
         study = lab.study(config)
+        trainings = study.trainings
         for cell in study.cells:
             trace = study.traces(cell.key).filter(pl.col("turn") == 1)
             columns = ["example", "position", "draft_token", "target_token", "differs"]
@@ -69,7 +67,9 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame | No
             if count in options.window_shots:
                 cuts = {window: _cut(lab, study, cell, tokens, window, options) for window in options.windows}
                 less.extend(labelled(cut, window=window, **about) for window, cut in cuts.items())
-    return pl.concat(more), pl.concat(less) if less else None, options.first
+            if count == min(options.shots):
+                control.append(labelled(_misled(lab, study, cell, tokens, options.first), **about))
+    return pl.concat(more), pl.concat(less) if less else None, pl.concat(control), options.first, trainings
 
 
 def _studies(lab: Lab, options: Options) -> dict[int, StudyConfig]:
@@ -85,37 +85,6 @@ def _studies(lab: Lab, options: Options) -> dict[int, StudyConfig]:
                 changed.append(given | {"data": str(short_data(lab.folder, task, count)), "shots": 0, "limit": None})
         found[count] = lab.varied(name=f"{lab.name}, {count} few-shot examples", tasks=changed)
     return found
-
-
-def short_data(folder: Path, config: TaskConfig, count: int) -> Path:
-    """A data file of a task's questions, each behind the same solved questions in the form of the task's own prompt.
-
-    Those are the shortest of the data that are not asked, so that eight of them fit a small context.
-
-    Args:
-        folder: of the experiment.
-        config: the task, with a limit: what it does not ask is there to be shown.
-        count: solved questions before each.
-
-    Raises:
-        ValueError: not a task of questions and written solutions, or too few questions.
-    """
-    task = tasks.get(config.name)
-    if not isinstance(task, GSM8K) or config.limit is None or config.chat:
-        raise ValueError(f"worked: short is for limited plain tasks of questions and solutions, not {config.name}")
-    rows = source.rows(config.data, task.bundled, task.fields)
-    ordered = [rows[int(example.id.rpartition("/")[2])] for example in task.load(data=config.data, seed=config.order)]
-    questions, rest = ordered[: config.limit], ordered[config.limit :]
-    if len(questions) < config.limit or len(rest) < count:
-        raise ValueError(f"{config.name} has {len(rows)} questions: {config.limit} and {count} worked ones are needed")
-    shown = sorted(rest, key=lambda row: len(row["question"]) + len(row["answer"]))[:count]
-    before = "".join(f"{row['question']}\nAnswer: {row['answer']}\n\nQuestion: " for row in shown)
-    lines = [json.dumps({"question": before + row["question"], "answer": row["answer"]}) for row in questions]
-    text = "".join(f"{line}\n" for line in lines)
-    path = folder / "measured" / "questions" / f"{config.name}-{count}-{canonical_hash(text)[:16]}.jsonl"
-    if not path.is_file() or path.read_bytes() != text.encode():
-        write_text(path, text)
-    return path
 
 
 def _sums(tokens: pl.DataFrame, first: int, **sums: pl.Expr) -> pl.DataFrame:
@@ -146,59 +115,111 @@ def _cut(lab: Lab, study: Study, cell: Cell, tokens: pl.DataFrame, window: int, 
     return _sums(seen, options.first, differing=short.sum(), cut=was_cut.sum(), more=more.sum())
 
 
-def windowed(
-    model: Model, texts: Sequence[tuple[Sequence[int], Sequence[int]]], window: int, vocab: int
-) -> list[list[int | None]]:
-    """What a model would write at each position of some completions if it saw only the last tokens before it.
+def _misled(lab: Lab, study: Study, cell: Cell, tokens: pl.DataFrame, first: int) -> pl.DataFrame:
+    """As `_sums`, of a draft that reads the prompt of another text, as `misled` mismatches."""
+    group = lab.members(**cell.members)
 
-    Every position is a sequence of its own. A mask of such a width would not do: what a token of the window has in its
-    state comes from further back. Special tokens that the tokenizer puts before a text stay there.
+    def measured() -> pl.DataFrame:
+        assert group.draft is not None
+        texts = study.tokens(cell.key)
+        choices = misled(group.draft, [*texts.values()], group.vocab_size)
+        columns = {"example": [*texts], "position": [range(len(one)) for one in choices], "choice": choices}
+        schema = pl.Schema({"example": pl.String(), "position": pl.List(pl.UInt32), "choice": pl.List(pl.Int64)})
+        return pl.DataFrame(columns, schema=schema).explode("position", "choice")
 
-    Args:
-        model: a draft.
-        texts: prompt and completion of each, as token ids.
-        window: tokens that it sees.
-        vocab: token ids that it shares with the target.
+    seen = tokens.join(lab.table("misled", {"run": cell.key}, measured), on=["example", "position"])
+    return _sums(
+        seen, first, differing=pl.col("differs").sum(), misled=(pl.col("choice") != pl.col("target_token")).sum()
+    )
 
-    Returns:
-        for each text and position the greedy token, None where nothing was cut.
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What was found on one task; each number is a mean over its pairs.
+
+    Attributes:
+        more, less, control, trainings: as `estimate` takes them, of this task.
+        shots: numbers of few-shot examples, the least first.
+        comparisons: intervals are so much wider.
     """
-    head = list(model.tokenizer.encode(""))
-    found: list[list[int | None]] = [[None] * len(completion) for _, completion in texts]
-    places: list[tuple[int, int]] = []
-    sequences: list[list[int]] = []
-    for number, (prompt, completion) in enumerate(texts):
-        ids = [*prompt, *completion]
-        kept = head if ids[: len(head)] == head and len(head) < window else []
-        for position in range(len(completion)):
-            end = len(prompt) + position
-            if end > window:
-                places.append((number, position))
-                sequences.append([*kept, *ids[end - window + len(kept) : end]])
-    reader = Reader(model, sequences, [1] * len(sequences), vocab)
-    for start in range(0, len(places), _ROWS):
-        batch = [*range(len(places))][start : start + _ROWS]
-        for i, choice in zip(batch, reader.read(batch)[0].argmax(-1).tolist(), strict=True):
-            number, position = places[i]
-            found[number][position] = choice
-    return found
+
+    more: pl.DataFrame
+    less: pl.DataFrame | None
+    control: pl.DataFrame
+    shots: Sequence[int]
+    comparisons: int
+    trainings: Groups = field(default=())
+
+    @cached_property
+    def rates(self) -> Rates:
+        return Rates(self.more, ("shots", "early"), "differing", trainings=self.trainings)
+
+    @cached_property
+    def excess(self) -> Estimate:
+        """How much more often the first tokens differ than the later ones."""
+        return self.rates.minus((self.shots[0], True), self.rates.of((self.shots[0], False)), self.comparisons)
+
+    @cached_property
+    def drop(self) -> dict[int, Estimate]:
+        """What each number of few-shot examples changes of the first tokens."""
+        usual = self.rates.of((self.shots[0], True))
+        return {n: self.rates.minus((n, True), usual, self.comparisons) for n in self.shots[1:]}
+
+    @cached_property
+    def apart(self) -> dict[int, Estimate]:
+        """The same, less what it changes of the later ones."""
+        return {n: _apart(self.rates, (n, self.shots[0]), self.comparisons) for n in self.shots[1:]}
+
+    @cached_property
+    def rose(self) -> dict[str, Estimate]:
+        """How many more first tokens differ where the draft sees less."""
+        return {} if self.less is None else _rises(self.less, True, self.comparisons)
+
+    @cached_property
+    def right_prompt(self) -> tuple[Estimate, Estimate]:
+        """The control: what the right prompt changes of the first tokens, and that less what it does to later ones."""
+        columns = ("task", "draft", "target", "example", "early", "tokens")
+        own, other = (
+            self.control.select(*columns, pl.lit(name).alias("prompt"), differing=pl.col(column).cast(pl.Float64))
+            for name, column in (("own", "differing"), ("other", "misled"))
+        )
+        rates = Rates(pl.concat([own, other]), ("prompt", "early"), "differing", trainings=self.trainings)
+        fall = rates.minus(("own", True), rates.of(("other", True)), self.comparisons)
+        return fall, _apart(rates, ("own", "other"), self.comparisons)
+
+    @property
+    def controlled(self) -> bool:
+        """Whether the control shows what it has to: the same rule finds an effect of context where there is one."""
+        return all(change.above(0.0) is False for change in self.right_prompt)
+
+    @property
+    def holds(self) -> bool | None:
+        """The rule of `decide`, on this task; open where not even the control shows an effect."""
+        known = decide(self.excess, self.drop.values(), self.apart.values(), self.rose.values())
+        return known if self.controlled else None
 
 
-def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answer:
+def estimate(
+    more: pl.DataFrame, less: pl.DataFrame | None, control: pl.DataFrame, first: int, trainings: Groups = ()
+) -> Answer:
     """The answer from what was measured.
 
-    The rule. Where early collaborations come from poor context, the first tokens differ more often than the later ones;
-    some number of few-shot examples makes them differ less often, and by more than the later ones; and a draft that
-    sees less differs more often there. They do if all of that is found; they do not if no number of few-shot examples
-    lowers the first tokens by `MATTERS` more than the later ones; else the question is open. Intervals of several
-    numbers of examples, or of several windows, are widened so that they hold together.
+    The rule, on each task. Where early collaborations come from poor context, the first tokens differ more often than
+    the later ones; some number of few-shot examples makes them differ less often, and by more than the later ones; and
+    a draft that sees less differs more often there. They do if all of that is found; they do not if no number of
+    few-shot examples lowers the first tokens by `MATTERS` more than the later ones; else the question is open. It stays
+    open, too, where the control fails: the prompt itself, given to a draft that read that of another text, must lower
+    the first tokens, and by more than the later ones. The answer is that of the tasks where they agree; tasks are not
+    averaged. Intervals are widened so that those of all comparisons and tasks hold together.
 
     Args:
         more: one row for each task, pair, number of `shots`, example, and `place`: whether it is `early`, its `tokens`
             and the `differing` ones among them.
         less: the same for each `window`, with how many positions were `cut`, and how many `more` mismatches these have
             than the same ones with all of the context; None where nothing was cut.
+        control: the same with the least shots, and how many were `misled` by the prompt of another text.
         first: how many tokens are early.
+        trainings: the models that are trainings of one size.
 
     Raises:
         ValueError: one number of few-shot examples is no comparison.
@@ -206,36 +227,71 @@ def estimate(more: pl.DataFrame, less: pl.DataFrame | None, first: int) -> Answe
     shots = sorted(more["shots"].unique().to_list())
     if len(shots) < 2:
         raise ValueError(f"shots: two numbers of few-shot examples are compared, not {shots}")
-    rates = Rates(more, ("shots", "early"), "differing")
-    base, others = shots[0], shots[1:]
-    excess = rates.minus((base, True), rates.of((base, False)))
-    drop = {n: rates.minus((n, True), rates.of((base, True)), len(others)) for n in others}
-    apart = {n: _apart(rates, n, base, len(others)) for n in others}
-    rose = {} if less is None else _rises(less, True, len(less.select("shots", "window").unique()))
-    numbers = {f"first tokens, {n} few-shot examples": rates.estimate((n, True)) for n in shots}
-    numbers |= {f"later tokens, {n} few-shot examples": rates.estimate((n, False)) for n in shots}
-    numbers[f"first less later, {base} few-shot examples"] = excess
-    numbers |= {f"first tokens, {n} less {base} few-shot examples": gap for n, gap in drop.items()}
-    numbers |= {f"the same, less that of the later tokens, {n} less {base}": gap for n, gap in apart.items()}
-    numbers |= {f"first tokens, the draft sees {name}: rise": gap for name, gap in rose.items()}
+    names = more["task"].unique(maintain_order=True).to_list()
+    cuts = 0 if less is None else len(less.select("shots", "window").unique())
+    comparisons = len(names) * max(len(shots) - 1, cuts)
+    tasks = {
+        name: Found(
+            more.filter(task=name), None if less is None else less.filter(task=name), control.filter(task=name),
+            shots, comparisons, trainings,
+        )
+        for name in names
+    }  # fmt: skip
+    verdicts = {found.holds for found in tasks.values()}
     cut = {} if less is None else {n: less.filter(shots=n) for n in sorted(less["shots"].unique())}
-    each = (f"{n}: {drop[n]:+.1%}, and less that of the later ones {apart[n]:+.1%}" for n in drop)
-    largest = max(rose, key=lambda name: rose[name].value, default="")
     return Answer.of(
         words("context"),
-        holds=decide(excess, drop.values(), apart.values(), rose.values()),
-        numbers=numbers,
+        holds=verdicts.pop() if len(verdicts) == 1 else None,
+        numbers=dict(_numbers(tasks)),
         charts={"shots": _profile(more, "shots"), **{f"window-{n}": _cut_profile(some) for n, some in cut.items()}},
-        tables={"by-pair": _shots_rows(rates, shots), "cuts": [] if less is None else _window_rows(less)},
+        tables={
+            "tasks": (_task_row(name, found) for name, found in tasks.items()),
+            "by-pair": (row for found in tasks.values() for row in _shots_rows(found.rates, shots)),
+            "cuts": [] if less is None else _window_rows(less),
+        },
         first=first,
-        excess=excess,
-        each="; ".join(each),
-        cut=bool(rose),
-        cuts=len(rose),
-        harmed=sum(gap.above(0.0) is True for gap in rose.values()),
-        largest=largest,
-        most=rose.get(largest),
+        comparisons=comparisons,
+        each="; ".join(_in_words(name, found) for name, found in tasks.items()),
     )
+
+
+def _numbers(tasks: Mapping[str, Found]) -> Iterator[tuple[str, Estimate]]:
+    for task, found in tasks.items():
+        for n, early in product(found.shots, (True, False)):
+            part = "first" if early else "later"
+            yield f"{task}: {part} tokens, {n} few-shot examples", found.rates.estimate((n, early))
+        yield f"{task}: first less later", found.excess
+        for n, gap in found.drop.items():
+            yield f"{task}: first tokens, {n} less {found.shots[0]} few-shot examples", gap
+            yield f"{task}: the same, less that of the later tokens, {n} less {found.shots[0]}", found.apart[n]
+        for name, gap in found.rose.items():
+            yield f"{task}: first tokens, the draft sees {name}: rise", gap
+        for name, gap in zip(("", ", less that of the later tokens"), found.right_prompt, strict=True):
+            yield f"{task}: control, first tokens, the right prompt less another{name}", gap
+
+
+def _in_words(task: str, found: Found) -> str:
+    """What was found on a task, in a part of a sentence."""
+    best = min(found.drop, key=lambda n: found.drop[n].value)
+    said = f"on {task} the first ones differ {found.excess:+.1%} points more often than the later ones"
+    said += f", {best} few-shot examples change them by {found.drop[best]:+.1%} and by {found.apart[best]:+.1%} beside "
+    said += "the later ones"
+    if found.rose:
+        most = max(found.rose, key=lambda name: found.rose[name].value)
+        said += f", and a draft that sees {most}, by {found.rose[most]:+.1%}"
+    return said + ("" if found.controlled else " (the control fails there, so that nothing is concluded)")
+
+
+def _task_row(task: str, found: Found) -> Row:
+    fall, apart = found.right_prompt
+    return {
+        "task": task,
+        "poor context": {True: "yes", False: "no", None: "open"}[found.holds],
+        "first less later": f"{found.excess:+.1%}",
+        **{f"{n} few-shot examples": f"{gap:+.1%}" for n, gap in found.drop.items()},
+        "control": f"{fall:+.1%}",
+        "control, less later": f"{apart:+.1%}",
+    }
 
 
 def decide(
@@ -249,9 +305,9 @@ def decide(
     return True if helped and excess.above(0.0) and any(gap.above(0.0) for gap in rose) else None
 
 
-def _apart(rates: Rates, count: int, base: int, comparisons: int) -> Estimate:
-    """What so many few-shot examples add to the first tokens, less what they add to the later ones."""
-    parts = [rates.of((n, early)) for n, early in product((count, base), (True, False))]
+def _apart(rates: Rates, conditions: tuple[object, object], comparisons: int) -> Estimate:
+    """What one condition adds to the first tokens beside another, less what it adds to the later ones."""
+    parts = [rates.of((name, early)) for name, early in product(conditions, (True, False))]
 
     def measured(weights: Floats) -> Floats:
         now, later, before, later_before = (part(weights) for part in parts)

@@ -26,6 +26,7 @@ from fsgen.models.bundled import ladder as bundled_ladder
 from fsgen.study.config import Keys, LadderConfig
 
 _LEVEL = 0.05
+_ALIKE = 3.0  # families whose smallest and largest models differ by less than this factor span the same sizes
 
 
 class Options(Keys):
@@ -50,6 +51,8 @@ def check(lab: Lab, options: Options) -> dict[tuple[str, str], str]:
     ladders = [entry for entry in (config.pairs if config else None) or () if isinstance(entry, LadderConfig)]
     if config is None or config.grids or len(ladders) != len(config.pairs or ()) or len(ladders) != len(options.names):
         raise ValueError(f"the pairs of the study must be a ladder for each of the families {', '.join(options.names)}")
+    if any(entry.every or entry.trainings for entry in ladders):
+        raise ValueError("each family is a ladder of one training of each size, the smaller drafting for the larger")
     names = [*options.names, *others]
     if len(set(names)) < len(names):
         raise ValueError(f"two families have one name: {', '.join(names)}")
@@ -106,10 +109,12 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
     worse = None if ratio is None else ratio.value > 1 if ratio.low is None else ratio.above(1.0)
     refused = _refused(tests)
     alike = [one for one, by in two.items() if any(test.p is not None for test in by) and not _refused(by)]
+    differ = confounded(points)
+    alone = not differ  # the family is all that differs
     p_values = [f"{test.pairs.place['task']} {test.p:.3f}" for test in tests if test.p is not None]
     return Answer.of(
         words("families"),
-        holds=not refused if refused is (worse is not False) else None,  # where both tests say the same
+        holds=not refused if alone and refused is (worse is not False) else None,  # where both tests say the same
         numbers={} if ratio is None else {"one law over a law for each, held-out error": ratio},
         charts={"families": by_ratio(pl.concat(each.points for each in pairs), "family")},
         tables={
@@ -127,7 +132,28 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
         several=len(two) > 1,
         simulated=SIMULATED,
         level=_LEVEL,
+        alone=alone,
+        differ=" and ".join(differ),
     )
+
+
+def confounded(points: pl.DataFrame) -> list[str]:
+    """What differs between the families beside their kind, so that a difference of laws may be of that.
+
+    Args:
+        points: as `read_points` gives them, with `family`; texts are at hand where `part` and `whole` are known.
+    """
+    families = [of for _, of in points.group_by("family", maintain_order=True)]
+    found = []
+    sizes = [(of["draft_parameters"].to_numpy().min(), of["target_parameters"].to_numpy().max()) for of in families]
+    if max(low for low, _ in sizes) > _ALIKE * min(low for low, _ in sizes) or (
+        max(high for _, high in sizes) > _ALIKE * min(high for _, high in sizes)
+    ):
+        found.append("sizes")
+    texts = [of["part"].null_count() == 0 for of in families]
+    if len(set(texts)) > 1:
+        found.append("prompts and data (values of some were measured elsewhere)")
+    return found
 
 
 def _large(sets: list[Pairs], law: Law) -> list[Pairs]:

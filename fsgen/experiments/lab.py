@@ -10,7 +10,9 @@ from typing import Any
 import polars as pl
 
 from fsgen.analysis.frequency import SummaryRow, read_generations, summarize
+from fsgen.analysis.labels import short_name
 from fsgen.analysis.traces import prepared, scan_traces
+from fsgen.analysis.trainings import of_one_size
 from fsgen.backends import Members, Model, load
 from fsgen.backends.identity import identity
 from fsgen.files import atomically, check_table, read_json, read_table, write_table
@@ -51,6 +53,20 @@ class Study:
             both = {"draft": row.draft_alone, "target": row.target_alone}
             found[row.cell.key] = {role: cell.key for role, cell in both.items() if cell is not None}
         return found
+
+    @cached_property
+    def trainings(self) -> list[list[str]]:
+        """The short names of the models of the pairs that are trainings of one size of one family."""
+        used = {name for cell in self.cells for name in cell.members.values()}
+        infos = {short_name(name): self.plan.models[name].info for name in used}
+        families = {info.family for info in infos.values()}
+        groups = [
+            of_one_size({name: info.parameters for name, info in infos.items() if info.family == family})
+            for family in sorted(families)
+        ]
+        # A tuned or distilled model is another model, not another training.
+        trained = [[name for name in names if infos[name].tuned_from is None] for group in groups for names in group]
+        return [names for names in trained if len(names) > 1]
 
     def traces(self, run: str) -> pl.LazyFrame:
         """The trace of a run, one row a token, prepared as `fsgen.analysis.traces.prepared` says."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 
+import numpy as np
 import polars as pl
 
 from fsgen.analysis.answers import Point, Row
 from fsgen.analysis.causes import contrast, mean, odds_ratios, rate, separation
 from fsgen.analysis.intervals import Estimate
+from fsgen.analysis.trainings import Groups, reach, widened
 from fsgen.experiments import made_language as made
 
 _ALL_BITS, _ALL_GAPS = (sorted({cell[i] for cell in made.CROSSED}) for i in (0, 1))
@@ -56,6 +59,30 @@ def causes(slots: pl.DataFrame) -> dict[str, Estimate]:
     if len(known) < len(found):
         raise ValueError("the slots do not hold matches and mismatches at every entropy, gap and exposure")
     return {"mismatches in the slots": rate(slots), **known}
+
+
+def by_training(slots: pl.DataFrame) -> dict[tuple[str, str], dict[str, Estimate]]:
+    """The same of each draft with each target, which are trainings of two sizes."""
+    parts = slots.partition_by("draft", "target", maintain_order=True, as_dict=True)
+    return {(str(draft), str(target)): causes(some) for (draft, target), some in parts.items()}
+
+
+def with_trainings(
+    found: dict[str, Estimate], each: Mapping[tuple[str, str], Mapping[str, Estimate]], trainings: Groups
+) -> dict[str, Estimate]:
+    """What was found, with intervals that contain what other trainings of draft and target would change."""
+
+    def mean(name: str, left_out: str | None) -> float:
+        values = [one[name].value for pair, one in each.items() if left_out not in pair]
+        return float(np.mean(values)) if values else float("nan")
+
+    return {name: widened(one, reach(partial(mean, name), trainings)) for name, one in found.items()}
+
+
+def training_rows(each: Mapping[tuple[str, str], Mapping[str, Estimate]]) -> Iterator[Row]:
+    """Each draft with each target, a row each."""
+    for (draft, target), found in each.items():
+        yield {"draft": draft, "target": target, **{name: str(one) for name, one in found.items()}}
 
 
 def charts(sizes: pl.DataFrame, twins: pl.DataFrame) -> dict[str, Iterable[Point]]:

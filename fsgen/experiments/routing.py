@@ -29,6 +29,7 @@ from fsgen.types import shortest
 
 MAX_PROB, RANDOM, POSITION = "max-prob", "random", "position"
 PERFECT = "perfect"
+"""Of perfect imitation: it consults wherever the two differ, and so writes what the target writes."""
 MARGIN = 0.01
 """An advantage in accuracy below this, with its whole interval, counts as none."""
 _CALLS = (0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0)
@@ -228,9 +229,15 @@ class _Texts(Budgets):
         return np.asarray((self.at(router, calls, weights) - accuracy)[:, 0])
 
     def needed(self, weights: Floats) -> Floats:
-        """The least calls with which max-prob is within `MARGIN` of the target's accuracy, straight between budgets."""
+        """The least calls with which max-prob is within `MARGIN` of the target's accuracy, straight between budgets.
+
+        A curve that is measured goes up and down by chance, and so crosses a level too early: it is made to rise first,
+        half way between what it has reached so far and what it will not fall below any more.
+        """
         grid = np.linspace(0, 1, 1001)
-        reached = self.at(MAX_PROB, np.tile(grid, (len(weights), 1)), weights)
+        curve = self.at(MAX_PROB, np.tile(grid, (len(weights), 1)), weights)
+        lasting = np.minimum.accumulate(curve[:, ::-1], axis=1)[:, ::-1]
+        reached = (np.maximum.accumulate(curve, axis=1) + lasting) / 2
         return np.asarray(grid[(reached >= self.rates(weights, ALWAYS)[1] - MARGIN).argmax(1)])
 
     def perfect_calls(self, weights: Floats) -> Floats:

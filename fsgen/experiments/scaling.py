@@ -1,19 +1,22 @@
-"""`scaling`: the oracle's frequency over all pairs of a ladder, the laws compared, and left-out models predicted."""
+"""`scaling`: the oracle's frequency over all pairs of a ladder; the laws compared, and what of it is size at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import polars as pl
 
 from fsgen.analysis.answers import Answer, Point, Row, below
-from fsgen.analysis.intervals import Estimate, of_draws
+from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.labels import set_label, short_name
 from fsgen.analysis.scaling import LAWS, Scaling, compare_laws, read_points
-from fsgen.analysis.scaling.compare import held_out
-from fsgen.analysis.scaling.laws import CONSTANT, RATIO
+from fsgen.analysis.scaling.compare import smaller_drafts
+from fsgen.analysis.scaling.controls import BOTH_WAYS, SHARE, controls, split
+from fsgen.analysis.scaling.judging import Judged, by_size, judge, ladders
+from fsgen.analysis.scaling.laws import CONSTANT, DRAFT_ONLY, RATIO
 from fsgen.analysis.scaling.results import Parameter
+from fsgen.analysis.trainings import over_trainings
 from fsgen.experiments.base import Experiment, NoOptions
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
@@ -28,33 +31,63 @@ def measure(lab: Lab, options: NoOptions) -> tuple[pl.DataFrame]:
 def estimate(points: pl.DataFrame) -> Answer:
     """The answer from the pairs, as `read_points` gives them.
 
+    The rule: sizes predict a model that a law has not seen where a law that was chosen on other models errs less, for
+    pairs of models that are left out of the fit, than one constant for all pairs. All errors are compared on the same
+    pairs. Where no law in both sizes errs less than the draft's size alone, the answer says so.
+
     Raises:
-        ValueError: no method and task has enough pairs for a fit.
+        ValueError: no method and task has enough pairs for a fit, or no model can be left out.
     """
-    sets = compare_laws(points)
-    errors = {law: [held_out(one, law) for one in sets] for law in LAWS}
-    known = {law: np.mean(found, axis=0) for law, found in errors.items() if all(len(one) for one in found)}
-    if len(known) < 2:
+    forward = smaller_drafts(points)
+    sets, judged = compare_laws(by_size(forward)), judge(forward)
+    if len(judged.laws) < 2 or CONSTANT.name not in judged.laws:
         raise ValueError("there are too few models to hold one out and compare the laws by that")
-    best = min((law for law in known if law != CONSTANT.name), key=lambda law: float(known[law][0]))
-    numbers = {f"held-out error of {law}": of_draws(drawn) for law, drawn in known.items()}
-    gain = numbers["best over constant"] = of_draws(known[best] / known[CONSTANT.name])
-    beside = best != RATIO.name and RATIO.name in known
-    if beside:
-        numbers["paper's law over best"] = of_draws(known[RATIO.name] / known[best])
+    errors = {law: over_trainings(drawn) for law, drawn in judged.laws.items()}
+    numbers = {f"held-out error of {law}": error for law, error in errors.items()}
+    law = min((name for name in errors if name != CONSTANT.name), key=lambda name: errors[name].value)
+    error = judged.laws[law] if judged.chosen is None else judged.chosen
+    gain = over_trainings(error - judged.laws[CONSTANT.name])
+    numbers |= {"held-out error of the chosen law": over_trainings(error), "the same, less that of a constant": gain}
+    numbers |= {f"the same, less that of {name}": less for name, less in _beside(judged, error)}
+    draft = numbers.get(f"the same, less that of {DRAFT_ONLY.name}")
+    papers = numbers.get(f"the same, less that of {RATIO.name}")
+    several, control = len(ladders(forward)), controls(points)
+    swapped, share = (control.get(name) for name in (BOTH_WAYS, SHARE))
     return Answer.of(
         words("scaling"),
-        holds=below(gain, 1.0),
-        numbers=numbers,
-        charts={"ratios": by_ratio(points.sort("target_parameters", "draft_parameters"), "target")},
-        tables={"laws": _laws(sets)},
-        law=best,
-        error=numbers[f"held-out error of {best}"],
+        holds=None if judged.chosen is None else below(gain, 0.0),
+        numbers=numbers | control,
+        charts={"ratios": by_ratio(forward.sort("target_parameters", "draft_parameters"), "target")},
+        tables={"laws": _laws(sets), "variance": split(points)},
+        law=law,
+        choices=_counted(judged.choices),
+        judged=judged.chosen is not None,
+        error=over_trainings(error),
         gain=gain,
-        beside=beside,
-        ratio=numbers.get("paper's law over best"),
-        explained=", ".join(f"{one.task} {r2:.3f}" for one in sets if (r2 := one[best].r2) is not None),
+        draft=draft,
+        both=None if draft is None or judged.chosen is None else below(draft, 0.0) is True,
+        beside=papers is not None,
+        papers=papers,
+        swaps=swapped is not None,
+        swapped=swapped,
+        equals=share is not None,
+        share=share,
+        trainings=several,
+        several=several > 1,
+        explained=", ".join(f"{one.task} {r2:.3f}" for one in sets if (r2 := one[law].r2) is not None),
     )
+
+
+def _beside(judged: Judged, error: Floats) -> Iterator[tuple[str, Estimate]]:
+    """The error less that of the draft's size alone and of the paper's law, on the same pairs."""
+    for name in (DRAFT_ONLY.name, RATIO.name):
+        if name in judged.laws:
+            yield name, over_trainings(error - judged.laws[name])
+
+
+def _counted(choices: Iterable[str]) -> str:
+    found = Counter(choices)
+    return ", ".join(f"{law} ({count} of {found.total()})" for law, count in found.most_common())
 
 
 def by_ratio(points: pl.DataFrame, series: str) -> Iterator[Point]:

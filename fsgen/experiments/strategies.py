@@ -15,6 +15,7 @@ from fsgen.analysis.intervals import Estimate, Floats
 from fsgen.analysis.labels import short_name
 from fsgen.analysis.rates import Cell as Place
 from fsgen.analysis.rates import Rates
+from fsgen.analysis.trainings import Groups
 from fsgen.backends import Members
 from fsgen.experiments.base import Experiment
 from fsgen.experiments.beams import SCORES, beam_search
@@ -62,13 +63,13 @@ def check(lab: Lab, options: Options) -> None:
         raise ValueError(f"texts: {odd[0]} is not written; choose from {'; '.join(map(str, written))}")
 
 
-def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame, Groups]:
     """Write the texts, read the grid off some of them, and search with beams; see `estimate`."""
     study = lab.study()
     counted = pl.concat(_counted(lab, study, cell) for cell in study.cells)
     groups = groupby(sorted(study.cells, key=_place), key=_place)
     read, beams = zip(*(_looked_on(lab, study, list(group), options) for _, group in groups), strict=True)
-    return counted, pl.concat(read), pl.concat(beams)
+    return counted, pl.concat(read), pl.concat(beams), study.trainings
 
 
 def _params(sampling: SamplingConfig) -> SamplingParams:
@@ -165,7 +166,7 @@ def _search(members: list[Members], tokens: Tokens, width: int, options: Options
     return pl.DataFrame(rows, schema=names, orient="row")
 
 
-def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> Answer:
+def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame, trainings: Groups = ()) -> Answer:
     """The answer from what was measured.
 
     The rule: the strategy matters where under one of those written by the loop, or among the continuations that beams
@@ -180,6 +181,7 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
             the sum of the `variation` that a pass gives.
         beams: one row for each task, pair, `width`, way to add up `scores`, and example: `steps`, the `sets` that
             differ, the sum of the `replaced` shares, `tokens`, and how many of them a draft would have `lost`.
+        trainings: the models that are trainings of one size.
 
     Raises:
         ValueError: there is no greedy run, or none that was sampled.
@@ -190,10 +192,10 @@ def estimate(counted: pl.DataFrame, read: pl.DataFrame, beams: pl.DataFrame) -> 
         raise ValueError(f"greedy and one other strategy are compared, but there are only {', '.join(written)}")
     texts = read["text"].unique(maintain_order=True).to_list()
     both = pl.concat([labelled(counted, text=OWN).select(read.columns), read])
-    expected = Rates(both, ("text", "strategy"), "variation")
+    expected = Rates(both, ("text", "strategy"), "variation", trainings=trainings)
     widths = sorted(width for width in beams["width"].unique() if width > 1)
     searched = {
-        (score, kind): Rates(beams.filter(scores=score), "width", *columns)
+        (score, kind): Rates(beams.filter(scores=score), "width", *columns, trainings=trainings)
         for score in SCORES
         for kind, columns in _KINDS.items()
         if widths
@@ -260,8 +262,7 @@ def _beside_expected(gaps: pl.DataFrame, runs: Sequence[Estimate]) -> dict[str, 
         "positions": gaps["tokens"].sum(),
         "apart": gaps["apart"].to_numpy().max(),
         "together": Rates(labelled(gaps, all=True), "all", "more").estimate(True),
-        "within": sum(gap.above(0.0) is None for gap in runs),
-        "runs": len(runs),
+        "most": max(runs, key=lambda gap: abs(gap.value)),
     }
 
 

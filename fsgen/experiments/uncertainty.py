@@ -14,6 +14,7 @@ from pydantic import Field
 from fsgen.analysis.answers import Answer, effect
 from fsgen.analysis.causes import contrast, rate
 from fsgen.analysis.labels import short_name
+from fsgen.analysis.trainings import Groups, of_one_size
 from fsgen.backends import Members, Model
 from fsgen.backends.reader import Reader
 from fsgen.experiments import draft_changes
@@ -22,7 +23,21 @@ from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
-from fsgen.experiments.made_effects import COMMON, HIGH, LOW, NARROW, RARE, WIDE, causes, charts, slots_of, tables
+from fsgen.experiments.made_effects import (
+    COMMON,
+    HIGH,
+    LOW,
+    NARROW,
+    RARE,
+    WIDE,
+    by_training,
+    causes,
+    charts,
+    slots_of,
+    tables,
+    training_rows,
+    with_trainings,
+)
 from fsgen.probs import summarize, total_variation
 from fsgen.study.config import Keys
 
@@ -58,10 +73,12 @@ def check(lab: Lab, options: Options) -> None:
         raise ValueError(f"the made language has {made.VOCAB_SIZE} tokens, but a model of it has {odd.pop()}")
 
 
-def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float, str]:
+def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, float, str, Groups]:
     """What pairs of models say in the made language, and what becomes of a draft that is changed; see `estimate`."""
     spoken = [
-        labelled(_made_table(lab, group), twins=same)
+        labelled(
+            _made_table(lab, group), twins=same, **{role: short_name(name) for role, name in group.names().items()}
+        )
         for groups, same in zip(_speakers(lab, options), (False, True), strict=True)
         for group in groups
     ]
@@ -77,7 +94,9 @@ def measure(lab: Lab, options: Options) -> tuple[pl.DataFrame, pl.DataFrame, flo
     group, texts = lab.members(**cell.members), list(study.tokens(cell.key).values())
     changed = lab.table("interventions", key, lambda: intervene(group, texts, options))
     named = f"{' and '.join(map(short_name, pair))} on {cell.task.task.name}"
-    return pl.concat(spoken), changed, options.consulted, named
+    sizes = {name: lab.model(name).info.parameters for name in (*options.drafts, *options.targets)}
+    trainings = of_one_size({short_name(name): size for name, size in sizes.items()})
+    return pl.concat(spoken), changed, options.consulted, named, trainings
 
 
 def _speakers(lab: Lab, options: Options) -> tuple[list[Members], list[Members]]:
@@ -166,7 +185,9 @@ def intervene(group: Members, texts: list[tuple[list[int], list[int]]], options:
     )
 
 
-def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair: str) -> Answer:
+def estimate(
+    spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair: str, trainings: Groups = ()
+) -> Answer:
     """The answer from what was measured.
 
     The rule: uncertainty causes mismatches where setting it higher, at an equal gap and an equal share of the training,
@@ -174,17 +195,22 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
     more (the interval lies below `MATTERS`), however well it goes with them; else the question is open.
 
     Args:
-        spoken: of the made language, one row a position and pair of models: `read_made`, with `twins` (of one size).
+        spoken: of the made language, one row a position and pair of models: `read_made`, with `twins` (of one size),
+            `draft` and `target`.
         changed: of the interventions, one row a position and change: `intervene`.
         consulted: the share of positions that the router by entropy flags where nothing is changed.
         pair: the models and texts of the interventions, in words.
+        trainings: the models of the made language that are trainings of one size: intervals contain what others would
+            change.
 
     Raises:
         ValueError: slots without the contrasts that the rule needs, or changes of different positions.
     """
     sizes, twins = (slots_of(spoken.filter(pl.col("twins") == same)) for same in (False, True))
-    set_apart, changes = causes(sizes), draft_changes.Changes(changed, consulted)
+    each = by_training(sizes)
+    set_apart, changes = with_trainings(causes(sizes), each, trainings), draft_changes.Changes(changed, consulted)
     _, entropy, gap, training, own, area = set_apart.values()
+    seeds = "; ".join(f"{one} with {two} {[*found.values()][1]:+.1%}" for (one, two), found in each.items())
     if (between := contrast(twins, "bits", LOW, HIGH, ["gap", "exposure"])) is not None:
         set_apart["mismatches of two models of one size"] = rate(twins)
         set_apart["the same change of entropy, between these"] = between
@@ -193,12 +219,13 @@ def estimate(spoken: pl.DataFrame, changed: pl.DataFrame, consulted: float, pair
         holds=effect(entropy, MATTERS),
         numbers=set_apart | changes.numbers,
         charts=charts(sizes, twins) | changes.charts(),
-        tables=tables(spoken, sizes) | {"changes": changes.rows()},
+        tables=tables(spoken, sizes) | {"trainings": training_rows(each)} | {"changes": changes.rows()},
         entropy=entropy,
         gap=gap,
         training=training,
         own=own,
         area=area,
+        seeds=seeds,
         related=bool(area.above(0.5)),
         bits_set=(LOW, HIGH),
         gap_set=(WIDE, NARROW),

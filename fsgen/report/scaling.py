@@ -97,7 +97,10 @@ def _points(name: str, one: Scaling, runs: dict[_Pair, SummaryRow]) -> list[Row]
 
 
 def _curves(name: str, one: Scaling, which: str) -> list[Row]:
-    """What the best law or the paper's gives for each target, over the drafts up to its own size."""
+    """What the best law or the paper's gives for each target, over the drafts that were measured.
+
+    Not up to its own size: two different models of one size differ, and some laws say that they do not.
+    """
     if which == _PAPERS and one.best == PAPER:
         return []
     law, drafts = one[one.best if which == _BEST else PAPER], one.pairs["draft_parameters"].to_numpy()
@@ -110,7 +113,7 @@ def _curves(name: str, one: Scaling, which: str) -> list[Row]:
             "frequency": law.frequency(size, draft),
         }
         for target, size in one.pairs.select("target", "target_parameters").unique(maintain_order=True).rows()
-        for draft in np.geomspace(drafts.min(), min(size, drafts.max()), _STEPS).tolist()
+        for draft in np.geomspace(drafts.min(), drafts[drafts < size].max(), _STEPS).tolist()
     ]
 
 

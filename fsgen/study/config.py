@@ -145,10 +145,14 @@ class LadderConfig(Keys):
         ladder: `pocket` for the bundled ladder (its sizes, not tuned, of one family), or a list of models, the smallest
             first.
         target: only the pairs with this target.
+        trainings: of the bundled ladder, all trainings of each size, not the first alone.
+        every: every model drafts for every other one: larger ones for smaller ones, and those of one size.
     """
 
     ladder: str | tuple[str, ...]
     target: str | None = None
+    trainings: bool = False
+    every: bool = False
 
     @field_validator("ladder", mode="before")
     @classmethod
@@ -158,6 +162,12 @@ class LadderConfig(Keys):
         if isinstance(value, (list, tuple)) and len(value) < 2:
             raise ValueError("a ladder has two models at least")
         return value
+
+    @model_validator(mode="after")
+    def _of_the_bundled(self) -> Self:
+        if self.trainings and not isinstance(self.ladder, str):
+            raise ValueError("trainings are those of the bundled ladder: list all models of another one")
+        return self
 
 
 class MethodConfig(Keys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from itertools import combinations, product
+from itertools import chain, combinations, permutations, product
 from typing import Any
 
 from fsgen import tasks
@@ -13,6 +13,7 @@ from fsgen.analysis.labels import task_name
 from fsgen.backends.remote.address import with_tokenizer
 from fsgen.methods.method import Method, parse
 from fsgen.models.bundled import ladder as bundled_ladder
+from fsgen.models.bundled import seeds_of
 from fsgen.study.cells import LoadedTask, canonical_hash
 from fsgen.study.config import Grid, LadderConfig, PairConfig, SamplingConfig, StudyConfig, TaskConfig
 from fsgen.study.models import UnloadedModel, open_model
@@ -139,16 +140,18 @@ def _with_tokenizers(pair: PairConfig) -> PairConfig:
 
 
 def _ladder_pairs(entry: LadderConfig) -> list[PairConfig]:
-    models = list(entry.ladder) if isinstance(entry.ladder, tuple) else bundled_ladder()
+    sizes = [[name] for name in (entry.ladder if isinstance(entry.ladder, tuple) else bundled_ladder())]
+    if entry.trainings:
+        sizes = [seeds_of(name) for (name,) in sizes]
+    models = list(chain.from_iterable(sizes))
     if len(models) < 2:
         raise ValueError("this installation has no bundled models")
-    if entry.target is not None and entry.target not in models[1:]:
+    usable = models if entry.every else models[len(sizes[0]) :]
+    if entry.target is not None and entry.target not in usable:
         raise ValueError(f"target {entry.target!r} has no smaller model in the ladder {', '.join(models)}")
-    return [
-        PairConfig(draft=draft, target=target)
-        for draft, target in combinations(models, 2)
-        if entry.target in (None, target)
-    ]
+    smaller = (pair for small, large in combinations(sizes, 2) for pair in product(small, large))
+    pairs = permutations(models, 2) if entry.every else smaller
+    return [PairConfig(draft=draft, target=target) for draft, target in pairs if entry.target in (None, target)]
 
 
 def _methods(grid: Grid, faults: Faults) -> Iterator[Method]:

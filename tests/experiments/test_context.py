@@ -16,7 +16,8 @@ from fsgen import tasks
 from fsgen.analysis.intervals import Estimate
 from fsgen.backends import plan
 from fsgen.experiments import ExperimentConfig, configured
-from fsgen.experiments.context import decide, estimate, short_data, windowed
+from fsgen.experiments.context import decide, estimate
+from fsgen.experiments.contexts import misled, short_data, windowed
 from fsgen.study.config import TaskConfig
 from tests.doubles import Table
 from tests.experiments.conftest import Ask, Run
@@ -97,7 +98,7 @@ def test_few_shot_examples_are_the_shortest_that_are_not_asked(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("config", "count", "fault"),
     [
-        ({"name": "mbpp", "limit": 4}, 1, "not mbpp"),
+        ({"name": "mmlu_stem", "limit": 4}, 1, "not mmlu_stem"),
         ({"name": "gsm8k"}, 1, "not gsm8k"),
         ({"name": "pocket_math", "limit": 499}, 3, "500 questions: 499 and 3"),
     ],
@@ -110,7 +111,9 @@ def test_tasks_without_short_few_shot_examples(config: dict[str, Any], count: in
 # ---- the answer
 
 
-def more(first: float, later: float, examples: int = 60, excess: float = 0.2, noise: float = 0.05) -> pl.DataFrame:
+def more(
+    first: float, later: float, examples: int = 60, excess: float = 0.2, noise: float = 0.05, task: str = "t"
+) -> pl.DataFrame:
     """What few-shot examples add to the first tokens and to the later ones, which differ at 0.3 and `excess` more."""
     rng = np.random.default_rng(1)
     rows = []
@@ -119,10 +122,21 @@ def more(first: float, later: float, examples: int = 60, excess: float = 0.2, no
         rate = 0.3 + (excess if early else 0.0) + (shots > 0) * (first if early else later)
         tokens = max(1, place)
         rows.append(
-            ("t", draft, "x", shots, f"e{example}", place, early, tokens, tokens * (rate + noise * rng.normal()))
+            (task, draft, "x", shots, f"e{example}", place, early, tokens, tokens * (rate + noise * rng.normal()))
         )
     names = ["task", "draft", "target", "shots", "example", "place", "early", "tokens", "differing"]
     return pl.DataFrame(rows, schema=names, orient="row")
+
+
+def control(first: float, later: float, task: str = "t", examples: int = 60) -> pl.DataFrame:
+    """What the prompt of another text adds to the first tokens and to the later ones."""
+    own = more(0.0, 0.0, examples, task=task).filter(shots=0)
+    noise = pl.Series(0.05 * np.random.default_rng(3).normal(size=len(own)))
+    added = (pl.when("early").then(first).otherwise(later) + noise) * pl.col("tokens")
+    return own.with_columns(misled=pl.col("differing") + added)
+
+
+FINE = control(0.3, 0.1)
 
 
 def less(rise: float, examples: int = 20) -> pl.DataFrame:
@@ -153,31 +167,31 @@ def less(rise: float, examples: int = 20) -> pl.DataFrame:
 
 
 def test_early_collaborations_from_poor_context_are_found() -> None:
-    found = estimate(more(first=-0.1, later=-0.01), less(0.2), 8)
+    found = estimate(more(first=-0.1, later=-0.01), less(0.2), FINE, 8)
     assert found.holds is True
     assert "come, in part, from poor context" in found.statement
-    assert found.numbers["first tokens, 2 less 0 few-shot examples"].above(-0.05) is False
-    assert "under 1 of 2 cuts, at most where it sees the last 32, 0 few-shot examples: +19." in found.statement
-    gap = found.numbers["the same, less that of the later tokens, 8 less 0"]
+    assert found.numbers["t: first tokens, 2 less 0 few-shot examples"].above(-0.05) is False
+    assert "a draft that sees the last 32, 0 few-shot examples, by +19." in found.statement
+    gap = found.numbers["t: the same, less that of the later tokens, 8 less 0"]
     assert gap.low is not None
     assert gap.high is not None
     assert gap.low < -0.09 < gap.high < 0
     assert [chart.name for chart in found.charts] == ["shots", "window-0"]
     whole = [point.y for point in found.charts[1].points if point.series == "all"]
     assert whole == pytest.approx([0.5] * len(PLACES))
-    assert [table.name for table in found.tables] == ["by-pair", "cuts"]
-    assert len(found.tables[0].rows) == 2 * 3
+    assert [table.name for table in found.tables] == ["tasks", "by-pair", "cuts"]
+    assert len(found.tables[1].rows) == 2 * 3
 
 
 @pytest.mark.parametrize("first", [0.0, 0.1], ids=["nothing", "harm"])
 def test_where_few_shot_examples_do_nothing_for_the_first_tokens_it_is_not_context(first: float) -> None:
-    found = estimate(more(first=first, later=0.0), less(0.2), 8)
+    found = estimate(more(first=first, later=0.0), less(0.2), FINE, 8)
     assert found.holds is False
     assert "do not come from a lack of few-shot examples" in found.statement
 
 
 def test_a_fall_everywhere_is_no_sign_of_poor_early_context() -> None:
-    assert estimate(more(first=-0.1, later=-0.1), less(0.2), 8).holds is False
+    assert estimate(more(first=-0.1, later=-0.1), less(0.2), FINE, 8).holds is False
 
 
 @pytest.mark.parametrize(
@@ -192,7 +206,47 @@ def test_a_fall_everywhere_is_no_sign_of_poor_early_context() -> None:
     ids=["cuts do nothing", "no cuts", "no early excess", "only the later ones rise", "too few"],
 )
 def test_else_it_stays_open(table: pl.DataFrame, cuts: pl.DataFrame | None) -> None:
-    assert estimate(table, cuts, 8).holds is None
+    assert estimate(table, cuts, FINE, 8).holds is None
+
+
+@pytest.mark.parametrize("both", [control(0.0, 0.0), control(0.2, 0.2)], ids=["no effect", "the same everywhere"])
+def test_nothing_is_concluded_where_the_control_fails(both: pl.DataFrame) -> None:
+    assert estimate(more(first=-0.1, later=-0.01), less(0.2), both, 8).holds is None
+    found = estimate(more(first=0.0, later=0.0), less(0.2), both, 8)
+    assert found.holds is None
+    assert "the control fails there" in found.statement
+
+
+def test_tasks_of_opposite_signs_are_not_averaged() -> None:
+    """One task in which few-shot examples help the first tokens, and one in which they harm them as much."""
+    both = pl.concat([more(-0.1, -0.01), more(0.1, 0.01, task="u")])
+    cuts = pl.concat([less(0.2), less(0.2).with_columns(task=pl.lit("u"))])
+    found = estimate(both, cuts, pl.concat([FINE, control(0.3, 0.1, task="u")]), 8)
+    assert found.holds is None
+    verdicts = {row[0]: row[1] for row in found.tables[0].rows}
+    assert verdicts == {"t": "yes", "u": "no"}
+
+
+def test_trainings_of_one_size_widen_the_intervals() -> None:
+    """Drafts a and b differ by 0.2 everywhere; as trainings of one size they say how little is known."""
+    moved = pl.when(pl.col("draft") == "b").then(pl.col("early") * 0.2).otherwise(0.0) * pl.col("tokens")
+    table = more(first=-0.1, later=-0.01).with_columns(differing=pl.col("differing") + moved)
+    name = "t: first less later"
+    alone, trained = (estimate(table, None, FINE, 8, groups).numbers[name] for groups in ((), [["a", "b"]]))
+    assert alone.value == pytest.approx(trained.value)
+    assert alone.low is not None
+    assert trained.low is not None
+    assert alone.value - alone.low < 0.05
+    assert trained.value - trained.low > 0.5
+
+
+def test_a_draft_behind_another_prompt() -> None:
+    model = Table(vocab=9, order=12, seed=3)
+    rng = np.random.default_rng(0)
+    texts = [([int(i) for i in rng.integers(0, 9, n)], [int(i) for i in rng.integers(0, 9, 6)]) for n in (4, 7, 5)]
+    for number, (choices, (_, completion)) in enumerate(zip(misled(model, texts, 9), texts, strict=True)):
+        other = texts[(number + 1) % 3][0]
+        assert choices == [int(model.logits([*other, *completion[:at]]).argmax()) for at in range(6)]
 
 
 def test_the_rule_needs_every_part() -> None:
@@ -205,7 +259,7 @@ def test_the_rule_needs_every_part() -> None:
 
 def test_one_number_of_few_shot_examples_is_no_comparison() -> None:
     with pytest.raises(ValueError, match=r"two numbers .* not \[0\]"):
-        estimate(more(0.0, 0.0).filter(pl.col("shots") == 0), None, 8)
+        estimate(more(0.0, 0.0).filter(pl.col("shots") == 0), None, FINE, 8)
 
 
 # ---- as a whole
@@ -248,7 +302,7 @@ def test_faults(options: dict[str, Any], fault: str, config: Ask, run: Run, tmp_
 
 
 def test_the_shipped_prompts_fit(tmp_path: Path) -> None:
-    """Eight short few-shot examples of each task and the longest question leave room for the completion."""
+    """The most short few-shot examples of each task and the longest question leave room for the completion."""
     config = configured("context")
     assert config.study is not None
     made = plan(target="pocket-8m")

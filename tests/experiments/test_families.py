@@ -122,8 +122,24 @@ def test_shared_examples_are_no_difference_of_families() -> None:
 
 def test_a_small_family_is_tested_but_has_no_model_to_leave_out() -> None:
     sizes = {**SIZES, "b": SIZES["b"][:3]}
-    answer = estimate(points({"a": LAW, "b": (0.2, -0.02, 0.03)}, sizes=sizes), LOG_SEPARABLE.name)
-    assert answer.holds is False
+    made = points({"a": LAW, "b": (0.2, -0.02, 0.03)}, sizes=sizes)
+    answer = estimate(made, LOG_SEPARABLE.name)
+    assert p_value(made) < 0.05
+    assert answer.holds is None
+    assert "the families differ in sizes, too" in answer.statement
+
+
+def test_families_measured_on_other_texts_are_not_told_apart() -> None:
+    here = points({"a": LAW, "b": (0.2, -0.02, 0.03)}, examples=50)
+    nothing = pl.lit(None, pl.List(pl.Float64))
+    elsewhere = here.filter(family="b").with_columns(part=nothing, whole=nothing)
+    answer = estimate(pl.concat([here.filter(family="a"), elsewhere]), LOG_SEPARABLE.name)
+    assert estimate(here, LOG_SEPARABLE.name).holds is False
+    assert answer.holds is None
+    assert "prompts and data" in answer.statement
+
+
+def test_a_family_of_two_models_is_too_small() -> None:
     tiny = {**SIZES, "b": SIZES["b"][:2]}
     with pytest.raises(ValueError, match="as many pairs as a law has parameters"):
         estimate(points({"a": LAW, "b": LAW}, sizes=tiny), LOG_SEPARABLE.name)

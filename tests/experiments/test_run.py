@@ -20,8 +20,10 @@ from fsgen.experiments import configured, names, run_experiment, scaling
 from fsgen.experiments.base import Experiment, NoOptions, experiment
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
+from fsgen.files import write_json
 from fsgen.report import write
 from fsgen.study.config import Keys, StudyConfig
+from fsgen.study.plan import make_plan
 from fsgen.study.progress import Reporter
 from fsgen.study.store import Store
 from tests.experiments.conftest import Ask
@@ -211,7 +213,9 @@ def test_a_table_of_rows_has_columns_for_intervals() -> None:
 @pytest.mark.parametrize(("name"), names())
 def test_the_words_fit_charts_and_tables(name: str) -> None:
     found = words(name)
-    assert {*found} == {"statement", "phrases", "overturn", "remarks", "charts", "tables"}
+    own = {"claims"} if name == "claims" else set()
+    assert {*found} == {"statement", "phrases", "overturn", "remarks", "charts", "tables"} | own
+    assert all({*claim} == {"short", "claim", "overturn"} for claim in found.get("claims", {}).values())
     assert all({*choices} <= {True, False, None} for choices in found["phrases"].values())
     assert all(Chart(chart, **of).title for chart, of in found["charts"].items())
     assert all(Table(table, **of).title for table, of in found["tables"].items())
@@ -236,6 +240,62 @@ def test_options_are_typed() -> None:
     with pytest.raises(ValueError, match=r"width: .*not 'wide'"):
         known.checked(config.model_copy(update={"options": {"width": "wide"}}))
     assert Experiment(NoOptions, lambda lab, options: (), lambda: answer()).checked(config) == NoOptions()
+
+
+def test_all_experiments_share_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """One that fails does not keep the others from running; the folder is cleared once, and reported once."""
+    ran: list[tuple[str, Path, bool]] = []
+    written: list[Path] = []
+
+    def run(name: str, config: object, out: Path, *, fresh: bool, **given: Any) -> Answer:
+        ran.append((name, out, fresh))
+        if name == "need":
+            raise RuntimeError("a run failed")
+        return answer(experiment=name)
+
+    monkeypatch.setattr("fsgen.experiments.run_experiment", run)
+    monkeypatch.setattr("fsgen.report.write", written.append)
+    with pytest.raises(SystemExit) as end:
+        cli.main(["experiment", "all", "--out", str(tmp_path), "--fresh"])
+    assert end.value.code == 1
+    assert [name for name, _, _ in ran] == names()
+    assert {out for _, out, _ in ran} == {tmp_path}
+    assert [fresh for _, _, fresh in ran] == [True, *[False] * (len(names()) - 1)]
+    assert written == [tmp_path]
+
+
+def test_experiments_of_the_same_pairs_share_their_runs() -> None:
+    """The same task, pair and settings are one run in one folder, whichever experiment asks for it."""
+
+    def runs(name: str) -> set[str]:
+        study = configured(name).study
+        assert study is not None
+        return {row.cell.key for row in make_plan(study).rows}
+
+    scaling_runs = runs("scaling")
+    assert runs("prediction") <= scaling_runs
+    assert len(runs("families") & scaling_runs) == len(runs("prediction"))
+
+
+def test_the_page_of_findings_is_made_by_a_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "runs" / "answers" / "scaling.json"
+    write_json(file, answer(experiment="scaling", title="Ratios").as_dict())
+    kept, page = tmp_path / "answers", tmp_path / "page.md"
+    for arguments in ([str(tmp_path / "runs"), "--keep", str(kept), "--out", str(page)], [str(kept)]):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["findings", *arguments])
+        assert end.value.code == 0
+    out, _ = capsys.readouterr()
+    assert page.read_text(encoding="utf-8") in out
+    assert "## Ratios" in out
+    for arguments, fault in (
+        ([str(tmp_path / "nothing")], "has no answers"),
+        ([str(kept), "--keep", str(tmp_path / "other")], "must be named answers"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["findings", *arguments])
+        assert end.value.code == 2
+        assert fault in capsys.readouterr()[1]
 
 
 def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -54,6 +54,8 @@ def spoken(chance: Chance, pairs: int = 4, texts: int = 256) -> pl.DataFrame:
                     "variation": unknown,
                     "differs": differs,
                     "twins": [number == pairs] * len(slots),
+                    "draft": [f"d{number % 2}" if number < pairs else "t0"] * len(slots),
+                    "target": [f"t{number // 2}" if number < pairs else "t1"] * len(slots),
                 }
             )
         )
@@ -103,6 +105,18 @@ def test_uncertainty_that_causes_mismatches_is_found() -> None:
     assert change.value == pytest.approx(odds(np.array(0.0)) - odds(np.array(-2.0)), abs=0.03)
     gap = next(number for name, number in found.numbers.items() if name.startswith("gap from"))
     assert gap.above(0.0) is None
+
+
+def test_what_one_training_shows_and_another_does_not_stays_open() -> None:
+    """Entropy causes mismatches of draft d0 alone: by the texts there is an effect, by the trainings it is open."""
+    some, none = (spoken(chance) for chance in (lambda bits, gap, unknown: odds(bits - 3), lambda b, g, u: 0.2 + 0 * b))
+    mixed = pl.concat([some.filter(pl.col("draft") != "d1"), none.filter(draft="d1")])
+    each = [["d0", "d1"], ["t0", "t1"]]
+    alone, trained = (estimate(mixed, changed(), 0.3, "one and two", groups) for groups in ((), each))
+    assert alone.holds is True
+    assert trained.holds is None
+    rows = next(table for table in trained.tables if table.name == "trainings").rows
+    assert [row[:2] for row in rows] == [("d0", "t0"), ("d0", "t1"), ("d1", "t0"), ("d1", "t1")]
 
 
 def test_a_common_cause_is_not_taken_for_uncertainty() -> None:

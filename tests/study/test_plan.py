@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from fsgen.study.config import parse_config
+from fsgen.study import resolve
+from fsgen.study.config import LadderConfig, parse_config
 from fsgen.study.plan import Plan, make_plan
 from fsgen.study.units import make_steps
 from tests.study.ladder import byte_tokenizer, questions, save_model, small_study
@@ -142,6 +143,27 @@ def test_ladders(ladder: dict[str, str], data: str) -> None:
     assert pairs(every, {"draft": small, "target": large}) == pairs(every), "the same cell twice is one"
     with pytest.raises(ValueError, match="no smaller model"):
         pairs(every | {"target": small})
+    both = pairs(every | {"every": True})
+    assert len(both) == 6
+    assert set(both) == {(one, two) for one in (small, middle, large) for two in (small, middle, large) if one != two}
+    assert pairs(every | {"every": True, "target": small}) == [(middle, small), (large, small)]
+    with pytest.raises(ValueError, match="trainings are those of the bundled ladder"):
+        pairs(every | {"trainings": True})
+
+
+def test_the_trainings_of_the_bundled_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each training of a smaller size drafts for each of a larger one; with `every`, for those of its own size too."""
+    monkeypatch.setattr(resolve, "bundled_ladder", lambda: ["s", "l"])
+    monkeypatch.setattr(resolve, "seeds_of", lambda name: [name, f"{name}-s1"])
+
+    def pairs(**given: Any) -> list[tuple[str | None, str]]:
+        found = resolve._ladder_pairs(LadderConfig(ladder="pocket", **given))
+        return [(pair.draft, pair.target) for pair in found]
+
+    assert pairs() == [("s", "l")]
+    assert pairs(trainings=True) == [("s", "l"), ("s", "l-s1"), ("s-s1", "l"), ("s-s1", "l-s1")]
+    assert len(pairs(trainings=True, every=True)) == 4 * 3
+    assert pairs(trainings=True, target="l-s1") == [("s", "l-s1"), ("s-s1", "l-s1")]
 
 
 def test_baselines_are_shared(ladder: dict[str, str], data: str) -> None:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from fsgen.analysis.intervals import RESAMPLES, Floats
@@ -31,8 +32,9 @@ def compare_laws(
     """Fit and compare all laws on each set of pairs: each family, method and task.
 
     Args:
-        points: as `read_points` gives them; `family`, `part` and `whole` may be missing. A set of fewer than
-            `MIN_PAIRS` pairs is left out (see `too_small`).
+        points: as `read_points` gives them; `family`, `part` and `whole` may be missing. The laws are of drafts that
+            are smaller than their targets: other pairs are left out, and so is a set of fewer than `MIN_PAIRS` (see
+            `too_small`).
         predict: pairs (target, draft) whose frequency is predicted in every set.
         resamples: of the bootstrap.
 
@@ -41,6 +43,7 @@ def compare_laws(
     """
     missing = [name for name in ("family", "part", "whole") if name not in points.columns]
     points = points.with_columns([pl.lit("" if name == "family" else None).alias(name) for name in missing])
+    points = smaller_drafts(points)
     several = points["family"].n_unique() > 1
     sets = [
         _compare(pairs, (family if several else "", method, task), predict, resamples)
@@ -53,9 +56,16 @@ def compare_laws(
     return sets
 
 
+def smaller_drafts(points: pl.DataFrame) -> pl.DataFrame:
+    """The pairs whose draft is smaller than the target."""
+    return points.filter(pl.col("draft_parameters") < pl.col("target_parameters"))
+
+
 def too_small(points: pl.DataFrame) -> list[tuple[str, str, int]]:
     """Method, task and number of pairs of the sets that `compare_laws` leaves out."""
-    counts = points.group_by([name for name in SET if name in points.columns], maintain_order=True).len()
+    counts = (
+        smaller_drafts(points).group_by([name for name in SET if name in points.columns], maintain_order=True).len()
+    )
     return [(row["method"], row["task"], row["len"]) for row in counts.rows(named=True) if row["len"] < MIN_PAIRS]
 
 
@@ -122,11 +132,35 @@ def held_out_errors(
         held = np.array([model in pair for pair in zip(targets, drafts, strict=True)])
         if held.all():
             continue  # the one target of all pairs, say: nothing is left to fit any law to
-        rest = fit(law, sizes[~held], frequencies[:, ~held])
-        if not determined_frequencies(rest, sizes[~held], sizes[held]).all():
+        error = left_out(law, sizes, frequencies, held)
+        if error is None:
             return None
-        errors.append(frequencies[:, held] - rest.predict(sizes[held]))
+        errors.append(error)
     return np.sqrt(np.mean(np.concatenate(errors, axis=1) ** 2, axis=1)) if errors else None
+
+
+def left_out(law: Law, sizes: Sizes, frequencies: Floats, held: npt.NDArray[np.bool_]) -> Floats | None:
+    """The errors for some pairs that are left out of the fit, [sets, held]; None where the others do not tell.
+
+    Args:
+        sizes, frequencies: as in `held_out_errors`.
+        held: which pairs, [n].
+    """
+    rest = fit(law, sizes[~held], frequencies[:, ~held])
+    if not determined_frequencies(rest, sizes[~held], sizes[held]).all():
+        return None
+    return np.asarray(frequencies[:, held] - rest.predict(sizes[held]))
+
+
+def resampled_frequencies(pairs: pl.DataFrame, resamples: int = HELD_OUT_RESAMPLES) -> Floats:
+    """The frequencies that were measured, then those of resamples of the examples, [1 + resamples, pairs].
+
+    Without resamples where the examples are not known.
+    """
+    measured = pairs["collaboration_frequency"].to_numpy().astype(float)[None]
+    if resamples and (texts := Texts.of(pairs)):
+        measured = np.concatenate([measured, measured + texts.deviations(resamples, seed=0)])
+    return np.asarray(measured)
 
 
 def held_out(one: Scaling, law: str, resamples: int = HELD_OUT_RESAMPLES) -> Floats:
@@ -134,12 +168,13 @@ def held_out(one: Scaling, law: str, resamples: int = HELD_OUT_RESAMPLES) -> Flo
 
     Empty where the other pairs do not determine the law; without resamples where the examples are not known.
     """
-    pairs = one.pairs
-    measured = pairs["collaboration_frequency"].to_numpy().astype(float)[None]
-    if resamples and (texts := Texts.of(pairs)):
-        measured = np.concatenate([measured, measured + texts.deviations(resamples, seed=0)])
+    return held_out_of(one.pairs, LAWS[law], resampled_frequencies(one.pairs, resamples))
+
+
+def held_out_of(pairs: pl.DataFrame, law: Law, frequencies: Floats) -> Floats:
+    """As `held_out`, of pairs with given frequencies [sets, pairs]."""
     models = pairs["target"].to_list(), pairs["draft"].to_list()
-    found = held_out_errors(LAWS[law], sizes_of(pairs), measured, *models)
+    found = held_out_errors(law, sizes_of(pairs), frequencies, *models)
     return np.empty(0) if found is None else found
 
 

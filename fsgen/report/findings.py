@@ -1,0 +1,117 @@
+"""The page of findings: made from the stored answers of experiments and nothing else, so that they cannot part."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from fsgen.analysis.answers import FOLDER, Answer, from_dict
+from fsgen.analysis.intervals import Estimate
+from fsgen.files import read_json, write_json
+
+_WIDTH = 120
+_VERDICTS = {True: "yes", False: "no", None: "open"}
+
+
+def read_answers(folders: Sequence[Path]) -> list[Answer]:
+    """The answers of some folders, by the names of their experiments.
+
+    Args:
+        folders: of experiments, folders that hold those, or folders of answers.
+
+    Raises:
+        ValueError: a folder has none, or two have one of the same experiment.
+    """
+    found: dict[str, tuple[Path, Answer]] = {}
+    for folder in folders:
+        files = sorted({*folder.glob(f"{FOLDER}/*.json"), *folder.glob(f"*/{FOLDER}/*.json")})
+        if folder.name == FOLDER:
+            files += sorted(folder.glob("*.json"))
+        if not files:
+            raise ValueError(f"{str(folder)!r} has no answers: run `fsgen experiment NAME --out {folder}` first")
+        for file in files:
+            answer = from_dict(read_json(file))
+            if answer.experiment in found:
+                others = f"{found[answer.experiment][0]} and {file}"
+                raise ValueError(f"the experiment {answer.experiment} has two answers: {others}")
+            found[answer.experiment] = file, answer
+    return [answer for _, (_, answer) in sorted(found.items())]
+
+
+def keep(answers: Iterable[Answer], folder: Path) -> None:
+    """Write answers into a folder, without their charts and tables: what a page of findings is made from."""
+    for answer in answers:
+        write_json(folder / f"{answer.experiment}.json", replace(answer, charts=(), tables=()).as_dict())
+
+
+def page(answers: Sequence[Answer], experiments: Sequence[str] = ()) -> str:
+    """The page, as Markdown.
+
+    Args:
+        answers: what is told.
+        experiments: all that there are: those without an answer are named.
+    """
+    told = {answer.experiment for answer in answers}
+    sections = [
+        {
+            "title": answer.title,
+            "question": _filled(
+                f"{answer.question} **{_VERDICTS[answer.holds]}** (`fsgen experiment {answer.experiment}`)"
+            ),
+            "statement": _filled(answer.statement),
+            "models": _filled(f"Models and tasks: {_setting(answer.config)}."),
+            "numbers": [_item(f"{name}: {_number(number)}") for name, number in answer.numbers.items()],
+            "overturn": _filled(f"What would overturn it: {answer.overturn}"),
+            "remarks": [_item(remark) for remark in answer.remarks],
+        }
+        for answer in answers
+    ]
+    missing = [f"`fsgen experiment {name}`" for name in experiments if name not in told]
+    left = _filled(f"Without a stored answer are: {', '.join(missing)}.") if missing else ""
+    text = (resources.files("fsgen.report") / "templates" / "findings.md.j2").read_text(encoding="utf-8")
+    plain = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    return plain.from_string(text).render(sections=sections, missing=left) + "\n"
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(" ".join(text.split()), _WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _item(text: str) -> str:
+    whole = " ".join(text.split())
+    return textwrap.fill(
+        whole, _WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _number(number: Estimate) -> str:
+    return str(number) if abs(number.value) < 100 else number.shown(",.0f")
+
+
+def _setting(config: Any) -> str:
+    """The models and tasks of an answer's configuration, in words."""
+    study = config.get("study") or {}
+    grids = study.get("grids") or [study]
+    pairs = [entry for grid in grids for entry in (grid.get("pairs") or study.get("pairs") or ())]
+    tasks = [entry for grid in grids for entry in (grid.get("tasks") or study.get("tasks") or ())]
+    named = [_pair(entry) for entry in pairs]
+    said = ", ".join(dict.fromkeys(named)) or "as its options name them"
+    counted = (f"{task['name']} ({task['limit']})" if task.get("limit") else task["name"] for task in tasks)
+    return f"{said}; {', '.join(dict.fromkeys(counted)) or 'no task of a study'}"
+
+
+def _pair(entry: Any) -> str:
+    if "ladder" not in entry:
+        return " → ".join(f"`{Path(str(entry[role])).name}`" for role in ("draft", "target") if entry.get(role))
+    ladder = entry["ladder"]
+    names = f"`{ladder}`" if isinstance(ladder, str) else ", ".join(f"`{Path(str(name)).name}`" for name in ladder)
+    kinds = ["all trainings of each size"] * bool(entry.get("trainings")) + ["each with each"] * bool(
+        entry.get("every")
+    )
+    return f"the ladder {names}" + (f" ({', '.join(kinds)})" if kinds else "")
