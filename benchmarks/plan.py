@@ -149,7 +149,7 @@ def run(
 def ladder(small: bool, turns: int) -> list[Row]:
     """Pairs of the bundled ladder."""
     rows = []
-    pairs = [("pocket-0.6m", "pocket-8m")] if small else [("pocket-0.6m", "pocket-8m"), ("pocket-0.25m", "pocket-8m")]
+    pairs = [("pocket-0.6m", "pocket-4m")] if small else [("pocket-0.6m", "pocket-4m"), ("pocket-0.25m", "pocket-4m")]
     for draft, target in pairs:
         members = fsgen.load(draft, target)
         for batch in (1, 4) if small else (1, 4, 16):

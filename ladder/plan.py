@@ -88,14 +88,14 @@ class Job:
 def jobs() -> list[Job]:
     """All trainings in their order, of each kind the largest first.
 
-    Sizes, their seeds, tuned and distilled ones, those with the second tokenizer, other families; the largest again.
+    Sizes, tuned and distilled ones, other families, those with the second tokenizer, seeds; the largest again.
     """
     sizes = [Job(size) for size in reversed(SIZES)]
     seeds = [Job(size, seed) for seed in range(1, SEEDS) for size in reversed(SIZES[:-1])]
     tuned = [Job(size, kind="tuned") for size in reversed(TUNED)]
     distilled = [Job(size, kind="distilled") for size in reversed(DRAFTS)]
-    others = [Job(size) for size in (*reversed(SECOND), *reversed(FAMILIES))]
-    return [*sizes, *seeds, *tuned, *distilled, *others, Job(SIZES[-1], seed=1)]
+    others = [Job(size) for size in (*reversed(FAMILIES), *reversed(SECOND))]
+    return [*sizes, *tuned, *distilled, *others, *seeds, Job(SIZES[-1], seed=1)]
 
 
 def left_out_first() -> list[Job]:

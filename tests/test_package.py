@@ -70,10 +70,10 @@ def test_the_wheel_works_alone(source: Path, tmp_path: Path) -> None:
         return done.stdout
 
     assert run("-c", "import fsgen; print(fsgen.__file__)").strip() == str(tmp_path / "alone" / "fsgen" / "__init__.py")
-    assert "pocket-8m" in run("-m", "fsgen", "models")
+    assert "pocket-4m" in run("-m", "fsgen", "models")
     assert json.loads(run("-m", "fsgen", "generate", "Question: 2 + 2?", "--max-tokens", "4", "--json"))["text"]
     study = "tasks: [{name: pocket_math, limit: 2, max_tokens: 4}]\nmethods: [oracle]\n"
-    (elsewhere / "study.yaml").write_text(study + "pairs: [{draft: pocket-0.1m, target: pocket-0.25m}]\n")
+    (elsewhere / "study.yaml").write_text(study + "pairs: [{draft: pocket-0.25m, target: pocket-0.6m}]\n")
     assert "report:" in run("-m", "fsgen", "study", "study.yaml", "--out", "runs")
     assert run("-m", "fsgen", "experiment", "--list")
     described = next((tmp_path / "alone").glob("fsgen-*.dist-info/METADATA")).read_text(encoding="utf-8")
