@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import torch
 
-from ladder import families
+from ladder import families, sizes
 from ladder.families import FamilySize
 from ladder.files import WORK
 from ladder.first_stage import run_name
-from ladder.sizes import SECOND_VOCAB_SIZE, Size, size_named
+from ladder.sizes import SECOND_VOCAB_SIZE, Size
 
 FOLDER = WORK / "graded"
 
-SIZES: tuple[Size, ...] = tuple(size_named(f"pocket-{number}m") for number in ("0.25", "0.6", "1.5", "4"))
+SIZES = sizes.SIZES
 SEEDS = 3  # of each size; of the largest two
 DRAFTS = SIZES[:2]  # that are distilled, and have a second tokenizer
 TUNED = (*DRAFTS, SIZES[-1])
@@ -29,8 +29,7 @@ SECOND = tuple(
             family=f"{size.family}-vocab{SECOND_VOCAB_SIZE}")
     for size in DRAFTS
 )  # fmt: skip
-# Of the other families two sizes each.
-FAMILIES = tuple(size for size in families.SIZES if size.name.endswith(("-0.25m", "-0.6m")))
+FAMILIES = families.SIZES
 
 
 @dataclass(frozen=True)
