@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from ladder import families, sizes
-from ladder.families import FamilySize
+from ladder.families import FamilySize, Mamba2Size
 from ladder.files import WORK
 from ladder.first_stage import run_name
 from ladder.sizes import SECOND_VOCAB_SIZE, Size
@@ -87,14 +87,17 @@ class Job:
 def jobs() -> list[Job]:
     """All trainings in their order, of each kind the largest first.
 
-    Sizes, tuned and distilled ones, other families, those with the second tokenizer, seeds; the largest again.
+    Sizes, tuned and distilled ones, those with the second tokenizer, other families and seeds; the largest again.
     """
     sizes = [Job(size) for size in reversed(SIZES)]
     seeds = [Job(size, seed) for seed in range(1, SEEDS) for size in reversed(SIZES[:-1])]
     tuned = [Job(size, kind="tuned") for size in reversed(TUNED)]
     distilled = [Job(size, kind="distilled") for size in reversed(DRAFTS)]
-    others = [Job(size) for size in (*reversed(FAMILIES), *reversed(SECOND))]
-    return [*sizes, *tuned, *distilled, *others, *seeds, Job(SIZES[-1], seed=1)]
+    second = [Job(size) for size in reversed(SECOND)]
+    others = [Job(size) for size in reversed(FAMILIES)]
+    slow = [job for job in others if isinstance(job.size, Mamba2Size)]  # five times as slow as others of its size
+    return [*sizes, *tuned, *distilled, *second, *(job for job in others if job not in slow), *seeds, *slow,
+            Job(SIZES[-1], seed=1)]  # fmt: skip
 
 
 def left_out_first() -> list[Job]:
