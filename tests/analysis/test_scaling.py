@@ -376,7 +376,7 @@ def test_predictions_are_those_of_the_best_law() -> None:
 
 def test_pairs_by_size_and_by_name() -> None:
     points = frame([0.1] * 4, PAIRS[:4], target=["org/Big-7B"] * 4, target_parameters=[7.6e9] * 4)
-    bundled = {"pocket-4m": 8.28e6}
+    bundled = {"pocket-4m": 4.05e6}
     assert parse_pair("70e9:7e9", points) == (Model("70e9", 70e9), Model("7e9", 7e9))
     assert parse_pair("70B:500_000k", points)[1].parameters == 5e8
     assert parse_pair("org/Big-7B:0.5b", points) == (Model("org/Big-7B", 7.6e9), Model("0.5b", 0.5e9))
@@ -569,7 +569,7 @@ def test_the_command_predicts_and_reads_studies(run: Run, study: Path) -> None:
     first, second = only["predictions"]
     assert (first["target_parameters"], first["draft_parameters"], first["outside"]) == (8e6, 1.5e6, False)
     assert first["low"] <= first["value"] <= first["high"]
-    assert second["draft_parameters"] > 8e6
+    assert second["draft_parameters"] > 4e6
     assert second["outside"]
     status, out, _ = run("scaling", str(study), "--predict", "1b:8m", "--sizes", "non-embedding")
     assert status == 0

@@ -155,7 +155,7 @@ def test_answers_that_make_no_sense(answer: dict[str, Any], reason: str, local: 
 def test_verifying_round_by_round_is_exact(kind: str, method: str, said: dict[str, Answers], local: Members) -> None:
     """With the target behind a server: the same tokens, sources and counts."""
     settings: dict[str, Any] = {"draft_tokens": 3} if method != "oracle" else {}
-    router = "max-prob:0.3" if method == "route" else None
+    router = "max-prob:0.9" if method == "route" else None
     with TestServer(said[kind]) as server, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         remote = load(DRAFT, f"{kind}:{server.url}#big?top=4", device="cpu")

@@ -13,14 +13,18 @@ from fsgen.backends.transformers.context import context_of
 from fsgen.models.bundled import ladder, seeds_of
 from ladder import gates, mix, package, plan
 from ladder.files import PACKAGE, RESULTS
+from ladder.first_stage import is_first_stage
 from ladder.sizes import CONTEXT, SIZES
 
 _FOLDERS = sorted(folder for folder in PACKAGE.iterdir())
 _each = pytest.mark.parametrize("folder", _FOLDERS, ids=lambda folder: folder.name)
 _MEASURED = {model["name"]: model for model in json.loads(RESULTS.read_text(encoding="utf-8"))["models"]}
 _DOMAINS = list(_MEASURED[plan.SIZES[0].name]["held_out_loss"])
-# Gates that what ships does not meet: domains of the loss, each with its number in docs/ladder.md.
-_UNMET: set[str] = set()
+# Gates that what ships does not meet, each with its number in docs/ladder.md: of the losses, and of the tasks.
+_UNMET = {"tiny_python", "lookup"}
+_UNMET_BY_TASK = {
+    "chains": set(), "facts": {"open"}, "lookup": {"rises", "apart", "open"}, "tiny_python": {"rises", "open"},
+}  # fmt: skip
 
 
 def _facts(folder: Path) -> dict[str, Any]:
@@ -50,6 +54,9 @@ def test_tokenizers_are_exact_and_shared(folder: Path) -> None:
 @_each
 def test_what_ships_is_what_was_measured(folder: Path) -> None:
     facts = _facts(folder)
+    if is_first_stage(folder):  # of another family, until its second stage is done
+        assert folder.name in {size.name for size in plan.FAMILIES}
+        return
     measured = _MEASURED[folder.name]
     counted = ("name", "family", "parameters", "non_embedding_parameters", "tuned_from", "seed")
     assert {key: measured[key] for key in counted} == {key: facts[key] for key in counted}
@@ -73,9 +80,9 @@ def test_loss_falls_strictly_with_size(domain: str) -> None:
     assert gates.loss_gate(sizes)[domain] == (domain not in _UNMET)
 
 
-def test_enough_of_the_graded_tasks_rise() -> None:
+@pytest.mark.parametrize("task", mix.GRADED)
+def test_graded_tasks_meet_the_gates_that_the_page_says(task: str) -> None:
     sizes = gates.by_size(list(_MEASURED.values()))
     assert [group[0]["size"] for group in sizes] == [size.name for size in plan.SIZES]
-    found = [gates.task_gate(sizes, task) for task in mix.GRADED]
-    met = [all(gate[word] for word in gates.GATES) for gate in found]
-    assert sum(met) >= gates.TASKS_THAT_RISE
+    found = gates.task_gate(sizes, task)
+    assert {word for word in gates.GATES if not found[word]} == _UNMET_BY_TASK[task]
