@@ -25,7 +25,7 @@ from fsgen.backends import Members
 from fsgen.backends.transformers.model import TransformersModel
 
 DRAFTS = ("pocket-0.25m", "pocket-0.6m", "pocket-0.6m-distilled")
-TARGET, TUNED, UNTUNED = "pocket-8m", "pocket-0.6m-tuned", "pocket-0.6m"
+TARGET, TUNED, UNTUNED = "pocket-4m", "pocket-0.6m-tuned", "pocket-0.6m"
 
 
 def random_draft(members: Members, dtype: str) -> Members:

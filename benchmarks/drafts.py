@@ -33,7 +33,7 @@ from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
 from fsgen.replay import replay
 
-TARGET = "pocket-8m"
+TARGET = "pocket-4m"
 DRAFTS = ("pocket-0.25m", "pocket-0.25m-distilled", "pocket-0.6m", "pocket-0.6m-distilled")
 WEIGHTS = ("float32", "bfloat16", "int8")
 TASKS = ("gsm8k", "mmlu_stem", "mbpp", "pocket_math")

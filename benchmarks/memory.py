@@ -26,7 +26,7 @@ from rich.table import Table
 import fsgen
 from fsgen import SamplingParams, tasks
 
-DRAFT, TARGET = "pocket-0.6m", "pocket-8m"
+DRAFT, TARGET = "pocket-0.6m", "pocket-4m"
 BATCH, MAX_TOKENS = 16, 8
 MARKS = (0.01, 0.1, 0.5, 1.0)  # of all texts
 TABLES, NOISE = 64, 32 * 2**20

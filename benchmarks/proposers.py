@@ -22,7 +22,7 @@ from fsgen.engine.proposers import NgramProposer
 from fsgen.metrics import Counts
 
 TASKS = ("gsm8k", "mmlu_stem", "mbpp", "pocket_math")
-DRAFT, TARGET = "pocket-0.6m-distilled", "pocket-8m"
+DRAFT, TARGET = "pocket-0.6m-distilled", "pocket-4m"
 ARTICLE = (
     "The city council voted on Tuesday to close the old harbour bridge for repairs. The bridge, which was built in "
     "1931, carries 14,000 cars a day. Engineers found rust in the main cables last spring. Repairs will take eighteen "

@@ -37,7 +37,7 @@ from fsgen.api import completed
 from fsgen.engine import Engine, Sequence
 from fsgen.models.bundled import ROOT
 
-DRAFT, TARGET = "pocket-0.6m-distilled", "pocket-8m"
+DRAFT, TARGET = "pocket-0.6m-distilled", "pocket-4m"
 PROMPTS = 64
 PATIENCE = 120.0  # seconds for a server to start, and for one text
 

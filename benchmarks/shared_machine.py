@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--busy", type=int, default=1, help="busy processes beside it")
     parser.add_argument("--batch-size", type=int, default=1)
     given = parser.parse_args()
-    members = fsgen.load(target="pocket-8m")
+    members = fsgen.load(target="pocket-4m")
     prompts = [example.prompt for example in tasks.get("gsm8k").load(limit=4 * given.batch_size)]
 
     def rate() -> float:

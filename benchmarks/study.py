@@ -27,8 +27,8 @@ from fsgen import SamplingParams, tasks
 from fsgen.backends import Members
 from fsgen.replay import replay
 
-LADDER = ("pocket-0.1m", "pocket-0.25m", "pocket-0.6m", "pocket-1.5m", "pocket-4m")
-TARGET = "pocket-8m"
+LADDER = ("pocket-0.25m", "pocket-0.6m", "pocket-1.5m")
+TARGET = "pocket-4m"
 
 
 def prompts_with_shots(count: int, shots: int) -> list[str]:

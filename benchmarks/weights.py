@@ -34,7 +34,7 @@ def read(model: Model, texts: list[list[int]]) -> tuple[float, list[int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["pocket-0.6m", "pocket-1.5m", "pocket-8m"])
+    parser.add_argument("--models", nargs="+", default=["pocket-0.6m", "pocket-1.5m", "pocket-4m"])
     parser.add_argument("--texts", type=int, default=24)
     given = parser.parse_args()
     examples = tasks.get("gsm8k").load(limit=given.texts)

@@ -98,7 +98,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--draft", default="pocket-0.25m")
-    parser.add_argument("--target", default="pocket-8m")
+    parser.add_argument("--target", default="pocket-4m")
     parser.add_argument("--method", default="speculative")
     parser.add_argument("--max-tokens", type=int, default=160)
     parser.add_argument("--out", type=Path, default=Path("docs/generation.svg"))

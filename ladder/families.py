@@ -92,12 +92,10 @@ class Mamba2Size:
 
 
 NEOX: tuple[NeoXSize, ...] = (
-    NeoXSize("pocket-neox-0.1m", hidden=32, layers=2, heads=2, ffn=144),
     NeoXSize("pocket-neox-0.25m", hidden=64, layers=2, heads=2, ffn=336),
     NeoXSize("pocket-neox-0.6m", hidden=96, layers=3, heads=3, ffn=480),
 )
 MAMBA2: tuple[Mamba2Size, ...] = (
-    Mamba2Size("pocket-mamba2-0.1m", hidden=32, layers=3, heads=2, state=32),
     Mamba2Size("pocket-mamba2-0.25m", hidden=64, layers=4, heads=2, state=32),
     Mamba2Size("pocket-mamba2-0.6m", hidden=96, layers=6, heads=3, state=32),
 )

@@ -11,8 +11,7 @@ from typing import Any
 _ROOT = Path(__file__).parents[1]
 WORK = _ROOT / "ladder" / "work"  # everything that can be made again; not in git
 GSM8K_TRAIN = _ROOT / "ladder" / "data" / "gsm8k_train.jsonl.gz"
-REFERENCE = _ROOT / "ladder" / "data" / "reference"
-RESULTS = _ROOT / "ladder" / "results.json"
+RESULTS = _ROOT / "ladder" / "graded.json"
 TASK_DATA = _ROOT / "fsgen" / "tasks" / "data"
 POCKET_MATH = TASK_DATA / "pocket_math.jsonl.gz"
 PACKAGE = _ROOT / "fsgen" / "models" / "pocket"

@@ -13,7 +13,6 @@ from ladder.files import RESULTS, fill
 from ladder.plan import Job
 from ladder.sizes import FAMILY
 
-GRADED_RESULTS = RESULTS.with_name("graded.json")
 TASKS = {"chains": None, "facts": None, "lookup": None, "tiny_python": None, "pocket_math": None, "gsm8k": 200}
 KEPT_TEXTS = 10
 RISE, LARGEST, FAULTS, TASKS_THAT_RISE = 0.30, 0.97, 0.02, 3
@@ -137,9 +136,9 @@ def table(millions: int) -> None:
     models = [measure(job, millions) for job in plan.jobs() if job.done(millions)]
     if models:
         kept: dict[str, Any] = {"tokens_millions": millions, "models": models}
-        GRADED_RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     else:
-        kept = json.loads(GRADED_RESULTS.read_text(encoding="utf-8"))
+        kept = json.loads(RESULTS.read_text(encoding="utf-8"))
         print(f"no model is trained with {millions} million tokens here; kept are those of {kept['tokens_millions']}")
     found = "\n".join(lines(kept["models"]))
     fill({"graded": found})

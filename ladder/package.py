@@ -96,30 +96,41 @@ def fitting(sizes: Mapping[str, int], others: int, dispensable: Sequence[str]) -
 
 
 def switch(millions: int) -> None:
-    """Put what is trained in place of the models in the package.
+    """Put what is trained into the package, in place of what the first stage left there.
 
-    Those that the first stage left go to its work folder, from where trainings can still begin.
+    The latter goes to the work folder, from where trainings can still begin; models of other families stay until their
+    own second stage is done.
 
     Raises:
         ValueError: a size of the ladder is not trained, or the package would be too large.
     """
-    if missing := [job.name for job in map(Job, plan.SIZES) if not job.done(millions)]:
+    trained = {job.name for job in plan.jobs() if job.done(millions)}
+    former = {folder.name for folder in PACKAGE.iterdir() if is_first_stage(folder)}
+    families = {size.name for size in plan.FAMILIES}
+    staying = [
+        folder
+        for folder in PACKAGE.iterdir()
+        if folder.name not in trained | former or folder.name in families - trained
+    ]
+    there = trained.union(folder.name for folder in staying)
+    if missing := [size.name for size in plan.SIZES if size.name not in there]:
         raise ValueError(f"not trained with {millions} million tokens: {', '.join(missing)}")
-    sizes = {job.name: _bytes(TRAINED / job.name) for job in keep(millions)}
+    folders = {folder.name: folder for folder in staying} | {job.name: TRAINED / job.name for job in keep(millions)}
+    sizes = {name: _bytes(folder) for name, folder in folders.items()}
     dispensable = [job.name for job in plan.left_out_first()]
     chosen = fitting(sizes, package_bytes() - _bytes(PACKAGE), dispensable)
     new = PACKAGE.with_name(PACKAGE.name + ".tmp")
     shutil.rmtree(new, ignore_errors=True)
     for name in chosen:
-        shutil.copytree(TRAINED / name, new / name)
-    for folder in filter(is_first_stage, PACKAGE.iterdir()):
-        shutil.rmtree(SHIPPED_BEFORE / folder.name, ignore_errors=True)
-        shutil.copytree(folder, SHIPPED_BEFORE / folder.name)
+        shutil.copytree(folders[name], new / name)
+    for name in former:
+        shutil.rmtree(SHIPPED_BEFORE / name, ignore_errors=True)
+        shutil.copytree(PACKAGE / name, SHIPPED_BEFORE / name)
     shutil.rmtree(PACKAGE)
     new.replace(PACKAGE)
     for name in sizes.keys() - set(chosen):
         print(f"switch: left out {name}, {sizes[name]:,} bytes")
     for job in plan.jobs():
-        if job.name not in sizes:
+        if job.name not in there:
             print(f"switch: {job.name} is not trained")
     print(f"switch: {len(chosen)} models, {package_bytes():,} bytes in the package")

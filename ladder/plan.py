@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import torch
 
-from ladder import families
-from ladder.families import FamilySize
+from ladder import families, sizes
+from ladder.families import FamilySize, Mamba2Size
 from ladder.files import WORK
 from ladder.first_stage import run_name
-from ladder.sizes import SECOND_VOCAB_SIZE, Size, size_named
+from ladder.sizes import SECOND_VOCAB_SIZE, Size
 
 FOLDER = WORK / "graded"
 
-SIZES: tuple[Size, ...] = tuple(size_named(f"pocket-{number}m") for number in ("0.25", "0.6", "1.5", "4"))
+SIZES = sizes.SIZES
 SEEDS = 3  # of each size; of the largest two
 DRAFTS = SIZES[:2]  # that are distilled, and have a second tokenizer
 TUNED = (*DRAFTS, SIZES[-1])
@@ -29,8 +29,7 @@ SECOND = tuple(
             family=f"{size.family}-vocab{SECOND_VOCAB_SIZE}")
     for size in DRAFTS
 )  # fmt: skip
-# Of the other families two sizes each.
-FAMILIES = tuple(size for size in families.SIZES if size.name.endswith(("-0.25m", "-0.6m")))
+FAMILIES = families.SIZES
 
 
 @dataclass(frozen=True)
@@ -88,14 +87,17 @@ class Job:
 def jobs() -> list[Job]:
     """All trainings in their order, of each kind the largest first.
 
-    Sizes, their seeds, tuned and distilled ones, those with the second tokenizer, other families; the largest again.
+    Sizes, tuned and distilled ones, those with the second tokenizer, other families and seeds; the largest again.
     """
     sizes = [Job(size) for size in reversed(SIZES)]
     seeds = [Job(size, seed) for seed in range(1, SEEDS) for size in reversed(SIZES[:-1])]
     tuned = [Job(size, kind="tuned") for size in reversed(TUNED)]
     distilled = [Job(size, kind="distilled") for size in reversed(DRAFTS)]
-    others = [Job(size) for size in (*reversed(SECOND), *reversed(FAMILIES))]
-    return [*sizes, *seeds, *tuned, *distilled, *others, Job(SIZES[-1], seed=1)]
+    second = [Job(size) for size in reversed(SECOND)]
+    others = [Job(size) for size in reversed(FAMILIES)]
+    slow = [job for job in others if isinstance(job.size, Mamba2Size)]  # five times as slow as others of its size
+    return [*sizes, *tuned, *distilled, *second, *(job for job in others if job not in slow), *seeds, *slow,
+            Job(SIZES[-1], seed=1)]  # fmt: skip
 
 
 def left_out_first() -> list[Job]:

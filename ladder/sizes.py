@@ -1,4 +1,4 @@
-"""The six sizes of the ladder: Llama shapes from about 0.1 M to about 8 M parameters."""
+"""The four sizes of the ladder: Llama shapes from about 0.25 M to about 4 M parameters."""
 
 from __future__ import annotations
 
@@ -38,18 +38,8 @@ class Size:
 
 # Few layers for the drafts: at these sizes a forward call costs by the layer, not by the weight.
 SIZES: tuple[Size, ...] = (
-    Size("pocket-0.1m", hidden=32, layers=2, heads=2, ffn=96),
     Size("pocket-0.25m", hidden=64, layers=2, heads=2, ffn=224),
     Size("pocket-0.6m", hidden=96, layers=3, heads=3, ffn=320),
     Size("pocket-1.5m", hidden=160, layers=4, heads=5, ffn=416),
     Size("pocket-4m", hidden=256, layers=5, heads=4, ffn=576),
-    Size("pocket-8m", hidden=320, layers=6, heads=5, ffn=896),
 )
-
-
-def size_named(name: str) -> Size:
-    """The size called `name`; raises ValueError naming the choices."""
-    for size in SIZES:
-        if size.name == name:
-            return size
-    raise ValueError(f"unknown size {name!r}; choose one of {', '.join(size.name for size in SIZES)}")

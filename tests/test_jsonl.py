@@ -220,10 +220,10 @@ def test_several_texts_of_one_prompt(run: Any, pair: list[str]) -> None:
 def test_a_server_writes_each_plain_text_in_one_request() -> None:
     method, sampling = parse("plain"), SamplingParams(max_tokens=8)
     text = lines([f"{number} cats" for number in range(11)])
-    local = fsgen.load("pocket-0.1m", "pocket-0.25m", dtype="float32", device="cpu")
+    local = fsgen.load("pocket-0.25m", "pocket-0.6m", dtype="float32", device="cpu")
     here = list(results(local, read_requests(text, local, method, sampling), 2))
-    with TestServer(answers("vllm", "pocket-0.25m")) as server:
-        remote = fsgen.load("pocket-0.1m", f"vllm:{server.url}#big", device="cpu")
+    with TestServer(answers("vllm", "pocket-0.6m")) as server:
+        remote = fsgen.load("pocket-0.25m", f"vllm:{server.url}#big", device="cpu")
         requests, asked = read_requests(text, remote, method, sampling), server.asked
         there = list(results(remote, requests, 2))
         assert server.asked == asked + 11

@@ -88,7 +88,7 @@ def test_the_wheel_works_alone(source: Path, tmp_path: Path) -> None:
     assert "compil" not in second.stderr
     assert json.loads(run("-m", "fsgen", "generate", "Question: 2 + 2?", "--max-tokens", "4", "--json"))["text"]
     study = "tasks: [{name: pocket_math, limit: 2, max_tokens: 4}]\nmethods: [oracle]\n"
-    (elsewhere / "study.yaml").write_text(study + "pairs: [{draft: pocket-0.1m, target: pocket-0.25m}]\n")
+    (elsewhere / "study.yaml").write_text(study + "pairs: [{draft: pocket-0.25m, target: pocket-0.6m}]\n")
     assert "report:" in run("-m", "fsgen", "study", "study.yaml", "--out", "runs")
     assert run("-m", "fsgen", "experiment", "--list")
     described = next((tmp_path / "alone").glob("fsgen-*.dist-info/METADATA")).read_text(encoding="utf-8")

@@ -180,7 +180,7 @@ def test_a_task_and_the_rest_in_a_study(name: str) -> None:
     assert tasks.get(name).score(tasks.get(name).load(limit=1)[0], " cba").value == 1.0
     assert "reverse" in tasks.names()
     config = parse_config(
-        f"tasks: [{{name: '{name}', limit: 2}}]\npairs: [{{draft: pocket-0.1m, target: 'shelf:0.25m'}}]\n"
+        f"tasks: [{{name: '{name}', limit: 2}}]\npairs: [{{draft: pocket-0.25m, target: 'shelf:0.6m'}}]\n"
         "methods: [route, cautious]\nrouters: ['surprise:0.4']\n"
     )
     cells = make_plan(config).cells
@@ -192,14 +192,14 @@ def test_a_task_and_the_rest_in_a_study(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["my_parts:shelf", "shelf"])
 def test_a_backend(name: str) -> None:
-    assert open_checkpoint(f"{name}:0.1m").name == "pocket-0.1m"
-    written = fsgen.generate(fsgen.load(target=f"{name}:0.1m"), "a", "plain", sampling=fsgen.SamplingParams(5))
-    expected = fsgen.generate(fsgen.load(target="pocket-0.1m"), "a", "plain", sampling=fsgen.SamplingParams(5))
+    assert open_checkpoint(f"{name}:0.25m").name == "pocket-0.25m"
+    written = fsgen.generate(fsgen.load(target=f"{name}:0.25m"), "a", "plain", sampling=fsgen.SamplingParams(5))
+    expected = fsgen.generate(fsgen.load(target="pocket-0.25m"), "a", "plain", sampling=fsgen.SamplingParams(5))
     assert written[0].text == expected[0].text
 
 
 def test_the_command_line_takes_them(run: Any) -> None:
-    options = ["--draft", "pocket-0.1m", "--target", "shelf:0.25m", "--max-tokens", "5"]
+    options = ["--draft", "pocket-0.25m", "--target", "shelf:0.6m", "--max-tokens", "5"]
     assert run("generate", "a", *options, "--method", "route", "--router", "parts_here:Surprise:0.4").status == 0
     answer = run("generate", "a", *options, "--router", "my_parts:Numbers")
     assert answer.status == 2

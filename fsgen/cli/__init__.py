@@ -51,7 +51,7 @@ app = typer.Typer(
 
     \b
     Examples:
-      fsgen generate "Question: 2 + 2?" --draft pocket-0.6m --target pocket-8m
+      fsgen generate "Question: 2 + 2?" --draft pocket-0.6m --target pocket-4m
       fsgen study                       # of the bundled models; prints where its report is""",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -58,7 +58,7 @@ def bench(
 
     \b
     Example:
-      fsgen bench --draft pocket-0.6m --target pocket-8m --batch-size 1,8
+      fsgen bench --draft pocket-0.6m --target pocket-4m --batch-size 1,8
     """
     if plan is not None:
         usual = {"batch-size": BATCHES, "draft-tokens": "auto", "prompt-tokens": PROMPT_TOKENS}

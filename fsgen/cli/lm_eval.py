@@ -23,8 +23,8 @@ def lm_eval(
 
     \b
     Examples:
-      fsgen lm-eval --model_args draft=pocket-0.6m,target=pocket-8m --tasks arc_easy --limit 100
-      fsgen lm-eval --model_args '{"target": "pocket-8m", "method": "plain"}' --tasks mine --include_path tasks/
+      fsgen lm-eval --model_args draft=pocket-0.6m,target=pocket-4m --tasks arc_easy --limit 100
+      fsgen lm-eval --model_args '{"target": "pocket-4m", "method": "plain"}' --tasks mine --include_path tasks/
     """
     try:
         from fsgen.integrations.lm_eval import main

@@ -124,7 +124,7 @@ def plan(
 
     \b
     Examples:
-      fsgen plan --target pocket-8m --draft pocket-0.6m --draft ngram --batch 1,8
+      fsgen plan --target pocket-4m --draft pocket-0.6m --draft ngram --batch 1,8
       fsgen plan --target Qwen/Qwen2.5-7B --draft Qwen/Qwen2.5-0.5B --texts logs.jsonl --hardware H100
     """
     from fsgen.cli.output import numbers

@@ -48,7 +48,7 @@ def predict(
 
     \b
     Example:
-      fsgen predict --target pocket-8m --draft pocket-0.25m --draft pocket-0.6m
+      fsgen predict --target pocket-4m --draft pocket-0.25m --draft pocket-0.6m
     """
     from fsgen.analysis.prediction import fit_for_use, open_predictor, read_pairs, shipped
 

@@ -28,7 +28,7 @@ def profile(
 
     \b
     Example:
-      fsgen profile pocket-8m --batch 8
+      fsgen profile pocket-4m --batch 8
     """
     silence_libraries(model)
     from fsgen.planner.opening import open_model

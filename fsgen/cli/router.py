@@ -42,7 +42,7 @@ def train(
     \b
     Examples:
       fsgen router train runs/my-study
-      fsgen router train runs/bundled --draft pocket-0.6m --target pocket-8m --kind trees
+      fsgen router train runs/bundled --draft pocket-0.6m --target pocket-4m --kind trees
     """
     from fsgen.analysis.labels import short_name
     from fsgen.analysis.learning import train as train_router

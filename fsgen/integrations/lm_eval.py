@@ -1,6 +1,6 @@
 """Members as a model of lm-evaluation-harness: `generate_until`, and likelihoods by q.
 
-    fsgen lm-eval --model_args draft=pocket-0.6m,target=pocket-8m,method=contrastive:beta=0.3 --tasks arc_easy
+    fsgen lm-eval --model_args draft=pocket-0.6m,target=pocket-4m,method=contrastive:beta=0.3 --tasks arc_easy
 
 It finds models in its own package alone, so importing this module registers `fsgen` with it; `fsgen lm-eval` does, and
 then is its command line. In Python:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent / FAMILY
 MADE = Path(__file__).parent / "made"
 """Models of the made language of the experiment `uncertainty`; found by name, but no part of the ladder."""
 PREFIX = "pocket-"
-DEFAULT_DRAFT, DEFAULT_TUNED, DEFAULT_TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-8m"
+DEFAULT_DRAFT, DEFAULT_TUNED, DEFAULT_TARGET = "pocket-0.6m", "pocket-0.6m-tuned", "pocket-4m"
 """What writes where no model is named; proxy tuning drafts with the tuned model, against its own base."""
 _PREFIXES = (PREFIX, "made-")
 

@@ -376,18 +376,18 @@ def test_predictions_are_those_of_the_best_law() -> None:
 
 def test_pairs_by_size_and_by_name() -> None:
     points = frame([0.1] * 4, PAIRS[:4], target=["org/Big-7B"] * 4, target_parameters=[7.6e9] * 4)
-    bundled = {"pocket-8m": 8.28e6}
+    bundled = {"pocket-4m": 4.05e6}
     assert parse_pair("70e9:7e9", points) == (Model("70e9", 70e9), Model("7e9", 7e9))
     assert parse_pair("70B:500_000k", points)[1].parameters == 5e8
     assert parse_pair("org/Big-7B:0.5b", points) == (Model("org/Big-7B", 7.6e9), Model("0.5b", 0.5e9))
-    assert parse_pair(" Big-7B : pocket-8m", points, lambda: bundled)[0].parameters == 7.6e9
+    assert parse_pair(" Big-7B : pocket-4m", points, lambda: bundled)[0].parameters == 7.6e9
     for text, problem in {
         "70B": "is not TARGET:DRAFT",
         "70B:": "is not TARGET:DRAFT",
         "70B:7B:1B": "is not TARGET:DRAFT",
         "7B:70B": "the target 7B is smaller than 70B",
         "70:7": "written 70B or 70e9",
-        "70B:1.2.3B": "neither a size, such as 70B or 70e9, nor one of org/Big-7B, Big-7B, 0.5B, pocket-8m",
+        "70B:1.2.3B": "neither a size, such as 70B or 70e9, nor one of org/Big-7B, Big-7B, 0.5B, pocket-4m",
         "70B:small": "'small' in '70B:small' is neither a size",
         "1e400:7B": "is not a model's",
         "inf:nan": "neither a size",
@@ -563,13 +563,13 @@ def test_the_command_prints_the_json_that_was_promised(run: Run) -> None:
 
 
 def test_the_command_predicts_and_reads_studies(run: Run, study: Path) -> None:
-    status, out, _ = run("scaling", str(study), "--json", "--predict", "large:middle", "--predict", "1b:pocket-8m")
+    status, out, _ = run("scaling", str(study), "--json", "--predict", "large:middle", "--predict", "1b:pocket-4m")
     assert status == 0
     (only,) = json.loads(out)
     first, second = only["predictions"]
     assert (first["target_parameters"], first["draft_parameters"], first["outside"]) == (8e6, 1.5e6, False)
     assert first["low"] <= first["value"] <= first["high"]
-    assert second["draft_parameters"] > 8e6
+    assert second["draft_parameters"] > 4e6
     assert second["outside"]
     status, out, _ = run("scaling", str(study), "--predict", "1b:8m", "--sizes", "non-embedding")
     assert status == 0

@@ -131,7 +131,7 @@ def test_other_runs_measure_the_frequency_where_there_is_no_oracle() -> None:
     ]
     said = answers([routed, fused, *drawn], {})
     assert said["Collaboration frequency"].answer == (
-        "Of the tokens that pocket-0.6m drafts, pocket-8m would replace 10.0 % [27.0, 33.0] on gsm8k, in texts that "
+        "Of the tokens that pocket-0.6m drafts, pocket-4m would replace 10.0 % [27.0, 33.0] on gsm8k, in texts that "
         "were sampled (temperature=1)."
     )
     greedy = row(method="speculative", collaboration_frequency=0.4)
@@ -169,9 +169,9 @@ def test_what_is_suspect() -> None:
     made = texts(0.0, text=[f"{i} and on and on and on and on and on and on" for i in range(64)])
     (found,) = suspects(rows, lambda run: made, lambda run: None)
     assert (found.texts, found.cut, found.looping, found.unanswered) == (64, 1.0, 1.0, 1.0)
-    assert (found.level, list(found.low), found.models) == (FLOOR, ["pocket-8m"], 2)
+    assert (found.level, list(found.low), found.models) == (FLOOR, ["pocket-4m"], 2)
     assert str(found) == (
-        "100 % cut at the limit, 100 % in a loop, 100 % without an answer, not pocket-8m above the floor (0.05)"
+        "100 % cut at the limit, 100 % in a loop, 100 % without an answer, not pocket-4m above the floor (0.05)"
     )
     references = pl.DataFrame({"reference": ["A", "B"] * 32})
     (choices,) = suspects(rows, lambda run: made, lambda run: references)
@@ -211,7 +211,7 @@ def test_the_pair_that_stands_for_a_study() -> None:
     rows = ladder_rows(["gsm8k"])
     assert default_pair(oracles(rows), rows) == ("small", "large"), "the pair with the most runs"
     assert default_pair(oracles(rows[:3]), rows[:3]) == ("small", "large"), "the middle draft of the largest target"
-    assert default_pair([*rows, row()], [*rows, row()]) == ("pocket-0.6m", "pocket-8m"), "the bundled default"
+    assert default_pair([*rows, row()], [*rows, row()]) == ("pocket-0.6m", "pocket-4m"), "the bundled default"
 
 
 def test_a_study_without_runs_has_no_answers() -> None:

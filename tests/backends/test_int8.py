@@ -26,7 +26,7 @@ from fsgen.backends.transformers.model import TransformersModel
 from fsgen.metrics import Counts
 from tests.tiny import tiny_model, tiny_tokenizer
 
-DRAFT, TARGET = "pocket-0.6m", "pocket-8m"
+DRAFT, TARGET = "pocket-0.6m", "pocket-4m"
 PROMPTS = [
     "Question: Tom has 12 apples and buys 30 more. How many apples does he have?\nAnswer:",
     "Question: A farm has 3 cows.\nAnswer:",

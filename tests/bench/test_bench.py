@@ -106,9 +106,9 @@ def test_what_bench_prints(members: Members, run: Any, monkeypatch: pytest.Monke
             "the draft 'pocket-0.6m'",
             marks=pytest.mark.skipif(not HAS_INT8_PAIRS, reason="four bits need AVX-512 VNNI"),
         ),
-        ("--target pocket-8m --acceptance 0.5", "is for a draft"),
+        ("--target pocket-4m --acceptance 0.5", "is for a draft"),
         ("--target vllm:http://127.0.0.1:9#big", "does not run on this machine"),
-        ("--target pocket-8m --draft sglang:http://127.0.0.1:9#small", "does not run on this machine"),
+        ("--target pocket-4m --draft sglang:http://127.0.0.1:9#small", "does not run on this machine"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
@@ -116,7 +116,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_loaded(
 ) -> None:
     for loads in ("fsgen.backends.members.Plan.load", "fsgen.bench.shapes.random_model"):
         monkeypatch.setattr(loads, lambda *_: pytest.fail("something was loaded"))
-    pair = [] if "--target" in words else ["--target", "pocket-8m"]
+    pair = [] if "--target" in words else ["--target", "pocket-4m"]
     if "--draft" not in words and "weights" in words:
         pair += ["--draft", "pocket-0.6m"]
     status, _, err = run("bench", *pair, *words.split())

@@ -157,7 +157,7 @@ def test_mixed_texts_of_the_compiled_pass_have_the_same_bits(seed: int) -> None:
 
 @cache
 def pocket() -> Members:
-    return load(draft="pocket-0.1m", target="pocket-0.25m", base="pocket-0.1m", dtype="float32", device="cpu")
+    return load(draft="pocket-0.25m", target="pocket-0.6m", base="pocket-0.25m", dtype="float32", device="cpu")
 
 
 def test_texts_wait_for_a_row_and_a_cancelled_row_is_free_in_the_next_round() -> None:

@@ -165,7 +165,7 @@ def test_nothing_is_kept_of_a_text_that_has_ended() -> None:
 def test_a_draft_may_be_n_grams() -> None:
     members = pocket()
     assert (members.ngram, members.draft) == (3, None)
-    assert load(draft="ngram", target="pocket-0.1m", device="cpu").ngram == 3
+    assert load(draft="ngram", target="pocket-0.25m", device="cpu").ngram == 3
     assert method_for(members, "speculative").ngram == 3
     assert method_for(members, "speculative:ngram=2").ngram == 2  # the method's own comes first
     assert method_for(members, "plain").ngram == 0

@@ -13,7 +13,7 @@ from fsgen.backends.translated import TranslatedModel
 from fsgen.tasks.prompts import from_tasks
 from tests.second import second_draft
 
-TARGET = "pocket-8m"
+TARGET = "pocket-4m"
 PROMPT = "Question: Tom has 3 boxes of 12 pens. How many pens are there?\nAnswer:"
 
 
@@ -81,7 +81,7 @@ def test_pair(run: Any, folder: Path, tmp_path: Path) -> None:
     shown = run("pair", str(folder), TARGET, "--prompts", str(prompts))
     assert shown.status == 0
     assert "contrastive, proxy, ensemble, mixture" in shown.out
-    same = json.loads(run("pair", "pocket-0.1m", TARGET, "--count", "1", "--json").out)
+    same = json.loads(run("pair", "pocket-0.25m", TARGET, "--count", "1", "--json").out)
     assert (same["tokenizer"], same["difference"], same["draft_mass"]) == ("same", None, None)
     assert all(one["possible"] for one in same["methods"])
     assert "no model" in run("pair", "ngram:2", TARGET).err

@@ -305,7 +305,7 @@ def test_the_shipped_prompts_fit(tmp_path: Path) -> None:
     """The most short few-shot examples of each task and the longest question leave room for the completion."""
     config = configured("context")
     assert config.study is not None
-    made = plan(target="pocket-8m")
+    made = plan(target="pocket-4m")
     for task in config.study.tasks or ():
         assert task.max_tokens is not None
         path = short_data(tmp_path, task, max(config.options["shots"]))

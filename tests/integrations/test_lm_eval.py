@@ -135,7 +135,7 @@ def test_likelihoods_are_those_of_transformers() -> None:
 
 
 def test_a_text_longer_than_the_window_is_read_in_windows() -> None:
-    ours = CollaborativeLM(target="pocket-0.1m", method="plain")
+    ours = CollaborativeLM(target="pocket-0.25m", method="plain")
     text = "one two three four five. " * 400
     ids = ours.tok_encode(text)
     assert len(ids) > ours.max_length
@@ -272,28 +272,28 @@ def test_filters_and_few_shot_examples(folder: str) -> None:
 
 
 def test_settings_that_are_not_known_are_refused() -> None:
-    ours = CollaborativeLM(target="pocket-0.1m", method="plain")
+    ours = CollaborativeLM(target="pocket-0.25m", method="plain")
     with pytest.raises(ValueError, match="setting 'num_beams' is unknown"):
         ours.generate_until([Request("a", {"num_beams": 4})])
     with pytest.raises(ValueError, match="leaves no room"):
         ours.generate_until([Request("a", {"max_gen_toks": 5000})])
     with pytest.raises(ValueError, match="batch_size='many'"):
-        CollaborativeLM(target="pocket-0.1m", batch_size="many")
+        CollaborativeLM(target="pocket-0.25m", batch_size="many")
     with pytest.raises(ValueError, match="model argument 'drift' is unknown; there are draft, target"):
-        CollaborativeLM(target="pocket-0.1m", drift="pocket-0.1m")
-    routed = CollaborativeLM(draft="pocket-0.1m", target="pocket-0.25m", method="route")
+        CollaborativeLM(target="pocket-0.25m", drift="pocket-0.25m")
+    routed = CollaborativeLM(draft="pocket-0.25m", target="pocket-0.6m", method="route")
     with pytest.raises(ValueError, match="gives no likelihoods"):
         routed.loglikelihood([Request("a", " b")])
 
 
 def test_the_command(folder: str, tmp_path: Path, run: Callable[..., Finished]) -> None:
-    words = ["--model_args", "draft=pocket-0.1m,target=pocket-0.25m", "--tasks", "written", "--include_path", folder]
+    words = ["--model_args", "draft=pocket-0.25m,target=pocket-0.6m", "--tasks", "written", "--include_path", folder]
     done = run("lm-eval", *words, "--limit", "2", "--batch_size", "2", "--output_path", str(tmp_path))
     assert done.status == 0, done.err
     assert "exact_match" in done.out
     (results,) = tmp_path.rglob("results*.json")
     stored = json.loads(results.read_text())
-    assert stored["config"]["members"] == {"draft": "pocket-0.1m", "target": "pocket-0.25m"}
+    assert stored["config"]["members"] == {"draft": "pocket-0.25m", "target": "pocket-0.6m"}
     refused = run("lm-eval", "--model_args", "target=pocket-9m", "--tasks", "written", "--include_path", folder)
     assert (refused.status, "error: " in refused.err) == (2, True)
     refused = run("lm-eval", "--guess")

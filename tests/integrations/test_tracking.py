@@ -16,7 +16,7 @@ from fsgen.study import run_study
 def rows(tmp_path_factory: pytest.TempPathFactory) -> list[SummaryRow]:
     study = {
         "tasks": [{"name": "pocket_math", "limit": 2, "max_tokens": 8}],
-        "pairs": [{"draft": "pocket-0.1m", "target": "pocket-0.25m"}],
+        "pairs": [{"draft": "pocket-0.25m", "target": "pocket-0.6m"}],
         "methods": ["oracle", "route"],
     }
     return run_study(study, tmp_path_factory.mktemp("study")).rows

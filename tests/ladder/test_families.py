@@ -11,7 +11,7 @@ import torch
 from ladder import __main__ as steps
 from ladder import families, scan, score, train
 from ladder.families import FamilySize, Mamba2Size, NeoXSize
-from ladder.sizes import size_named
+from ladder.sizes import SIZES
 
 _NEOX = NeoXSize("pocket-neox-test", hidden=32, layers=2, heads=2, ffn=48)
 _MAMBA2 = Mamba2Size("pocket-mamba2-test", hidden=32, layers=2, heads=2, state=16)
@@ -32,7 +32,7 @@ def test_shapes_count_their_parameters(size: FamilySize) -> None:
 
 @pytest.mark.parametrize("size", families.SIZES, ids=lambda size: size.name)
 def test_a_size_is_that_of_a_llama(size: FamilySize) -> None:
-    llama = size_named("pocket" + size.name.removeprefix(size.family))
+    llama = next(one for one in SIZES if one.name == "pocket" + size.name.removeprefix(size.family))
     assert size.hidden == llama.hidden
     assert size.parameters == pytest.approx(llama.parameters, rel=0.03)
     assert size.non_embedding_parameters == pytest.approx(llama.non_embedding_parameters, rel=0.04)
@@ -99,5 +99,5 @@ def test_a_family_trains(size: FamilySize, tmp_path: Path) -> None:
 
 
 def test_steps_refuse_what_they_do_not_make() -> None:
-    with pytest.raises(ValueError, match=r"no train for pocket-9t; choose one of pocket-neox-0\.1m, "):
+    with pytest.raises(ValueError, match=r"no train for pocket-9t; choose one of pocket-neox-0\.25m, "):
         steps.run("train", "pocket-9t")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from fsgen.models import bundled
 from ladder import __main__ as steps
 from ladder import package, plan, queue, tokenizer
 from ladder.families import NeoXSize
+from ladder.first_stage import is_first_stage
 from ladder.plan import Job
 from ladder.sizes import VOCAB_SIZE, Size
 from ladder.train import new_model
@@ -86,8 +88,11 @@ def test_what_is_trained_takes_the_place_of_what_ships(shipped: Path, capsys: py
     facts = json.loads((shipped / "pocket-1m-distilled" / "pocket.json").read_text(encoding="utf-8"))
     assert (facts["tuned_from"], facts["distilled_from"], facts["seed"]) == ("pocket-1m", "pocket-2m", 0)
     assert _names(shipped.parents[2] / "first_stage") == ["pocket-1m", "pocket-9m"]
+    # What ships already stays where it was trained elsewhere.
+    shutil.rmtree(Job(_LARGE).folder(2))
     _finish(Job(_SMALL, 2))
     package.switch(2)
+    assert bundled.ladder() == ["pocket-1m", "pocket-2m"]
     assert bundled.seeds_of("pocket-1m") == ["pocket-1m", "pocket-1m-s1", "pocket-1m-s2"]
     assert _names(shipped.parents[2] / "first_stage") == ["pocket-1m", "pocket-9m"]
 
@@ -98,6 +103,17 @@ def test_seeds_are_of_sizes_of_the_ladder(shipped: Path, name: str) -> None:
     package.switch(2)
     with pytest.raises(ValueError, match=f"no size '{name}' of the bundled ladder: pocket-1m, pocket-2m"):
         bundled.seeds_of(name)
+
+
+def test_another_family_stays_until_its_own_second_stage(shipped: Path) -> None:
+    (shipped / "pocket-9m").rename(shipped / "pocket-neox-1m")
+    _finish(*(job for job in plan.jobs() if job.name != "pocket-neox-1m"))
+    package.switch(2)
+    assert is_first_stage(shipped / "pocket-neox-1m")
+    assert not is_first_stage(shipped / "pocket-1m")
+    _finish(Job(_NEOX))
+    package.switch(2)
+    assert not is_first_stage(shipped / "pocket-neox-1m")
 
 
 def test_the_largest_ones_are_left_out_first(

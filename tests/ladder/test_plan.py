@@ -60,13 +60,12 @@ def _weights(job: Job, millions: int) -> dict[str, torch.Tensor]:
 def test_the_order_of_the_queue() -> None:
     names = [job.name for job in plan.jobs()]
     assert names[:4] == ["pocket-4m", "pocket-1.5m", "pocket-0.6m", "pocket-0.25m"]
-    assert names[4:7] == ["pocket-1.5m-s1", "pocket-0.6m-s1", "pocket-0.25m-s1"]
-    assert names[10:15] == [
+    assert names[4:9] == [
         "pocket-4m-tuned", "pocket-0.6m-tuned", "pocket-0.25m-tuned", "pocket-0.6m-distilled", "pocket-0.25m-distilled",
     ]  # fmt: skip
-    assert names[15:19] == [
-        "pocket-0.6m-vocab1024", "pocket-0.25m-vocab1024", "pocket-mamba2-0.6m", "pocket-mamba2-0.25m",
-    ]  # fmt: skip
+    assert names[9:13] == ["pocket-0.6m-vocab1024", "pocket-0.25m-vocab1024", "pocket-neox-0.6m", "pocket-neox-0.25m"]
+    assert names[13:16] == ["pocket-1.5m-s1", "pocket-0.6m-s1", "pocket-0.25m-s1"]
+    assert names[19:21] == ["pocket-mamba2-0.6m", "pocket-mamba2-0.25m"]
     assert names[-1] == "pocket-4m-s1"
     assert len(names) == len(set(names)) == 22
     assert {job.name for job in plan.left_out_first()} <= set(names)

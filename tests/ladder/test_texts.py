@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from ladder import overlap, stream
 from ladder.files import GSM8K_TRAIN, read_jsonl
-from ladder.former.evaluate import answer_of
 from ladder.overlap import clean_marks, gram_index, shared, without_names
-from ladder.sizes import END_OF_TEXT_ID, SIZES, size_named
+from ladder.sizes import END_OF_TEXT_ID, SIZES
 from ladder.tokenizer import END_OF_TEXT, save, train_tokenizer
 from ladder.tune import tuned_answer
 
@@ -33,13 +32,8 @@ def test_marks_are_cleaned() -> None:
 
 def test_tuned_ending() -> None:
     assert tuned_answer(" 1 + 2 = 3\n#### 3") == " 1 + 2 = 3\nThe answer is 3."
-    assert answer_of(tuned_answer(" so\n#### 1,234")) == answer_of(" so\n#### 1234") == "1234"
     with pytest.raises(ValueError, match="no '#### N'"):
         tuned_answer(" 3")
-
-
-def test_no_ending_is_no_answer() -> None:
-    assert answer_of(" 1 + 2 = 3") is None
 
 
 def test_shared_grams_are_found_whatever_the_punctuation() -> None:
@@ -110,7 +104,5 @@ def test_long_documents_are_cut() -> None:
 
 def test_sizes_grow_by_two_to_three() -> None:
     counts = [size.parameters for size in SIZES]
-    assert len(counts) == 6
+    assert len(counts) == 4
     assert all(2 <= large / small <= 3 for small, large in itertools.pairwise(counts))
-    with pytest.raises(ValueError, match="unknown size 'pocket-7b'; choose one of pocket-"):
-        size_named("pocket-7b")

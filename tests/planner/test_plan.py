@@ -382,7 +382,7 @@ def test_errors_before_work(run: Callable[..., Finished], arguments: tuple[str, 
     [
         "profile vllm:http://127.0.0.1:9#big",
         "plan --target vllm:http://127.0.0.1:9#big --draft pocket-0.6m",
-        "plan --target pocket-8m --draft openai:http://127.0.0.1:9#small",
+        "plan --target pocket-4m --draft openai:http://127.0.0.1:9#small",
     ],
 )
 def test_a_model_behind_a_server_is_not_timed(run: Callable[..., Finished], words: str) -> None:
@@ -392,6 +392,6 @@ def test_a_model_behind_a_server_is_not_timed(run: Callable[..., Finished], word
 
 
 def test_a_draft_of_another_tokenizer_is_refused(run: Callable[..., Finished]) -> None:
-    found = run("plan", "--target", "pocket-8m", "--draft", "pocket-0.6m-vocab-512")
+    found = run("plan", "--target", "pocket-4m", "--draft", "pocket-0.6m-vocab-512")
     assert found.status == 2
     assert "another tokenizer" in found.err or "there is no bundled model" in found.err

@@ -17,7 +17,7 @@ def row(**changes: Any) -> SummaryRow:
         "shots": 0,
         "chat": False,
         "draft": "pocket-0.6m",
-        "target": "pocket-8m",
+        "target": "pocket-4m",
         "base": None,
         "draft_parameters": 600_000,
         "target_parameters": 8_280_000,

@@ -250,9 +250,9 @@ def test_log_probabilities_of_both_kinds(running: Running, pair: Members) -> Non
 def test_this_server_is_a_member_elsewhere(method: str) -> None:
     """As `vllm:URL#MODEL` it is asked in vLLM's names, and writes what the model writes here."""
     prompts, sampling = [PROMPT, "The cat", "def f(x):"], SamplingParams(max_tokens=24)
-    expected = generate(load("pocket-0.1m", "pocket-0.25m"), prompts, method, sampling=sampling)
-    with serving(load(target="pocket-0.25m"), "plain") as here:
-        members = load("pocket-0.1m", f"vllm:{here.url}#pocket-0.25m")
+    expected = generate(load("pocket-0.25m", "pocket-0.6m"), prompts, method, sampling=sampling)
+    with serving(load(target="pocket-0.6m"), "plain") as here:
+        members = load("pocket-0.25m", f"vllm:{here.url}#pocket-0.6m")
         found = generate(members, prompts, method, sampling=sampling)
     assert [text.token_ids for text in found] == [text.token_ids for text in expected]
     assert [text.stop_reason for text in found] == [text.stop_reason for text in expected]
@@ -277,8 +277,8 @@ def test_tokens_by_their_ids(running: Running) -> None:
 
 def test_a_model_that_tells_some_tokens_only_scores_no_prompts() -> None:
     with (
-        RemoteServer(answers("vllm", "pocket-0.25m")) as remote,
-        serving(load("pocket-0.1m", f"vllm:{remote.url}#big"), "plain") as here,
+        RemoteServer(answers("vllm", "pocket-0.6m")) as remote,
+        serving(load("pocket-0.25m", f"vllm:{remote.url}#big"), "plain") as here,
     ):
         for more in ({"echo": True, "logprobs": 1}, {"prompt_logprobs": 1}):
             body = {"prompt": PROMPT, "max_tokens": 1, "temperature": 0} | more

@@ -32,7 +32,7 @@ def test_help_names_the_bounds(run: Run) -> None:
         (["--rows", "0"], "--rows"),
         (["--port", "70000"], "--port"),
         (["--host", "192.0.2.1"], "the address 192.0.2.1:8000 cannot be used"),
-        (["--method", "proxy", "--target", "pocket-8m", "--draft", "/nowhere"], "/nowhere"),
+        (["--method", "proxy", "--target", "pocket-4m", "--draft", "/nowhere"], "/nowhere"),
     ],
 )
 def test_what_cannot_be_served_is_one_line(run: Run, arguments: list[str], words: str) -> None:

@@ -83,7 +83,7 @@ def test_without_log_probabilities_frequencies_are_known(
 
 @pytest.fixture(scope="module")
 def pair() -> Members:
-    return load("pocket-0.1m", "pocket-0.25m", dtype="float32", device="cpu")
+    return load("pocket-0.25m", "pocket-0.6m", dtype="float32", device="cpu")
 
 
 def logged(pair: Members, prompt: str, logprobs: bool, chat: bool = False) -> dict[str, Any]:
@@ -104,9 +104,9 @@ def logged(pair: Members, prompt: str, logprobs: bool, chat: bool = False) -> di
 def test_openais_logs(logprobs: bool, pair: Members, tmp_path: Path) -> None:
     texts = ["The cat sat on the", "Question: What is 2 + 2?\nAnswer:"]
     file = write_lines(tmp_path / "log.jsonl", [logged(pair, text, logprobs) for text in texts])
-    found = import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.25m")
+    found = import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.6m")
     assert found.retokenized + (2 if logprobs else 0) == 2
-    recorded = load("pocket-0.1m", f"recorded:{tmp_path / 'big'}", device="cpu")
+    recorded = load("pocket-0.25m", f"recorded:{tmp_path / 'big'}", device="cpu")
     for a, b in zip(*(generate(m, texts, "plain", sampling=SAMPLING) for m in (pair, recorded)), strict=True):
         assert a.text == b.text
         if logprobs:
@@ -119,13 +119,13 @@ def test_openais_batches(pair: Members, tmp_path: Path) -> None:
     asked = write_lines(tmp_path / "in.jsonl", [{"custom_id": "a", "method": "POST", "body": one["request"]}])
     row = {"custom_id": "a", "response": {"status_code": 200, "body": one["response"]}}
     file = write_lines(tmp_path / "out.jsonl", [row])
-    assert import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.25m", requests=asked).texts == 1
+    assert import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.6m", requests=asked).texts == 1
 
 
 def test_a_recorded_model_writes_nothing_else(pair: Members, tmp_path: Path) -> None:
     file = write_lines(tmp_path / "log.jsonl", [logged(pair, "The cat", True)])
-    import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.25m")
-    recorded = load("pocket-0.1m", f"recorded:{tmp_path / 'big'}", device="cpu")
+    import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.6m")
+    recorded = load("pocket-0.25m", f"recorded:{tmp_path / 'big'}", device="cpu")
     with pytest.raises(ValueError, match="recorded:big has no text for a prompt"):
         generate(recorded, "The dog", "plain", sampling=SAMPLING)
     with pytest.raises(ValueError, match="was cut at 6 tokens, and 9 are asked for"):
@@ -150,7 +150,7 @@ def test_lines_that_are_no_outputs(change: dict[str, Any], reason: str, pair: Me
     }
     file = write_lines(tmp_path / "log.jsonl", [good, good | change])
     with pytest.raises(ValueError, match=rf"line 2: no output of openai-logs: .*({reason})|{reason}"):
-        import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.25m")
+        import_outputs("openai-logs", file, tmp_path / "big", "big", "pocket-0.6m")
     assert not (tmp_path / "big").exists()
 
 

@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = {
         "name": "chats",
         "tasks": [{"name": "mt_bench", "limit": 12, "max_tokens": 8}, {"name": "gsm8k", "limit": 1, "max_tokens": 2}],
-        "pairs": [{"draft": "pocket-0.1m", "target": "pocket-0.25m"}],
+        "pairs": [{"draft": "pocket-0.25m", "target": "pocket-0.6m"}],
         "methods": ["oracle"],
     }
     assert not run_study(config, out, console=Console(file=io.StringIO())).failed

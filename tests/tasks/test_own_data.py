@@ -138,7 +138,7 @@ def test_a_study_of_your_own_data(tmp_path: Path) -> None:
     own = {"name": "jsonl", "data": written(tmp_path, ROWS), "prompt": PROMPT, "answer": "capital", "metric": "exact"}
     study = {
         "tasks": [own | {"max_tokens": 6, "stop": ["\n"]}, {"name": "pocket_math", "limit": 1, "max_tokens": 6}],
-        "pairs": [{"draft": "pocket-0.1m", "target": "pocket-0.25m"}],
+        "pairs": [{"draft": "pocket-0.25m", "target": "pocket-0.6m"}],
         "methods": ["oracle"],
     }
     result = run_study(study, tmp_path / "out")

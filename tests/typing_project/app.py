@@ -94,6 +94,6 @@ def measured(folder: Path) -> float | None:
     """A study, its page, and a router."""
     result = run_study({"tasks": ["gsm8k"], "pairs": [{"ladder": "pocket"}], "methods": ["oracle"]}, folder)
     page: Path = write(folder)
-    training = train(folder, kind="trees", draft="pocket-0.6m", target="pocket-8m")
+    training = train(folder, kind="trees", draft="pocket-0.6m", target="pocket-4m")
     training.write(page.with_suffix(".npz"))
     return result.rows[0].accuracy
