@@ -27,7 +27,7 @@ from fsgen.backends.remote.said import Memory
 from fsgen.backends.remote.server import Server
 from fsgen.backends.remote.wire import Wanted
 
-TARGET = "pocket-8m"
+TARGET = "pocket-4m"
 
 
 def sent(url: str, path: str, bodies: list[dict[str, Any]], at_a_time: int) -> None:

@@ -203,7 +203,7 @@ def run(
 def ladder(small: bool) -> Iterator[tuple[list[str], Callable[[], list[Block]]]]:
     """Pairs of the bundled ladder: the names of their blocks, and what makes these."""
     for draft in ("pocket-0.6m",) if small else ("pocket-0.6m", "pocket-0.25m"):
-        pair, batches = f"{draft} pocket-8m", (1, 4) if small else (1, 4, 16)
+        pair, batches = f"{draft} pocket-4m", (1, 4) if small else (1, 4, 16)
         methods = [*SPECULATIVE, *MORE, *ROUTE, *(NGRAM if draft == "pocket-0.6m" else ())]
         yield [f"{pair}, batch {batch}" for batch in batches], partial(_pocket, pair, batches, methods, small)
 

@@ -98,7 +98,7 @@ def test_a_right_system_passes(method: str, every_token: bool) -> None:
 
 
 def test_without_a_difference_no_second_copy_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    members = load("pocket-0.1m", "pocket-0.25m")
+    members = load("pocket-0.25m", "pocket-0.6m")
     monkeypatch.setattr(CpuModel, "module", property(lambda self: pytest.fail("a copy was loaded")))
     verdict = verify(members, ["1 + 1 =", "The"], draft_tokens=3, max_tokens=8)
     assert (verdict.equal, verdict.dtype, verdict.measured_in) == (2, "float32", None)
