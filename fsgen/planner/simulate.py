@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -90,19 +90,20 @@ class Fleet:
 
     def seconds(self, rows: int, context: float, read: int) -> float:
         """Of a round of so many requests; `read`: tokens of prompts that are read in it."""
-        loop, verify = self.loop(rows), self.target.call(rows, self.draft_tokens + 1, context)
-        reading = self.target.reading(read) if read else 0.0
-        if self.draft is None:
-            return loop.round_seconds + loop.target_plain * verify + reading
-        reading += self.draft.reading(read) if read else 0.0
-        drafted = loop.draft * self.draft.call(rows, 1, context) + loop.drafted_seconds
-        return loop.round_seconds + loop.verify_seconds + loop.target * verify + self.draft_tokens * drafted + reading
-
-    def loop(self, rows: int) -> Loop:
-        """What the decode loop adds with so many rows."""
+        reading = sum(model.reading(read) for model in (self.target, self.draft) if model) if read else 0.0
         known = sorted(self.loops)
-        columns = zip(*(astuple(self.loops[each]) for each in known), strict=True)
-        return Loop(*(float(np.interp(rows, known, column)) for column in columns))
+        return reading + float(
+            np.interp(rows, known, [self._decoding(self.loops[each], rows, context) for each in known])
+        )
+
+    def _decoding(self, loop: Loop, rows: int, context: float) -> float:
+        """Of the round's calls and the loop around them."""
+        verify = self.target.call(rows, self.draft_tokens + 1, context)
+        if self.draft is None:
+            return loop.round_seconds + loop.target_plain * verify
+        drafted = loop.draft * self.draft.call(rows, 1, context) + loop.drafted_seconds
+        beside = loop.round_seconds + loop.verify_seconds
+        return beside + loop.verifying(self.draft_tokens + 1.0) * verify + self.draft_tokens * drafted
 
 
 @dataclass(frozen=True)
