@@ -60,7 +60,7 @@ def experiment(
     if name is None:
         raise ValueError(f"name an experiment: {', '.join(names())}; --list shows their questions")
     if show:
-        print(default_text(name), end="")
+        print("---\n".join(map(default_text, names())) if name == ALL else default_text(name), end="")
         return
     if name == ALL and config is not None:
         raise ValueError("a configuration is of one experiment: name it instead of all")

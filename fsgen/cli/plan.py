@@ -129,6 +129,8 @@ def plan(
     """
     from fsgen.cli.output import numbers
 
+    if write is not None and report is not None and write.resolve() == report.resolve():
+        raise ValueError(f"--write and --report both name {str(write)!r}: the page would replace the plan")
     drafts = draft or ["pocket-0.6m"] * (target == TARGET)
     batches = sorted(set(numbers("--batch", batch, int, 1, 4096)))
     silence_libraries(target, *drafts)

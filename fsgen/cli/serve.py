@@ -48,7 +48,7 @@ EventInterval = Annotated[
     typer.Option(
         min=0,
         max=10**6,
-        help="Seconds between two events of a stream, at least: tokens between them go together.",
+        help="Seconds between two events of a stream; a text's first and last tokens do not wait.",
         rich_help_panel=BOUNDS,
     ),
 ]

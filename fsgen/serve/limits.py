@@ -19,7 +19,8 @@ class Limits:
         seconds: of a request, from its arrival to its last token.
         drain: seconds that a server which is told to end gives to what it has accepted.
         piece: tokens of a prompt that are read between two rounds of the texts that run.
-        interval: seconds between two events of a stream, at least; the tokens between them go together.
+        interval: seconds between two events of a stream; the tokens between them go together, but a text's first and
+            last ones do not wait, and take what other texts have with them.
         logprobs: the most likely tokens whose log-probabilities a request may ask for at a position.
     """
 

@@ -136,9 +136,10 @@ def spans_to(endpoint: str | None) -> Spans | None:
         return None
     try:
         from fsgen.serve.tracing import Spans, otlp  # here: an extra of its own
+
+        return Spans(otlp(endpoint))
     except ImportError as error:
         raise ValueError(f"tracing needs {error.name}: pip install 'fsgen[otel]'") from None
-    return Spans(otlp(endpoint))
 
 
 @contextmanager
