@@ -117,6 +117,7 @@ class Answer:
         charts, tables: what is shown of it.
         remarks: what else has to be known to read it, a sentence each.
         experiment, title, question, config: which it was, and with which settings.
+        ladder: the models of the bundled ladder as it was then, where the settings name it.
     """
 
     statement: str
@@ -130,6 +131,7 @@ class Answer:
     title: str = ""
     question: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    ladder: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -193,6 +195,7 @@ def from_dict(content: Mapping[str, Any]) -> Answer:
         for table in content["tables"]
     )
     made["remarks"] = tuple(content["remarks"])
+    made["ladder"] = tuple(content.get("ladder", ()))  # answers of a former version have none
     return Answer(**made)
 
 

@@ -14,6 +14,7 @@ import jinja2
 from fsgen.analysis.answers import FOLDER, Answer, from_dict
 from fsgen.analysis.intervals import Estimate
 from fsgen.files import read_json, write_json
+from fsgen.models.bundled import FAMILY, PREFIX, bundled, ladder
 
 _WIDTH = 120
 _VERDICTS = {True: "yes", False: "no", None: "open"}
@@ -45,9 +46,15 @@ def read_answers(folders: Sequence[Path]) -> list[Answer]:
 
 
 def keep(answers: Iterable[Answer], folder: Path) -> None:
-    """Write answers into a folder, without their charts and tables: what a page of findings is made from."""
+    """Write answers into a folder, without their charts and tables: what a page of findings is made from.
+
+    Where the bundled ladder is named, the names of its models are kept too: another version may bundle others.
+    """
     for answer in answers:
-        write_json(folder / f"{answer.experiment}.json", replace(answer, charts=(), tables=()).as_dict())
+        used = any(entry.get("ladder") == FAMILY for entry in _entries(answer.config, "pairs"))
+        models = answer.ladder or (tuple(ladder()) if used else ())
+        kept = replace(answer, charts=(), tables=(), ladder=models)
+        write_json(folder / f"{answer.experiment}.json", kept.as_dict())
 
 
 def page(answers: Sequence[Answer], experiments: Sequence[str] = ()) -> str:
@@ -64,8 +71,9 @@ def page(answers: Sequence[Answer], experiments: Sequence[str] = ()) -> str:
             "question": _filled(
                 f"{answer.question} **{_VERDICTS[answer.holds]}** (`fsgen experiment {answer.experiment}`)"
             ),
+            "former": _filled(_former(answer)),
             "statement": _filled(answer.statement),
-            "models": _filled(f"Models and tasks: {_setting(answer.config)}."),
+            "models": _filled(f"Models and tasks: {_setting(answer)}."),
             "numbers": [_item(f"{name}: {_number(number)}") for name, number in answer.numbers.items()],
             "overturn": _filled(f"What would overturn it: {answer.overturn}"),
             "remarks": [_item(remark) for remark in answer.remarks],
@@ -94,23 +102,45 @@ def _number(number: Estimate) -> str:
     return str(number) if abs(number.value) < 100 else number.shown(",.0f")
 
 
-def _setting(config: Any) -> str:
-    """The models and tasks of an answer's configuration, in words."""
+def _entries(config: Any, key: str) -> list[Any]:
+    """The `pairs` or `tasks` of a configuration, those of all grids."""
     study = config.get("study") or {}
-    grids = study.get("grids") or [study]
-    pairs = [entry for grid in grids for entry in (grid.get("pairs") or study.get("pairs") or ())]
-    tasks = [entry for grid in grids for entry in (grid.get("tasks") or study.get("tasks") or ())]
-    named = [_pair(entry) for entry in pairs]
+    return [entry for grid in study.get("grids") or [study] for entry in (grid.get(key) or study.get(key) or ())]
+
+
+def _former(answer: Answer) -> str:
+    """That an answer is of a former ladder, where it names a model that is not bundled any more; or nothing."""
+    entries = _entries(answer.config, "pairs")
+    listed = [name for entry in entries if not isinstance(entry.get("ladder", ""), str) for name in entry["ladder"]]
+    given = [entry[role] for entry in entries for role in ("draft", "target", "base") if entry.get(role)]
+    here = {model.name for model in bundled()}
+    names = dict.fromkeys(str(name) for name in (*answer.ladder, *listed, *given))
+    gone = [f"`{name}`" for name in names if name.startswith(PREFIX) and name not in here]
+    if not gone:
+        return ""
+    are = "is" if len(gone) == 1 else "are"
+    return (
+        f"**Of a former ladder**: {', '.join(gone)} {are} not bundled any more, and models of the other names may have "
+        "been trained anew. Of the models that are bundled now this says nothing."
+    )
+
+
+def _setting(answer: Answer) -> str:
+    """The models and tasks of an answer's configuration, in words."""
+    named = [_pair(entry, answer.ladder) for entry in _entries(answer.config, "pairs")]
     said = ", ".join(dict.fromkeys(named)) or "as its options name them"
+    tasks = _entries(answer.config, "tasks")
     counted = (f"{task['name']} ({task['limit']})" if task.get("limit") else task["name"] for task in tasks)
     return f"{said}; {', '.join(dict.fromkeys(counted)) or 'no task of a study'}"
 
 
-def _pair(entry: Any) -> str:
+def _pair(entry: Any, models: Sequence[str]) -> str:
     if "ladder" not in entry:
         return " → ".join(f"`{Path(str(entry[role])).name}`" for role in ("draft", "target") if entry.get(role))
-    ladder = entry["ladder"]
-    names = f"`{ladder}`" if isinstance(ladder, str) else ", ".join(f"`{Path(str(name)).name}`" for name in ladder)
+    listed = entry["ladder"]
+    names = ", ".join(
+        f"`{Path(str(name)).name}`" for name in ((models or [listed]) if isinstance(listed, str) else listed)
+    )
     kinds = ["all trainings of each size"] * bool(entry.get("trainings")) + ["each with each"] * bool(
         entry.get("every")
     )
