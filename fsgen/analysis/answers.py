@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
 from fsgen.files import read_json
+from fsgen.models.bundled import FAMILY, PREFIX, bundled, ladder
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Any]
@@ -197,6 +198,28 @@ def from_dict(content: Mapping[str, Any]) -> Answer:
     made["remarks"] = tuple(content["remarks"])
     made["ladder"] = tuple(content.get("ladder", ()))  # answers of a former version have none
     return Answer(**made)
+
+
+def entries(config: Mapping[str, Any], key: str) -> list[Any]:
+    """The `pairs` or `tasks` of an answer's configuration, those of all grids."""
+    study = config.get("study") or {}
+    return [entry for grid in study.get("grids") or [study] for entry in (grid.get(key) or study.get(key) or ())]
+
+
+def with_ladder(answer: Answer) -> Answer:
+    """The answer with the names of the bundled ladder, where its settings name that and it has none yet."""
+    named = any(entry.get("ladder") == FAMILY for entry in entries(answer.config, "pairs"))
+    return replace(answer, ladder=tuple(ladder())) if named and not answer.ladder else answer
+
+
+def not_bundled(answer: Answer) -> list[str]:
+    """The models of an answer that have names of bundled models, and are not bundled any more."""
+    pairs = entries(answer.config, "pairs")
+    listed = [name for entry in pairs if not isinstance(entry.get("ladder", ""), str) for name in entry["ladder"]]
+    given = [entry[role] for entry in pairs for role in ("draft", "target", "base") if entry.get(role)]
+    here = {model.name for model in bundled()}
+    names = dict.fromkeys(str(name) for name in (*answer.ladder, *listed, *given))
+    return [name for name in names if name.startswith(PREFIX) and name not in here]
 
 
 def below(estimate: Estimate, value: float) -> bool | None:

@@ -11,10 +11,9 @@ from typing import Any
 
 import jinja2
 
-from fsgen.analysis.answers import FOLDER, Answer, from_dict
+from fsgen.analysis.answers import FOLDER, Answer, entries, from_dict, not_bundled, with_ladder
 from fsgen.analysis.intervals import Estimate
 from fsgen.files import read_json, write_json
-from fsgen.models.bundled import FAMILY, PREFIX, bundled, ladder
 
 _WIDTH = 120
 _VERDICTS = {True: "yes", False: "no", None: "open"}
@@ -51,9 +50,7 @@ def keep(answers: Iterable[Answer], folder: Path) -> None:
     Where the bundled ladder is named, the names of its models are kept too: another version may bundle others.
     """
     for answer in answers:
-        used = any(entry.get("ladder") == FAMILY for entry in _entries(answer.config, "pairs"))
-        models = answer.ladder or (tuple(ladder()) if used else ())
-        kept = replace(answer, charts=(), tables=(), ladder=models)
+        kept = replace(with_ladder(answer), charts=(), tables=())
         write_json(folder / f"{answer.experiment}.json", kept.as_dict())
 
 
@@ -102,21 +99,9 @@ def _number(number: Estimate) -> str:
     return str(number) if abs(number.value) < 100 else number.shown(",.0f")
 
 
-def _entries(config: Any, key: str) -> list[Any]:
-    """The `pairs` or `tasks` of a configuration, those of all grids."""
-    study = config.get("study") or {}
-    return [entry for grid in study.get("grids") or [study] for entry in (grid.get(key) or study.get(key) or ())]
-
-
 def _former(answer: Answer) -> str:
-    """That an answer is of a former ladder, where it names a model that is not bundled any more; or nothing."""
-    entries = _entries(answer.config, "pairs")
-    listed = [name for entry in entries if not isinstance(entry.get("ladder", ""), str) for name in entry["ladder"]]
-    given = [entry[role] for entry in entries for role in ("draft", "target", "base") if entry.get(role)]
-    here = {model.name for model in bundled()}
-    names = dict.fromkeys(str(name) for name in (*answer.ladder, *listed, *given))
-    gone = [f"`{name}`" for name in names if name.startswith(PREFIX) and name not in here]
-    if not gone:
+    """That an answer is of a former ladder, where one of its models is not bundled any more; or nothing."""
+    if not (gone := [f"`{name}`" for name in not_bundled(answer)]):
         return ""
     are = "is" if len(gone) == 1 else "are"
     return (
@@ -127,9 +112,9 @@ def _former(answer: Answer) -> str:
 
 def _setting(answer: Answer) -> str:
     """The models and tasks of an answer's configuration, in words."""
-    named = [_pair(entry, answer.ladder) for entry in _entries(answer.config, "pairs")]
+    named = [_pair(entry, answer.ladder) for entry in entries(answer.config, "pairs")]
     said = ", ".join(dict.fromkeys(named)) or "as its options name them"
-    tasks = _entries(answer.config, "tasks")
+    tasks = entries(answer.config, "tasks")
     counted = (f"{task['name']} ({task['limit']})" if task.get("limit") else task["name"] for task in tasks)
     return f"{said}; {', '.join(dict.fromkeys(counted)) or 'no task of a study'}"
 
