@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def test_faults(tmp_path: Path) -> None:
 
 
 def test_an_answer_says_which_of_its_models_are_not_bundled_any_more(tmp_path: Path) -> None:
-    def of(*pairs: dict[str, object], models: tuple[str, ...] = ()) -> str:
+    def of(*pairs: Mapping[str, object], models: tuple[str, ...] = ()) -> str:
         return page([replace(ONE, config={"study": {"pairs": pairs}}, ladder=models)])
 
     gone = {"draft": "pocket-0.25m", "target": "pocket-99m"}
