@@ -16,7 +16,6 @@ from ladder.files import GSM8K_TRAIN, POCKET_MATH, TASK_DATA, WORK, read_jsonl, 
 from ladder.overlap import clean_marks
 from ladder.word_problems import Problem
 
-DOMAINS = ("gsm8k", "word_problems", "arithmetic", "multiple_choice", "mbpp", "python", "documentation")
 SEED = 20240612
 
 POCKET_TRAIN, POCKET_HELD_OUT, POCKET_TEST = 63_000, 300, 500

@@ -6,7 +6,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 from ladder.files import POCKET_MATH, TASK_DATA, WORK, read_jsonl
 from ladder.word_problems import NAMES
@@ -109,9 +108,3 @@ def report() -> None:
     }
     _REPORT.write_text(json.dumps(first, indent=1) + "\n", encoding="utf-8")
     print(json.dumps({name: first[name] for name in ("dropped", "dropped_documents", "pocket_math")}, indent=1))
-
-
-def read_report() -> dict[str, Any]:
-    """The report that `report` wrote."""
-    written: dict[str, Any] = json.loads(_REPORT.read_text(encoding="utf-8"))
-    return written

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ladder import tokenizer
@@ -122,12 +121,6 @@ def build_tuning(documents: list[Document]) -> None:
     counts = {"tuning": sum(len(ids) for ids, _ in items)}
     _save(TUNING_STREAM, {"short": short, "short_labels": short_labels}, counts)
     print(f"tuning stream: {counts['tuning']:,} tokens in {len(short):,} rows")
-
-
-def stream_tokens() -> dict[str, int]:
-    """domain -> tokens in the training stream, repeats included."""
-    with safe_open(STREAM, framework="pt") as opened:
-        return {domain: int(tokens) for domain, tokens in opened.metadata().items()}
 
 
 def in_steps(

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from fsgen.analysis.intervals import Estimate
 from fsgen.files import read_json
+from fsgen.models.bundled import FAMILY, PREFIX, bundled, ladder
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Any]
@@ -117,6 +118,7 @@ class Answer:
         charts, tables: what is shown of it.
         remarks: what else has to be known to read it, a sentence each.
         experiment, title, question, config: which it was, and with which settings.
+        ladder: the models of the bundled ladder as it was then, where the settings name it.
     """
 
     statement: str
@@ -130,6 +132,7 @@ class Answer:
     title: str = ""
     question: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    ladder: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -193,7 +196,30 @@ def from_dict(content: Mapping[str, Any]) -> Answer:
         for table in content["tables"]
     )
     made["remarks"] = tuple(content["remarks"])
+    made["ladder"] = tuple(content.get("ladder", ()))  # answers of a former version have none
     return Answer(**made)
+
+
+def entries(config: Mapping[str, Any], key: str) -> list[Any]:
+    """The `pairs` or `tasks` of an answer's configuration, those of all grids."""
+    study = config.get("study") or {}
+    return [entry for grid in study.get("grids") or [study] for entry in (grid.get(key) or study.get(key) or ())]
+
+
+def with_ladder(answer: Answer) -> Answer:
+    """The answer with the names of the bundled ladder, where its settings name that and it has none yet."""
+    named = any(entry.get("ladder") == FAMILY for entry in entries(answer.config, "pairs"))
+    return replace(answer, ladder=tuple(ladder())) if named and not answer.ladder else answer
+
+
+def not_bundled(answer: Answer) -> list[str]:
+    """The models of an answer that have names of bundled models, and are not bundled any more."""
+    pairs = entries(answer.config, "pairs")
+    listed = [name for entry in pairs if not isinstance(entry.get("ladder", ""), str) for name in entry["ladder"]]
+    given = [entry[role] for entry in pairs for role in ("draft", "target", "base") if entry.get(role)]
+    here = {model.name for model in bundled()}
+    names = dict.fromkeys(str(name) for name in (*answer.ladder, *listed, *given))
+    return [name for name in names if name.startswith(PREFIX) and name not in here]
 
 
 def below(estimate: Estimate, value: float) -> bool | None:

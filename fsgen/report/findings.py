@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from fsgen.analysis.answers import FOLDER, Answer, from_dict
+from fsgen.analysis.answers import FOLDER, Answer, entries, from_dict, not_bundled, with_ladder
 from fsgen.analysis.intervals import Estimate
 from fsgen.files import read_json, write_json
 
@@ -45,9 +45,13 @@ def read_answers(folders: Sequence[Path]) -> list[Answer]:
 
 
 def keep(answers: Iterable[Answer], folder: Path) -> None:
-    """Write answers into a folder, without their charts and tables: what a page of findings is made from."""
+    """Write answers into a folder, without their charts and tables: what a page of findings is made from.
+
+    Where the bundled ladder is named, the names of its models are kept too: another version may bundle others.
+    """
     for answer in answers:
-        write_json(folder / f"{answer.experiment}.json", replace(answer, charts=(), tables=()).as_dict())
+        kept = replace(with_ladder(answer), charts=(), tables=())
+        write_json(folder / f"{answer.experiment}.json", kept.as_dict())
 
 
 def page(answers: Sequence[Answer], experiments: Sequence[str] = ()) -> str:
@@ -64,8 +68,9 @@ def page(answers: Sequence[Answer], experiments: Sequence[str] = ()) -> str:
             "question": _filled(
                 f"{answer.question} **{_VERDICTS[answer.holds]}** (`fsgen experiment {answer.experiment}`)"
             ),
+            "former": _filled(_former(answer)),
             "statement": _filled(answer.statement),
-            "models": _filled(f"Models and tasks: {_setting(answer.config)}."),
+            "models": _filled(f"Models and tasks: {_setting(answer)}."),
             "numbers": [_item(f"{name}: {_number(number)}") for name, number in answer.numbers.items()],
             "overturn": _filled(f"What would overturn it: {answer.overturn}"),
             "remarks": [_item(remark) for remark in answer.remarks],
@@ -94,23 +99,33 @@ def _number(number: Estimate) -> str:
     return str(number) if abs(number.value) < 100 else number.shown(",.0f")
 
 
-def _setting(config: Any) -> str:
+def _former(answer: Answer) -> str:
+    """That an answer is of a former ladder, where one of its models is not bundled any more; or nothing."""
+    if not (gone := [f"`{name}`" for name in not_bundled(answer)]):
+        return ""
+    are = "is" if len(gone) == 1 else "are"
+    return (
+        f"**Of a former ladder**: {', '.join(gone)} {are} not bundled any more, and models of the other names may have "
+        "been trained anew. Of the models that are bundled now this says nothing."
+    )
+
+
+def _setting(answer: Answer) -> str:
     """The models and tasks of an answer's configuration, in words."""
-    study = config.get("study") or {}
-    grids = study.get("grids") or [study]
-    pairs = [entry for grid in grids for entry in (grid.get("pairs") or study.get("pairs") or ())]
-    tasks = [entry for grid in grids for entry in (grid.get("tasks") or study.get("tasks") or ())]
-    named = [_pair(entry) for entry in pairs]
+    named = [_pair(entry, answer.ladder) for entry in entries(answer.config, "pairs")]
     said = ", ".join(dict.fromkeys(named)) or "as its options name them"
+    tasks = entries(answer.config, "tasks")
     counted = (f"{task['name']} ({task['limit']})" if task.get("limit") else task["name"] for task in tasks)
     return f"{said}; {', '.join(dict.fromkeys(counted)) or 'no task of a study'}"
 
 
-def _pair(entry: Any) -> str:
+def _pair(entry: Any, models: Sequence[str]) -> str:
     if "ladder" not in entry:
         return " → ".join(f"`{Path(str(entry[role])).name}`" for role in ("draft", "target") if entry.get(role))
-    ladder = entry["ladder"]
-    names = f"`{ladder}`" if isinstance(ladder, str) else ", ".join(f"`{Path(str(name)).name}`" for name in ladder)
+    listed = entry["ladder"]
+    names = ", ".join(
+        f"`{Path(str(name)).name}`" for name in ((models or [listed]) if isinstance(listed, str) else listed)
+    )
     kinds = ["all trainings of each size"] * bool(entry.get("trainings")) + ["each with each"] * bool(
         entry.get("every")
     )

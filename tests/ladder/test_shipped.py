@@ -55,7 +55,10 @@ def test_tokenizers_are_exact_and_shared(folder: Path) -> None:
 def test_what_ships_is_what_was_measured(folder: Path) -> None:
     facts = _facts(folder)
     if is_first_stage(folder):  # of another family, until its second stage is done
-        assert folder.name in {size.name for size in plan.FAMILIES}
+        size = {size.name: size for size in plan.FAMILIES}[folder.name]
+        assert facts["family"] == size.family
+        assert facts["parameters"] == size.parameters
+        assert facts["non_embedding_parameters"] == size.non_embedding_parameters
         return
     measured = _MEASURED[folder.name]
     counted = ("name", "family", "parameters", "non_embedding_parameters", "tuned_from", "seed")

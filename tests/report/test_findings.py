@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from fsgen.analysis.answers import Chart as AnswerChart
 from fsgen.analysis.intervals import Estimate
 from fsgen.experiments import names
 from fsgen.files import write_json
+from fsgen.models.bundled import ladder
 from fsgen.report.findings import keep, page, read_answers
 
 ROOT = Path(__file__).parents[2]
@@ -78,3 +80,21 @@ def test_faults(tmp_path: Path) -> None:
         read_answers([tmp_path])
     with pytest.raises(ValueError, match="the experiment one has two answers"):
         read_answers([stored(tmp_path / "a", ONE), stored(tmp_path / "b", ONE)])
+
+
+def test_an_answer_says_which_of_its_models_are_not_bundled_any_more(tmp_path: Path) -> None:
+    def of(*pairs: Mapping[str, object], models: tuple[str, ...] = ()) -> str:
+        return page([replace(ONE, config={"study": {"pairs": pairs}}, ladder=models)])
+
+    gone = {"draft": "pocket-0.25m", "target": "pocket-99m"}
+    assert "\n\n**Of a former ladder**: `pocket-99m` is not bundled any more" in of(gone)
+    assert "`pocket-98m`, `pocket-99m` are not" in of({"ladder": ["pocket-98m", "pocket-0.6m", "pocket-99m"]})
+    former = of({"ladder": "pocket"}, models=("pocket-98m", "pocket-4m"))
+    assert "`pocket-98m` is not" in former
+    assert "the ladder `pocket-98m`, `pocket-4m`;" in former
+    for now in (of({"draft": "pocket-0.25m", "target": "pocket-4m"}), of({"draft": "own-8m", "target": "/far/away"})):
+        assert "Of a former ladder" not in now
+
+    keep([replace(ONE, config={"study": {"pairs": [{"ladder": "pocket"}]}})], tmp_path / "answers")
+    (kept,) = read_answers([tmp_path / "answers"])
+    assert kept.ladder == tuple(ladder())
