@@ -83,7 +83,9 @@ def experiment(
                 )
         except typer.Exit:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, ValueError) and len(chosen) == 1:
+                raise
             print("error:", error, file=sys.stderr)
             failed = True
             continue
