@@ -145,7 +145,8 @@ class _Errors:
 
     def known(self, way: str) -> NDArray[np.bool_]:
         """Which pairs were predicted, [pairs]."""
-        return ~np.isnan(self.off[way])
+        found: NDArray[np.bool_] = ~np.isnan(self.off[way])
+        return found
 
     def mean(self, way: str) -> Estimate:
         """The mean error over the pairs that were predicted, of which there has to be one."""
