@@ -22,12 +22,13 @@ from fsgen.analysis.scaling.fit import fit
 from fsgen.analysis.scaling.judging import judge
 from fsgen.analysis.scaling.laws import CONSTANT, LOG_SEPARABLE, RATIO
 from fsgen.analysis.scaling.results import sizes_of
-from fsgen.analysis.trainings import Groups, of_one_size, over_trainings, reach, widened
+from fsgen.analysis.trainings import Groups, of_points, over_trainings, reach, widened
 
 FEW = 0.2
 """A frequency below this is what the claim calls few."""
 STRUCTURE = 0.25
 """Silhouettes up to this show no substantial structure (Kaufman & Rousseeuw 1990)."""
+_CHOSEN = "less that of the law chosen on other models"
 Numbers: TypeAlias = dict[str, Estimate]
 
 
@@ -100,14 +101,11 @@ def _with_trainings(points: pl.DataFrame, drawn: Callable[[pl.DataFrame], Floats
         kept = points if model is None else points.filter(pl.col("draft") != model, pl.col("target") != model)
         return float(drawn(kept)[0])
 
-    sizes = dict(
-        [*points.select("draft", "draft_parameters").rows(), *points.select("target", "target_parameters").rows()]
-    )
     values = drawn(points)
     found = of_draws(values)
     if len(values) > 1 and found.low is None:  # whichever examples are drawn, it is the same
         found = Estimate(found.value, found.value, found.value)
-    return widened(found, reach(without, of_one_size(sizes)))
+    return widened(found, reach(without, of_points(points)))
 
 
 def few(points: pl.DataFrame, published: pl.DataFrame) -> Claim:
@@ -122,25 +120,30 @@ def few(points: pl.DataFrame, published: pl.DataFrame) -> Claim:
 
 
 def law(points: pl.DataFrame, published: pl.DataFrame) -> Claim:
-    """The frequency follows a power law of the ratio of the sizes: no other law predicts left-out models better."""
+    """The frequency follows a power law of the ratio of the sizes: no other law predicts left-out models better.
+
+    Open where the models are too few to choose that other law on some and judge it on others.
+    """
 
     def errors(some: pl.DataFrame) -> Numbers:
         judged = judge(of_kind(some, "oracle"))
-        if judged.chosen is None or not {RATIO.name, CONSTANT.name} <= set(judged.laws):
+        if not {RATIO.name, CONSTANT.name} <= set(judged.laws):
             return {}
         mine = judged.laws[RATIO.name]
-        return {
+        found = {
             "error of the ratio law": over_trainings(mine),
             "less that of a constant": over_trainings(mine - judged.laws[CONSTANT.name]),
-            "less that of the law chosen on other models": over_trainings(mine - judged.chosen),
         }
+        if judged.chosen is not None:
+            found[_CHOSEN] = over_trainings(mine - judged.chosen)
+        return found
 
     numbers, values = errors(points), errors(published)
     holds = known = None
-    if numbers:
+    if _CHOSEN in numbers:
         _, constant, chosen = numbers.values()
         holds = False if chosen.above(0.0) or constant.above(0.0) else True if below(constant, 0.0) else None
-    if values:
+    if _CHOSEN in values:
         _, constant, chosen = values.values()
         known = constant.value < 0 and chosen.value <= 0
     return Claim(holds, numbers, known, values)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +20,10 @@ from fsgen.cli.options import (
     new_folder,
     silence_libraries,
 )
+
+if TYPE_CHECKING:
+    from fsgen.experiments.config import ExperimentConfig
+    from fsgen.study.cluster import Cluster
 
 ALL = "all"
 
@@ -66,14 +71,31 @@ def experiment(
         raise ValueError("a configuration is of one experiment: name it instead of all")
     chosen = [configured(each, config) for each in (names() if name == ALL else [name])]
     silence_libraries()
-    from rich.console import Console
-
-    from fsgen.experiments import run_experiment
     from fsgen.report import write
 
     folder = out or Path("runs") / "experiments" / ("" if name == ALL else name)
-    where = cluster(engine, address, workers, gpus)
+    failed = _run(chosen, folder, limit, fresh, cluster(engine, address, workers, gpus))
+    if failed and len(chosen) == 1:
+        raise typer.Exit(1)
+    print(f"report: {write(folder)}")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _run(
+    chosen: Sequence[ExperimentConfig], folder: Path, limit: int | None, fresh: bool, where: Cluster | None
+) -> bool:
+    """Run experiments in one folder, and print their answers; of several, one that cannot run does not stop the others.
+
+    Returns:
+        whether one failed.
+    """
+    from rich.console import Console
+
+    from fsgen.experiments import run_experiment
+
     failed = False
+    stops = typer.Exit if len(chosen) > 1 else (typer.Exit, ValueError)
     for number, each in enumerate(chosen):
         first = fresh and number == 0
         try:
@@ -81,16 +103,12 @@ def experiment(
                 answer = run_experiment(
                     each.experiment, each, folder, limit=limit, fresh=first, console=Console(stderr=True), cluster=where
                 )
-        except typer.Exit:
+        except stops:
             raise
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             print("error:", error, file=sys.stderr)
             failed = True
             continue
         heading = f"{answer.title} ({each.experiment}): " if len(chosen) > 1 else ""
         print(f"{heading}{answer.statement}\n\nWhat would overturn it: {answer.overturn}\n")
-    if failed and len(chosen) == 1:
-        raise typer.Exit(1)
-    print(f"report: {write(folder)}")
-    if failed:
-        raise typer.Exit(1)
+    return failed

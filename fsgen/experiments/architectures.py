@@ -15,7 +15,7 @@ from fsgen.analysis.answers import Answer, Point, Row, below
 from fsgen.analysis.design import Design, Pair
 from fsgen.analysis.frequency import total_counts
 from fsgen.analysis.intervals import Estimate, Floats, draws, of_draws
-from fsgen.analysis.labels import short_name, task_label
+from fsgen.analysis.labels import millions, short_name, task_label
 from fsgen.analysis.rates import Sums
 from fsgen.analysis.times import over_repetitions, read_times
 from fsgen.analysis.trainings import of_one_size
@@ -23,6 +23,7 @@ from fsgen.experiments.base import Experiment
 from fsgen.experiments.cells import labelled, oracle_cells
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab, Study
+from fsgen.models.bundled import recipe
 from fsgen.study.config import Keys
 from fsgen.study.plan import Plan
 
@@ -50,8 +51,10 @@ def check(lab: Lab, options: Options) -> None:
 
 def measure(
     lab: Lab, options: Options
-) -> tuple[pl.DataFrame, dict[str, str], dict[str, float], list[Row], list[Row], dict[str, int]]:
-    """All pairs of the study, each model's own loss, and what rewinding costs; see `estimate`."""
+) -> tuple[
+    pl.DataFrame, dict[str, str], dict[str, float], list[Row], list[Row], dict[str, int], dict[str, tuple[int, int]]
+]:
+    """All pairs of the study, each model's own loss, what rewinding costs, and the recipes; see `estimate`."""
     study = lab.study()
     counts = []
     for row in study.rows:
@@ -60,9 +63,11 @@ def measure(
     families = _families(study.plan, options)
     losses = {name: _loss(lab, study.plan, name) for name in families}
     rewinding = _rewinding(lab, options, _pairs(study.plan), families) if options.rewound else ()
-    parameters = {name: study.plan.models[name].info.parameters for name in families}
+    infos = {name: study.plan.models[name].info for name in families}
+    parameters = {name: info.parameters for name, info in infos.items() if info.tuned_from is None}
+    recipes = {name: found for name, info in infos.items() if (found := recipe(info)) is not None}
     alone = list(_alone(lab.folder, study, families, losses))
-    return pl.concat(counts), families, losses, alone, list(rewinding), parameters
+    return pl.concat(counts), families, losses, alone, list(rewinding), parameters, recipes
 
 
 def _pairs(plan: Plan) -> list[Pair]:
@@ -163,6 +168,7 @@ def estimate(
     alone: Sequence[Row],
     rewinding: Sequence[Row],
     parameters: Mapping[str, int],
+    recipes: Mapping[str, tuple[int, int]] | None = None,
 ) -> Answer:
     """The answer from counts of positions.
 
@@ -171,8 +177,10 @@ def estimate(
         families: of each model.
         losses: of each model on its own, nats a token.
         alone, rewinding: costs, as their tables show them; may be empty.
-        parameters: of each model. With one training of each size and family the question stays open, whatever the
-            intervals: what a family does and what a training does are then one.
+        parameters: of each model that is not tuned or distilled from another. With one training of each size and family
+            the question stays open, whatever the intervals: what a family does and what a training does are then one.
+        recipes: version of the recipe and tokens of its second stage, of the models of which they are known. Where
+            families differ in them, the question stays open, too.
 
     Raises:
         ValueError: a pair lacks a task, or the pairs cannot tell one family from two.
@@ -190,10 +198,12 @@ def estimate(
     each = [] if own is None else [of_draws(drawn) for drawn in np.exp(own).T]
     by_family = {f"{family} with {family}": number for family, number in zip(design.names, each, strict=False)}
     less, trained = below(ratio, 1.0), several_trainings(families, parameters)
+    by_recipe = _recipes(families, recipes or {})
+    alike = len(set(by_recipe.values())) < 2
     tasks = zip(counts["task"].unique(maintain_order=True), np.exp(design.effect(np.log(frequencies))).T, strict=True)
     return Answer.of(
         words("architectures"),
-        holds=less if trained and less == below(spread, 1.0) else None,
+        holds=less if trained and alike and less == below(spread, 1.0) else None,
         numbers={"one family over two": ratio, "the same over models": spread, **by_family},
         charts={"losses": _by_loss(means, pairs, families, losses), "families": _by_families(design, logs)},
         tables={
@@ -206,6 +216,8 @@ def estimate(
         spread=spread,
         over=ends is not None,
         trained=trained,
+        alike=alike,
+        recipes="; ".join(f"{family}: {told}" for family, told in by_recipe.items()),
         each=bool(by_family),
         beside="; ".join(f"{name} {number}" for name, number in by_family.items()),
         length=_LENGTH,
@@ -215,9 +227,23 @@ def estimate(
 def several_trainings(families: Mapping[str, str], parameters: Mapping[str, int]) -> bool:
     """Whether every family has a size of which there are several trainings."""
     return all(
-        of_one_size({name: parameters[name] for name, mine in families.items() if mine == family})
+        of_one_size({name: size for name, size in parameters.items() if families[name] == family})
         for family in set(families.values())
     )
+
+
+def _recipes(families: Mapping[str, str], recipes: Mapping[str, tuple[int, int]]) -> dict[str, str]:
+    """In words the recipes of each family, of which one is known."""
+    found: dict[str, set[tuple[int, int]]] = {}
+    for name, one in recipes.items():
+        found.setdefault(families[name], set()).add(one)
+    return {
+        family: " and ".join(
+            f"version {version}, " + (f"a second stage of {millions(tokens)} tokens" if tokens else "one stage")
+            for version, tokens in sorted(mine)
+        )
+        for family, mine in found.items()
+    }
 
 
 def _frequencies(counts: pl.DataFrame, pairs: Sequence[Pair]) -> Floats:

@@ -26,6 +26,7 @@ from fsgen.models.bundled import ladder as bundled_ladder
 from fsgen.study.config import Keys, LadderConfig
 
 _LEVEL = 0.05
+_FEWEST = 3  # models of a ladder: two have one pair, which no law of the sizes can be fitted to
 _ALIKE = 3.0  # families whose smallest and largest models differ by less than this factor span the same sizes
 
 
@@ -58,13 +59,15 @@ def check(lab: Lab, options: Options) -> dict[tuple[str, str], str]:
         raise ValueError(f"two families have one name: {', '.join(names)}")
     if len(names) < 2:
         raise ValueError(f"there is only one family, {', '.join(names)}: nothing to compare it with")
-    oracle_cells(lab.plan())
     found: dict[tuple[str, str], str] = {}
     for name, entry in zip(options.names, ladders, strict=True):
         models = bundled_ladder() if isinstance(entry.ladder, str) else entry.ladder
+        if len(models) < _FEWEST:
+            raise ValueError(f"the ladder of {name} has {len(models)} models: a law of the sizes needs {_FEWEST}")
         for pair in combinations(models, 2):
             if found.setdefault(pair, name) != name:
                 raise ValueError(f"the pair {' -> '.join(pair)} is in two families, {found[pair]} and {name}")
+    oracle_cells(lab.plan())
     return found
 
 
@@ -111,6 +114,8 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
     alike = [one for one, by in two.items() if any(test.p is not None for test in by) and not _refused(by)]
     differ = confounded(points)
     alone = not differ  # the family is all that differs
+    names = list(dict.fromkeys(name for each in pairs for name in each.names))
+    missed = [name for name in points["family"].unique(maintain_order=True) if name not in names]
     p_values = [f"{test.pairs.place['task']} {test.p:.3f}" for test in tests if test.p is not None]
     return Answer.of(
         words("families"),
@@ -123,7 +128,9 @@ def estimate(points: pl.DataFrame, law: str | None = None) -> Answer:
             "others": (_from_others(each, name, chosen) for each in pairs for name in each.names),
         },
         law=chosen.name,
-        names=", ".join(dict.fromkeys(name for each in pairs for name in each.names)),
+        names=", ".join(names),
+        missing=bool(missed),
+        missed=", ".join(missed),
         left_out=ratio is not None,
         ratio=ratio,
         p_values=", ".join(p_values) or "too few pairs to test",

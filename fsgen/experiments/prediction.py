@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fsgen.analysis.answers import Answer, Point, Row, below
 from fsgen.analysis.intervals import RESAMPLES, Estimate, Floats, resampled
@@ -67,7 +68,8 @@ def estimate(pairs: list[PairTexts], predictor: Predictor) -> Answer:
         for way in (OWN, BY_SIZE, CONSTANT)
     }
     numbers[f"error of {ELSEWHERE}"] = errors["task"].mean(ELSEWHERE)
-    numbers[f"error of {OF_TASK}, a model left out"] = errors["model"].mean(OF_TASK)
+    if errors["model"].known(OF_TASK).any():
+        numbers[f"error of {OF_TASK}, a model left out"] = errors["model"].mean(OF_TASK)
     gain = numbers["error of own texts less that of sizes alone, both left out"] = errors["both"].less(OWN, BY_SIZE)
     new = [pair for pair in pairs if not predictor.knows(pair)]
     judged = None
@@ -78,7 +80,7 @@ def estimate(pairs: list[PairTexts], predictor: Predictor) -> Answer:
         ).mean(OWN)
     return Answer.of(
         words("prediction"),
-        holds=below(gain, 0.0),
+        holds=below(gain, 0.0) if (apart := _sizes_differ(pairs)) else None,
         numbers=numbers,
         charts={"predicted": _points(pairs, found["both"][OWN])},
         tables={"errors": _rows(errors), "pairs": _pair_rows(pairs, found, predictor)},
@@ -87,8 +89,20 @@ def estimate(pairs: list[PairTexts], predictor: Predictor) -> Answer:
         task=numbers["error of own texts, a task left out"],
         elsewhere=numbers[f"error of {ELSEWHERE}"],
         judged=f"{judged} ({len(new)} pairs)" if judged else "not judged: it was fitted on models of this study",
+        apart=apart,
         models=len({name for pair in pairs for name in pair.models}),
     )
+
+
+def _sizes_differ(pairs: Sequence[PairTexts]) -> bool:
+    """Whether a law of the sizes can be told from a constant, for every pair that is left out with task and models."""
+
+    def differ(left: Sequence[PairTexts], pair: PairTexts) -> float:
+        drafts, targets = {one.draft_parameters for one in left}, {one.target_parameters for one in left}
+        return float(len(drafts) > 1 or len(targets) > 1)
+
+    known = held_out(pairs, "both", differ)
+    return bool((known[~np.isnan(known)] > 0).all())
 
 
 def _predicted(pairs: Sequence[PairTexts], by: str) -> dict[str, Floats]:
@@ -129,8 +143,13 @@ class _Errors:
         models = sorted({name for pair in pairs for name in pair.models})
         self._of = np.array([[name in pair.models for pair in pairs] for name in models], dtype=np.float64)
 
+    def known(self, way: str) -> NDArray[np.bool_]:
+        """Which pairs were predicted, [pairs]."""
+        found: NDArray[np.bool_] = ~np.isnan(self.off[way])
+        return found
+
     def mean(self, way: str) -> Estimate:
-        """The mean error."""
+        """The mean error over the pairs that were predicted, of which there has to be one."""
         return self._estimate(self.off[way])
 
     def less(self, way: str, other: str) -> Estimate:
@@ -152,9 +171,9 @@ def _points(pairs: Sequence[PairTexts], predicted: Floats) -> Iterator[Point]:
 def _rows(errors: Mapping[str, _Errors]) -> Iterator[Row]:
     for by, each in errors.items():
         for way, off in each.off.items():
-            known = off[~np.isnan(off)]
-            nine = float(np.quantile(known, 0.9)) if len(known) else None
-            yield {"left out": LEFT_OUT[by], "from": way, "mean error": each.mean(way), "nine in ten within": nine}
+            if (known := each.known(way)).any():
+                nine = float(np.quantile(off[known], 0.9))
+                yield {"left out": LEFT_OUT[by], "from": way, "mean error": each.mean(way), "nine in ten within": nine}
 
 
 def _pair_rows(

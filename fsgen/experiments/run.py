@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +18,16 @@ from fsgen.study.cluster import Cluster
 from fsgen.study.progress import Reporter
 from fsgen.study.run import connected
 from fsgen.study.store import SCHEMA, Store
+
+
+def _limited(config: dict[str, Any], limit: int | None) -> dict[str, Any]:
+    """A configuration whose tasks have the limit that they were run with."""
+    study = config.get("study")
+    if limit is not None and study:
+        for grid in (study, *(study.get("grids") or ())):
+            for task in grid.get("tasks") or ():
+                task["limit"] = min(task.get("limit") or limit, limit)
+    return config
 
 
 def run_experiment(
@@ -69,7 +80,7 @@ def run_experiment(
             experiment=name,
             title=chosen.title,
             question=chosen.question,
-            config=chosen.model_dump(mode="json", exclude_unset=True),
+            config=_limited(chosen.model_dump(mode="json", exclude_unset=True), limit),
         )
         write_json(store.folder / FOLDER / f"{name}.json", answer.as_dict())
         write_summary(store.folder, summarize(store.folder))

@@ -99,6 +99,12 @@ def model_info(folder: Path) -> ModelInfo:
     )
 
 
+def recipe(info: ModelInfo) -> tuple[int, int] | None:
+    """The version of the recipe of a bundled model, and the tokens of its second stage; None where it is not known."""
+    facts = _facts(Path(info.path))
+    return (facts["recipe_version"], facts.get("second_stage_tokens", 0)) if "recipe_version" in facts else None
+
+
 def _facts(folder: Path) -> dict[str, Any]:
     """What the recipe tells of a bundled model."""
     file = folder / "pocket.json"

@@ -22,6 +22,8 @@ _VERDICTS = {True: "yes", False: "no", None: "open"}
 def read_answers(folders: Sequence[Path]) -> list[Answer]:
     """The answers of some folders, by the names of their experiments.
 
+    A folder may hold an experiment twice, run by itself and with all others: the answer that was written last counts.
+
     Args:
         folders: of experiments, folders that hold those, or folders of answers.
 
@@ -30,18 +32,23 @@ def read_answers(folders: Sequence[Path]) -> list[Answer]:
     """
     found: dict[str, tuple[Path, Answer]] = {}
     for folder in folders:
-        files = sorted({*folder.glob(f"{FOLDER}/*.json"), *folder.glob(f"*/{FOLDER}/*.json")})
-        if folder.name == FOLDER:
-            files += sorted(folder.glob("*.json"))
-        if not files:
-            raise ValueError(f"{str(folder)!r} has no answers: run `fsgen experiment NAME --out {folder}` first")
-        for file in files:
-            answer = from_dict(read_json(file))
-            if answer.experiment in found:
-                others = f"{found[answer.experiment][0]} and {file}"
-                raise ValueError(f"the experiment {answer.experiment} has two answers: {others}")
-            found[answer.experiment] = file, answer
+        for name, (file, answer) in _newest(folder).items():
+            if name in found:
+                raise ValueError(f"the experiment {name} has two answers: {found[name][0]} and {file}")
+            found[name] = file, answer
     return [answer for _, (_, answer) in sorted(found.items())]
+
+
+def _newest(folder: Path) -> dict[str, tuple[Path, Answer]]:
+    """The last answer of each experiment of a folder, and its file."""
+    files = {*folder.glob(f"{FOLDER}/*.json"), *folder.glob(f"*/{FOLDER}/*.json")}
+    if folder.name == FOLDER:
+        files |= {*folder.glob("*.json")}
+    if not files:
+        raise ValueError(f"{str(folder)!r} has no answers: run `fsgen experiment NAME --out {folder}` first")
+    oldest_first = sorted(files, key=lambda file: (file.stat().st_mtime_ns, file))
+    answers = ((file, from_dict(read_json(file))) for file in oldest_first)
+    return {answer.experiment: (file, answer) for file, answer in answers}
 
 
 def keep(answers: Iterable[Answer], folder: Path) -> None:

@@ -83,6 +83,20 @@ def test_the_variance_of_pairs_is_split() -> None:
     assert single["draft's training"] is None
 
 
+def test_sizes_of_unlike_spread_have_the_freedom_of_the_one_that_spreads() -> None:
+    """{1, 3} and {5, 5, 5}: the mean of both means has a standard error of 0.5, known by one degree of freedom."""
+    values = {"a": 1.0, "b": 3.0, "c": 5.0, "d": 5.0, "e": 5.0}
+
+    def mean(left_out: str | None) -> float:
+        sizes = [[values[name] for name in names if name != left_out] for names in ("ab", "cde")]
+        return float(np.mean([np.mean(size) for size in sizes]))
+
+    assert reach(mean, ["ab", "cde"]) == pytest.approx(0.5 * stats.t.ppf(0.975, 1))
+    values["c"], values["d"] = 4.0, 6.0  # variances: 1/4 by 1 degree of freedom, 1/12 by 2
+    freedom = (1 / 4 + 1 / 12) ** 2 / ((1 / 4) ** 2 + (1 / 12) ** 2 / 2)
+    assert reach(mean, ["ab", "cde"]) == pytest.approx(np.sqrt(1 / 4 + 1 / 12) * stats.t.ppf(0.975, freedom))
+
+
 def test_the_reach_of_trainings_is_that_of_their_mean() -> None:
     values = {"a": 0.1, "b": 0.3, "c": 0.2}
 
@@ -93,6 +107,7 @@ def test_the_reach_of_trainings_is_that_of_their_mean() -> None:
     assert reach(mean, [["a", "b", "c"]]) == pytest.approx(expected)
     assert reach(mean, []) == 0.0
     assert of_one_size({"a": 5, "b": 5, "c": 7}) == [["a", "b"]]
+    assert reach({None: 0.0, "a": 1.0, "b": 3.0}.__getitem__, [["a", "b"]]) == pytest.approx(12.706, abs=1e-3)
     wide = widened(Estimate(0.2, 0.1, 0.3), 0.24)
     assert (wide.low, wide.high) == pytest.approx((0.2 - 0.26, 0.2 + 0.26))
     both = over_trainings(np.array([[0.1], [0.3], [0.2]]))

@@ -16,8 +16,8 @@ import pytest
 from fsgen.analysis.answers import Answer, Value
 from fsgen.analysis.design import Design, Pair
 from fsgen.experiments import ExperimentConfig, configured
-from fsgen.experiments.architectures import EXPERIMENT, estimate
-from fsgen.models.bundled import bundled
+from fsgen.experiments.architectures import EXPERIMENT, estimate, several_trainings
+from fsgen.models.bundled import bundled, recipe
 from tests.experiments.conftest import Ask, Run
 
 FAMILIES = ("llama", "neox", "mamba")
@@ -62,6 +62,32 @@ def test_with_one_training_of_each_model_it_stays_open() -> None:
     assert answer.holds is None
     assert "is not shown to agree more often" in answer.statement
     assert "one training" in answer.statement
+
+
+def test_where_the_recipes_differ_it_stays_open() -> None:
+    def told(second: int) -> Answer:
+        versions = {"llama": (2, second), "neox": (1, 0)}  # of mamba nothing is known
+        recipes = {name: versions[of] for name, of in (DRAFTS | TARGETS).items() if of in versions}
+        return estimate(made(-0.25), DRAFTS | TARGETS, LOSSES, [], [], SEVERAL, recipes)
+
+    answer = told(25_000_000)
+    assert answer.holds is None
+    assert any("llama: version 2, a second stage of 25" in remark for remark in answer.remarks)
+    assert any("neox: version 1, one stage" in remark for remark in answer.remarks)
+    same = dict.fromkeys(DRAFTS | TARGETS, (2, 25_000_000))
+    assert estimate(made(-0.25), DRAFTS | TARGETS, LOSSES, [], [], SEVERAL, same).holds is True
+
+
+def test_the_bundled_families_have_unlike_recipes() -> None:
+    recipes = {info.name: recipe(info) for info in bundled()}
+    assert recipes["pocket-0.6m"] == (2, 25_000_000)
+    assert recipes["pocket-neox-0.6m"] == recipes["pocket-mamba2-0.6m"] == (1, 0)
+
+
+def test_tuned_models_are_no_trainings() -> None:
+    families = {"a": "x", "a-tuned": "x"}
+    assert several_trainings(families, {"a": 5, "a-tuned": 5})
+    assert not several_trainings(families, {"a": 5})
 
 
 def test_what_one_family_adds_is_found() -> None:

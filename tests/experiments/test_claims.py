@@ -138,6 +138,14 @@ def test_the_law_is_refused_where_the_drafts_size_decides() -> None:
     assert claims.law(points(of_the_draft, sizes=(1e5, 3e5, 1e6, 3e6, 1e7, 3e7)), PAPER).holds is False
 
 
+def test_the_law_is_open_where_four_sizes_choose_none() -> None:
+    found = claims.law(points(power, sizes=(1e5, 3e5, 1e6, 3e6)), PAPER)
+    assert found.holds is None
+    assert [*found.numbers] == ["error of the ratio law", "less that of a constant"]
+    answer = answered(points=points(power, sizes=(1e5, 3e5, 1e6, 3e6)))
+    assert verdicts(answer)["The frequency follows a power "] == "open"
+
+
 def test_methods_with_other_signs_are_not_common() -> None:
     mixed = pl.concat([points(power, METHODS[:1]), points(often, METHODS[1:])])
     assert claims.common(mixed, PAPER, EARLY, ()).holds is False

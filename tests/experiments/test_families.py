@@ -145,6 +145,20 @@ def test_a_family_of_two_models_is_too_small() -> None:
         estimate(points({"a": LAW, "b": LAW}, sizes=tiny), LOG_SEPARABLE.name)
 
 
+def test_families_that_are_left_out_are_named() -> None:
+    sizes = {**SIZES, "c": (3e6, 6e6)}
+    answer = estimate(points({"a": LAW, "b": LAW, "c": LAW}, sizes=sizes), LOG_SEPARABLE.name)
+    assert "families (a, b)" in answer.statement or "(a, b):" in answer.statement
+    assert "Left out: c, with fewer pairs than log-separable" in answer.statement
+    assert "Left out" not in estimate(points({"a": LAW, "b": LAW}), LOG_SEPARABLE.name).statement
+
+
+def test_a_ladder_of_two_models_is_refused(ask: Ask, run: Run, ladder: dict[str, str]) -> None:
+    pairs = [{"ladder": [ladder["small"], ladder["large"]]}]
+    with pytest.raises(ValueError, match="the ladder of tiny has 2 models: a law of the sizes needs 3"):
+        run(ask("families", {"names": ["tiny"], "tables": ["published"]}, pairs=pairs))
+
+
 def test_the_law_is_chosen_by_left_out_models() -> None:
     answer = estimate(points({"a": LAW, "b": LAW}))
     assert "log-separable errs" in answer.statement

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,17 @@ def test_where_sizes_tell_all() -> None:
     assert answer.holds is not True
     rows = {(row[-3], row[-1]) for table in answer.tables if table.name == "pairs" for row in table.rows}
     assert {known for _, known in rows} == {"yes", "no"}
+
+
+def test_with_four_models_the_sizes_alone_are_a_constant() -> None:
+    """Without a pair's two models one pair is left: no law of the sizes, and no number for what was not predicted."""
+    some = [pair for pair in pairs() if pair.target != "m10000000"]
+    answer = estimate(some, TRUE)
+    assert answer.holds is None
+    assert "it takes five sizes" in answer.statement
+    assert not any("fitted to the task" in name for name in answer.numbers)
+    json.dumps(answer.as_dict(), allow_nan=False)
+    assert "five sizes" not in estimate(pairs(), TRUE).statement
 
 
 def test_too_few_pairs() -> None:

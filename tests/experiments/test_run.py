@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from fsgen.experiments import configured, names, run_experiment, scaling
 from fsgen.experiments.base import Experiment, NoOptions, experiment
 from fsgen.experiments.config import words
 from fsgen.experiments.lab import Lab
+from fsgen.experiments.run import _limited
 from fsgen.files import write_json
 from fsgen.report import write
 from fsgen.study.config import Keys, StudyConfig
@@ -122,7 +124,10 @@ def test_it_answers_resumes_and_is_reported(
 
     monkeypatch.setattr(scaling, "EXPERIMENT", replace(scaling.EXPERIMENT, estimate=estimate))
     monkeypatch.setattr("fsgen.study.worker.generate", lambda *_, **__: pytest.fail("nothing is left to write"))
+    few = run_experiment("scaling", mine, tmp_path / "out", console=quiet, limit=10**6)
+    limits = [task["limit"] for task in few.config["study"]["tasks"]]
     found = run_experiment("scaling", mine, tmp_path / "out", console=quiet)
+    assert limits == [task.get("limit", 10**6) for task in found.config["study"]["tasks"]]
     assert found.title == configured("scaling").title
     assert found.config["study"]["methods"] == [{"name": "oracle"}, {"name": "contrastive"}]
     assert read_answers(tmp_path / "out") == [from_dict(json.loads(json.dumps(found.as_dict())))]
@@ -131,6 +136,16 @@ def test_it_answers_resumes_and_is_reported(
     assert found.question in page
     for anchor in ("scaling-lines-0", "scaling-bars-0", 'id="scaling-t"', 'id="scaling-numbers"'):
         assert anchor in page
+
+
+def test_the_stored_configuration_has_the_limit_that_was_run() -> None:
+    tasks = [{"name": "a", "limit": 64}, {"name": "b", "limit": 2}, {"name": "c"}]
+    study = {"tasks": tasks, "grids": [{"tasks": [{"name": "d", "limit": 9}]}, {"pairs": []}]}
+    found = _limited(copy.deepcopy({"study": study}), 4)["study"]
+    assert [task["limit"] for task in found["tasks"]] == [4, 2, 4]
+    assert found["grids"] == [{"tasks": [{"name": "d", "limit": 4}]}, {"pairs": []}]
+    assert _limited({"study": study}, None) == {"study": study}
+    assert _limited({"options": {}}, 4) == {"options": {}}
 
 
 def lab_in(folder: Path, quiet: Console, study: StudyConfig | None = None) -> Lab:
@@ -243,7 +258,7 @@ def test_options_are_typed() -> None:
 
 
 def test_all_experiments_share_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """One that fails does not keep the others from running; the folder is cleared once, and reported once."""
+    """Some that fail do not keep the others from running; the folder is cleared once, and reported once."""
     ran: list[tuple[str, Path, bool]] = []
     written: list[Path] = []
 
@@ -251,6 +266,8 @@ def test_all_experiments_share_a_folder(monkeypatch: pytest.MonkeyPatch, tmp_pat
         ran.append((name, out, fresh))
         if name == "need":
             raise RuntimeError("a run failed")
+        if name == "claims":
+            raise ValueError("there are too few models")
         return answer(experiment=name)
 
     monkeypatch.setattr("fsgen.experiments.run_experiment", run)

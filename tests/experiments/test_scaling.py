@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from fsgen.analysis.scaling.controls import controls
 from fsgen.analysis.scaling.judging import by_size, judge, ladders
 from fsgen.analysis.scaling.points import SCHEMA
+from fsgen.analysis.trainings import of_points
 from fsgen.experiments.scaling import estimate
 
 SIZES = (1e5, 3e5, 1e6, 3e6, 1e7)
@@ -58,7 +60,7 @@ def test_a_law_that_is_there_is_found() -> None:
     assert "predicts the pairs of a model" in answer.statement
     assert "does not predict" not in answer.statement
     assert answer.numbers["the same, less that of a constant"].above(0.0) is False
-    assert "there is one of each" in answer.remarks[0]
+    assert "one is the largest number of trainings that every size has" in answer.remarks[0]
 
 
 def test_where_sizes_do_not_matter_no_law_is_found() -> None:
@@ -89,7 +91,7 @@ def test_intervals_contain_what_other_trainings_would_change() -> None:
 
     name = "held-out error of the chosen law"
     assert width(name, many) > 3 * width(name, few)
-    assert "new trainings of all sizes would change, of which there are 3" in many.remarks[0]
+    assert "3 of each are compared, the largest number of trainings that every size has" in many.remarks[0]
 
 
 def test_a_ladder_has_one_training_of_every_size() -> None:
@@ -109,6 +111,37 @@ def test_a_law_is_chosen_where_it_is_not_judged() -> None:
         best = min(laws, key=lambda name: laws[name][1 - ladder, 0])
         assert judged.choices[ladder] == best
         assert judged.chosen[ladder, 0] == laws[best][ladder, 0]
+
+
+def with_tuned(pairs: pl.DataFrame, of: str) -> pl.DataFrame:
+    """The same with a tuned draft of equal size, which is never overruled."""
+    of_base = pairs.filter(draft=of)
+    zero = pl.col("part").list.eval(pl.element() * 0)
+    tuned = of_base.with_columns(
+        draft=pl.lit(f"{of}-tuned"), draft_tuned=pl.lit(True), collaboration_frequency=pl.lit(0.0), part=zero
+    )
+    return pl.concat([pairs, tuned])
+
+
+def test_a_tuned_draft_is_no_training_of_its_size() -> None:
+    plain = points(ratio(0.05), trainings=2, spread=0.02)
+    both = with_tuned(plain, "m100000-0")
+    assert len(both) > len(plain)
+    assert of_points(both) == of_points(plain)
+    assert by_size(both).equals(by_size(plain))
+    assert [one.shape for one in ladders(both)] == [one.shape for one in ladders(plain)]
+    assert controls(both) == controls(plain)
+    assert estimate(both).numbers == estimate(plain).numbers
+    unmarked = both.with_columns(draft_tuned=pl.lit(None, pl.Boolean))
+    assert of_points(unmarked) != of_points(plain)
+
+
+def test_four_sizes_are_too_few_to_choose_a_law() -> None:
+    answer = estimate(points(ratio(0.08), sizes=SIZES[:4]))
+    assert answer.holds is None
+    assert "which takes five sizes or several trainings of each" in answer.statement
+    several = estimate(points(ratio(0.08), sizes=SIZES[:4], trainings=2, spread=0.005))
+    assert "five sizes" not in several.statement
 
 
 def test_chosen_among_the_other_models_where_each_size_has_one() -> None:

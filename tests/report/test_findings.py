@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -73,6 +74,16 @@ def test_answers_are_found_kept_and_told_again(tmp_path: Path) -> None:
     again = read_answers([kept])
     assert page(again) == page(answers)
     assert not any(answer.charts or answer.tables for answer in again)
+
+
+def test_of_an_experiment_that_ran_twice_in_a_folder_the_last_answer_counts(tmp_path: Path) -> None:
+    alone, together = tmp_path / "one" / "answers" / "one.json", tmp_path / "answers" / "one.json"
+    write_json(alone, replace(ONE, statement="By itself.").as_dict())
+    write_json(together, replace(ONE, statement="With all.").as_dict())
+    for first, last, statement in ((alone, together, "With all."), (together, alone, "By itself.")):
+        os.utime(first, (1000, 1000))
+        os.utime(last, (2000, 2000))
+        assert [answer.statement for answer in read_answers([tmp_path])] == [statement]
 
 
 def test_faults(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from fsgen.analysis.answers import Row
 from fsgen.analysis.components import components, shares
 from fsgen.analysis.intervals import Estimate, Floats, of_draws
 from fsgen.analysis.scaling.compare import resampled_frequencies
-from fsgen.analysis.trainings import of_one_size, reach, widened
+from fsgen.analysis.trainings import of_points, reach, untuned, widened
 
 _SET = ("method", "task")
 BOTH_WAYS = "the first less the second: what which of the two drafts changes"
@@ -22,12 +22,13 @@ FORWARD, SWAPPED, EQUAL = "smaller draft", "larger draft", "a draft of the same 
 def controls(points: pl.DataFrame) -> dict[str, Estimate]:
     """Frequencies of the same sizes both ways, of models of equal size, and their differences; means over sizes.
 
-    Trainings of one size are averaged first, so that each two sizes weigh alike. What the pairs do not have is left
-    out: a ladder whose smaller models draft for larger ones alone has no controls.
+    Trainings of one size are averaged first, so that each two sizes weigh alike; tuned models are none. What the
+    pairs do not have is left out: a ladder whose smaller models draft for larger ones alone has no controls.
 
     Args:
         points: as `fsgen.analysis.scaling.read_points` gives them.
     """
+    points = untuned(points)
     found: dict[str, Callable[[pl.DataFrame], Floats | None]] = {
         f"frequency of {FORWARD}s, where both ways ran": lambda some: _both_ways(some, 1, 0),
         f"frequency of {SWAPPED}s, the same sizes": lambda some: _both_ways(some, 0, 1),
@@ -48,9 +49,7 @@ def _estimated(points: pl.DataFrame, measure: Callable[[pl.DataFrame], Floats | 
         found = measure(points.filter(pl.col("draft") != model, pl.col("target") != model))
         return float("nan") if found is None else float(found[0])
 
-    sides = (points.select(role, f"{role}_parameters").rows() for role in ("draft", "target"))
-    sizes = {name: size for side in sides for name, size in side}
-    return widened(of_draws(values), reach(without, of_one_size(sizes)))
+    return widened(of_draws(values), reach(without, of_points(points)))
 
 
 def _by_sizes(points: pl.DataFrame) -> Iterator[dict[tuple[float, float], Floats]]:
@@ -102,7 +101,7 @@ def split(points: pl.DataFrame) -> Iterator[Row]:
     The sizes of draft and target, which training of a size each is, and the text; the rest is the pair on that text.
     Where a size has one training, size and training are one. Every text of a pair weighs alike.
     """
-    for some in points.partition_by(_SET, maintain_order=True):
+    for some in untuned(points).partition_by(_SET, maintain_order=True):
         if some["part"].null_count() or some["draft"].n_unique() < 2:
             continue
         part, whole = (np.array(some[name].to_list()) for name in ("part", "whole"))  # [pairs, texts]

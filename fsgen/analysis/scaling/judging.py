@@ -12,6 +12,7 @@ from fsgen.analysis.intervals import Floats
 from fsgen.analysis.scaling.compare import MIN_PAIRS, held_out_of, left_out, resampled_frequencies, smaller_drafts
 from fsgen.analysis.scaling.laws import CONSTANT, LAWS, Law
 from fsgen.analysis.scaling.results import sizes_of
+from fsgen.analysis.trainings import untuned
 
 _ROLES = ("draft", "target")
 _SIZES = ("family", "method", "task", "draft_parameters", "target_parameters")
@@ -24,7 +25,7 @@ class Judged:
     Attributes:
         laws: of each law that the pairs determine, [ladders, 1 + resamples] (`ladders`).
         chosen: of the law that has the least error on other models than the judged ones, likewise; None where there are
-            too few models to choose and to judge.
+            too few models to choose and to judge: that takes five sizes, or several trainings of each.
         choices: which laws these are, one a ladder; with one ladder, one a model that is left out.
     """
 
@@ -36,9 +37,12 @@ class Judged:
 def ladders(points: pl.DataFrame) -> list[pl.DataFrame]:
     """The pairs of each ladder that has one training of every size: the first of each, the second of each, and so on.
 
+    There are as many as every size has trainings; tuned and distilled models are none.
+
     Args:
         points: as `read_points` gives them; models of one size are its trainings, in the order of their names.
     """
+    points = untuned(points)
     sides = [points.select(pl.col(role).alias("name"), pl.col(f"{role}_parameters").alias("size")) for role in _ROLES]
     models = pl.concat(sides).unique().with_columns(number=pl.col("name").rank("ordinal").over("size") - 1)
     number = dict(models.select("name", "number").rows())
@@ -48,9 +52,9 @@ def ladders(points: pl.DataFrame) -> list[pl.DataFrame]:
 
 
 def by_size(points: pl.DataFrame) -> pl.DataFrame:
-    """One row for each two sizes: their trainings together, named after the first of each size."""
+    """One row for each two sizes: their trainings together, named after the first of each size; no tuned models."""
     rows = []
-    for _, same in points.sort("target", "draft").group_by(_SIZES, maintain_order=True):
+    for _, same in untuned(points).sort("target", "draft").group_by(_SIZES, maintain_order=True):
         row = same.row(0, named=True) | {"collaboration_frequency": same["collaboration_frequency"].mean()}
         if not same["part"].null_count():
             row |= {column: np.sum(same[column].to_list(), axis=0).tolist() for column in ("part", "whole")}

@@ -28,6 +28,8 @@ SCHEMA: dict[str, pl.DataType] = {
     "draft": pl.String(),
     "target_parameters": pl.Float64(),
     "draft_parameters": pl.Float64(),
+    "target_tuned": pl.Boolean(),
+    "draft_tuned": pl.Boolean(),
     "collaboration_frequency": pl.Float64(),
     "part": pl.List(pl.Float64()),
     "whole": pl.List(pl.Float64()),
@@ -41,6 +43,7 @@ class Points:
     Attributes:
         frame: a row a pair, with the columns of `SCHEMA`. `part` and `whole` are, for each example, the counts whose
             ratio is the frequency, in the same order of examples for all pairs of a set; null where they are not known.
+            `target_tuned` and `draft_tuned`: whether it was tuned or distilled from another model; null if not known.
         notes: what was left out, in words.
     """
 
@@ -104,6 +107,8 @@ def _read_csv(path: Path, sizes: str) -> pl.DataFrame:
                 "draft": row.get("small") or f"{sizes_of[small]:g}B",
                 "target_parameters": sizes_of[large] * BILLION,
                 "draft_parameters": sizes_of[small] * BILLION,
+                "target_tuned": None,
+                "draft_tuned": None,
                 frequency: measured,
                 "part": None,
                 "whole": None,
@@ -145,6 +150,8 @@ def _read_folder(folder: Path, sizes: str, runs: Collection[str] | None) -> Poin
                 "draft": run.draft,
                 "target_parameters": members["target"][key],
                 "draft_parameters": members["draft"][key],
+                "target_tuned": bool(members["target"].get("tuned_from")),
+                "draft_tuned": bool(members["draft"].get("tuned_from")),
                 "collaboration_frequency": run.collaboration_frequency,
                 "examples": _examples(folder, run),
             }
