@@ -26,9 +26,8 @@ def findings(
     """
     from fsgen.analysis.answers import FOLDER
     from fsgen.experiments.config import names
-    from fsgen.files import write_text
     from fsgen.report.findings import keep as write_answers
-    from fsgen.report.findings import page, read_answers
+    from fsgen.report.findings import page, read_answers, write
 
     if keep is not None and keep.name != FOLDER:
         raise ValueError(f"--keep {keep}: the folder must be named {FOLDER}, by which it is found again")
@@ -40,5 +39,5 @@ def findings(
     if out is None:
         print(text, end="")
     else:
-        write_text(out, text)
+        write(out, text)
         print(f"findings of {len(answers)} experiments: {out}")

@@ -13,7 +13,7 @@ import jinja2
 
 from fsgen.analysis.answers import FOLDER, Answer, entries, from_dict, not_bundled, with_ladder
 from fsgen.analysis.intervals import Estimate
-from fsgen.files import read_json, write_json
+from fsgen.files import read_json, write_json, write_text
 
 _WIDTH = 120
 _VERDICTS = {True: "yes", False: "no", None: "open"}
@@ -89,6 +89,11 @@ def page(answers: Sequence[Answer], experiments: Sequence[str] = ()) -> str:
     text = (resources.files("fsgen.report") / "templates" / "findings.md.j2").read_text(encoding="utf-8")
     plain = jinja2.Environment(autoescape=False, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return plain.from_string(text).render(sections=sections, missing=left) + "\n"
+
+
+def write(out: Path, text: str) -> None:
+    """Write the page."""
+    write_text(out, text)
 
 
 def _filled(text: str) -> str:

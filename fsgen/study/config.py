@@ -163,12 +163,6 @@ class LadderConfig(Keys):
             raise ValueError("a ladder has two models at least")
         return value
 
-    @model_validator(mode="after")
-    def _of_the_bundled(self) -> Self:
-        if self.trainings and not isinstance(self.ladder, str):
-            raise ValueError("trainings are those of the bundled ladder: list all models of another one")
-        return self
-
 
 class MethodConfig(Keys):
     """A preset with its parameters, as in `contrastive:beta=0.5`, and the most tokens drafted in a round."""

@@ -140,6 +140,8 @@ def _with_tokenizers(pair: PairConfig) -> PairConfig:
 
 
 def _ladder_pairs(entry: LadderConfig) -> list[PairConfig]:
+    if entry.trainings and entry.ladder != "pocket":
+        raise ValueError("trainings are those of the bundled ladder: list all models of another one")
     sizes = [[name] for name in (entry.ladder if isinstance(entry.ladder, tuple) else bundled_ladder())]
     if entry.trainings:
         sizes = [seeds_of(name) for (name,) in sizes]
