@@ -363,7 +363,7 @@ def test_a_study_ends_with_its_report(run: Any, tmp_path: Path, monkeypatch: pyt
 
     def run_study(config: Path | None, out: Path, **options: Any) -> Result:
         called.append((config, out, options.pop("limit"), options.pop("fresh")))
-        assert list(options) == ["console"]
+        assert list(options) == ["console", "cluster"]
         return Result()
 
     monkeypatch.setattr(fsgen.study, "run_study", run_study)

@@ -18,7 +18,7 @@ def findings(
         Path | None, typer.Option(help="A folder named answers, into which the answers are written, without charts.")
     ] = None,
 ) -> None:
-    """Write the page of findings from the stored answers of experiments.
+    """Write the page of findings from stored answers.
 
     \b
     Example:

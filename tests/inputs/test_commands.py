@@ -42,7 +42,7 @@ COMMANDS: dict[str, dict[str, tuple[str, ...]]] = {
         "--acceptance": NO_CHANCES,
         "--limit": (*NO_COUNTS, "0", "1"),
         "--max-tokens": (*NO_COUNTS, "0", "1"),
-        "--hardware": ("", "guess", "H100x", "8xH100", "\udcff"),
+        "--hardware": ("", "guess", "H100x", "9xH100", "\udcff"),
         "--batch": NO_BATCHES,
         "--context": (*NO_COUNTS, "0"),
         "--objective": ("", "speed", "LATENCY", "\udcff"),

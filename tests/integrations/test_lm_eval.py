@@ -152,7 +152,7 @@ def test_a_text_longer_than_the_window_is_read_in_windows() -> None:
 
 def test_texts_are_those_of_generate(members: Members) -> None:
     ours = CollaborativeLM(draft=DRAFT, target=TARGET, batch_size=2)
-    prompts = [example.prompt for example in tasks.get("pocket_math").load(3)]
+    prompts = [example.prompt for example in tasks.get("gsm8k").load(3)]
     settings = {"until": ["\nQuestion:"], "max_gen_toks": 32, "do_sample": False, "temperature": 0.7}
     written = ours.generate_until([Request(prompt, settings) for prompt in prompts], disable_tqdm=True)
     sampling = fsgen.SamplingParams(32, stop="\nQuestion:")

@@ -56,7 +56,7 @@ def test_the_bundled_study_is_one() -> None:
     config = load_config()
     tasks = {task.name for block in config.blocks() for task in block.tasks}
     methods = {method.name for block in config.blocks() for method in block.methods}
-    assert tasks == {"gsm8k", "mmlu_stem", "mbpp", "pocket_math"}
+    assert tasks == {"chains", "facts", "lookup", "tiny_python", "pocket_math", "gsm8k", "mmlu_stem", "mbpp"}
     assert methods == {"oracle", "contrastive", "proxy", "route"}
     assert load_config(config) is config
 
