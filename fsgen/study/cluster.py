@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +20,8 @@ from typing import Any
 import torch
 
 from fsgen.backends import places
+from fsgen.backends.remote.checkpoint import connected_urls
+from fsgen.backends.remote.http import have_answered
 from fsgen.study.machine import versions
 from fsgen.study.parallel import Lost, Outcome, ParallelRunner, Raised, Ready, Stored, Writer
 from fsgen.study.plan import Plan
@@ -209,10 +211,12 @@ class Worker(Writer):
         version: of fsgen, where the study was started.
         folder: where it was started; names of models and of data are read from there, where there is such a folder.
         gpus: that are its own.
+        servers: that have answered where it was started, so that one that is just restarted is waited for.
     """
 
-    def __init__(self, version: str, folder: str, gpus: int) -> None:
+    def __init__(self, version: str, folder: str, gpus: int, servers: Sequence[str]) -> None:
         super().__init__()
+        have_answered(servers)
         self._version, self._folder, self._gpus = version, folder, gpus
 
     def check(self) -> Ready:
@@ -258,7 +262,8 @@ class RayPool:
         group = placement_group([held], strategy="STRICT_PACK")
         where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"num_cpus": self._cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": where}
-        actor = ray.remote(Worker).options(**options).remote(versions()["fsgen"], os.getcwd(), gpus)  # noqa: PTH109
+        about = versions()["fsgen"], os.getcwd(), gpus, connected_urls()  # noqa: PTH109
+        actor = ray.remote(Worker).options(**options).remote(*about)
         place = Place(group, actor)
         self._running[actor.check.remote()] = place
         return place
