@@ -97,7 +97,7 @@ class Lab:
         study: of its configuration, None where it has none.
         reporter: hears what happens.
         limit: at most so many examples of each task.
-        connection: a cluster that runs the studies; None for this process.
+        connection: a cluster that runs the studies, those without `repeats`; None for this process.
     """
 
     def __init__(
@@ -135,13 +135,15 @@ class Lab:
             RuntimeError: runs of it failed; started again, the experiment tries these once more.
         """
         plan = self.plan(study)
-        if self._connection is not None:
-            self._connection.check(plan)
+        # What compares times is run by this process alone.
+        connection = None if plan.config.repeats else self._connection
+        if connection is not None:
+            connection.check(plan)
         self._list(plan, write_inputs(plan, self._store))
-        if self._connection is None:
+        if connection is None:
             runner = Runner(plan, self._store, self._reporter, self._models)
         else:
-            runner = self._connection.runner(plan, self._store, self._reporter)
+            runner = connection.runner(plan, self._store, self._reporter)
         runner.run()
         if runner.failed:
             faults = "\n".join(f"- {run}: {error}" for run, error in runner.failed.items())

@@ -15,6 +15,7 @@ from fsgen.experiments.config import ExperimentConfig, configured
 from fsgen.experiments.lab import Lab
 from fsgen.files import write_json
 from fsgen.study.cluster import Cluster
+from fsgen.study.plan import make_plan
 from fsgen.study.progress import Reporter
 from fsgen.study.run import connected
 from fsgen.study.store import SCHEMA, Store
@@ -49,8 +50,8 @@ def run_experiment(
         limit: at most so many examples of each task.
         fresh: remove what studies and experiments wrote there before.
         console: where progress is shown; standard output if None.
-        cluster: where the units of its studies are run; what it measures besides is always measured in this process,
-            and all of it is if None.
+        cluster: where the units of its studies are run; what it measures besides, and studies with `repeats`, are
+            always run in this process, and all of it is if None.
 
     Returns:
         the answer, which is also in `answers/<name>.json` of the folder.
@@ -65,15 +66,21 @@ def run_experiment(
     known = experiment(name)
     options = known.checked(chosen)
     store = Store(Path(out))
+    study = chosen.study
+    if study is not None and "name" not in study.model_fields_set:
+        study = study.model_copy(update={"name": name})
+    plan = make_plan(study, limit) if study is not None and (fresh or cluster is not None) else None
+    on_cluster = plan is not None and not plan.config.repeats
+    if cluster is not None and plan is not None and on_cluster:
+        cluster.check(plan)  # Ray takes long to start
     with connected(cluster) as connection, store.locked():
-        if fresh:
+        if connection is not None and plan is not None and on_cluster:
+            connection.check(plan)
+        if fresh:  # nothing is removed for an experiment that cannot run
             store.clear()
         if not (store.folder / "study.json").is_file():
             store.write_study({"name": name, "schema": SCHEMA, "config": {}, "rows": []})
         with Reporter(console or Console()) as reporter:
-            study = chosen.study
-            if study is not None and "name" not in study.model_fields_set:
-                study = study.model_copy(update={"name": name})
             answer = known.answer(Lab(store, name, study, reporter, limit, connection), options)
         answer = replace(
             answer,

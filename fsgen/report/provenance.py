@@ -64,7 +64,9 @@ def versions(records: Sequence[dict[str, Any]]) -> list[str]:
     """The distinct versions and hardware of the runs, a line each."""
     lines = []
     for record in records:
-        hardware = record["hardware"]
-        machine = [hardware["processor"], f"{hardware['cores']} cores", *hardware["gpus"]]
-        lines.append(", ".join([*(f"{name} {value}" for name, value in record["versions"].items()), *machine]))
+        versions = [f"{name} {value}" for name, value in record["versions"].items()]
+        first = record["hardware"]
+        for hardware in (first, *first.get("others", ())):  # several workers may have made a run
+            machine = [hardware["processor"], f"{hardware['cores']} cores", *hardware["gpus"]]
+            lines.append(", ".join([*versions, *machine]))
     return list(dict.fromkeys(lines))

@@ -7,8 +7,10 @@ import math
 import os
 import platform
 import re
+import secrets
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +20,8 @@ from typing import Any
 import torch
 
 from fsgen.backends import places
+from fsgen.backends.remote.checkpoint import connected_urls
+from fsgen.backends.remote.http import have_answered
 from fsgen.study.machine import versions
 from fsgen.study.parallel import Lost, Outcome, ParallelRunner, Raised, Ready, Stored, Writer
 from fsgen.study.plan import Plan
@@ -38,8 +42,8 @@ class Cluster:
     """Where a study runs its units.
 
     Attributes:
-        address: `HOST:PORT` of a cluster that runs, `auto` for the one that this machine belongs to, or None: the one
-            that the variable `RAY_ADDRESS` names, or processes of this machine alone.
+        address: `HOST:PORT` of a cluster that runs, `auto` for the one that this machine belongs to, `local` for
+            processes of this machine alone, or None: what the variable `RAY_ADDRESS` names, or `local`.
         workers: how many at a time; None for one a machine, or one for each GPU.
         gpus: that each worker holds, all on one machine; None for as many as its models need.
 
@@ -55,30 +59,46 @@ class Cluster:
         for name, value in (("workers", self.workers), ("gpus", self.gpus)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}={value} is impossible: at least 1")
-        if self.address is not None and self.address != "auto" and not re.fullmatch(r"[^:/\s]+:\d+", self.address):
-            raise ValueError(f"address={self.address!r} is none of a Ray cluster: write HOST:PORT, or auto")
+        if self.address is not None:
+            _check_address("address", self.address)
+
+    def check(self, plan: Plan) -> None:
+        """Raises ValueError where no cluster can run a study."""
+        config = plan.config
+        if config.repeats:
+            raise ValueError(
+                f"repeats: {config.repeats} compares times, which workers on several machines do not have alike: leave "
+                "it out, and start the study again without --engine ray for them"
+            )
+        if ":" in config.device:
+            raise ValueError(f"device={config.device!r} is a GPU of one machine: choose auto, cuda or cpu for Ray")
 
     @contextmanager
     def connected(self) -> Iterator[Connection]:
-        """Within it, the cluster is at hand.
+        """Within it, the cluster is at hand: one of this process's own, or the one that it is connected to already.
 
         Raises:
-            ValueError: Ray is not installed, or nobody answers at the address.
+            ValueError: Ray is not installed, or nobody answers at the address, or there is one and this process is
+                connected already.
         """
         if importlib.util.find_spec("ray") is None:
             raise ValueError("the engine ray needs the package ray: pip install 'fsgen[ray]'")
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
-        import ray
-
-        if ray.is_initialized():  # in a notebook, say
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():  # in a notebook, say
+            if self.address is not None:
+                raise ValueError(f"address={self.address!r}: this process is connected to a Ray cluster already")
             yield Connection(self)
             return
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
+        _check_address("address" if self.address else "RAY_ADDRESS", address)
         own: dict[str, Any] = {}
         if address == "local":
-            own = {"include_dashboard": False, "object_store_memory": OBJECTS, "_node_ip_address": "127.0.0.1"}
+            _require_token()
+            own = {"include_dashboard": False, "object_store_memory": OBJECTS}
         elif address != "auto":
             _answers(address)
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+        import ray
+
         try:
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **own)
         except Exception as error:  # Ray raises plain ones, too
@@ -89,11 +109,32 @@ class Cluster:
             ray.shutdown()
 
 
+def _check_address(name: str, value: str) -> None:
+    """Raises ValueError for an address that none of a Ray cluster can be, by the name of what has it."""
+    if value not in ("auto", "local") and not re.fullmatch(r"(\[[\da-fA-F:.]+\]|[^:/\s\[\]]+):\d+", value):
+        raise ValueError(f"{name}={value!r} is none of a Ray cluster: write HOST:PORT, auto or local")
+
+
+def _require_token() -> None:
+    """Let only this process and its children into a cluster of its own: its ports are open to the network.
+
+    Raises:
+        ValueError: Ray is imported already, and has read that there is no token.
+    """
+    if "ray" in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        raise ValueError(
+            "ray was imported without a token, so that anyone could reach a cluster of this process: call ray.init() "
+            "first, or set RAY_AUTH_MODE before the import"
+        )
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 def _answers(address: str) -> None:
     """Raises ValueError where nobody answers: Ray itself would try for long."""
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host, int(port)), timeout=ANSWER).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"no Ray cluster answers at {address!r}: {error}") from error
 
@@ -112,15 +153,9 @@ class Connection:
         self._nodes: list[dict[str, float]] = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def check(self, plan: Plan) -> None:
-        """Raises ValueError where the cluster cannot run a study."""
+        """Raises ValueError where this cluster, or any, cannot run a study."""
+        self._cluster.check(plan)
         config, workers = plan.config, self._cluster.workers
-        if config.repeats:
-            raise ValueError(
-                f"repeats: {config.repeats} compares times, which workers on several machines do not have alike: leave "
-                "it out, and start the study again without --engine ray for them"
-            )
-        if ":" in config.device:
-            raise ValueError(f"device={config.device!r} is a GPU of one machine: choose auto, cuda or cpu for Ray")
         gpus, cpus = int(self._most("GPU", sum)), int(self._most("CPU", sum))
         if gpus and config.device == "auto" and places.on_cpu("auto"):
             raise ValueError(
@@ -141,7 +176,8 @@ class Connection:
     def runner(self, plan: Plan, store: Store, reporter: Reporter) -> ParallelRunner:
         """What runs a plan that was checked."""
         on_cpu = places.on_cpu(plan.config.device)
-        usual = len(self._nodes) if on_cpu else max(1, int(self._most("GPU", sum)))
+        working = sum(node.get("CPU", 0) >= 1 for node in self._nodes)  # a head may have none
+        usual = max(1, working if on_cpu else int(self._most("GPU", sum)))
         size = self._cluster.workers or usual
         pool = RayPool(size, self._cpus(size) if on_cpu else 1, reporter)
         return ParallelRunner(plan, store, reporter, pool, partial(self._gpus, plan))
@@ -175,10 +211,12 @@ class Worker(Writer):
         version: of fsgen, where the study was started.
         folder: where it was started; names of models and of data are read from there, where there is such a folder.
         gpus: that are its own.
+        servers: that have answered where it was started, so that one that is just restarted is waited for.
     """
 
-    def __init__(self, version: str, folder: str, gpus: int) -> None:
+    def __init__(self, version: str, folder: str, gpus: int, servers: Sequence[str]) -> None:
         super().__init__()
+        have_answered(servers)
         self._version, self._folder, self._gpus = version, folder, gpus
 
     def check(self) -> Ready:
@@ -224,7 +262,8 @@ class RayPool:
         group = placement_group([held], strategy="STRICT_PACK")
         where = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=0)
         options = {"num_cpus": self._cpus, "num_gpus": gpus, "max_restarts": 0, "scheduling_strategy": where}
-        actor = ray.remote(Worker).options(**options).remote(versions()["fsgen"], os.getcwd(), gpus)  # noqa: PTH109
+        about = versions()["fsgen"], os.getcwd(), gpus, connected_urls()  # noqa: PTH109
+        actor = ray.remote(Worker).options(**options).remote(*about)
         place = Place(group, actor)
         self._running[actor.check.remote()] = place
         return place
@@ -237,15 +276,19 @@ class RayPool:
         from ray.util.placement_group import remove_placement_group
 
         self._running = {call: each for call, each in self._running.items() if each is not worker}
-        with suppress(ray.exceptions.RayError, ValueError):  # it is gone already
+        gone = suppress(ray.exceptions.RayError, ValueError)  # already, or with its cluster
+        with gone:
             ray.kill(worker.actor, no_restart=True)
-        remove_placement_group(worker.group)
+        with gone:
+            remove_placement_group(worker.group)
 
     def wait(self) -> list[tuple[Place, Outcome]]:
         import ray
 
         ready, _ = ray.wait([*self._running], timeout=PATIENCE)
-        if not ready and not self._said:
+        if ready:
+            self._said = False
+        elif not self._said:
             self._said = True
             self._reporter.note(f"no unit has ended for {PATIENCE:.0f} s: it takes long, or no machine has room for it")
         return [(self._running.pop(call), _outcome(call)) for call in ready]
@@ -266,6 +309,7 @@ def _outcome(call: Any) -> Outcome:
 
 
 def _line(error: BaseException) -> str:
-    """An error in one line: Ray's own have many."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    return next((line for line in lines if line), type(error).__name__).removesuffix(".")
+    """An error in one line: Ray's own have many, and the reason of a worker that could not be made is in the last."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # colours
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1 if "creation task" in lines[0] else 0].removesuffix(".")

@@ -299,7 +299,7 @@ class ParallelRunner(Runner):
         elif isinstance(outcome, Lost) and not employed.up:
             self._failed_starts += 1
             if self._failed_starts == STARTS:
-                raise RuntimeError(f"no worker can be started: {outcome.reason}")
+                raise ValueError(f"no worker can be started: {outcome.reason}")
 
     # ---- steps that end
 

@@ -82,11 +82,14 @@ def run_study(
 
     Raises:
         ValueError: the study cannot run as it is, with every fault that was found, before anything has run; or another
-            study is writing the folder, or its tables are of another version of fsgen; or there is no such cluster.
+            study is writing the folder, or its tables are of another version of fsgen; or there is no such cluster, or
+            it starts no worker.
     """
     started = time.perf_counter()
     plan = make_plan(load_config(config), limit)
     store = Store(Path(out))
+    if cluster is not None:
+        cluster.check(plan)  # Ray takes long to start
     with connected(cluster) as connection, store.locked():
         if connection is not None:
             connection.check(plan)

@@ -14,7 +14,7 @@ from fsgen.api import generate
 from fsgen.backends import Members, load, plan
 from fsgen.backends.protocol import UnavailableError
 from fsgen.backends.remote.address import Address, parse, with_tokenizer
-from fsgen.backends.remote.http import BadAnswerError, Client, RefusedError
+from fsgen.backends.remote.http import BadAnswerError, Client, RefusedError, have_answered
 from fsgen.backends.remote.said import Memory, Said
 from fsgen.backends.remote.server import Server
 from fsgen.backends.remote.wire import VLLM, SGLang, Wanted
@@ -311,6 +311,16 @@ def test_a_server_that_has_never_answered_is_not_waited_for_as_long(monkeypatch:
         url = server.url
     with pytest.raises(UnavailableError, match=r"has not answered for 0\.2 s"):
         plan(DRAFT, f"vllm:{url}#big")
+
+
+def test_a_worker_waits_for_a_server_that_has_answered_where_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fsgen.backends.remote.http.UNKNOWN", 0.1)
+    with TestServer(answers("vllm", DRAFT)) as server:
+        url = server.url
+    monkeypatch.setattr("fsgen.backends.remote.http._answered", set())
+    have_answered([url])
+    with pytest.raises(UnavailableError, match=r"has not answered for 0\.4 s"):
+        plan(DRAFT, f"vllm:{url}#big?patience=0.4")
 
 
 def test_another_model_after_a_restart(said: dict[str, Answers]) -> None:

@@ -338,3 +338,14 @@ def test_the_command_lists_and_shows(capsys: pytest.CaptureFixture[str], tmp_pat
     status, _, err = run("nothing")
     assert status == 2
     assert "unknown experiment 'nothing'" in err
+
+
+def test_fresh_removes_nothing_for_an_experiment_that_cannot_run(ask: Ask, tmp_path: Path, quiet: Console) -> None:
+    kept = tmp_path / "out" / "runs" / "kept" / "run.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("{}", encoding="utf-8")
+    (tmp_path / "out" / "study.json").write_text("{}", encoding="utf-8")
+    wrong = ask("scaling", pairs=[{"draft": "no-such-model", "target": "no-such-model"}])
+    with pytest.raises(ValueError, match="no-such-model"):
+        run_experiment("scaling", wrong, tmp_path / "out", fresh=True, console=quiet)
+    assert kept.is_file()

@@ -225,7 +225,7 @@ def test_workers_hold_as_many_gpus_as_their_step_needs(
 
 def test_workers_that_never_come_up(study: dict[str, Any], tmp_path: Path) -> None:
     pool = MadePool(random.Random(0), 2, {**CALM, "lost": 1.0}, {})
-    with pytest.raises(RuntimeError, match="no worker can be started: it did not come up"):
+    with pytest.raises(ValueError, match="no worker can be started: it did not come up"):
         run(study, tmp_path / "out", pool)
 
 

@@ -102,6 +102,11 @@ _servers: dict[tuple[Address, str], RemoteModel] = {}
 """Those that are connected to: a study asks for a model more than once."""
 
 
+def connected_urls() -> list[str]:
+    """The servers that this process is connected to."""
+    return sorted({address.url for address, _ in _servers})
+
+
 def _connect(address: Address, own: TokenizerOf) -> RemoteModel:
     from fsgen.backends.remote.model import RemoteModel
     from fsgen.backends.remote.server import Server

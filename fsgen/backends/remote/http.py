@@ -11,7 +11,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
@@ -25,6 +25,15 @@ MOST_FAULTS = 5  # answers of status 500, or answers without sense, to one reque
 UNKNOWN = 5.0  # seconds that a server which has never answered is waited for
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before another attempt, where the server does not say
 KEY = "FSGEN_API_KEY"
+
+
+_answered: set[str] = set()
+"""Servers that have answered a process for which this one works."""
+
+
+def have_answered(urls: Iterable[str]) -> None:
+    """Wait for these servers with all patience, though none has answered this process."""
+    _answered.update(urls)
 
 
 class RefusedError(ValueError):
@@ -63,7 +72,7 @@ class Client:
             trust_env=False,
         )
         self._turns = asyncio.Semaphore(concurrency)
-        self._answered = False
+        self._answered = url in _answered
         self.interruptions = 0
         """How often the server did not answer as it should: after that it may be another one."""
 
