@@ -197,7 +197,7 @@ def test_killed_at_random(machines: Machines, config: Path, local: dict[str, Any
             break
         shutil.rmtree(killer.out)  # it came to its end: disturb another one
     assert not mark.exists()
-    tried = "tried again, AcceleratorError: CUDA error"
+    tried = "tried again, AcceleratorError: ('CUDA error"
     if tried not in killer.shown:  # what would have said so was killed just then
         shutil.rmtree(killer.out)
         mark.touch()
