@@ -22,7 +22,7 @@ QUESTIONS = [
     ("def add(a, b):", ["\n    return a + b", "\n    return 0", "\nimport os"]),
     ("The water is", [" cold", " xylophone"]),
     ("Question: 1 + 1?", ["\nAnswer:", "No"]),
-    ("Start with 17, add 4.", ["\n17+4=21", "\nNo"]),
+    ("Start with 17, add 4.\n17+4=", ["21", "No"]),
 ]
 
 
