@@ -298,25 +298,28 @@ def test_it_waits_as_long_as_it_is_told(said: dict[str, Answers]) -> None:
         assert time.monotonic() - started >= 0.3
 
 
-def test_nobody_answers() -> None:
+def closed_server() -> str:
+    """The address of a server that is no longer there."""
     with TestServer(answers("vllm", DRAFT)) as server:
-        url = server.url
+        return server.url
+
+
+def test_nobody_answers() -> None:
+    url = closed_server()
     with pytest.raises(UnavailableError, match=r"has not answered for 0\.1 s"):
         plan(DRAFT, f"vllm:{url}#big?patience=0.1")
 
 
 def test_a_server_that_has_never_answered_is_not_waited_for_as_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsgen.backends.remote.http.UNKNOWN", 0.2)
-    with TestServer(answers("vllm", DRAFT)) as server:
-        url = server.url
+    url = closed_server()
     with pytest.raises(UnavailableError, match=r"has not answered for 0\.2 s"):
         plan(DRAFT, f"vllm:{url}#big")
 
 
 def test_a_worker_waits_for_a_server_that_has_answered_where_it_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fsgen.backends.remote.http.UNKNOWN", 0.1)
-    with TestServer(answers("vllm", DRAFT)) as server:
-        url = server.url
+    url = closed_server()
     monkeypatch.setattr("fsgen.backends.remote.http._answered", set())
     have_answered([url])
     with pytest.raises(UnavailableError, match=r"has not answered for 0\.4 s"):
